@@ -1,0 +1,96 @@
+"""What every dataset reader produces: an index of samples, independent of the layout on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from hrbench.errors import unknown_name
+
+__all__ = ["Category", "Dataset", "Sample"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    Attributes
+    ----------
+    id : str
+        Path of the image relative to the dataset root, with forward slashes; unique in the dataset.
+    image : Path
+        The image file.
+    mask : Path or None
+        The defect mask; None for a normal image.
+    label : {0, 1}
+        1 if the image shows a defect.
+    defect_type : str
+        Name of the defect class, ``good`` for a normal image.
+    split : {'train', 'test'}
+    category : str
+    """
+
+    id: str
+    image: Path
+    mask: Path | None
+    label: Literal[0, 1]
+    defect_type: str
+    split: Literal["train", "test"]
+    category: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """The samples of one category: normal training images, and the test images.
+
+    Attributes
+    ----------
+    dataset, name : str
+    train, test : tuple of Sample
+        In order of their id. Training samples are all normal.
+    """
+
+    dataset: str
+    name: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over ids, labels, defect types, splits and mask names: same digest, same images."""
+        state = hashlib.sha256()
+        for sample in (*self.train, *self.test):
+            mask = sample.mask.name if sample.mask else ""
+            row = (sample.split, sample.id, str(sample.label), sample.defect_type, mask)
+            state.update("\t".join(row).encode() + b"\n")
+        return state.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk, read by the layout that its descriptor names.
+
+    Attributes
+    ----------
+    name : str
+    root : Path
+    categories : tuple of Category
+    """
+
+    name: str
+    root: Path
+    categories: tuple[Category, ...]
+
+    def select(self, names: Sequence[str] | None) -> tuple[Category, ...]:
+        """Return the categories called `names`, all of them for None; an unknown name is an error."""
+        if names is None:
+            return self.categories
+        known = {category.name: category for category in self.categories}
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"category of {self.name}", name, known)
+        return tuple(known[name] for name in names)

@@ -1,0 +1,29 @@
+"""The one error that a user's mistake raises."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["HrbenchError", "unknown_name"]
+
+
+class HrbenchError(ValueError):
+    """A mistake in the input: names the file or option, what was found and what was expected.
+
+    The command line prints its message without a traceback and exits with status 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> HrbenchError:
+    """Return the error for a look-up that failed, with the nearest and all known names.
+
+    Examples
+    --------
+    >>> str(unknown_name("method", "fastflw", ["fastflow", "l2bt"]))
+    "unknown method 'fastflw'; did you mean 'fastflow'? Known: fastflow, l2bt"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return HrbenchError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")

@@ -1,0 +1,1 @@
+"""Evidence: the small sufficient statistics that inference leaves behind (stub of the interface)."""

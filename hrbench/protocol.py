@@ -1,0 +1,182 @@
+"""Evaluation protocols: what is measured, and how, as data in ``protocols/*.toml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from functools import cached_property
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+from hrbench._layout import protocols_root
+from hrbench._toml import build, read_toml
+from hrbench.errors import HrbenchError, unknown_name
+
+__all__ = ["ImageScoreRule", "Protocol", "SizeBins", "ThresholdRule", "list_protocols", "load_protocol"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageScoreRule:
+    """How the native anomaly map becomes one score: ``max``, ``mean`` or ``top:SHARE``.
+
+    Attributes
+    ----------
+    text : str
+        ``max`` (highest pixel), ``mean``, or ``top:0.001`` (mean of the highest thousandth of the pixels,
+        at least one).
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.share is not None and not 0 < self.share <= 1:
+            raise HrbenchError(
+                f"image score rule is {self.text!r}, expected max, mean or top:SHARE with a share in (0, 1]"
+            )
+
+    @cached_property
+    def share(self) -> float | None:
+        """Share of the pixels that is averaged; None for the maximum."""
+        if self.text == "max":
+            return None
+        if self.text == "mean":
+            return 1.0
+        match = re.fullmatch(r"top:([0-9.eE+-]+)", self.text)
+        try:
+            return float(match[1]) if match else float("nan")
+        except ValueError:
+            return float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeBins:
+    """How defect components are grouped by area.
+
+    Attributes
+    ----------
+    quantiles : tuple of float
+        The three inner quantiles of the component areas of a category (linear interpolation) that bound
+        ``tiny | small | medium | large`` and, cumulatively, ``q1 .. q4``. Upper edges are inclusive.
+    diameters : tuple of float
+        Inner edges, in pixels of equivalent diameter ``2 sqrt(area / pi)``, of fixed bins that can be
+        compared between datasets. Lower edges are inclusive.
+    """
+
+    quantiles: tuple[float, ...] = (0.25, 0.5, 0.75)
+    diameters: tuple[float, ...] = (8.0, 16.0, 32.0, 64.0, 128.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdRule:
+    """The operating threshold, set on held-out normal training images only.
+
+    Attributes
+    ----------
+    rule : str
+        ``normal-quantile``: the lowest threshold that at most `fpr` of the held-out normal pixels reach;
+        ``mean+k*sigma``: their mean plus `k` standard deviations.
+    fpr : float
+        Share of normal pixels, for ``normal-quantile``.
+    k : float
+        Number of standard deviations, for ``mean+k*sigma``.
+    """
+
+    rule: Literal["normal-quantile", "mean+k*sigma"] = "normal-quantile"
+    fpr: float = 0.001
+    k: float = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A versioned set of rules by which anomaly maps are measured.
+
+    Attributes
+    ----------
+    name, title : str
+        Name (that of the file) and one line for people.
+    version : int
+        Raised with every change once results exist.
+    resolution : {'native'}
+        Masks are never resized; maps are brought to the image's own grid.
+    image_score : str
+        ``method`` for the method's own rule (``max`` where maps come without one), else an
+        :class:`ImageScoreRule`.
+    connectivity : {4, 8}
+        Of defect components.
+    fpr_limits : tuple of float
+        Integration limits of AUPRO and of the size robustness.
+    headline_fpr : float
+        The limit that leaderboards sort by and size plots show; one of `fpr_limits`.
+    size_bins : SizeBins
+    threshold : ThresholdRule
+    """
+
+    name: str
+    title: str
+    version: int
+    resolution: Literal["native"] = "native"
+    image_score: str = "method"
+    connectivity: Literal[4, 8] = 8
+    fpr_limits: tuple[float, ...] = (0.30, 0.10, 0.05, 0.01)
+    headline_fpr: float = 0.05
+    size_bins: SizeBins = SizeBins()
+    threshold: ThresholdRule = ThresholdRule()
+
+    def __post_init__(self) -> None:
+        def require(ok: bool, key: str, found: object, expected: str) -> None:
+            if not ok:
+                raise HrbenchError(f"protocol {self.name!r}: {key} is {found!r}, expected {expected}")
+
+        if self.image_score != "method":
+            ImageScoreRule(self.image_score)
+        limits, bins, rule = self.fpr_limits, self.size_bins, self.threshold
+        require(
+            bool(limits) and all(0 < x <= 1 for x in limits), "fpr_limits", limits, "numbers in (0, 1]"
+        )
+        require(self.headline_fpr in limits, "headline_fpr", self.headline_fpr, f"one of {limits}")
+        ordered = sorted(set(bins.quantiles)) == list(bins.quantiles)
+        inside = len(bins.quantiles) == 3 and all(0 < x < 1 for x in bins.quantiles)
+        require(ordered and inside, "size_bins.quantiles", bins.quantiles, "three rising numbers in (0, 1)")
+        ordered = sorted(set(bins.diameters)) == list(bins.diameters) and all(x > 0 for x in bins.diameters)
+        require(ordered, "size_bins.diameters", bins.diameters, "rising positive numbers")
+        require(0 < rule.fpr < 1, "threshold.fpr", rule.fpr, "a number in (0, 1)")
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of all rules: equal digests mean equal measurement."""
+        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rules as plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+
+def list_protocols() -> list[str]:
+    """Return the names of the protocols that ship with hrbench."""
+    return sorted(
+        item.name.removesuffix(".toml") for item in protocols_root().iterdir() if item.name.endswith(".toml")
+    )
+
+
+def load_protocol(name: str | Path | Protocol) -> Protocol:
+    """Load a protocol by name, or from a path that ends in ``.toml``.
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown name, or a file with an unknown, missing or mistyped key (its dotted path is named).
+    """
+    if isinstance(name, Protocol):
+        return name
+    path: Traversable
+    if str(name).endswith(".toml"):
+        path = Path(name)
+    elif (known := list_protocols()) and str(name) in known:
+        path = protocols_root() / f"{name}.toml"
+    else:
+        raise unknown_name("protocol", str(name), known)
+    return build(Protocol, read_toml(path), str(path))

@@ -1,0 +1,134 @@
+"""Run folders: where a job's evidence, records and configuration are kept, whole or not at all.
+
+``OUTPUT/runs/<dataset>/<category>/<run>/`` holds ::
+
+    run.json            configuration, origin, cost and environment; written last: its presence means done
+    records.parquet     one tidy row per metric
+    weights.safetensors what the method learnt
+    evidence/           images, components and calibration tables (see hrbench.evidence)
+    pictures/           worst and best images, with pictures.json that describes them
+    partial/            only while the job is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Evidence
+
+__all__ = ["RECORD_COLUMNS", "SCHEMA_VERSION", "Picture", "Run", "atomic", "read_runs", "safe_name"]
+
+SCHEMA_VERSION = 1
+
+RECORD_COLUMNS = (
+    "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
+    "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the report: photograph, heat map and mask outline side by side.
+
+    Attributes
+    ----------
+    path : Path
+        JPEG file.
+    kind : str
+        ``worst`` or ``best`` (defective images, by mean component AUPRO) or ``false alarm`` (normal images, by score).
+    image : str
+        Id of the sample.
+    caption : str
+        What to know about it, in words.
+    """
+
+    path: Path
+    kind: str
+    image: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished job on disk.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        path = self.folder / "run.json"
+        try:
+            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise HrbenchError(f"{path}: not valid JSON: {error}; delete the folder and run the job again") from None
+        if config.get("schema") != SCHEMA_VERSION:
+            found = config.get("schema")
+            raise HrbenchError(f"{path}: schema {found!r}, this version of hrbench reads {SCHEMA_VERSION}")
+        return config
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per metric, with the columns :data:`RECORD_COLUMNS`."""
+        return pd.read_parquet(self.folder / "records.parquet")
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The evidence that every record was computed from."""
+        return Evidence.load(self.folder / "evidence")
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Worst and best images, in the order in which a report shows them."""
+        index = self.folder / "pictures" / "pictures.json"
+        if not index.is_file():
+            return []
+        items = json.loads(index.read_text(encoding="utf-8"))
+        return [Picture(index.parent / Path(i["file"]).name, i["kind"], i["image"], i["caption"]) for i in items]
+
+
+def read_runs(output: Path) -> list[Run]:
+    """Return all finished runs below `output`, in order of their path.
+
+    Raises
+    ------
+    HrbenchError
+        If there is none.
+    """
+    runs = [Run(path.parent) for path in sorted(Path(output).glob("**/run.json"))]
+    if not runs:
+        raise HrbenchError(f"{output}: no finished run in this folder; `hrbench run` makes them")
+    return runs
+
+
+def safe_name(text: str) -> str:
+    """Turn a name from a file or an option into one path component that cannot leave its folder."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".") or "_"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and move it there when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

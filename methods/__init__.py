@@ -1,0 +1,1 @@
+"""Anomaly detection and segmentation methods, one module each; installed as ``hrbench.methods``."""
