@@ -1,1 +1,544 @@
-"""Evidence: the small sufficient statistics that inference leaves behind (stub of the interface)."""
+"""Evidence: the small sufficient statistics that inference leaves behind, and every metric starts from.
+
+Defect pixels are few and kept exactly, per connected component. Normal pixels are many and are counted, per
+image, under an order-preserving integer key of their score: the upper 22 bits of the float32, or all bits in
+exact mode. Merging is concatenation, so shards, processes and resumed runs end with the same bits in any order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import ndimage
+
+from hrbench.errors import HrbenchError
+from hrbench.protocol import ImageScoreRule
+
+__all__ = [
+    "Calibration",
+    "Evidence",
+    "EvidenceCollector",
+    "NormalScores",
+    "check_map",
+    "image_score",
+    "key_scores",
+    "score_keys",
+]
+
+Keys = npt.NDArray[np.unsignedinteger[Any]]
+Counts = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.floating[Any]]
+
+KEY_SHIFT = 10  # float32 bits dropped in one-pass evidence: 22 remain, a relative width of 2**-13 per bin
+
+_IMAGE_DTYPES = {
+    "id": "str",
+    "label": "int64",
+    "height": "int64",
+    "width": "int64",
+    "score": "float64",
+    "normal_pixels": "int64",
+    "defect_pixels": "int64",
+    "normal_bins": "int64",
+    "decision_tp": "Int64",
+    "decision_fp": "Int64",
+    "seconds": "float64",
+}
+_COMPONENT_DTYPES = {
+    "image": "str",
+    "defect_type": "str",
+    "area": "int64",
+    "top": "int64",
+    "left": "int64",
+    "bottom": "int64",
+    "right": "int64",
+    "decision_pixels": "Int64",
+}
+
+
+def score_keys(scores: Scores, shift: int = 0) -> Keys:
+    """Return unsigned integers in the order of the scores; equal scores (and -0, +0) have equal keys.
+
+    Parameters
+    ----------
+    scores : ndarray of float32 or float64
+        Finite values.
+    shift : int
+        Low bits to drop: scores that share the rest fall into one bin.
+    """
+    unsigned = np.dtype(f"u{scores.dtype.itemsize}")
+    bits = (scores + scores.dtype.type(0)).view(unsigned)  # -0 + 0 = +0
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    keys = np.where(bits & sign, ~bits, bits | sign)
+    return keys >> unsigned.type(shift) if shift else keys
+
+
+def key_scores(keys: Keys, shift: int = 0) -> Scores:
+    """Return the lowest score of each key's bin: the inverse of :func:`score_keys`."""
+    unsigned = keys.dtype
+    full = keys << unsigned.type(shift) if shift else keys
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    return np.where(full & sign, full ^ sign, ~full).view(f"f{unsigned.itemsize}")
+
+
+def image_score(anomaly_map: Scores, rule: ImageScoreRule) -> float:
+    """Reduce an (H, W) map to one score: its maximum, mean, or the mean of its highest share of pixels."""
+    if rule.share is None:
+        return float(anomaly_map.max())
+    if rule.share == 1:
+        return float(anomaly_map.mean(dtype=np.float64))
+    kept = max(1, int(anomaly_map.size * rule.share))
+    top = np.partition(anomaly_map.ravel(), anomaly_map.size - kept)[-kept:]
+    return float(np.sort(top).mean(dtype=np.float64))  # sorted: the sum must not depend on the partition's order
+
+
+def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: str) -> Scores:
+    """Return the map as a float32 or float64 array, or raise an error that names it.
+
+    Raises
+    ------
+    HrbenchError
+        If it is not two-dimensional, not of `size` (H, W), not numeric, or holds NaN or infinity.
+    """
+    array = np.asarray(anomaly_map)
+    if array.ndim != 2 or (size is not None and array.shape != size):
+        expected = "(H, W)" if size is None else f"{size}, that of the image"
+        raise HrbenchError(f"{name}: the anomaly map has shape {array.shape}, expected {expected}")
+    if array.dtype.kind not in "fiub":
+        raise HrbenchError(f"{name}: the anomaly map is of type {array.dtype}, expected real numbers")
+    wide = array.dtype.kind in "iu" and array.dtype.itemsize > 2
+    array = array.astype(np.float64 if array.dtype == np.float64 or wide else np.float32, copy=False)
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise HrbenchError(f"{name}: the anomaly map has {bad} NaN or infinite pixels, expected finite scores")
+    return array
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalScores:
+    """A histogram of normal pixels' scores under order-preserving keys.
+
+    Attributes
+    ----------
+    keys : ndarray of unsigned, (K,)
+        Rising, unique.
+    counts : ndarray of int64, (K,)
+    shift : int
+        Bits that the keys dropped.
+    """
+
+    keys: Keys
+    counts: Counts
+    shift: int
+
+    @cached_property
+    def total(self) -> int:
+        """Number of normal pixels."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def _cumulative(self) -> Counts:
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+    def at_least(self, keys: Keys) -> Counts:
+        """Count the normal pixels with a key at or above each of `keys`."""
+        return self.total - self._cumulative[np.searchsorted(self.keys, keys, side="left")]
+
+    def above(self, keys: Keys) -> Counts:
+        """Count the normal pixels with a key above each of `keys`."""
+        return self.total - self._cumulative[np.searchsorted(self.keys, keys, side="right")]
+
+    @staticmethod
+    def of(scores: Scores, shift: int) -> NormalScores:
+        """Count scores of any shape."""
+        return NormalScores(*_count(score_keys(scores.ravel(), shift)), shift)
+
+    @staticmethod
+    def sum(parts: Sequence[NormalScores]) -> NormalScores:
+        """Add histograms of one shift."""
+        shift = parts[0].shift
+        keys = np.concatenate([part.keys for part in parts])
+        counts = np.concatenate([part.counts for part in parts])
+        if shift:  # few distinct keys: add under a dense index (float64 sums of integers below 2**53 are exact)
+            low = keys.min(initial=np.iinfo(keys.dtype).max)
+            dense = np.bincount((keys - low).astype(np.int64), weights=counts) if keys.size else np.zeros(0)
+            used = np.flatnonzero(dense)
+            return NormalScores(used.astype(keys.dtype) + low, dense[used].astype(np.int64), shift)
+        return NormalScores(*_count(np.repeat(keys, counts)), shift)
+
+
+def _count(keys: Keys) -> tuple[Keys, Counts]:
+    unique, counts = np.unique(keys, return_counts=True)
+    return unique, counts.astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Pixels of held-out normal training images, from which the automatic threshold is set.
+
+    Attributes
+    ----------
+    scores : NormalScores
+        Their histogram.
+    images : int
+    mean, std : float
+        Over all pixels.
+    """
+
+    scores: NormalScores
+    images: int
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(maps: Iterable[Scores]) -> Calibration:
+        """Measure normal maps; none at all is an error."""
+        parts = []
+        pixels, mean, squares = 0, 0.0, 0.0  # squares of deviations; images are joined by Chan's formula
+        for scores in maps:
+            narrow = scores.astype(np.float32, copy=False)
+            parts.append(NormalScores.of(narrow, KEY_SHIFT))
+            own_mean = float(narrow.mean(dtype=np.float64))
+            own_squares = float(np.square(narrow - own_mean, dtype=np.float64).sum())
+            total = pixels + narrow.size
+            delta = own_mean - mean
+            mean += delta * narrow.size / total
+            squares += own_squares + delta * delta * pixels * narrow.size / total
+            pixels = total
+        if not parts:
+            raise HrbenchError("no held-out normal maps: a threshold cannot be set")
+        return Calibration(NormalScores.sum(parts), len(parts), mean, math.sqrt(squares / pixels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What all metrics of one category are computed from.
+
+    Attributes
+    ----------
+    images : DataFrame
+        One row per image in order of its id: id, label, height, width, score, normal_pixels, defect_pixels,
+        normal_bins (rows of `normal_keys`), decision_tp, decision_fp (null without a decision), seconds.
+    components : DataFrame
+        One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
+        right (exclusive), decision_pixels.
+    defect_scores : ndarray of float32 (float64 in exact mode if the maps were), (sum of areas,)
+        Scores of all defect pixels, component after component.
+    normal_keys, normal_counts : ndarray, (sum of normal_bins,)
+        Each image's histogram of normal pixels, image after image.
+    shift : int
+        Bits that the keys dropped; 0 in exact mode.
+    lossless : bool
+        True if no score lost a set bit to `shift` (float16 maps, exact mode): then every metric is exact.
+    connectivity : int
+    calibration : Calibration or None
+    """
+
+    images: pd.DataFrame
+    components: pd.DataFrame
+    defect_scores: Scores
+    normal_keys: Keys
+    normal_counts: Counts
+    shift: int
+    lossless: bool
+    connectivity: int
+    calibration: Calibration | None = None
+
+    @cached_property
+    def component_starts(self) -> npt.NDArray[np.int64]:
+        """First row of each component in `defect_scores`."""
+        return _starts(self.components["area"])
+
+    @cached_property
+    def normal(self) -> NormalScores:
+        """All normal pixels of all images, pooled."""
+        return NormalScores.sum([NormalScores(self.normal_keys, self.normal_counts, self.shift)])
+
+    def image_normals(self, row: int) -> NormalScores:
+        """Return the histogram of one image, by its row in `images`."""
+        start = _starts(self.images["normal_bins"])[row]
+        part = slice(start, start + int(self.images["normal_bins"].iloc[row]))
+        return NormalScores(self.normal_keys[part], self.normal_counts[part], self.shift)
+
+    @staticmethod
+    def merge(parts: Sequence[Evidence]) -> Evidence:
+        """Join evidence of different images; the result does not depend on the order of the parts.
+
+        Raises
+        ------
+        HrbenchError
+            If an image occurs twice, or the parts were collected in different ways.
+        """
+        first = parts[0]
+        for part in parts:
+            if (part.shift, part.connectivity) != (first.shift, first.connectivity):
+                raise HrbenchError("evidence of different precision or connectivity cannot be merged")
+        images = pd.concat([part.images for part in parts], ignore_index=True)
+        if images["id"].duplicated().any():
+            name = images["id"][images["id"].duplicated()].iloc[0]
+            raise HrbenchError(f"{name}: the image occurs twice in the evidence to be merged")
+        components = pd.concat([part.components for part in parts], ignore_index=True)
+        order = np.argsort(images["id"].to_numpy(dtype=str), kind="stable")
+        rank = pd.Series(np.argsort(order), index=images["id"])
+        component_order = np.argsort(rank.loc[components["image"]].to_numpy(), kind="stable")
+        keys = np.concatenate([part.normal_keys for part in parts])
+        counts = np.concatenate([part.normal_counts for part in parts])
+        scores = np.concatenate([part.defect_scores for part in parts])
+        bins = _take_groups(images["normal_bins"], order)
+        pixels = _take_groups(components["area"], component_order)
+        calibrated = [part for part in parts if part.calibration is not None]
+        return Evidence(
+            images=images.iloc[order].reset_index(drop=True),
+            components=components.iloc[component_order].reset_index(drop=True),
+            defect_scores=scores[pixels],
+            normal_keys=keys[bins],
+            normal_counts=counts[bins],
+            shift=first.shift,
+            lossless=all(part.lossless for part in parts),
+            connectivity=first.connectivity,
+            calibration=calibrated[0].calibration if calibrated else None,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"shift": self.shift, "lossless": self.lossless, "connectivity": self.connectivity}
+        images = pa.Table.from_pandas(self.images, preserve_index=False)
+        images = images.append_column("normal_keys", _lists(self.images["normal_bins"], self.normal_keys))
+        images = images.append_column("normal_counts", _lists(self.images["normal_bins"], self.normal_counts))
+        components = pa.Table.from_pandas(self.components, preserve_index=False)
+        components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
+        _write(images, facts, folder / "images.parquet")
+        _write(components, facts, folder / "components.parquet")
+        if self.calibration is not None:
+            known, scores = self.calibration, self.calibration.scores
+            table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
+            facts = {"shift": scores.shift, "images": known.images, "mean": known.mean, "std": known.std}
+            _write(table, facts, folder / "calibration.parquet")
+
+    @staticmethod
+    def load(folder: Path) -> Evidence:
+        """Read what :meth:`save` wrote; a missing or damaged file is an error that names it."""
+        images, facts = _read(folder / "images.parquet")
+        components, _ = _read(folder / "components.parquet")
+        calibration = None
+        if (folder / "calibration.parquet").exists():
+            table, about = _read(folder / "calibration.parquet")
+            scores = NormalScores(
+                table["normal_keys"].to_numpy(), table["normal_counts"].to_numpy(), about["shift"]
+            )
+            calibration = Calibration(scores, about["images"], about["mean"], about["std"])
+        return Evidence(
+            images=_frame(images, _IMAGE_DTYPES),
+            components=_frame(components, _COMPONENT_DTYPES),
+            defect_scores=_flat(components["scores"]),
+            normal_keys=_flat(images["normal_keys"]),
+            normal_counts=_flat(images["normal_counts"]),
+            shift=facts["shift"],
+            lossless=facts["lossless"],
+            connectivity=facts["connectivity"],
+            calibration=calibration,
+        )
+
+
+class EvidenceCollector:
+    """Collect evidence image by image.
+
+    Parameters
+    ----------
+    rule : ImageScoreRule
+        From map to image score.
+    connectivity : {4, 8}
+        Of defect components.
+    exact : bool
+        Keep every distinct normal score (4 bytes each, 8 for float64 maps) instead of 22-bit bins.
+    """
+
+    def __init__(self, rule: ImageScoreRule, *, connectivity: int = 8, exact: bool = False) -> None:
+        self.rule = rule
+        self.connectivity = connectivity
+        self.exact = exact
+        self._structure = np.ones((3, 3), bool) if connectivity == 8 else None
+        self._images: list[dict[str, Any]] = []
+        self._components: list[pd.DataFrame] = []
+        self._scores: list[Scores] = []
+        self._normals: list[NormalScores] = []
+        self._lossless = True
+
+    def update(
+        self,
+        image_id: str,
+        anomaly_map: npt.ArrayLike,
+        mask: npt.NDArray[np.bool_] | None,
+        *,
+        score: float | None = None,
+        defect_type: str = "",
+        decision: npt.NDArray[np.bool_] | None = None,
+        seconds: float = math.nan,
+    ) -> None:
+        """Add one image.
+
+        Parameters
+        ----------
+        image_id : str
+            Unique.
+        anomaly_map : (H, W) float
+            Finite scores, higher is more anomalous.
+        mask : (H, W) bool or None
+            Defect pixels; None or all False for a normal image.
+        score : float, optional
+            Image score; by default the rule applied to the map.
+        defect_type : str
+        decision : (H, W) bool, optional
+            The method's own segmentation.
+        seconds : float
+            What the image cost.
+        """
+        scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
+        if score is None:
+            score = image_score(scores, self.rule)
+        elif not math.isfinite(score):
+            raise HrbenchError(f"{image_id}: the image score is {score}, expected a finite number")
+        if not self.exact:
+            with np.errstate(over="ignore"):
+                narrow = scores.astype(np.float32, copy=False)
+            if narrow is not scores and not np.isfinite(narrow).all():
+                raise HrbenchError(f"{image_id}: the anomaly map exceeds the range of float32")
+            self._lossless &= bool((narrow == scores).all()) and not np.any(
+                narrow.view(np.uint32) & np.uint32((1 << KEY_SHIFT) - 1)
+            )
+            scores = narrow
+        shift = 0 if self.exact else KEY_SHIFT
+        defect = None if mask is None or not mask.any() else mask
+        normal = NormalScores.of(scores if defect is None else scores[~defect], shift)
+        self._normals.append(normal)
+        if defect is not None:
+            self._add_components(image_id, scores, defect, defect_type, decision)
+        defect_pixels = 0 if defect is None else int(np.count_nonzero(defect))
+        hits = None
+        if decision is not None:
+            hits = 0 if defect is None else int(np.count_nonzero(decision & defect))
+        self._images.append(
+            {
+                "id": image_id,
+                "label": int(defect is not None),
+                "height": scores.shape[0],
+                "width": scores.shape[1],
+                "score": score,
+                "normal_pixels": scores.size - defect_pixels,
+                "defect_pixels": defect_pixels,
+                "normal_bins": normal.keys.size,
+                "decision_tp": hits,
+                "decision_fp": None if hits is None else int(np.count_nonzero(decision)) - hits,
+                "seconds": seconds,
+            }
+        )
+
+    def _add_components(
+        self,
+        image_id: str,
+        scores: Scores,
+        defect: npt.NDArray[np.bool_],
+        defect_type: str,
+        decision: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        labels, number = ndimage.label(defect, self._structure)
+        pixels = np.flatnonzero(labels)
+        owner = labels.ravel()[pixels] - 1
+        order = np.argsort(owner, kind="stable")
+        boxes = np.array([[b[0].start, b[1].start, b[0].stop, b[1].stop] for b in ndimage.find_objects(labels)])
+        hits = None
+        if decision is not None:
+            hits = np.bincount(owner[decision.ravel()[pixels]], minlength=number)
+        self._scores.append(scores.ravel()[pixels[order]])
+        columns: dict[str, Any] = {
+            "image": image_id,
+            "defect_type": defect_type,
+            "area": np.bincount(owner, minlength=number),
+            "top": boxes[:, 0],
+            "left": boxes[:, 1],
+            "bottom": boxes[:, 2],
+            "right": boxes[:, 3],
+            "decision_pixels": hits,
+        }
+        self._components.append(pd.DataFrame(columns).astype(_COMPONENT_DTYPES))
+
+    def result(self) -> Evidence:
+        """Return the evidence so far, images in order of their id."""
+        if not self._images:
+            raise HrbenchError("no images: there is nothing to evaluate")
+        double = any(part.keys.dtype == np.uint64 for part in self._normals)
+        if double:  # exact mode met float32 and float64 maps: bring all to float64
+            self._normals = [_widen(part) for part in self._normals]
+        empty = pd.DataFrame(columns=list(_COMPONENT_DTYPES)).astype(_COMPONENT_DTYPES)
+        evidence = Evidence(
+            images=pd.DataFrame(self._images).astype(_IMAGE_DTYPES),
+            components=pd.concat(self._components, ignore_index=True) if self._components else empty,
+            defect_scores=np.concatenate(
+                [np.zeros(0, np.float64 if double else np.float32), *self._scores], dtype=None
+            ),
+            normal_keys=np.concatenate([part.keys for part in self._normals]),
+            normal_counts=np.concatenate([part.counts for part in self._normals]),
+            shift=0 if self.exact else KEY_SHIFT,
+            lossless=self.exact or self._lossless,
+            connectivity=self.connectivity,
+        )
+        return Evidence.merge([evidence])
+
+
+def _widen(part: NormalScores) -> NormalScores:
+    if part.keys.dtype == np.uint64:
+        return part
+    return NormalScores(score_keys(key_scores(part.keys).astype(np.float64)), part.counts, part.shift)
+
+
+def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
+    sizes = lengths.to_numpy(dtype=np.int64)
+    return np.cumsum(sizes) - sizes
+
+
+def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the row numbers of variable-length groups, the groups taken in `order`."""
+    sizes = lengths.to_numpy(dtype=np.int64)[order]
+    starts = _starts(lengths)[order]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.repeat(starts, sizes) + within
+
+
+def _lists(lengths: pd.Series[int], values: npt.NDArray[Any]) -> pa.LargeListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(dtype=np.int64))])
+    return pa.LargeListArray.from_arrays(offsets, pa.array(values))
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values
+
+
+def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
+    return table.select(list(dtypes)).to_pandas().astype(dtypes)
+
+
+def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
+    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": 1, **facts})})
+    pq.write_table(table, path, compression="zstd")
+
+
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+        facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
+    return table, facts

@@ -1,0 +1,40 @@
+"""hrbench: how well does a method find defects of every size, on images at their original resolution?"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Scoring finished maps must not wait for torch: names are imported when they are first used.
+_HOMES = {
+    "Evaluation": "hrbench.api",
+    "HrbenchError": "hrbench.errors",
+    "Method": "hrbench.method",
+    "Prediction": "hrbench.method",
+    "Preset": "hrbench.method",
+    "create_method": "hrbench.method",
+    "evaluate": "hrbench.api",
+    "list_methods": "hrbench.method",
+    "load_dataset": "hrbench.data",
+    "load_protocol": "hrbench.protocol",
+}
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from hrbench.api import Evaluation, evaluate
+    from hrbench.data import load_dataset
+    from hrbench.errors import HrbenchError
+    from hrbench.method import Method, Prediction, Preset, create_method, list_methods
+    from hrbench.protocol import load_protocol
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'hrbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,407 @@
+"""Frozen feature extractors from timm, and where their weights come from.
+
+Two kinds: :func:`load_pyramid` for multi-scale maps of any ``features_only`` model, :func:`load_tokens` for
+the patch tokens of a vision transformer. Both take RGB in [0, 1], normalise inside, stay in eval mode and
+need no gradients. Their weights are part of the method's state dict, so that a saved method is complete.
+
+Weights are one of
+
+``pretrained``
+    a file named after the model in the weights folder (``$HRBENCH_WEIGHTS``, else
+    ``~/.cache/hrbench/weights``), else the copy in the caches of huggingface_hub and torch.hub, else a
+    download from the hub;
+``random``
+    the model's own initialisation from torch's global generator, which the suite seeds;
+a path
+    to a ``.safetensors``, ``.pth`` or ``.pt`` state dict, never unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import huggingface_hub
+import safetensors.torch
+import timm
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.cait import Cait
+from torch import Tensor, nn
+
+from hrbench.errors import HrbenchError
+
+__all__ = [
+    "FeaturePyramid",
+    "PatchTokens",
+    "level_indices",
+    "load_pyramid",
+    "load_tokens",
+    "token_depth",
+    "weights_folder",
+]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_HUB_TIMEOUT_S = 5.0
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Frozen(nn.Module):
+    """A pretrained network that neither learns nor leaves eval mode, with its input normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, model: str, provenance: str) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.provenance = provenance
+        cfg = timm.get_pretrained_cfg(model)
+        mean, std = (cfg.mean, cfg.std) if cfg else (_IMAGENET_MEAN, _IMAGENET_STD)
+        # Not in the state dict: the model's name determines them.
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.training = False
+
+    def train(self, mode: bool = True) -> _Frozen:
+        """Stay in eval mode: running statistics and dropout of a frozen network must not move."""
+        del mode
+        super().train(False)
+        return self
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class FeaturePyramid(_Frozen):
+    """Feature maps of a convolutional (or hierarchical) network at several scales.
+
+    Attributes
+    ----------
+    channels, strides : tuple of int
+        Of each map, finest first as in `out_indices`; strides are in input pixels.
+    provenance : str
+        Model, source and digest of the weights.
+    """
+
+    def __init__(self, network: nn.Module, model: str, provenance: str) -> None:
+        super().__init__(network, model, provenance)
+        info: Any = network.feature_info
+        self.channels: tuple[int, ...] = tuple(info.channels())
+        self.strides: tuple[int, ...] = tuple(info.reduction())
+        self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the (B, C, h, w) maps of (B, 3, H, W) images in [0, 1]; h = H / stride."""
+        maps: list[Tensor] = list(self.network(self._normalised(images)))
+        return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self._channels_last else maps
+
+
+class PatchTokens(_Frozen):
+    """Patch tokens of some blocks of a vision transformer, through its final norm, without prefix tokens.
+
+    Blocks after the last one needed, class-attention blocks and the head are dropped. Position embeddings
+    are interpolated (bicubic, antialiased) when the input's grid is not the pretrained one.
+
+    Attributes
+    ----------
+    width : int
+        Channels of a token.
+    patch : int
+        Height and width of a patch in input pixels; inputs must be multiples of it.
+    blocks : tuple of int
+        Zero-based blocks whose outputs are returned.
+    provenance : str
+        Model, source and digest of the weights.
+    """
+
+    def __init__(
+        self, network: nn.Module, model: str, provenance: str, blocks: tuple[int, ...], norm: bool
+    ) -> None:
+        super().__init__(network, model, provenance)
+        net: Any = network
+        self.width: int = net.embed_dim
+        self.patch: int = net.patch_embed.patch_size[0]
+        self.blocks = blocks
+        self.norm = norm
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Return rows and columns of the token grid of (B, 3, H, W) images."""
+        return images.shape[-2] // self.patch, images.shape[-1] // self.patch
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the (B, N, C) tokens per block of (B, 3, H, W) images in [0, 1]; N row-major."""
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise HrbenchError(f"input {height}x{width}: height and width must be multiples of {self.patch}")
+        x = self._normalised(images)
+        net: Any = self.network
+        if isinstance(net, Cait):
+            return self._cait(net, x)
+        tokens: list[Tensor] = net.forward_intermediates(
+            x, indices=list(self.blocks), norm=self.norm, output_fmt="NLC", intermediates_only=True
+        )
+        return tokens
+
+    def _cait(self, net: Any, x: Tensor) -> list[Tensor]:
+        """Run CaiT's self-attention blocks, on patch tokens only; timm's own loop fixes the input size."""
+        grid = self.grid(x)
+        x = net.patch_embed(x)
+        x = x + resample_abs_pos_embed(
+            net.pos_embed, list(grid), old_size=list(net.patch_embed.grid_size), num_prefix_tokens=0
+        )
+        found = []
+        for index, block in enumerate(net.blocks):
+            x = block(x)
+            if index in self.blocks:
+                found.append(net.norm(x) if self.norm else x)
+        return found
+
+
+def load_pyramid(model: str, weights: str, out_indices: Sequence[int]) -> FeaturePyramid:
+    """Build a frozen multi-scale feature extractor.
+
+    Parameters
+    ----------
+    model : str
+        A timm model with ``features_only``, with or without a weights tag: ``resnet18.tv_in1k``.
+    weights : str
+        ``pretrained``, ``random`` or a path (see the module).
+    out_indices : sequence of int
+        Which of the model's feature levels (see :func:`level_indices`).
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown model or level, and for weights that cannot be found, read or matched to the model.
+    """
+    network = _create(model, features_only=True, out_indices=tuple(out_indices))
+    return FeaturePyramid(network, model, _fill(network, model, weights))
+
+
+def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool = True) -> PatchTokens:
+    """Build a frozen extractor of patch tokens.
+
+    Parameters
+    ----------
+    model : str
+        A timm ViT, DeiT (distilled or not) or CaiT, with or without a weights tag.
+    weights : str
+        ``pretrained``, ``random`` or a path (see the module).
+    blocks : sequence of int
+        Zero-based blocks in ascending order; CaiT's class-attention blocks do not count.
+    norm : bool
+        Pass every block's output through the model's final norm, as DINOv2's own interface does.
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown model or block, and for weights that cannot be found, read or matched to the model.
+    """
+    network: Any = _create_transformer(model)
+    is_cait = isinstance(network, Cait)
+    chosen, depth = tuple(blocks), len(network.blocks)
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= depth:
+        raise HrbenchError(
+            f"blocks {list(chosen)} of {model}: expected ascending numbers from 0 to {depth - 1}"
+        )
+    network.blocks = network.blocks[: chosen[-1] + 1]
+    if is_cait:
+        network.blocks_token_only = network.cls_token = None
+        network.patch_embed.strict_img_size = False
+    return PatchTokens(network, model, _fill(network, model, weights), chosen, norm)
+
+
+def level_indices(model: str, strides: Iterable[int]) -> tuple[int, ...]:
+    """Return the ``out_indices`` of a ``features_only`` model whose maps have the given strides.
+
+    Where several levels share a stride the deepest is taken.
+    """
+    with torch.device("meta"):
+        info: Any = _create(model, features_only=True).feature_info
+    index_of = {reduction: index for index, reduction in enumerate(info.reduction())}
+    missing = [stride for stride in strides if stride not in index_of]
+    if missing:
+        raise HrbenchError(f"{model} has no features at stride {missing[0]}; it has {sorted(index_of)}")
+    return tuple(index_of[stride] for stride in strides)
+
+
+def token_depth(model: str) -> int:
+    """Return the number of (self-attention) blocks of a transformer that :func:`load_tokens` takes."""
+    with torch.device("meta"):
+        network: Any = _create_transformer(model)
+    return len(network.blocks)
+
+
+def weights_folder() -> Path:
+    """Return the folder in which ``pretrained`` looks first: ``$HRBENCH_WEIGHTS`` or the user's cache."""
+    chosen = os.environ.get("HRBENCH_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "hrbench" / "weights"
+
+
+def _create(model: str, **options: Any) -> nn.Module:
+    """Make a timm model without weights; what timm says of a wrong name or option becomes one error."""
+    architecture = model.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise HrbenchError(f"unknown timm model {model!r}{hint}")
+    try:
+        network: nn.Module = timm.create_model(model, pretrained=False, **options)
+    except (
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        IndexError,
+        ValueError,
+        KeyError,
+    ) as error:
+        wanted = "feature pyramid" if "features_only" in options else "patch tokens"
+        raise HrbenchError(f"timm model {model!r} gives no {wanted} with {options}: {error}") from None
+    return network
+
+
+def _create_transformer(model: str) -> nn.Module:
+    # CaiT is the one family here without dynamic_img_size.
+    dynamic = {} if model.startswith("cait") else {"dynamic_img_size": True}
+    network = _create(model, num_classes=0, **dynamic)
+    if not all(hasattr(network, name) for name in ("blocks", "patch_embed", "forward_intermediates")):
+        raise HrbenchError(f"timm model {model!r} is not a vision transformer with patch tokens")
+    return network
+
+
+def _fill(network: nn.Module, model: str, weights: str) -> str:
+    """Load weights into `network` and return their provenance."""
+    if weights == "random":
+        return f"{model} random"
+    if weights == "pretrained":
+        path, source = _find(model)
+    else:
+        path = Path(weights).expanduser()
+        source = f"file:{path.name}"
+        if not path.is_file():
+            raise HrbenchError(f"weights {weights!r}: no such file, and neither 'pretrained' nor 'random'")
+    given = _read(path)
+    matched = _match(network, given)
+    if isinstance(matched, list):
+        # Files of the original authors name things differently; timm knows how to convert them.
+        with contextlib.suppress(Exception):
+            inner = getattr(network, "model", network)
+            matched = _match(network, sys.modules[type(inner).__module__].checkpoint_filter_fn(given, inner))
+    if isinstance(matched, list):
+        shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
+        raise HrbenchError(f"weights {str(path)!r} do not fit {model}: {shown}")
+    network.load_state_dict(matched)
+    return f"{model} {source} sha256:{_digest(matched)}"
+
+
+def _find(model: str) -> tuple[Path, str]:
+    """Return the pretrained file of a model and where it was found, downloading it as a last resort."""
+    folder = weights_folder()
+    for suffix in _SUFFIXES:
+        path = folder / f"{model}{suffix}"
+        if path.is_file():
+            return path, f"file:{path.name}"
+    cfg = timm.get_pretrained_cfg(model)
+    repo, _, revision = (cfg.hf_hub_id if cfg and cfg.hf_hub_id else "").partition("@")
+    url = cfg.url if cfg and isinstance(cfg.url, str) else ""
+    name = (cfg.hf_hub_filename if cfg else None) or "model.safetensors"
+    if repo:
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached), "hub"
+    if url.endswith(_SUFFIXES):
+        downloaded = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+        if downloaded.is_file():
+            return downloaded, "hub"
+    reason = "timm knows no pretrained weights for it"
+    if repo:
+        try:
+            # One request without retries: hf_hub_download alone tries for half a minute before it gives up.
+            huggingface_hub.get_hf_file_metadata(
+                huggingface_hub.hf_hub_url(repo, name, revision=revision or None), timeout=_HUB_TIMEOUT_S
+            )
+            return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision or None)), "hub"
+        except Exception as error:  # whatever the hub's client raises, the remedy is the same
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    fetch = " or ".join(
+        part for part in (f"{name} of https://huggingface.co/{repo}" if repo else "", url) if part
+    )
+    remedy = f"Fetch {fetch} and" if fetch else "If you have a state dict,"
+    suffix = Path(name).suffix if repo else (Path(urlparse(url).path).suffix or ".safetensors")
+    raise HrbenchError(
+        f"no pretrained weights for {model} ({reason}). {remedy} put it at {folder / (model + suffix)} "
+        f"(or set HRBENCH_WEIGHTS to another folder), or pass weights=PATH; "
+        f"weights=random runs without them, for trying things out."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without unpickling anything."""
+    if path.suffix not in (*_SUFFIXES, ".bin"):
+        raise HrbenchError(f"weights {str(path)!r}: expected a file ending in {', '.join(_SUFFIXES)}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds for a bad file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HrbenchError(f"weights {str(path)!r}: not a readable state dict: {reason}") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise HrbenchError(f"weights {str(path)!r}: holds no state dict (a mapping of names to tensors)")
+    return {key.removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _match(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor] | list[str]:
+    """Return the part of `given` that fills `network`, or what is wrong with it.
+
+    A ``features_only`` network renames what it wraps (``blocks.0`` to ``blocks_0``, or a prefix ``model.``),
+    so keys are compared with dots as underscores. What the network does not have (heads, later blocks) is
+    left out.
+    """
+    flat = {key.replace(".", "_"): value for key, value in given.items()}
+    filled: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for key, own in network.state_dict().items():
+        found = flat.get(key.replace(".", "_"))
+        if found is None:
+            found = flat.get(key.removeprefix("model.").replace(".", "_"))
+        if found is None:
+            # Old files of batch norm lack this counter, which only training uses.
+            if key.endswith("num_batches_tracked"):
+                found = own
+            else:
+                wrong.append(f"no {key}")
+                continue
+        if found.shape != own.shape:
+            wrong.append(f"{key} is {tuple(found.shape)}, expected {tuple(own.shape)}")
+        filled[key] = found
+    return wrong or filled
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Return the first 16 hex digits of the SHA-256 over names and bytes, the same for any file format."""
+    sha = hashlib.sha256()
+    for key in sorted(state):
+        sha.update(key.encode())
+        sha.update(state[key].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]

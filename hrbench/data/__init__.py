@@ -1,0 +1,21 @@
+"""Datasets: descriptors, readers of their layouts, checks, and a procedural dataset."""
+
+from hrbench.data.check import check_dataset, dataset_stats, dataset_summary
+from hrbench.data.descriptor import Descriptor, list_datasets, load_descriptor
+from hrbench.data.layouts import load_dataset
+from hrbench.data.procedural import make_dataset
+from hrbench.data.sample import Category, Dataset, Sample
+
+__all__ = [
+    "Category",
+    "Dataset",
+    "Descriptor",
+    "Sample",
+    "check_dataset",
+    "dataset_stats",
+    "dataset_summary",
+    "list_datasets",
+    "load_dataset",
+    "load_descriptor",
+    "make_dataset",
+]

@@ -1,0 +1,199 @@
+"""Is a dataset complete, and how large are its images and defects?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from hrbench.data.descriptor import Counts, load_descriptor
+from hrbench.data.layouts import load_dataset, present_categories
+from hrbench.data.sample import Category, Dataset, Sample
+from hrbench.errors import HrbenchError
+from hrbench.imaging import image_size, read_mask
+
+__all__ = ["check_dataset", "dataset_stats", "dataset_summary"]
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+_QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+_EIGHT = np.ones((3, 3), dtype=bool)
+
+
+def check_dataset(name: str | Path, root: Path | str, progress: Progress | None = None) -> list[str]:
+    """Compare a tree with its descriptor and read the header of every file.
+
+    Parameters
+    ----------
+    name : str or Path
+        Descriptor, as for ``load_dataset``.
+    root : Path or str
+    progress : callable, optional
+        Wraps the iterable of samples, e.g. ``tqdm``.
+
+    Returns
+    -------
+    list of str
+        One finding per line, empty if all is as expected: missing categories, pairing errors, counts that differ,
+        unreadable headers, masks of another size than their image. See :func:`dataset_summary` for the figures.
+
+    Raises
+    ------
+    HrbenchError
+        If `name` is unknown or `root` is not such a dataset at all.
+    """
+    descriptor = load_descriptor(name)
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        load_dataset(name, root)  # raises, with the reason
+    present = present_categories(root, descriptor)
+    findings = [
+        f"{category}: missing, expected the folder {root / category}"
+        for category in descriptor.categories
+        if category not in present
+    ]
+    categories: list[Category] = []
+    for category in present:
+        try:
+            categories += load_dataset(name, root, [category]).categories
+        except HrbenchError as error:
+            findings.append(f"{category}: {error}")
+    for read in categories:
+        findings += [
+            f"{read.name}: {what}: found {found} images, expected {expected}"
+            for what, found, expected in _counts(read, descriptor.expected(read.name))
+            if expected is not None and found != expected
+        ]
+    if not findings:
+        totals = [sum(column) for column in zip(*(_numbers(read) for read in categories), strict=True)]
+        findings += [
+            f"total: {what}: found {found} images, expected {expected}"
+            for what, found, expected in zip(_PARTS, totals, _expected(descriptor.total), strict=True)
+            if expected is not None and found != expected
+        ]
+    samples: Iterable[Sample] = [sample for read in categories for sample in (*read.train, *read.test)]
+    for sample in progress(samples) if progress else samples:
+        findings += _headers(sample)
+    return findings
+
+
+def dataset_summary(name: str | Path, root: Path | str) -> list[str]:
+    """Return one line per readable category with its counts and the expected ones.
+
+    Raises
+    ------
+    HrbenchError
+        If the dataset cannot be read.
+    """
+    descriptor = load_descriptor(name)
+    lines = []
+    for category in load_dataset(name, root).categories:
+        parts = [
+            f"{what} {found} ({'no expected count' if expected is None else f'expected {expected}'})"
+            for what, found, expected in _counts(category, descriptor.expected(category.name))
+        ]
+        lines.append(f"{category.name}: {', '.join(parts)}")
+    return lines
+
+
+def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.DataFrame:
+    """Measure image sizes and defect components at native resolution.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    progress : callable, optional
+        Wraps the iterable of samples, e.g. ``tqdm``.
+
+    Returns
+    -------
+    DataFrame
+        One row per category: ``category, train, test_good, test_defective``; ``height_min, height_max, width_min,
+        width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05, area_q25, area_median,
+        area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px, mostly slips of annotation;
+        ``share_median``, the median component's share of its image; ``defect_share``, the share of defect pixels in
+        defective images.
+
+    Raises
+    ------
+    HrbenchError
+        If a file cannot be read, a mask has another size than its image, or a mask has no defect pixel.
+    """
+    total = [(category.name, sample) for category in dataset.categories for sample in (*category.train, *category.test)]
+    sizes: dict[str, list[tuple[int, int]]] = {category.name: [] for category in dataset.categories}
+    areas: dict[str, list[int]] = {category.name: [] for category in dataset.categories}
+    shares: dict[str, list[float]] = {category.name: [] for category in dataset.categories}
+    pixels: dict[str, int] = {category.name: 0 for category in dataset.categories}
+    for name, sample in progress(total) if progress else total:
+        size = image_size(sample.image)
+        sizes[name].append(size)
+        if sample.mask is not None:
+            found = _areas(sample.mask, size)
+            areas[name] += found
+            shares[name] += [area / (size[0] * size[1]) for area in found]
+            pixels[name] += size[0] * size[1]
+    rows = []
+    for category in dataset.categories:
+        height, width = np.array(sizes[category.name]).T
+        area = np.array(areas[category.name])
+        row: dict[str, object] = {"category": category.name}
+        row |= dict(zip(("train", "test_good", "test_defective"), _numbers(category), strict=True))
+        row |= {"height_min": int(height.min()), "height_max": int(height.max())}
+        row |= {"width_min": int(width.min()), "width_max": int(width.max())}
+        row["components"] = area.size
+        for key, q in _QUANTILES.items():
+            row[f"area_{key}"] = float(np.quantile(area, q)) if area.size else float("nan")
+        row["slivers"] = int((area <= 3).sum())
+        row["share_median"] = float(np.median(shares[category.name])) if area.size else float("nan")
+        row["defect_share"] = area.sum() / pixels[category.name] if area.size else 0.0
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_PARTS = ("train", "test good", "test defective")
+
+
+def _numbers(category: Category) -> tuple[int, int, int]:
+    defective = sum(sample.label for sample in category.test)
+    return len(category.train), len(category.test) - defective, defective
+
+
+def _expected(counts: Counts) -> tuple[int | None, int | None, int | None]:
+    return counts.train, counts.test_good, counts.test_defective
+
+
+def _counts(category: Category, counts: Counts) -> list[tuple[str, int, int | None]]:
+    return list(zip(_PARTS, _numbers(category), _expected(counts), strict=True))
+
+
+def _headers(sample: Sample) -> list[str]:
+    findings: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    for path in (sample.image, sample.mask):
+        if path is None:
+            continue
+        try:
+            sizes.append(image_size(path))
+        except HrbenchError as error:
+            findings.append(str(error))
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        (height, width), (wanted_height, wanted_width) = sizes[1], sizes[0]
+        findings.append(
+            f"{sample.mask}: mask is {height} x {width} (height x width), expected {wanted_height} x {wanted_width} "
+            "as its image"
+        )
+    return findings
+
+
+def _areas(path: Path, size: tuple[int, int]) -> list[int]:
+    """Return the areas of a mask's 8-connected components in px."""
+    labels, count = ndimage.label(read_mask(path, size), structure=_EIGHT)
+    if count == 0:
+        raise HrbenchError(f"{path}: mask with no defect pixel, expected at least one for a defective image")
+    # Counting inside each component's bounding box is much cheaper than over the whole image.
+    boxes = enumerate(ndimage.find_objects(labels), start=1)
+    return [int((labels[box] == label).sum()) for label, box in boxes]

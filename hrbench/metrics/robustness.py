@@ -1,0 +1,42 @@
+"""Robustness to defect size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hrbench.metrics.curves import Certified
+
+__all__ = ["size_robustness"]
+
+
+def size_robustness(areas: Sequence[Certified]) -> Certified:
+    """Return ``rho = mean(a_1 .. a_4) * min(a_1, a_4) / max(a_1, a_4)``, 0 if the maximum is 0.
+
+    Parameters
+    ----------
+    areas : sequence of Certified
+        AUPRO at one FPR limit of the four size subsets, smallest defects first.
+
+    Examples
+    --------
+    >>> from hrbench.metrics import Certified, size_robustness
+    >>> rho = size_robustness([Certified(a, a, a) for a in (0.80, 0.84, 0.88, 0.92)])
+    >>> round(rho.value, 4)
+    0.7478
+    """
+    first, last = areas[0], areas[-1]
+
+    def mean(part: int) -> float:
+        return float(sum(area[part] for area in areas)) / len(areas)
+
+    if first.low <= last.high and last.low <= first.high:
+        best_ratio = 1.0  # the two may be equal
+    else:
+        best_ratio = _ratio(first.high, last.low) if first.high < last.low else _ratio(first.low, last.high)
+    worst_ratio = min(_ratio(first.low, last.high), _ratio(first.high, last.low))
+    value = mean(0) * _ratio(first.value, last.value)
+    return Certified(value, min(value, mean(1) * worst_ratio), max(value, mean(2) * best_ratio))
+
+
+def _ratio(a: float, b: float) -> float:
+    return min(a, b) / max(a, b) if max(a, b) > 0 else 0.0

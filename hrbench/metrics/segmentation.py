@@ -1,0 +1,211 @@
+"""Overlap of thresholded maps with the masks: IoU, F1, false-positive rate; thresholds without test labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence import KEY_SHIFT, Evidence, key_scores, score_keys
+from hrbench.metrics.curves import Certified
+from hrbench.protocol import ThresholdRule
+
+__all__ = [
+    "Overlap",
+    "automatic_threshold",
+    "oracle_iou",
+    "oracle_mean_iou",
+    "overlap_at",
+    "overlap_of_decisions",
+]
+
+Floats = npt.NDArray[np.float64]
+
+
+def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None:
+    """Return the operating threshold that `rule` sets on held-out normal images; None without any.
+
+    A pixel is called defective if its score is at least the threshold, which is rounded up to the next edge of
+    the evidence's bins (a relative step of 2**-13), so that false positives are counted and not estimated.
+    """
+    calibration = evidence.calibration
+    if calibration is None:
+        return None
+    normal = calibration.scores
+    if rule.rule == "mean+k*sigma":
+        wanted = np.float32(calibration.mean + rule.k * calibration.std)
+        key = score_keys(np.array([wanted]), KEY_SHIFT)[0]
+        if key_scores(np.array([key]), KEY_SHIFT)[0] < wanted:
+            key += np.uint32(1)
+    else:
+        allowed = int(rule.fpr * normal.total)
+        reached = normal.total - np.cumsum(normal.counts)  # normal pixels above each key
+        key = normal.keys[np.argmax(reached <= allowed)] + np.uint32(1)
+    return float(key_scores(np.array([key], dtype=np.uint32), KEY_SHIFT)[0])
+
+
+class Overlap(NamedTuple):
+    """Per image: defect pixels, those that were called, and normal pixels that were called (an interval)."""
+
+    defect: Floats
+    hits: Floats
+    false_low: Floats
+    false_high: Floats
+
+    def iou(self) -> Certified:
+        """Intersection over union, pooled over all images."""
+        defect, hits = self.defect.sum(), self.hits.sum()
+        return _interval(_share(hits, defect + self.false_high.sum()), _share(hits, defect + self.false_low.sum()))
+
+    def mean_iou(self) -> Certified:
+        """Mean over defective images of each one's intersection over union."""
+        kept = self.defect > 0
+        defect, hits = self.defect[kept], self.hits[kept]
+        low = (hits / (defect + self.false_high[kept])).mean()
+        return _interval(float(low), float((hits / (defect + self.false_low[kept])).mean()))
+
+    def f1(self) -> Certified:
+        """F1 of the pooled pixels, ``2 IoU / (1 + IoU)``."""
+        return _f1(self.iou())
+
+    def fpr(self, normal_pixels: int) -> Certified:
+        """Share of all normal pixels that were called."""
+        return _interval(self.false_low.sum() / normal_pixels, self.false_high.sum() / normal_pixels)
+
+
+def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
+    """Count pixels with a score at or above `threshold`; exact if it is an edge of the evidence's bins."""
+    key = score_keys(np.array([threshold], dtype=evidence.defect_scores.dtype), evidence.shift)
+    on_edge = evidence.lossless or key_scores(key, evidence.shift)[0] == threshold
+    sums = _ImageSums(evidence)
+    high = sums.normals_from(key)[:, 0]
+    low = high if on_edge else sums.normals_from(key + key.dtype.type(1))[:, 0]
+    called = (evidence.defect_scores >= threshold).astype(np.float64)
+    hits = np.bincount(sums.owner, weights=called, minlength=len(evidence.images))
+    return Overlap(sums.defect, hits, low, high)
+
+
+def overlap_of_decisions(evidence: Evidence) -> Overlap | None:
+    """Return the overlap of the method's own decisions; None unless every image has one."""
+    images = evidence.images
+    if images["decision_tp"].isna().any():
+        return None
+    false = images["decision_fp"].to_numpy(dtype=np.float64)
+    hits = images["decision_tp"].to_numpy(dtype=np.float64)
+    return Overlap(images["defect_pixels"].to_numpy(dtype=np.float64), hits, false, false)
+
+
+def oracle_iou(evidence: Evidence) -> tuple[Certified, Certified]:
+    """Return the highest pooled IoU over all thresholds, and the F1 there. It looks at test labels."""
+    thresholds, pixels = np.unique(evidence.defect_scores, return_counts=True)
+    hits = np.cumsum(pixels[::-1])[::-1]
+    keys = score_keys(thresholds, evidence.shift)
+    defect = evidence.defect_scores.size
+    low = float(np.max(hits / (defect + evidence.normal.at_least(keys))))
+    high = low if evidence.lossless else float(np.max(hits / (defect + evidence.normal.above(keys))))
+    iou = Certified(low, low, high)
+    return iou, _f1(iou)
+
+
+def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 128) -> Certified:
+    """Return the highest mean IoU of defective images over all common thresholds. It looks at test labels.
+
+    Branch and bound over the keys of defect pixels, one of which is best: from one key up to, not including,
+    another the hits are at most those at the first and the false positives at least those at the second.
+    Intervals whose bound exceeds the best value by more than `tolerance` are split, down to single bins.
+    """
+    sums = _ImageSums(evidence)
+    kept = sums.defect > 0
+    defect = sums.defect[kept]
+    keys = np.unique(score_keys(evidence.defect_scores, evidence.shift))
+    known: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
+
+    def count(indices: list[int]) -> float:
+        hits, false = sums.defects_from(keys[indices])[kept], sums.normals_from(keys[indices])[kept]
+        known.update({index: (hits[:, n], false[:, n]) for n, index in enumerate(indices)})
+        return float((hits / (defect[:, None] + false)).mean(axis=0).max(initial=0.0))
+
+    edges = sorted({int(x) for x in np.linspace(0, keys.size - 1, min(start, keys.size))})
+    best = bound = count(edges)
+    intervals = list(zip(edges, [*edges[1:], keys.size], strict=True))
+    while intervals:
+        split = []
+        for low, high in intervals:
+            upper = float((known[low][0] / (defect + known[high][1])).mean())
+            if upper > best + tolerance and high - low > 1:
+                split.append((low, high))
+                continue
+            if upper > best and high - low == 1:  # a single bin: only its own ties are unknown
+                above = keys[[low]] + keys.dtype.type(0 if evidence.lossless else 1)
+                upper = float((known[low][0] / (defect + sums.normals_from(above)[kept, 0])).mean())
+            bound = max(bound, upper)
+        middles = [(low + high) // 2 for low, high in split]
+        best = max(best, count(middles)) if middles else best
+        intervals = [
+            part
+            for (low, high), middle in zip(split, middles, strict=True)
+            for part in ((low, middle), (middle, high))
+        ]
+    return Certified(best, best, max(best, bound))
+
+
+class _ImageSums:
+    """Per-image counts of pixels at or above given keys."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        rows = evidence.images.reset_index().set_index("id")["index"]
+        component_rows = rows.loc[evidence.components["image"]].to_numpy()
+        self.owner = np.repeat(component_rows, evidence.components["area"].to_numpy())
+        self.defect = evidence.images["defect_pixels"].to_numpy(dtype=np.float64)
+        keys = score_keys(evidence.defect_scores, evidence.shift)
+        bins = evidence.images["normal_bins"].to_numpy()
+        self._defects = _Grouped(keys, np.ones(keys.size), self.owner, self.defect.size)
+        owners = np.repeat(np.arange(bins.size), bins)
+        self._normals = _Grouped(evidence.normal_keys, evidence.normal_counts, owners, bins.size)
+
+    def defects_from(self, keys: npt.NDArray[np.unsignedinteger]) -> Floats:
+        """Return (images, keys): defect pixels with a key at or above each."""
+        return self._defects.from_key(keys)
+
+    def normals_from(self, keys: npt.NDArray[np.unsignedinteger]) -> Floats:
+        """Return (images, keys): normal pixels with a key at or above each."""
+        return self._normals.from_key(keys)
+
+
+class _Grouped:
+    """Weights at integer keys, in groups; answers "how much at or above a key, per group" by bisection."""
+
+    def __init__(self, keys: npt.NDArray, weights: npt.NDArray, groups: npt.NDArray, number: int) -> None:
+        order = np.lexsort((keys, groups))
+        self._keys = keys[order]
+        self._bounds = np.searchsorted(groups[order], np.arange(number + 1))
+        self._sums = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
+
+    def from_key(self, keys: npt.NDArray) -> Floats:
+        result = np.empty((self._bounds.size - 1, keys.size))
+        for group, (start, stop) in enumerate(zip(self._bounds, self._bounds[1:], strict=False)):
+            at = start + np.searchsorted(self._keys[start:stop], keys, side="left")
+            result[group] = self._sums[stop] - self._sums[at]
+        return result
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+def _interval(low: float, high: float) -> Certified:
+    return Certified((low + high) / 2, low, high)
+
+
+def _f1(iou: Certified) -> Certified:
+    return Certified(*(2 * part / (1 + part) for part in iou))
+
+
+def require_defects(evidence: Evidence) -> None:
+    """Raise an error if no rank metric is defined."""
+    if not len(evidence.components):
+        raise HrbenchError("no defect pixel in any mask: expected at least one defective image with its mask")
+    if not evidence.normal.total:
+        raise HrbenchError("no normal pixel in any image: the masks cover everything, are they inverted?")

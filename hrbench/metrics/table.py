@@ -1,0 +1,123 @@
+"""All metrics of a protocol as one tidy table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hrbench.evidence import Evidence
+from hrbench.metrics.curves import (
+    Certified,
+    binary_auroc,
+    binary_average_precision,
+    component_areas,
+    pixel_areas,
+    pixel_average_precision,
+)
+from hrbench.metrics.robustness import size_robustness
+from hrbench.metrics.segmentation import (
+    automatic_threshold,
+    oracle_iou,
+    oracle_mean_iou,
+    overlap_at,
+    overlap_of_decisions,
+    require_defects,
+)
+from hrbench.metrics.sizes import CUMULATIVE, DISJOINT, size_subsets
+from hrbench.protocol import Protocol
+
+__all__ = ["METRIC_COLUMNS", "component_table", "compute"]
+
+METRIC_COLUMNS = ("metric", "subset", "fpr_limit", "value", "error_bound", "n")
+
+_UNDEFINED = Certified(np.nan, np.nan, np.nan)
+
+
+def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> pd.DataFrame:
+    """Return one row per metric, subset and FPR limit.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of one category.
+    protocol : Protocol
+    threshold : float, optional
+        Operating threshold (a pixel is called defective at or above it). By default the protocol's rule
+        applied to held-out normal images; where there are none, `iou`, `miou`, `f1` and `fpr` are NaN.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``metric, subset, fpr_limit, value, error_bound, n``. `fpr_limit` is NaN for metrics without
+        one; `n` counts what the value rests on: components for `aupro`, `rho` and pixel metrics, images for `image_*`, `iou` and its kin (defective ones for `miou`). The true value lies within
+        `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label,
+        a subset without components.
+
+    Raises
+    ------
+    HrbenchError
+        If there is no defect pixel or no normal pixel at all.
+    """
+    require_defects(evidence)
+    scores, labels = evidence.images["score"].to_numpy(), evidence.images["label"].to_numpy()
+    images, defective = labels.size, int(labels.sum())
+    rows = _Rows([])
+
+    for metric, function in (("image_auroc", binary_auroc), ("image_ap", binary_average_precision)):
+        result = function(scores, labels) if 0 < defective < images else np.nan
+        rows.add(metric, Certified(result, result, result), images)
+
+    areas = evidence.components["area"].to_numpy()
+    subsets = size_subsets(areas, protocol.size_bins)
+    pixels = pixel_areas(evidence, 1.0)
+    for name, keep in subsets.items():
+        rows.add("pixel_auroc", pixels.mean(np.repeat(keep, areas)), keep.sum(), name)
+    rows.add("pixel_ap", pixel_average_precision(evidence), areas.size)
+
+    for limit, parts in component_areas(evidence, protocol.fpr_limits).items():
+        means = {name: parts.mean(keep) for name, keep in subsets.items()}
+        for name, mean in means.items():
+            rows.add("aupro", mean, subsets[name].sum(), name, limit)
+        for metric, names in (("rho", CUMULATIVE), ("rho_disjoint", DISJOINT)):
+            complete = all(subsets[name].any() for name in names)
+            rho = size_robustness([means[name] for name in names]) if complete else _UNDEFINED
+            rows.add(metric, rho, areas.size, limit=limit)
+
+    if threshold is None:
+        threshold = automatic_threshold(evidence, protocol.threshold)
+    overlaps = {"": None if threshold is None else overlap_at(evidence, threshold)}
+    decided = overlap_of_decisions(evidence)
+    if decided is not None:
+        overlaps["_decision"] = decided
+    for suffix, overlap in overlaps.items():
+        rows.add(f"iou{suffix}", overlap.iou() if overlap else _UNDEFINED, images)
+        rows.add(f"miou{suffix}", overlap.mean_iou() if overlap else _UNDEFINED, defective)
+        rows.add(f"f1{suffix}", overlap.f1() if overlap else _UNDEFINED, images)
+        rows.add(f"fpr{suffix}", overlap.fpr(evidence.normal.total) if overlap else _UNDEFINED, images)
+    iou, f1 = oracle_iou(evidence)
+    rows.add("iou_oracle", iou, images)
+    rows.add("f1_oracle", f1, images)
+    rows.add("miou_oracle", oracle_mean_iou(evidence), defective)
+    return pd.DataFrame(rows.rows, columns=list(METRIC_COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    rows: list[tuple[str, str, float, float, float, int]]
+
+    def add(
+        self, metric: str, value: Certified, n: int, subset: str = "all", limit: float = float("nan")
+    ) -> None:
+        self.rows.append((metric, subset, limit, float(value.value), float(value.bound), int(n)))
+
+
+def component_table(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
+    """Return one row per defect component, so that any grouping by size or kind is a group-by.
+
+    Columns: those of `evidence.components`, and ``aupro@L`` for each FPR limit of the protocol.
+    """
+    areas = component_areas(evidence, protocol.fpr_limits)
+    columns = {f"aupro@{limit:g}": area.value for limit, area in areas.items()}
+    return evidence.components.assign(**columns)

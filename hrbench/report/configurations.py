@@ -1,0 +1,129 @@
+"""What a run is: the configuration it belongs to, what makes it comparable, and what a reader must be told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hrbench.protocol import Protocol
+from hrbench.store import Run
+
+__all__ = ["THROUGHPUT", "describe", "identify", "remarks", "without_duplicates"]
+
+THROUGHPUT = "megapixels_per_second"
+"""Name under which the measured speed stands beside the metrics."""
+
+_IDENTITY = ["method", "preset", "view", "weights_id", "options", "rules"]
+_LABEL = ["title", "preset", "view", "weights"]
+
+
+def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
+    """Return what identifies a run and where it comes from, tolerant of absent optional entries."""
+    config = run.config
+    method, dataset = config["method"], config["dataset"]
+    weights = {str(k): str(v) for k, v in (method.get("weights") or {}).items()}
+    rules = config.get("protocols", {}).get(protocol.name, {})
+    return {
+        "position": position,
+        "run": config.get("run", run.folder.name),
+        "created": config.get("created", ""),
+        "dataset": dataset["name"],
+        "category": dataset["category"],
+        "images": dataset.get("index_sha256", ""),
+        "method": method["name"],
+        "title": method.get("title") or method["name"],
+        "preset": str(method.get("preset") or "–"),
+        "view": str(config.get("view") or "–"),
+        "weights": ", ".join(_short_weights(text) for text in weights.values()) or "none",
+        "weights_id": json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
+        "random": any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
+        "options": json.dumps(method.get("options") or {}, sort_keys=True, default=str),
+        "rules": rules.get("sha256", ""),
+        "seed": config.get("seed", 0),
+        "device": str(config.get("device", "–")),
+        "speed": (config.get("cost") or {}).get(THROUGHPUT, math.nan),
+    }
+
+
+def _short_weights(text: str) -> str:
+    """Reduce ``mobilenetv2_100 file:/a/b.pth sha256:1f2e...`` to ``mobilenetv2_100 file``."""
+    words = [word.partition(":")[0] for word in text.split() if not word.startswith("sha256:")]
+    return " ".join(words) or text
+
+
+def _weights_identity(text: str) -> str:
+    """Drop where a file lay once its digest says what was in it: another machine has another path."""
+    if "sha256:" not in text:
+        return text
+    return " ".join(word for word in text.split() if not re.match(r"(file|bundled|timm|pretrained):", word))
+
+
+def without_duplicates(runs: pd.DataFrame, notes: dict[str, list[str]]) -> pd.DataFrame:
+    """Keep the newest of several runs of one configuration, category and seed: a copy is not a second seed."""
+    same = [*_IDENTITY, "dataset", "category", "seed"]
+    newest = runs.sort_values(["created", "position"], kind="stable")
+    extra = newest.duplicated(same, keep="last")
+    for dataset, number in newest[extra].groupby("dataset").size().items():
+        notes[str(dataset)].append(
+            f"{number} older run{'s' * (number > 1)} of the same configuration, category and seed "
+            "left out; the newest counts."
+        )
+    return newest[~extra].sort_values("position").reset_index(drop=True)
+
+
+def identify(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Number the configurations and give each a label that no other one has."""
+    runs = runs.sort_values([*_IDENTITY, "position"], kind="stable")
+    runs = runs.assign(configuration=runs.groupby(_IDENTITY, sort=False).ngroup())
+    table = runs.groupby("configuration")[[*_IDENTITY, "title", "weights", "random"]].first()
+    identity = table[_IDENTITY].agg("\n".join, axis=1)
+    digest = [hashlib.sha256(text.encode()).hexdigest()[:6] for text in identity]
+    alike = table.duplicated(_LABEL, keep=False)
+    table["digest"] = ["#" + text if twin else "" for text, twin in zip(digest, alike, strict=True)]
+    table["label"] = [_join(row, [*_LABEL, "digest"]) for row in table.to_dict("records")]
+    # A legend repeats nothing that is the same in all rows, but always names the method.
+    differing = [name for name in _LABEL[1:] if table[name].nunique() > 1]
+    table["short"] = [_join(row, ["title", *differing, "digest"]) for row in table.to_dict("records")]
+    hidden = table["random"] & ~table["short"].str.contains("random")
+    table.loc[hidden, "short"] += " · random weights"
+    return runs.sort_values("position").reset_index(drop=True), table
+
+
+def _join(row: Mapping[Any, Any], names: Sequence[str]) -> str:
+    return " · ".join(row[name] for name in names if row[name])
+
+
+def remarks(
+    runs: pd.DataFrame,
+    described: pd.DataFrame,
+    configurations: pd.DataFrame,
+    protocol: Protocol,
+    notes: dict[str, list[str]],
+) -> None:
+    """Collect, per dataset, what stands between its rows and a fair comparison."""
+    for dataset, group in described.groupby("dataset"):
+        lacking = group[~group["measured"]]
+        if len(lacking):
+            names = ", ".join(sorted(set(lacking["category"] + "/" + lacking["run"])))
+            notes[str(dataset)].append(f"Without records of protocol {protocol.name!r}, left out: {names}.")
+    for dataset, group in runs.groupby("dataset"):
+        versions = group.groupby("category")["images"].nunique()
+        for category in versions[versions > 1].index:
+            notes[str(dataset)].append(
+                f"{category}: the runs saw different images (their dataset index digests differ)."
+            )
+        foreign = group[(group["rules"] != "") & (group["rules"] != protocol.digest)]
+        for number in sorted(foreign["configuration"].unique()):
+            notes[str(dataset)].append(
+                f"{configurations.at[number, 'label']}: measured under other rules than this version "
+                f"of protocol {protocol.name!r}, hence not ranked."
+            )
+        if group["device"].nunique() > 1:
+            devices = "; ".join(sorted(group["device"].unique()))
+            notes[str(dataset)].append(f"Speeds come from different devices: {devices}.")

@@ -1,0 +1,229 @@
+"""Drawing with matplotlib, without pyplot: no global state, and the same input gives the same figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+
+from hrbench.protocol import Protocol
+from hrbench.report.columns import limit_text, printable, size_text
+from hrbench.report.summary import Cell
+
+__all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "style"]
+
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette without its yellow, which is too pale for a line: distinct for colour-blind readers.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+_LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
+    "-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)),
+)  # fmt: skip
+
+# Each occurs nowhere else in a figure: the page replaces them by its own colours in light and dark mode.
+INK, MUTED, GRID, PAPER = "#111213", "#616263", "#d9dadb", "#fefdfc"
+
+_SETTINGS = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.parse_math": False,  # a name may hold dollar signs
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+}
+_WIDTH = 9.4
+_CHARACTERS = 118  # of a legend that fit into the width
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """A size bin as its axis label tells it.
+
+    Attributes
+    ----------
+    name : str
+    n : int
+        Number of components.
+    areas : tuple of float
+        Smallest, median and largest area in it; empty where unknown.
+    enough, categories : int
+        In how many of the categories it holds enough components for a number.
+    """
+
+    name: str
+    n: int
+    areas: tuple[float, ...]
+    enough: int
+    categories: int
+
+    @property
+    def label(self) -> str:
+        """Name, range and median of the areas (those of a fixed bin are in its name), and n."""
+        lines = [size_text(self.name)]
+        if self.areas and lines[0] == self.name:
+            low, median, high = (_short(area) for area in self.areas)
+            lines += [f"{low}–{high} px", f"median {median}"]
+        lines.append(f"n = {self.n:,}" if self.n else "none")
+        if self.n and not self.enough:
+            lines.append("too few")
+        elif self.n and self.enough < self.categories:
+            lines.append(f"{self.enough} of {self.categories} cat.")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One configuration: its label, the number that sets its style, and a cell per bin."""
+
+    label: str
+    index: int
+    cells: Sequence[Cell] = ()
+
+
+def _short(area: float) -> str:
+    return f"{area:,.0f}" if area < 9999.5 else f"{area / 1000:,.0f}k"
+
+
+def style(index: int) -> tuple[str, str, str | tuple[float, tuple[float, ...]]]:
+    """Return colour, marker and line style number `index`; all three change, so none is needed alone."""
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
+
+
+def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], title: str, axis: str) -> Figure:
+    """Draw value against size bin, one panel per (heading, bins, series); all panels show the same series.
+
+    Whiskers are the confidence interval where there is one, else the spread over seeds (of an average: over
+    categories, not drawn). A hollow marker stands for too few components for a number.
+    """
+    with _sheet(panels[0][2], title, markers=True) as (figure, grid):
+        for place, (heading, bins, series) in enumerate(panels):
+            axes = figure.add_subplot(grid[place] if len(panels) > 1 else grid[:])
+            _value_axis(axes, heading, axis if place == 0 else "")
+            axes.set_xlim(-0.5, len(bins) - 0.5)
+            axes.set_xticks(range(len(bins)), [b.label for b in bins], linespacing=1.35)
+            for text, b in zip(axes.get_xticklabels(), bins, strict=True):
+                text.set_color(INK if b.enough else MUTED)
+            step = min(0.07, 0.5 / max(1, len(series)))
+            for number, item in enumerate(series):
+                _draw_series(axes, item, step * (number - (len(series) - 1) / 2))
+    return figure
+
+
+def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
+    colour, marker, line = style(series.index)
+    x = [place + dodge for place in range(len(series.cells))]
+    axes.plot(x, [cell.shown for cell in series.cells], color=colour, ls=line, lw=1.5, zorder=3)
+    for place, cell in zip(x, series.cells, strict=True):
+        if math.isnan(cell.value):
+            continue
+        if cell.few:
+            axes.plot(
+                [place], [cell.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4
+            )
+            continue
+        low, high = (cell.low, cell.high) if cell.low == cell.low else (cell.minimum, cell.maximum)
+        if high > low:
+            axes.plot([place, place], [low, high], color=colour, lw=1, alpha=0.75, zorder=2)
+        axes.plot([place], [cell.value], marker, mfc=colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
+
+
+def draw_curves(
+    fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str
+) -> Figure:
+    """Draw PRO and ROC over a logarithmic FPR axis for (series, PRO, ROC), and mark the integration limits."""
+    headings = ("PRO: share of each defect found, mean over defects", "ROC: share of all defect pixels found")
+    with _sheet([series for series, _, _ in curves], title, markers=False) as (figure, grid):
+        for place, heading in enumerate(headings):
+            axes = figure.add_subplot(grid[place])
+            _value_axis(axes, heading, "share found" if place == 0 else "")
+            axes.set_xscale("log")
+            axes.set_xlim(fpr[0], 1)
+            axes.set_xlabel("false-positive rate of normal pixels")
+            ticks = 10.0 ** np.arange(round(math.log10(fpr[0])), 1)
+            axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+            axes.minorticks_off()
+            if place == 0:
+                _mark_limits(axes, protocol)
+            for series, *pair in curves:
+                colour, _, line = style(series.index)
+                axes.plot(fpr, pair[place], color=colour, ls=line, lw=1.5, zorder=3)
+    return figure
+
+
+def _mark_limits(axes: Axes, protocol: Protocol) -> None:
+    for limit in protocol.fpr_limits:
+        main = limit == protocol.headline_fpr
+        colour = INK if main else MUTED
+        axes.axvline(limit, color=colour, lw=1.1 if main else 0.6, ls="-" if main else ":", zorder=1)
+        axes.annotate(
+            f"AUPRO@{limit_text(limit)}" if main else limit_text(limit), (limit, 0.02), xytext=(-2, 0),
+            textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=7, color=colour,
+        )  # fmt: skip
+
+
+@contextmanager
+def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tuple[Figure, GridSpec]]:
+    """Yield a figure with room for two panels, and put title and legend on it afterwards."""
+    with mpl.rc_context(_SETTINGS):
+        # Names come from files; what cannot be printed cannot stand in an SVG file either.
+        labels = [" " + printable(item.label) for item in series]
+        columns = max(1, min(4, len(labels), _CHARACTERS // (max(map(len, labels), default=0) + 7)))
+        rows = -(-len(labels) // columns)
+        figure = Figure(figsize=(_WIDTH, 3.3 + 0.2 * rows), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03)
+        yield figure, GridSpec(1, 2, figure)
+        handles = []
+        for item in series:
+            colour, marker, line = style(item.index)
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color=colour,
+                    marker=marker if markers else "",
+                    ls=line,
+                    lw=1.5,
+                    mec=PAPER,
+                    mew=0.6,
+                )
+            )
+        if labels:
+            figure.legend(
+                handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6
+            )
+        if title:
+            figure.suptitle(printable(title), x=0.008, ha="left", fontsize=10, fontweight="bold")
+
+
+def _value_axis(axes: Axes, heading: str, label: str) -> None:
+    axes.set_title(heading, pad=8)
+    axes.set_ylim(0, 1)
+    axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.1f}" for value in np.linspace(0, 1, 6)])
+    axes.set_ylabel(label)
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)

@@ -1,0 +1,98 @@
+"""Figures and photographs as files, and as parts of a page that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hrbench.report.drawing import GRID, INK, MUTED, PAPER
+from hrbench.store import atomic
+
+__all__ = ["inline_jpeg", "inline_svg", "save"]
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+_NO_DATE = {"Date": None, "Creator": None}
+_LARGE = 400_000  # bytes of a picture above which the page takes a smaller copy
+_WIDE = 1600
+
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", _XLINK)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg`` and return their paths; the same figure gives the same bytes."""
+    paths = []
+    for suffix in ("png", "svg"):
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        with atomic(path) as temporary:
+            _write(figure, temporary, suffix, text_as="path")
+        paths.append(path)
+    return paths
+
+
+def _write(figure: Figure, target: Path | io.BytesIO, suffix: str, text_as: str, clear: bool = False) -> None:
+    metadata = _NO_DATE if suffix == "svg" else {"Software": None}
+    with mpl.rc_context({"svg.hashsalt": "hrbench", "svg.fonttype": text_as, "text.parse_math": False}):
+        figure.savefig(target, format=suffix, dpi=200, metadata=metadata, transparent=clear)
+
+
+def inline_svg(figure: Figure, prefix: str, description: str) -> str:
+    """Return `figure` as an ``<svg>`` element that takes its colours from the page.
+
+    Parameters
+    ----------
+    figure : Figure
+    prefix : str
+        Starts every id, so that several figures can stand in one page.
+    description : str
+        What the figure shows, for those who cannot see it.
+    """
+    buffer = io.BytesIO()
+    _write(figure, buffer, "svg", text_as="none", clear=True)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag.endswith("}metadata") or not isinstance(c.tag, str)]:
+            parent.remove(child)
+    used = set(re.findall(rb"#([\w-]+)", buffer.getvalue()))
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name == "id" and value.encode() not in used:
+                del element.attrib[name]
+            elif name == "id":
+                element.set(name, f"{prefix}-{value}")
+            elif name == f"{{{_XLINK}}}href":
+                element.set(name, value.replace("#", f"#{prefix}-"))
+            else:
+                element.set(name, _themed(value.replace("url(#", f"url(#{prefix}-")))
+    for style in root.iter(f"{{{_SVG}}}style"):
+        style.text = ""  # `*{...}` would reach the whole page
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-label": description, "stroke-linejoin": "round"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _themed(value: str) -> str:
+    for colour, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "paper")):
+        value = value.replace(colour, f"var(--{name})")
+    return value
+
+
+def inline_jpeg(path: Path) -> str:
+    """Return the picture as a ``data:`` address, made smaller where it would bloat the page."""
+    data = path.read_bytes()
+    if len(data) > _LARGE:
+        with Image.open(path) as image:
+            image.thumbnail((_WIDE, _WIDE), Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=85)
+        data = min(data, buffer.getvalue(), key=len)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

@@ -1,0 +1,181 @@
+"""Plots of a report: quality by defect size, and the curves behind the areas."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Evidence
+from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
+from hrbench.protocol import Protocol
+from hrbench.report.columns import Column, limit_text, size_columns
+from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
+from hrbench.report.images import save
+from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
+from hrbench.store import Run, safe_name
+
+__all__ = ["Material", "figures", "gather", "write_plots"]
+
+Floats = npt.NDArray[np.float64]
+FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
+"""False-positive rates at which curves are averaged and drawn: 50 per decade."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What plots need beyond the summary, read from the evidence.
+
+    Attributes
+    ----------
+    areas : dict
+        Component areas by (dataset, category).
+    curves : dict
+        (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by (dataset, category, configuration).
+    """
+
+    areas: Mapping[tuple[str, str], npt.NDArray[np.int64]]
+    curves: Mapping[tuple[str, str, int], tuple[Floats, Floats]]
+
+
+def gather(runs: Sequence[Run], summary: Summary) -> Material:
+    """Read areas and curves from the evidence of `runs`; a run whose evidence is gone contributes none."""
+    areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+    found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
+    for row in summary.runs.to_dict("records"):
+        place = (str(row["dataset"]), str(row["category"]))
+        with _lent(runs[row["position"]]) as evidence:
+            if evidence is None:
+                continue
+            areas.setdefault(place, evidence.components["area"].to_numpy())
+            curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
+        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in curves)
+        found.setdefault((*place, row["configuration"]), []).append((pro, roc))
+    return Material(areas, {key: _mean(pairs) for key, pairs in found.items()})
+
+
+@contextmanager
+def _lent(run: Run) -> Iterator[Evidence | None]:
+    """Yield the evidence, and let go of it again: that of a whole benchmark does not fit in memory."""
+    loaded = "evidence" in run.__dict__
+    try:
+        evidence = run.evidence
+    except (HrbenchError, OSError):
+        evidence = None
+    yield evidence
+    if not loaded:
+        run.__dict__.pop("evidence", None)
+
+
+def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    pro, roc = (np.mean(curves, axis=0) for curves in zip(*pairs, strict=True))
+    return pro, roc
+
+
+def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> list[Path]:
+    """Write all plots as PNG and SVG, and return their paths.
+
+    For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and, where it
+    has several, the same for each of them as ``DATASET-CATEGORY-...``. Curves need the runs' evidence.
+    """
+    summary = summarise(runs, protocol)
+    material = gather(runs, summary)
+    paths = []
+    for dataset in summary.notes:
+        names = summary.category_names(dataset)
+        for category in ["", *names] if len(names) > 1 else [""]:
+            stem = "-".join(safe_name(part) for part in (dataset, category) if part)
+            for kind, figure in figures(summary, material, dataset, category).items():
+                paths += save(figure, Path(destination) / f"{stem}-{kind}")
+    return paths
+
+
+def figures(summary: Summary, material: Material, dataset: str, category: str = "") -> dict[str, Figure]:
+    """Draw the plots of a category, or of the average over all (``""``): sizes, diameters and curves."""
+    sheet = _Sheet(summary, material, dataset, category)
+    if not sheet.shown:
+        return {}
+    protocol, title = summary.protocol, sheet.title()
+    axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
+    panels = [
+        ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
+        ("The same, cumulative (q4 = all)", sheet.bins(CUMULATIVE), sheet.series(CUMULATIVE)),
+    ]
+    drawn = {"sizes": draw_bins(panels, title, axis)}
+    if fixed := diameter_names(protocol.size_bins):
+        panels = [("Equivalent diameter of the defects, px", sheet.bins(fixed), sheet.series(fixed))]
+        drawn["diameters"] = draw_bins(panels, title, axis)
+    if curves := sheet.curves():
+        drawn["curves"] = draw_curves(FPR_GRID, curves, protocol, title)
+    return drawn
+
+
+class _Sheet:
+    """What the plots of one category, or of a dataset's average, have in common."""
+
+    def __init__(self, summary: Summary, material: Material, dataset: str, category: str) -> None:
+        self.summary, self.material, self.dataset, self.category = summary, material, dataset, category
+        self.cells = lookup(summary, dataset)
+        every = summary.category_names(dataset)
+        self.categories = [category] if category else every
+        board = summary.leaderboard[summary.leaderboard["dataset"] == dataset]
+        self.rows = board.join(summary.configurations["short"], on="configuration")
+        lacking = [category in missing for missing in self.rows["missing"]]
+        self.shown = self.rows[~np.array(lacking, bool)].to_dict("records")
+
+    def title(self) -> str:
+        if len(self.categories) == 1:
+            return f"{self.dataset} / {self.categories[0]}"
+        return f"{self.dataset}, mean over {len(self.categories)} categories"
+
+    def _one(self, row: Mapping[Any, Any], cells: Sequence[Cell] = ()) -> Series:
+        lacks = "" if self.category or not row["missing"] else f" (lacks {', '.join(row['missing'])})"
+        return Series(row["short"] + lacks, int(row["configuration"]), cells)
+
+    def series(self, subsets: Sequence[str]) -> list[Series]:
+        columns = size_columns(self.summary.protocol, subsets)
+        # The spread of an average over categories is no uncertainty of the average: no whiskers from it.
+        plain = {"minimum": math.nan, "maximum": math.nan} if len(self.categories) > 1 else {}
+        category = self.categories[0] if len(self.categories) == 1 else ""
+        return [
+            self._one(
+                row,
+                [
+                    dataclasses.replace(column.cell(self.cells, row["configuration"], category), **plain)
+                    for column in columns
+                ],
+            )
+            for row in self.shown
+        ]
+
+    def curves(self) -> list[tuple[Series, Floats, Floats]]:
+        drawn = []
+        for row in self.shown:
+            keys = [(self.dataset, name, row["configuration"]) for name in self.categories]
+            pairs = [self.material.curves[key] for key in keys if key in self.material.curves]
+            if pairs:
+                drawn.append((self._one(row), *_mean(pairs)))
+        return drawn
+
+    def bins(self, subsets: Sequence[str]) -> list[Bin]:
+        return [self._bin(column) for column in size_columns(self.summary.protocol, subsets)]
+
+    def _bin(self, column: Column) -> Bin:
+        counts, parts = [], [np.zeros(0)]
+        for name in self.categories:
+            counts.append(max(column.cell(self.cells, row["configuration"], name).n for row in self.shown))
+            areas = self.material.areas.get((self.dataset, name), parts[0])
+            if areas.size:
+                parts.append(areas[size_subsets(areas, self.summary.protocol.size_bins)[column.subset]])
+        pooled = np.concatenate(parts)
+        areas = tuple(float(a) for a in np.quantile(pooled, [0, 0.5, 1])) if pooled.size else ()
+        enough = sum(n >= MIN_COMPONENTS for n in counts)
+        return Bin(column.subset, sum(counts), areas, enough, len(counts))

@@ -1,0 +1,80 @@
+"""The rows of a leaderboard and what is written beside them, alike in every format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hrbench.report.columns import Column, best_two, number_text
+from hrbench.report.summary import Cell, Cells, Summary
+
+__all__ = ["footnotes", "interval_text", "leaderboard_rows", "marks", "numbers", "rank_text", "weights_text"]
+
+
+def leaderboard_rows(summary: Summary, dataset: str) -> list[dict[str, Any]]:
+    """Return the leaderboard rows of a dataset with the names of their configuration."""
+    board = summary.leaderboard
+    joined = board[board["dataset"] == dataset].join(summary.configurations, on="configuration")
+    return [dict(row) for row in joined.to_dict("records")]
+
+
+def weights_text(row: dict[str, Any]) -> str:
+    text = " ".join(part for part in (row["weights"], row["digest"]) if part)
+    return f"{text} (RANDOM)" if row["random"] else text
+
+
+def marks(row: dict[str, Any]) -> str:
+    return "†" * bool(row["missing"]) + "‡" * row["foreign"]
+
+
+def numbers(
+    rows: list[dict[str, Any]],
+    columns: Sequence[Column],
+    cells: Cells,
+    write: Callable[[Column, Cell, int], str],
+) -> list[list[str]]:
+    """Return the written numbers, row by row; only ranked rows compete for the emphasis."""
+    table = []
+    best = {
+        c.key: best_two(c, [c.cell(cells, r["configuration"]).shown for r in rows if r["rank"] == r["rank"]])
+        for c in columns
+    }
+    for row in rows:
+        line = []
+        for column in columns:
+            cell = column.cell(cells, row["configuration"])
+            text = number_text(column, cell.shown)
+            ranked = not math.isnan(row["rank"]) and text != "–"
+            place = best[column.key].index(text) + 1 if ranked and text in best[column.key] else 0
+            line.append(write(column, cell, place))
+        table.append(line)
+    return table
+
+
+def interval_text(cell: Cell) -> str:
+    if math.isnan(cell.shown) or math.isnan(cell.low) or math.isnan(cell.high):
+        return ""
+    return f"[{cell.low:.3f}, {cell.high:.3f}]"
+
+
+def rank_text(row: dict[str, Any]) -> str:
+    return "–" if math.isnan(row["rank"]) else f"{row['rank']:.0f}"
+
+
+def footnotes(summary: Summary, dataset: str) -> list[str]:
+    """Return what the marks mean and the notes of the dataset, in plain text."""
+    rows = leaderboard_rows(summary, dataset)
+    lines = [
+        f"† {row['label']}: not ranked, its average lacks {', '.join(row['missing'])}."
+        for row in rows
+        if row["missing"]
+    ]
+    if any(row["foreign"] for row in rows):
+        lines.append("‡ Not ranked, measured under other rules.")
+    if any(row["random"] for row in rows):
+        lines.append(
+            "RANDOM: the network's weights are random; such a row tests the plumbing, not the method."
+        )
+    lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
+    return lines + summary.notes[dataset]

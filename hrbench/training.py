@@ -1,0 +1,263 @@
+"""Normal training images as model inputs, and the one fit loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hrbench.data.sample import Sample
+from hrbench.errors import HrbenchError
+from hrbench.imaging import image_size, read_image
+from hrbench.method import Normals
+from hrbench.progress import track
+from hrbench.store import atomic
+from hrbench.views import Placement, View, to_unit
+
+__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "seeded"]
+
+CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
+WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
+CHECKPOINT_SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's generator set to `seed`, deterministic kernels, and restore both after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+class ViewedNormals:
+    """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    view : View
+    """
+
+    def __init__(self, samples: Sequence[Sample], view: View) -> None:
+        self.samples = samples
+        self.view = view
+        self._cache: OrderedDict[int, tuple[Tensor, Placement]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = Lock()
+
+    @cached_property
+    def _tiles(self) -> list[int]:
+        return [len(self.view.place(image_size(sample.image))) for sample in self.samples]
+
+    def __len__(self) -> int:
+        """Return the number of model inputs."""
+        return sum(self._tiles)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield every input once, image after image: (3, h, w) float32 in [0, 1]."""
+        for index, tiles in enumerate(self._tiles):
+            for tile in range(tiles):
+                yield to_unit(self._cut(index, tile), torch.device("cpu"))
+
+    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
+
+        def load(chosen: list[tuple[int, int]]) -> Tensor:
+            return torch.stack([self._cut(*item) for item in chosen])
+
+        stream = self._stream(seed)
+        for _ in range(start * batch_size):
+            next(stream)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = None
+            for _ in range(start, steps):
+                following = pool.submit(load, [next(stream) for _ in range(batch_size)])
+                if waiting is not None:
+                    yield to_unit(waiting.result(), torch.device("cpu"))
+                waiting = following
+            if waiting is not None:
+                yield to_unit(waiting.result(), torch.device("cpu"))
+
+    def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
+        """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            images = rng.permutation(len(self.samples))
+            for first in range(0, len(images), WINDOW):
+                window = [(int(i), t) for i in images[first : first + WINDOW] for t in range(self._tiles[i])]
+                yield from (window[k] for k in rng.permutation(len(window)))
+            epoch += 1
+
+    def _cut(self, index: int, tile: int) -> Tensor:
+        prepared, placement = self._prepared(index)
+        return placement.cut(prepared, tile)
+
+    def _prepared(self, index: int) -> tuple[Tensor, Placement]:
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        entry = self.view.prepare(read_image(self.samples[index].image))
+        with self._lock:
+            if index not in self._cache:
+                self._cache[index] = entry
+                self._cached_bytes += entry[0].nbytes
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                _, (dropped, _) = self._cache.popitem(last=False)
+                self._cached_bytes -= dropped.nbytes
+        return entry
+
+
+class Fit:
+    """One fit of one method: the :class:`hrbench.method.FitContext` that ``fit`` receives.
+
+    Parameters
+    ----------
+    method : nn.Module
+    held_out : Normals
+        Normal training images that the fit does not see.
+    seed : int
+    device : torch.device
+    checkpoint : Path, optional
+        Where the state of an unfinished fit is kept; an interrupted fit continues from it and ends with the
+        same weights, for batches and random numbers depend only on seed and step.
+    label : str
+        Prefix of progress bars.
+    """
+
+    def __init__(
+        self,
+        method: nn.Module,
+        *,
+        held_out: Normals,
+        seed: int,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        label: str = "",
+    ) -> None:
+        self.method = method
+        self.held_out = held_out
+        self.seed = seed
+        self.device = device
+        self.checkpoint = checkpoint
+        self.label = label
+        self._stage = -1
+        self._saved = _load_checkpoint(checkpoint)
+        self._finished: list[list[float]] = list(self._saved.get("finished", []))
+
+    def train(
+        self,
+        normals: Normals,
+        loss: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        batch_size: int,
+        description: str = "fit",
+    ) -> list[float]:
+        """Run the fit loop; see :meth:`hrbench.method.FitContext.train`."""
+        self._stage += 1
+        if self._saved:
+            load_learnt_state(self.method, self._saved["method"])
+        if self._stage < len(self._finished):
+            return self._finished[self._stage]
+        losses: list[float] = []
+        if self._saved:
+            if self._saved["losses"]:
+                optimizer.load_state_dict(self._saved["optimizer"])
+                losses = list(self._saved["losses"])
+            self._saved = {}
+        seed = self.seed * 1000 + self._stage
+        batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
+        saved_at = time.monotonic()
+        name = f"{self.label} {description}".strip()
+        for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
+            torch.manual_seed(seed * 1_000_003 + len(losses))  # a step's randomness does not depend on its past
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(to_unit(batch, self.device))
+            if not math.isfinite(float(value)):
+                raise HrbenchError(
+                    f"{name}: the loss is {float(value)} at step {len(losses) + 1} of {steps}; a lower lr may help"
+                )
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(value))
+            if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
+                self._save(losses, optimizer)
+                saved_at = time.monotonic()
+        self._finished.append(losses)
+        self._save([], optimizer)
+        return losses
+
+    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+        """Iterate under a progress bar."""
+        return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
+
+    def _save(self, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
+        if self.checkpoint is None:
+            return
+        state = {
+            "finished": self._finished,
+            "losses": losses,
+            "method": learnt_state(self.method),
+            "optimizer": optimizer.state_dict(),
+        }
+        with atomic(self.checkpoint) as path:
+            torch.save(state, path)
+
+
+def learnt_state(method: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict without frozen backbones (modules with a `provenance`): those are rebuilt by name."""
+    rebuilt = _rebuilt_prefixes(method)
+    return {
+        key: value.detach().to("cpu").contiguous()
+        for key, value in method.state_dict().items()
+        if not key.startswith(rebuilt)
+    }
+
+
+def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what :func:`learnt_state` gave into a method of the same options.
+
+    Raises
+    ------
+    HrbenchError
+        If keys or shapes differ.
+    """
+    own = {key: value for key, value in method.state_dict().items() if key in state}
+    shapes = [key for key, value in own.items() if value.shape != state[key].shape]
+    missing = set(learnt_state(method)) ^ set(state)
+    if missing or shapes:
+        odd = ", ".join(sorted({*missing, *shapes})[:5])
+        raise HrbenchError(f"saved weights do not fit {type(method).__name__} with these options: {odd}")
+    method.load_state_dict(state, strict=False)
+
+
+def _rebuilt_prefixes(method: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{name}." for name, module in method.named_modules() if hasattr(module, "provenance") and name)
+
+
+def _load_checkpoint(path: Path | None) -> dict:  # type: ignore[type-arg]
+    if path is None or not path.is_file():
+        return {}
+    try:
+        state: dict = torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[type-arg]
+    except Exception as error:
+        raise HrbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start the fit again") from None
+    return state

@@ -1,0 +1,285 @@
+"""Views: how a method looks at an image, and how its maps come back to the image's own grid.
+
+========================  ==================================================================================
+``whole:1036``            the whole image stretched to 1036 x 1036
+``whole:448x1120``        ... to height 448, width 1120
+``whole:1036:square``     centred in a square by repeating its borders, then resized
+``tiled:518:112``         tiles of 518 pixels that overlap by at least 112, at camera pitch
+``tiled:518:112@0.5``     the same on the image shrunk to half its size
+========================  ==================================================================================
+
+Every view is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile. Merging
+weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
+weights form a partition of unity by construction.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hrbench.errors import HrbenchError
+
+__all__ = ["Canvas", "Placement", "View", "to_unit", "to_uint8_tensor", "tile_starts"]
+
+_PATTERN = re.compile(
+    r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
+    r"|tiled:(?P<tile>\d+):(?P<overlap>\d+)(@(?P<scale>[0-9.]+))?"
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A parsed view.
+
+    Attributes
+    ----------
+    text : str
+        As the user wrote it.
+    tile : (int, int)
+        Height and width of a model input.
+    overlap : int or None
+        Least overlap of neighbouring tiles in pixels; None for a whole view.
+    scale : float
+        Of the image before tiling.
+    square : bool
+        Pad to a square first.
+    """
+
+    text: str
+    tile: tuple[int, int]
+    overlap: int | None = None
+    scale: float = 1.0
+    square: bool = False
+
+    @staticmethod
+    def parse(text: str) -> View:
+        """Read a view from its text; anything else is an error that shows the forms."""
+        match = _PATTERN.fullmatch(text)
+        forms = "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE"
+        if not match:
+            raise HrbenchError(f"view {text!r}: expected {forms}, sizes in pixels")
+        if match["height"]:
+            height, width = int(match["height"]), int(match["width"] or match["height"])
+            view = View(text, (height, width), square=bool(match["square"]))
+        else:
+            tile, overlap = int(match["tile"]), int(match["overlap"])
+            scale = _number(match["scale"] or "1")
+            if not (overlap < tile and 0 < scale <= 1):
+                raise HrbenchError(f"view {text!r}: expected an overlap below the tile and a scale in (0, 1]")
+            view = View(text, (tile, tile), overlap, scale)
+        if min(view.tile) < 1 or (view.square and view.tile[0] != view.tile[1]):
+            raise HrbenchError(f"view {text!r}: expected {forms}, sizes of at least one pixel")
+        return view
+
+    def check_multiple(self, multiple: int, method: str) -> None:
+        """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
+        for size in self.tile:
+            if size % multiple:
+                low = size // multiple * multiple
+                near = " or ".join(str(x) for x in (low, low + multiple) if x)
+                raise HrbenchError(
+                    f"view {self.text!r}: {method} needs sizes that are multiples of {multiple}, {size} is not; use {near}"
+                )
+
+    def place(self, size: tuple[int, int]) -> Placement:
+        """Return where the tiles of an image of `size` (H, W) lie."""
+        height, width = size
+        pad = (0, 0, 0, 0)
+        if self.square:
+            side = max(size)
+            top, left = (side - height) // 2, (side - width) // 2
+            pad = (left, side - width - left, top, side - height - top)
+        if self.overlap is None:
+            grid = self.tile
+        else:
+            grid = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
+        overlap = self.overlap or 0
+        return Placement(
+            size, pad, grid, self.tile, *(tile_starts(n, t, overlap) for n, t in zip(grid, self.tile, strict=True))
+        )
+
+    def prepare(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
+        """Pad and resize an (H, W, 3) image to the grid that tiles are cut from.
+
+        Returns
+        -------
+        Tensor
+            (3, h, w) uint8, or float32 in [0, 1] for 16-bit images.
+        Placement
+        """
+        height, width = image.shape[:2]
+        placement = self.place((height, width))
+        tensor = to_uint8_tensor(image)
+        if any(placement.pad):
+            tensor = _edge_pad(tensor, placement.pad)
+        if tensor.shape[1:] != placement.grid:
+            tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
+            if tensor.is_floating_point():
+                tensor = tensor.clamp(0, 1)
+        missing = [max(0, t - n) for t, n in zip(placement.tile, placement.grid, strict=True)]
+        if any(missing):
+            tensor = _edge_pad(tensor, (0, missing[1], 0, missing[0]))
+        return tensor, placement
+
+    def split(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
+        """Return all tiles of an image, (T, 3, h, w) uint8 or float32 in [0, 1], and their placement."""
+        prepared, placement = self.prepare(image)
+        return torch.stack([placement.cut(prepared, index) for index in range(len(placement))]), placement
+
+    def merge(self, tiles: Tensor, placement: Placement) -> Tensor:
+        """Blend the maps of all tiles, (T, h', w') at any stride, into the native (H, W) float32 map."""
+        canvas = Canvas(placement, tiles.device)
+        for index, tile in enumerate(tiles):
+            canvas.add(index, tile)
+        return canvas.result()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tiles of one image lie.
+
+    Attributes
+    ----------
+    native : (int, int)
+        Height and width of the image.
+    pad : (int, int, int, int)
+        Left, right, top, bottom padding to a square, in native pixels.
+    grid : (int, int)
+        Size after padding and resizing.
+    tile : (int, int)
+    rows, columns : tuple of int
+        Starts of the tiles on each axis of the grid.
+    """
+
+    native: tuple[int, int]
+    pad: tuple[int, int, int, int]
+    grid: tuple[int, int]
+    tile: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+    def cut(self, prepared: Tensor, index: int) -> Tensor:
+        """Return tile `index`, row by row, of a prepared (3, h, w) image."""
+        row, column = divmod(index, len(self.columns))
+        top, left = self.rows[row], self.columns[column]
+        return prepared[:, top : top + self.tile[0], left : left + self.tile[1]]
+
+    @cached_property
+    def windows(self) -> tuple[Tensor, Tensor]:
+        """Weights (tiles of the axis, tile length) of both axes; over each pixel they sum to one."""
+        return (
+            _windows(self.rows, self.tile[0], self.grid[0]),
+            _windows(self.columns, self.tile[1], self.grid[1]),
+        )
+
+
+class Canvas:
+    """The growing merged map of one image; holds one map, however many tiles there are.
+
+    Parameters
+    ----------
+    placement : Placement
+    device : torch.device
+    """
+
+    def __init__(self, placement: Placement, device: torch.device) -> None:
+        self.placement = placement
+        height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
+        self._sum = torch.zeros((height, width), device=device)
+        self._windows = tuple(window.to(device) for window in placement.windows)
+
+    def add(self, index: int, tile: Tensor) -> None:
+        """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
+        placement = self.placement
+        row, column = divmod(index, len(placement.columns))
+        full = _resize(tile.float(), placement.tile)
+        weighted = full * self._windows[0][row, :, None] * self._windows[1][column, None, :]
+        top, left = placement.rows[row], placement.columns[column]
+        self._sum[top : top + placement.tile[0], left : left + placement.tile[1]] += weighted
+
+    def add_decision(self, index: int, tile: Tensor) -> None:
+        """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile calls it."""
+        placement = self.placement
+        row, column = divmod(index, len(placement.columns))
+        full = F.interpolate(tile[None, None].float(), placement.tile, mode="nearest-exact")[0, 0]
+        top, left = placement.rows[row], placement.columns[column]
+        part = self._sum[top : top + placement.tile[0], left : left + placement.tile[1]]
+        torch.maximum(part, full, out=part)
+
+    def result(self, *, nearest: bool = False) -> Tensor:
+        """Return the (H, W) float32 map on the native grid."""
+        placement = self.placement
+        left, right, top, bottom = placement.pad
+        height, width = placement.native
+        merged = self._sum[: placement.grid[0], : placement.grid[1]]
+        padded = (height + top + bottom, width + left + right)
+        if nearest:
+            merged = F.interpolate(merged[None, None], padded, mode="nearest-exact")[0, 0]
+        else:
+            merged = _resize(merged, padded)
+        return merged[top : top + height, left : left + width].contiguous()
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
+    """Return where tiles start on an axis: a regular step, the last one shifted inward to the border."""
+    last = max(0, length - tile)
+    return (*range(0, last, tile - overlap), last)
+
+
+def to_uint8_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Tensor:
+    """Return an (H, W, 3) image as (3, H, W): uint8 as it is, uint16 as float32 in [0, 1]."""
+    if image.dtype == np.uint16:
+        return torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+
+
+def to_unit(batch: Tensor, device: torch.device) -> Tensor:
+    """Return a batch on the device as float32 in [0, 1]; uint8 travels and is divided there."""
+    moved = batch.to(device, non_blocking=True)
+    return moved if moved.is_floating_point() else moved.float() / 255
+
+
+def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
+    """Return triangular windows, clipped to a plateau, that are normalised to sum to one at every pixel."""
+    steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    ramp = max([tile - step for step in steps], default=1)
+    position = torch.arange(tile, dtype=torch.float64) + 0.5
+    window = torch.minimum(position, tile - position).clamp(max=max(1, ramp)) / max(1, ramp)
+    total = torch.zeros(max(length, tile), dtype=torch.float64)
+    for start in starts:
+        total[start : start + tile] += window
+    return torch.stack([window / total[start : start + tile] for start in starts]).float()
+
+
+def _resize(single: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(single.shape) == size:
+        return single
+    return F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _edge_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    left, right, top, bottom = pad
+    rows = torch.arange(-top, tensor.shape[1] + bottom).clamp(0, tensor.shape[1] - 1)
+    columns = torch.arange(-left, tensor.shape[2] + right).clamp(0, tensor.shape[2] - 1)
+    return tensor[:, rows][:, :, columns]
+
+
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

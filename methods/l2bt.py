@@ -1,0 +1,169 @@
+"""L2BT: two students translate between two layers of a frozen vision transformer.
+
+Costanzino et al., "Looking for Tiny Defects via Forward-Backward Feature Transfer", arXiv 2407.04092;
+IEEE Access 13, 109624-109637 (2025), doi 10.1109/ACCESS.2025.3582900. Per patch token, a forward student
+predicts the last layer's feature from a middle layer's, a backward student the reverse. On normal images both
+succeed; the product of their errors is the anomaly map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrbench.backbones import load_tokens, token_depth
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+
+__all__ = ["L2BT"]
+
+_PADDINGS = ("reflect", "zero")
+_BLUR = (5, 5, 5, 5, 5, 7, 7, 7)  # box widths in native pixels: variance 22 per axis, sigma 4.69
+
+
+class L2BT(Method):
+    """L2BT with any timm vision transformer as teacher.
+
+    Parameters
+    ----------
+    teacher : str
+        A timm ViT; the paper's is DINOv2 ViT-B/14 with registers.
+    weights : str
+        ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+    blocks : sequence of two int, optional
+        Zero-based blocks j < k between which the students translate; by default the one at two thirds of the
+        depth and the last: 7 and 11 of 12.
+    lr : float
+        Of Adam; constant.
+    batch_size : int
+        Inputs per training step.
+    steps : int, optional
+        Training steps.
+    epochs : int, optional
+        Passes over the training inputs, instead of `steps`.
+    blur_padding : str
+        Of the final blur: ``reflect``, or ``zero`` as in the paper, which darkens the map's borders (to 0.28
+        at an edge, 0.08 at a corner).
+    """
+
+    title = "L2BT"
+    paper = "Costanzino et al., arXiv 2407.04092"
+    weights_licence = "DINOv2 (default teacher): Apache-2.0; others: see timm"
+    image_score = "top:0.001"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset("whole:1036:square", {"steps": None, "epochs": 50, "blur_padding": "zero"}),
+        "native": Preset("tiled:518:112"),
+        "demo": Preset(
+            "tiled:256:64",
+            {
+                "teacher": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+                "weights": "random",
+                "lr": 1e-3,
+                "steps": 60,
+            },
+        ),
+    }
+
+    def __init__(
+        self,
+        teacher: str = "vit_base_patch14_reg4_dinov2.lvd142m",
+        weights: str = "pretrained",
+        blocks: Sequence[int] | None = None,
+        lr: float = 1e-4,
+        batch_size: int = 4,
+        steps: int | None = 10000,
+        epochs: int | None = None,
+        blur_padding: str = "reflect",
+    ) -> None:
+        super().__init__()
+        if blur_padding not in _PADDINGS:
+            raise unknown_name("blur_padding of l2bt", blur_padding, _PADDINGS)
+        if (steps is None) == (epochs is None):
+            raise HrbenchError(f"l2bt: expected steps or epochs, one of them; got {steps} and {epochs}")
+        if blocks is None:
+            depth = token_depth(teacher)
+            blocks = (2 * depth // 3 - 1, depth - 1)
+        if len(blocks) != 2:
+            raise HrbenchError(f"blocks {list(blocks)} of l2bt: expected two")
+        self.teacher = load_tokens(teacher, weights, blocks, norm=True)
+        self.multiple = self.teacher.patch
+        self.forward_student = student(self.teacher.width)
+        self.backward_student = student(self.teacher.width)
+        self._lr, self._batch_size, self._steps, self._epochs = lr, batch_size, steps, epochs
+        self._blur_padding = blur_padding
+
+    def fit(self, normals: Normals, context: FitContext) -> None:
+        """Train both students on the tokens of normal images (Adam, constant learning rate)."""
+        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self._lr)
+        steps = self._steps
+        if steps is None:
+            steps = (self._epochs or 1) * math.ceil(len(normals) / self._batch_size)
+        context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
+
+    def translate(self, batch: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return (predicted, actual) (B, N, C) float32 features of the middle and of the last block."""
+        middle, last = self.teacher(batch)
+        pairs = ((self.backward_student(last), middle), (self.forward_student(middle), last))
+        return [(predicted.float(), actual.float()) for predicted, actual in pairs]
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the sum over both directions of 1 - mean cosine: about 2 for fresh students, 0 at best."""
+        cosines = [
+            functional.cosine_similarity(p, a, dim=-1, eps=1e-6).mean() for p, a in self.translate(batch)
+        ]
+        return torch.stack([1 - c for c in cosines]).sum()
+
+    def predict(self, batch: Tensor) -> Prediction:
+        """Return the product of both directions' distances per patch, in [0, 4]."""
+        backward, forward = (distance(predicted, actual) for predicted, actual in self.translate(batch))
+        return Prediction({"anomaly": (backward * forward).reshape(len(batch), *self.teacher.grid(batch))})
+
+    def finish(self, maps: dict[str, Tensor]) -> Tensor:
+        """Blur the merged map in native pixels."""
+        return blur(maps["anomaly"], padding=self._blur_padding)
+
+
+def student(width: int) -> nn.Sequential:
+    """Return the per-token network: three linear layers of one width, GELU between."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+    )
+
+
+def distance(predicted: Tensor, actual: Tensor) -> Tensor:
+    """Return the distance of the directions of (..., C) vectors, sqrt(2 - 2 cos), in [0, 2].
+
+    Taken as the norm of the difference: near cos = 1 the root of 2 - 2 cos is mostly rounding error.
+    """
+    difference = functional.normalize(predicted, dim=-1) - functional.normalize(actual, dim=-1)
+    return torch.linalg.vector_norm(difference, dim=-1)
+
+
+def blur(map_: Tensor, *, padding: str = "reflect") -> Tensor:
+    """Blur an (H, W) map: five passes of a 5x5 box, then three of a 7x7 box.
+
+    Parameters
+    ----------
+    map_ : Tensor
+        (H, W) float32 on the image's own grid.
+    padding : str
+        ``reflect`` keeps a constant map constant; ``zero`` is the paper's.
+    """
+    x: Tensor = map_[None, None]
+    for width in _BLUR:
+        # One axis at a time: the same box, a third of the additions.
+        for axis, kernel in ((2, (width, 1)), (3, (1, width))):
+            margin = (kernel[0] // 2, kernel[1] // 2)
+            if padding == "reflect":
+                # A map thinner than the margin cannot be reflected; its border value is the next best.
+                mode = "reflect" if x.shape[axis] > width // 2 else "replicate"
+                x = functional.pad(x, (margin[1], margin[1], margin[0], margin[0]), mode=mode)
+                margin = (0, 0)
+            x = functional.avg_pool2d(x, kernel, stride=1, padding=margin)
+    blurred: Tensor = x[0, 0]
+    return blurred

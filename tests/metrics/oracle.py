@@ -1,0 +1,64 @@
+"""Brute-force definitions of the metrics: slow, literal, independent of the code under test."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.measure import label
+
+
+def components(masks):
+    """Return (image index, boolean mask) of every 8-connected component."""
+    found = []
+    for index, mask in enumerate(masks):
+        labels = label(mask, connectivity=2)
+        found += [(index, labels == number) for number in range(1, labels.max() + 1)]
+    return found
+
+
+def thresholds(maps):
+    """Return every distinct score, highest first."""
+    return np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]
+
+
+def pro_points(maps, masks, chosen=None):
+    """Return the PRO curve over all thresholds as (FPR, PRO), starting at (0, 0)."""
+    parts = components(masks)
+    parts = parts if chosen is None else [part for part, keep in zip(parts, chosen, strict=True) if keep]
+    normal = np.concatenate([m[~k] for m, k in zip(maps, masks, strict=True)])
+    points = [(0.0, 0.0)]
+    for t in thresholds(maps):
+        overlap = np.mean([np.mean(maps[index][part] >= t) for index, part in parts])
+        points.append((np.mean(normal >= t), overlap))
+    return np.array(points)
+
+
+def area_up_to(points, limit):
+    """Integrate a curve with straight lines from 0 to `limit`, divided by `limit`."""
+    total = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 >= limit or x1 == x0:
+            continue
+        end = min(x1, limit)
+        y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        total += (end - x0) * (y0 + y_end) / 2
+    return total / limit
+
+
+def aupro(maps, masks, limit, chosen=None):
+    """Return AUPRO at an FPR limit by the definition."""
+    return area_up_to(pro_points(maps, masks, chosen), limit)
+
+
+def best_iou(maps, masks):
+    """Return the highest pooled IoU over all thresholds."""
+    scores = np.concatenate([m.ravel() for m in maps])
+    defect = np.concatenate([k.ravel() for k in masks])
+    return max(np.sum(defect & (scores >= t)) / np.sum(defect | (scores >= t)) for t in np.unique(scores))
+
+
+def best_mean_iou(maps, masks):
+    """Return the highest mean IoU of the defective images over all common thresholds."""
+    pairs = [(m, k) for m, k in zip(maps, masks, strict=True) if k.any()]
+    return max(
+        np.mean([np.sum(k & (m >= t)) / np.sum(k | (m >= t)) for m, k in pairs]) for t in thresholds(maps)
+    )

@@ -1,0 +1,309 @@
+"""The public `evaluate` against brute force, closed forms and what must not change a result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metrics import oracle
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import hrbench
+from hrbench.evidence import Evidence
+
+LIMITS = (0.30, 0.10, 0.05, 0.01)
+
+
+def random_case(seed, images=5, levels=None, dtype=np.float32):
+    """Maps with many ties (`levels` distinct scores) and masks with several components, sizes differing."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for index in range(images):
+        size = rng.integers(8, 24, 2)
+        mask = np.zeros(size, bool)
+        for _ in range(index % 3 * 2):
+            y, x = rng.integers(0, size)
+            mask[y : y + rng.integers(1, 5), x : x + rng.integers(1, 5)] = True
+        scores = rng.normal(size=size) + 1.5 * mask
+        if levels:
+            scores = np.round(scores * levels / 6) / levels * 6
+        maps.append(scores.astype(dtype))
+        masks.append(mask)
+    masks[1][2, 2] = True
+    return maps, masks
+
+
+def rows(frame, metric, subset="all"):
+    found = frame[(frame["metric"] == metric) & (frame["subset"] == subset)]
+    return dict(zip(found["fpr_limit"], zip(found["value"], found["error_bound"], strict=True), strict=True))
+
+
+@pytest.mark.parametrize("levels", [3, 12, 60, None])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_exact_aupro_equals_brute_force(levels, dtype):
+    maps, masks = random_case(levels or 1, levels=levels, dtype=dtype)
+    result = hrbench.evaluate(maps, masks, exact=True)
+    areas = result.evidence.components["area"].to_numpy()
+    edges = [*np.quantile(areas, [0.25, 0.5, 0.75]), np.inf]
+    oracle_areas = np.array([part.sum() for _, part in oracle.components(masks)])
+    cases = {"all": oracle_areas > 0}
+    cases |= {f"q{i + 1}": oracle_areas <= edge for i, edge in enumerate(edges)}
+    cases |= {"medium": (oracle_areas > edges[1]) & (oracle_areas <= edges[2])}
+    for subset, chosen in cases.items():
+        for limit, (value, bound) in rows(result.frame, "aupro", subset).items():
+            assert value == pytest.approx(oracle.aupro(maps, masks, limit, chosen), abs=1e-9)
+            assert bound == 0
+
+
+@given(seed=st.integers(0, 10**6), levels=st.sampled_from([5, 40, None]), scale=st.sampled_from([1, 1e-3, 50]))
+def test_one_pass_holds_the_exact_value_within_its_bound(seed, levels, scale):
+    maps, masks = random_case(seed, levels=levels)
+    maps = [1000 + m * scale for m in maps]  # few of the kept 22 bits vary: wide bins
+    exact = hrbench.evaluate(maps, masks, exact=True, threshold=1000.5).frame
+    binned = hrbench.evaluate(maps, masks, threshold=1000.5).frame
+    assert binned[["metric", "subset", "n"]].equals(exact[["metric", "subset", "n"]])
+    difference = (binned["value"] - exact["value"]).abs()
+    slack = binned["error_bound"] + exact["error_bound"] + 1e-12
+    assert (difference.isna() | (difference <= slack)).all()
+
+
+def test_bins_are_wide_in_the_test_above():
+    maps, masks = random_case(3)
+    frame = hrbench.evaluate([1000 + 1e-3 * m.astype(np.float64) for m in maps], masks).frame
+    assert frame.loc[frame["metric"] == "aupro", "error_bound"].max() > 0.01
+
+
+@pytest.mark.parametrize("levels", [4, 30, None])
+@pytest.mark.parametrize("exact", [True, False])
+def test_other_metrics_equal_independent_code(levels, exact):
+    maps, masks = random_case(7, images=8, levels=levels)
+    result = hrbench.evaluate(maps, masks, exact=exact)
+    scores = np.concatenate([m.ravel() for m in maps])
+    truth = np.concatenate([k.ravel() for k in masks])
+    image_scores = [m.max() for m in maps]
+    labels = [k.any() for k in masks]
+    expected = {
+        "pixel_auroc": roc_auc_score(truth, scores),
+        "pixel_ap": average_precision_score(truth, scores),
+        "image_auroc": roc_auc_score(labels, image_scores),
+        "image_ap": average_precision_score(labels, image_scores),
+        "iou_oracle": oracle.best_iou(maps, masks),
+        "miou_oracle": oracle.best_mean_iou(maps, masks),
+    }
+    for metric, value in expected.items():
+        ((found, bound),) = rows(result.frame, metric).values()
+        tolerance = 1e-5 if metric == "miou_oracle" else 1e-9
+        assert abs(found - value) <= bound + tolerance, metric
+        assert bound < (2e-5 if exact else 0.1)
+
+
+def test_threshold_metrics_by_hand():
+    mask = np.zeros((10, 10), bool)
+    mask[:2, :5] = True
+    scores = np.zeros((10, 10), np.float32)
+    scores[:2, :4] = 2  # 8 of 10 defect pixels
+    scores[9, :4] = 2  # 4 false
+    result = hrbench.evaluate([scores, np.zeros((10, 10))], [mask, None], threshold=1.0)
+    assert result.value("iou") == pytest.approx(8 / 14)
+    assert result.value("miou") == pytest.approx(8 / 14)
+    assert result.value("f1") == pytest.approx(16 / 22)
+    assert result.value("fpr") == pytest.approx(4 / 190)
+
+
+def test_threshold_comes_from_normal_maps_only():
+    maps, masks = random_case(5)
+    rng = np.random.default_rng(0)
+    normals = [rng.normal(size=(50, 50)).astype(np.float32) for _ in range(4)]
+    result = hrbench.evaluate(maps, masks, normal_maps=normals)
+    threshold = hrbench.metrics.automatic_threshold(result.evidence, result.protocol.threshold)
+    pooled = np.concatenate([m.ravel() for m in normals])
+    assert np.mean(pooled >= threshold) <= 0.001
+    assert np.mean(pooled >= threshold * (1 - 2**-11)) >= 0.0009
+    called = [m >= threshold for m in maps]
+    hits = sum(np.sum(c & k) for c, k in zip(called, masks, strict=True))
+    union = sum(np.sum(c | k) for c, k in zip(called, masks, strict=True))
+    assert result.value("iou") == pytest.approx(hits / union, abs=1e-12)
+    assert np.isnan(hrbench.evaluate(maps, masks).value("iou"))
+
+
+def test_sigma_rule():
+    maps, masks = random_case(5)
+    normals = [np.full((8, 8), 1.0), np.full((8, 8), 3.0)]
+    rules = hrbench.load_protocol("native")
+    from dataclasses import replace
+
+    rules = replace(rules, threshold=replace(rules.threshold, rule="mean+k*sigma", k=3.0))
+    result = hrbench.evaluate(maps, masks, normal_maps=normals, protocol=rules)
+    assert hrbench.metrics.automatic_threshold(result.evidence, rules.threshold) == pytest.approx(5.0, rel=2**-12)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_closed_forms(exact):
+    _, masks = random_case(2)
+    perfect = hrbench.evaluate([k.astype(float) for k in masks], masks, exact=exact).frame
+    ranked = perfect["metric"].isin(["aupro", "rho", "pixel_auroc", "pixel_ap", "iou_oracle", "miou_oracle"])
+    assert perfect.loc[ranked & (perfect["n"] > 0), "value"].dropna().eq(1).all()
+    inverted = hrbench.evaluate([1.0 - k for k in masks], masks, exact=exact)
+    assert inverted.value("pixel_auroc") == 0
+    constant = hrbench.evaluate([np.full(k.shape, 7.0) for k in masks], masks, exact=exact)
+    assert constant.value("pixel_auroc") == 0.5
+    for limit in LIMITS:
+        assert constant.value("aupro", fpr_limit=limit) == pytest.approx(limit / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "transform", [np.exp, lambda x: x * 5 + 20, lambda x: np.arctan(x), lambda x: x - 1000], ids=str
+)
+def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
+    maps, masks = random_case(11)
+    maps = [m.astype(np.float64) for m in maps]
+    before = hrbench.evaluate(maps, masks).frame
+    after = hrbench.evaluate([transform(m) for m in maps], masks).frame
+    rank = ~before["metric"].isin(["iou", "miou", "f1", "fpr"])
+    difference = (before["value"] - after["value"]).abs()[rank]
+    slack = (before["error_bound"] + after["error_bound"])[rank] + 2e-5
+    assert (difference.isna() | (difference <= slack)).all()
+
+
+def test_float16_maps_are_exact_in_one_pass():
+    maps, masks = random_case(13, dtype=np.float16)
+    exact = hrbench.evaluate(maps, masks, exact=True).frame
+    binned = hrbench.evaluate(maps, masks).frame
+    same = binned["metric"] != "miou_oracle"
+    assert np.array_equal(binned["value"][same], exact["value"][same], equal_nan=True)
+    assert binned["error_bound"][same].dropna().eq(0).all()
+
+
+def test_zero_signs_are_equal():
+    mask = np.array([[True, False]])
+    assert hrbench.evaluate([np.array([[-0.0, 0.0]])], [mask]).value("pixel_auroc") == 0.5
+
+
+def test_long_scratch_is_one_component_and_touching_corners_join():
+    mask = np.zeros((4, 3000), bool)
+    mask[1] = True
+    diagonal = np.eye(30, dtype=bool)
+    result = hrbench.evaluate([np.zeros(mask.shape), np.zeros(diagonal.shape)], [mask, diagonal])
+    assert result.components["area"].tolist() == [3000, 30]
+
+
+def test_more_than_65535_components():
+    mask = np.zeros((600, 600), bool)
+    mask[::2, ::2] = True
+    result = hrbench.evaluate([np.random.default_rng(0).random(mask.shape)], [mask])
+    assert len(result.components) == 90_000
+
+
+def test_size_subsets_of_the_published_scheme():
+    sizes = [10, 20, 30, 40]
+    masks = [np.pad(np.ones((1, size), bool), 2) for size in sizes]
+    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).frame
+    n = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["n"]
+    assert n[["q1", "q2", "q3", "q4"]].tolist() == [1, 2, 3, 4]
+    assert n[["tiny", "small", "medium", "large"]].tolist() == [1, 1, 1, 1]
+
+
+def test_fixed_bins_of_equivalent_diameter():
+    areas = np.array([1, 50, 51, 201, 202, 12867, 12868])  # a disc of 8 px has 50.3 px, one of 128 px 12868.0
+    subsets = hrbench.metrics.size_subsets(areas, hrbench.load_protocol("native").size_bins)
+    assert np.flatnonzero(subsets["d<8"]).tolist() == [0, 1]
+    assert np.flatnonzero(subsets["d8-16"]).tolist() == [2, 3]
+    assert np.flatnonzero(subsets["d16-32"]).tolist() == [4]
+    assert np.flatnonzero(subsets["d64-128"]).tolist() == [5]
+    assert np.flatnonzero(subsets["d>=128"]).tolist() == [6]
+
+
+def test_mask_codings_and_borders():
+    mask = np.zeros((9, 9))
+    mask[0, :3] = 255
+    mask[8, 8] = 2
+    scores = np.random.default_rng(1).random((9, 9))
+    coded = hrbench.evaluate([scores], [mask.astype(np.uint8)]).frame
+    plain = hrbench.evaluate([scores], [mask > 0]).frame
+    assert coded.equals(plain)
+
+
+def test_image_scores_override_the_rule():
+    maps, masks = random_case(3)
+    scores = [float(k.any()) for k in masks]
+    assert hrbench.evaluate(maps, masks, image_scores=scores).value("image_auroc") == 1.0
+
+
+def test_generators_are_read_once():
+    maps, masks = random_case(3)
+    listed = hrbench.evaluate(maps, masks).frame
+    assert hrbench.evaluate(iter(maps), (k for k in masks)).frame.equals(listed)
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        ([np.zeros((3, 4))], [np.ones((4, 3), bool)], r"shape \(3, 4\), expected \(4, 3\)"),
+        ([np.full((3, 3), np.nan)], [np.eye(3)], "9 NaN or infinite"),
+        ([np.full((3, 3), np.inf)], [np.eye(3)], "NaN or infinite"),
+        ([np.full((3, 3), 1e300)], [np.eye(3)], "exceeds the range of float32"),
+        ([np.zeros((3, 3, 3))], [None], r"expected \(H, W\)"),
+        ([np.zeros((3, 3))], [np.zeros((3, 3, 3))], r"mask 0: shape \(3, 3, 3\)"),
+        ([np.zeros((3, 3))], [None], "no defect pixel"),
+        ([np.zeros((3, 3))], [np.ones((3, 3))], "no normal pixel"),
+        ([np.zeros((3, 3))] * 2, [np.eye(3)], "masks end after 1"),
+        ([], [], "no images"),
+        ([np.array([["a"]])], [None], "expected real numbers"),
+    ],
+)
+def test_bad_input_is_named(maps, masks, message):
+    with pytest.raises(hrbench.HrbenchError, match=message):
+        hrbench.evaluate(maps, masks)
+
+
+def test_only_defective_images_leave_the_image_metrics_undefined():
+    result = hrbench.evaluate([np.random.default_rng(0).random((9, 9))], [np.eye(9)])
+    assert np.isnan(result.value("image_auroc"))
+    assert 0 <= result.value("pixel_auroc") <= 1
+
+
+def test_evidence_merges_in_any_order_and_survives_the_disk(tmp_path):
+    maps, masks = random_case(17, images=9)
+    whole = hrbench.evaluate(maps, masks).evidence
+    from hrbench.evidence import EvidenceCollector
+    from hrbench.protocol import ImageScoreRule
+
+    parts = []
+    for chosen in ([4, 0, 8], [7, 1, 2], [3, 5, 6]):
+        collector = EvidenceCollector(ImageScoreRule("max"))
+        for index in chosen:
+            collector.update(f"{index:06d}", maps[index], masks[index])
+        parts.append(collector.result())
+    for order in ([0, 1, 2], [2, 0, 1]):
+        merged = Evidence.merge([parts[i] for i in order])
+        merged.save(tmp_path / str(order[0]))
+        loaded = Evidence.load(tmp_path / str(order[0]))
+        for evidence in (merged, loaded):
+            assert evidence.images.equals(whole.images)
+            assert evidence.components.equals(whole.components)
+            for name in ("defect_scores", "normal_keys", "normal_counts"):
+                assert np.array_equal(getattr(evidence, name), getattr(whole, name))
+                assert getattr(evidence, name).dtype == getattr(whole, name).dtype
+    first, second = (tmp_path / "0" / "images.parquet", tmp_path / "2" / "images.parquet")
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(hrbench.HrbenchError, match="occurs twice"):
+        Evidence.merge([parts[0], parts[0]])
+
+
+def test_curves_integrate_to_the_metrics():
+    maps, masks = random_case(19, levels=20)
+    result = hrbench.evaluate(maps, masks, exact=True)
+    fpr, tpr = hrbench.metrics.roc_curve(result.evidence, points=10**6)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(result.value("pixel_auroc"), abs=1e-12)
+    for subset in ("all", "q1", "large"):
+        points = np.stack(hrbench.metrics.pro_curve(result.evidence, result.protocol, subset, 10**6), axis=1)
+        assert oracle.area_up_to(points, 0.05) == pytest.approx(result.value("aupro", subset, 0.05), abs=1e-9)
+
+
+def test_scoring_does_not_import_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, hrbench; hrbench.evaluate; import hrbench.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
