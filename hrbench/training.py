@@ -191,13 +191,14 @@ class Fit:
             torch.manual_seed(seed * 1_000_003 + len(losses))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             value = loss(to_unit(batch, self.device))
-            if not math.isfinite(float(value)):
+            number = float(value.detach())
+            if not math.isfinite(number):
                 raise HrbenchError(
-                    f"{name}: the loss is {float(value)} at step {len(losses) + 1} of {steps}; a lower lr may help"
+                    f"{name}: the loss is {number} at step {len(losses) + 1} of {steps}; a lower lr may help"
                 )
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses.append(float(value))
+            losses.append(number)
             if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
                 self._save(losses, optimizer)
                 saved_at = time.monotonic()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.metrics.curves import (
     Certified,
@@ -61,6 +62,11 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         If there is no defect pixel or no normal pixel at all.
     """
     require_defects(evidence)
+    if evidence.connectivity != protocol.connectivity:
+        raise HrbenchError(
+            f"protocol {protocol.name!r} asks for {protocol.connectivity}-connected components, the evidence was "
+            f"collected with {evidence.connectivity}: run the job again"
+        )
     scores, labels = evidence.images["score"].to_numpy(), evidence.images["label"].to_numpy()
     images, defective = labels.size, int(labels.sum())
     rows = _Rows([])

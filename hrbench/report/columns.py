@@ -20,7 +20,6 @@ __all__ = [
     "limit_text",
     "number_text",
     "overview_columns",
-    "printable",
     "size_columns",
     "size_text",
     "why_missing",
@@ -66,11 +65,6 @@ def limit_text(limit: float) -> str:
     return f"{limit:g}"
 
 
-def printable(text: str) -> str:
-    """Drop control characters and line breaks: names come from files and go to terminals and into SVG."""
-    return "".join(c for c in re.sub(r"\s+", " ", text) if c.isprintable())
-
-
 def size_text(subset: str) -> str:
     """Write the name of a size subset: ``d8-16`` as ``8–16``, ``tiny`` as it is."""
     if not re.match(r"d[<>\d]", subset):
@@ -107,7 +101,7 @@ def _aupro(protocol: Protocol) -> list[Column]:
 def _rho(protocol: Protocol) -> Column:
     limit = protocol.headline_fpr
     title = "Size robustness: mean AUPRO of q1..q4, times the smaller over the larger of q1 and q4"
-    return Column(f"rho@{limit_text(limit)}", "robust-", "ness ρ", "rho", limit=limit, title=title)
+    return Column(f"rho@{limit_text(limit)}", "robustness", "ρ", "rho", limit=limit, title=title)
 
 
 def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") -> list[Column]:
@@ -165,29 +159,24 @@ def category_columns(protocol: Protocol) -> list[Column]:
     precision = "Average precision"
     disjoint = "Size robustness with the disjoint quarters in place of the cumulative ones"
     mean_iou, dice = "Mean IoU over the defective images", "Pooled F1 (Dice)"
-    own = "at the method's own decision"
+    auto, own = "at the automatic threshold", "at the method's own decision"
+    called = "Share of normal pixels called defective at the"
     return [
         *auroc,
         Column("image_ap", "AP", "image", "image_ap", title=f"{precision} of image scores"),
         Column("pixel_ap", "AP", "pixel", "pixel_ap", title=f"{precision} of all native pixels"),
         *_aupro(protocol),
         _rho(protocol),
-        Column("rho_disjoint", "robust-", "ness ρ′", "rho_disjoint", limit=limit, title=disjoint),
-        _iou()[0],
-        Column("miou", "IoU", "mean", "miou", title=f"{mean_iou}, at the automatic threshold"),
-        Column("f1", "IoU", "F1", "f1", title=f"{dice} at the automatic threshold"),
-        Column(
-            "fpr",
-            "IoU",
-            "FPR",
-            "fpr",
-            title="Share of normal pixels above the automatic threshold",
-            contest=False,
-        ),
-        Column("iou_decision", "own decision", "IoU", "iou_decision", title=f"Pooled IoU {own}"),
-        Column("miou_decision", "own decision", "mean", "miou_decision", title=f"{mean_iou}, {own}"),
+        Column("rho_disjoint", "robustness", "ρ′", "rho_disjoint", limit=limit, title=disjoint),
+        Column("iou", auto, "IoU", "iou", title=_iou()[0].title),
+        Column("miou", auto, "mean IoU", "miou", title=f"{mean_iou}, at the automatic threshold"),
+        Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),
+        Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False),
+        Column("iou_decision", own, "IoU", "iou_decision", title=f"Pooled IoU {own}"),
+        Column("miou_decision", own, "mean IoU", "miou_decision", title=f"{mean_iou}, {own}"),
+        Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False),
         Column("iou_oracle", "oracle*", "IoU", "iou_oracle", title=_iou()[1].title),
-        Column("miou_oracle", "oracle*", "mean", "miou_oracle", title=f"{mean_iou}, best in hindsight"),
+        Column("miou_oracle", "oracle*", "mean IoU", "miou_oracle", title=f"{mean_iou}, best in hindsight"),
         Column("f1_oracle", "oracle*", "F1", "f1_oracle", title=f"{dice}, best in hindsight"),
         _speed(),
     ]
@@ -197,6 +186,8 @@ def number_text(column: Column, value: float) -> str:
     """Write a value: three decimals, speeds with three digits, an en dash for what is not there."""
     if math.isnan(value):
         return "–"
+    if column.metric.startswith("fpr"):
+        return f"{value:.2g}"
     if column.metric != THROUGHPUT:
         return f"{value:.3f}"
     if value <= 0:

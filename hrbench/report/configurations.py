@@ -1,4 +1,4 @@
-"""What a run is: the configuration it belongs to, what makes it comparable, and what a reader must be told."""
+"""What a run is: the configuration it belongs to, and what a reader must be told before comparing it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ import pandas as pd
 from hrbench.protocol import Protocol
 from hrbench.store import Run
 
-__all__ = ["THROUGHPUT", "describe", "identify", "remarks", "without_duplicates"]
+__all__ = ["THROUGHPUT", "describe", "identify", "printable", "remarks", "without_duplicates"]
 
 THROUGHPUT = "megapixels_per_second"
 """Name under which the measured speed stands beside the metrics."""
 
 _IDENTITY = ["method", "preset", "view", "weights_id", "options", "rules"]
 _LABEL = ["title", "preset", "view", "weights"]
+
+
+def printable(text: str) -> str:
+    """Drop control characters and line breaks: names come from files and go to terminals and into SVG."""
+    return "".join(c for c in re.sub(r"\s+", " ", text) if c.isprintable())
 
 
 def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
@@ -37,10 +42,10 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
         "category": dataset["category"],
         "images": dataset.get("index_sha256", ""),
         "method": method["name"],
-        "title": method.get("title") or method["name"],
-        "preset": str(method.get("preset") or "–"),
-        "view": str(config.get("view") or "–"),
-        "weights": ", ".join(_short_weights(text) for text in weights.values()) or "none",
+        "title": printable(str(method.get("title") or method["name"])),
+        "preset": printable(str(method.get("preset") or "–")),
+        "view": printable(str(config.get("view") or "–")),
+        "weights": printable(", ".join(_short_weights(text) for text in weights.values())) or "none",
         "weights_id": json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
         "random": any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
         "options": json.dumps(method.get("options") or {}, sort_keys=True, default=str),
@@ -54,7 +59,7 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
 def _short_weights(text: str) -> str:
     """Reduce ``mobilenetv2_100 file:/a/b.pth sha256:1f2e...`` to ``mobilenetv2_100 file``."""
     words = [word.partition(":")[0] for word in text.split() if not word.startswith("sha256:")]
-    return " ".join(words) or text
+    return " ".join("RANDOM" if word.lower() == "random" else word for word in words) or text
 
 
 def _weights_identity(text: str) -> str:
@@ -78,7 +83,7 @@ def without_duplicates(runs: pd.DataFrame, notes: dict[str, list[str]]) -> pd.Da
 
 
 def identify(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Number the configurations and give each a label that no other one has."""
+    """Give every configuration a number, and a label that no other one has."""
     runs = runs.sort_values([*_IDENTITY, "position"], kind="stable")
     runs = runs.assign(configuration=runs.groupby(_IDENTITY, sort=False).ngroup())
     table = runs.groupby("configuration")[[*_IDENTITY, "title", "weights", "random"]].first()
@@ -90,8 +95,8 @@ def identify(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     # A legend repeats nothing that is the same in all rows, but always names the method.
     differing = [name for name in _LABEL[1:] if table[name].nunique() > 1]
     table["short"] = [_join(row, ["title", *differing, "digest"]) for row in table.to_dict("records")]
-    hidden = table["random"] & ~table["short"].str.contains("random")
-    table.loc[hidden, "short"] += " · random weights"
+    hidden = table["random"] & ~table["short"].str.contains("RANDOM")
+    table.loc[hidden, "short"] += " · RANDOM weights"
     return runs.sort_values("position").reset_index(drop=True), table
 
 

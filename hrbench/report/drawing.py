@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,10 +14,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from hrbench.protocol import Protocol
-from hrbench.report.columns import limit_text, printable, size_text
+from hrbench.report.columns import size_text
+from hrbench.report.configurations import printable
 from hrbench.report.summary import Cell
 
 __all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "style"]
@@ -33,7 +36,7 @@ _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
 # Each occurs nowhere else in a figure: the page replaces them by its own colours in light and dark mode.
 INK, MUTED, GRID, PAPER = "#111213", "#616263", "#d9dadb", "#fefdfc"
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "text.parse_math": False,  # a name may hold dollar signs
@@ -181,7 +184,7 @@ def _mark_limits(axes: Axes, protocol: Protocol) -> None:
         colour = INK if main else MUTED
         axes.axvline(limit, color=colour, lw=1.1 if main else 0.6, ls="-" if main else ":", zorder=1)
         axes.annotate(
-            f"AUPRO@{limit_text(limit)}" if main else limit_text(limit), (limit, 0.02), xytext=(-2, 0),
+            f"{100 * limit:g} %" + ", headline" * main, (limit, 0.02), xytext=(-2, 0),
             textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=7, color=colour,
         )  # fmt: skip
 
@@ -194,8 +197,10 @@ def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tupl
         labels = [" " + printable(item.label) for item in series]
         columns = max(1, min(4, len(labels), _CHARACTERS // (max(map(len, labels), default=0) + 7)))
         rows = -(-len(labels) // columns)
-        figure = Figure(figsize=(_WIDTH, 3.3 + 0.2 * rows), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, wspace=0.03)
+        figure = Figure(
+            figsize=(_WIDTH, 3.3 + 0.2 * rows),
+            layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.05),
+        )
         yield figure, GridSpec(1, 2, figure)
         handles = []
         for item in series:

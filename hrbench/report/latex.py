@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-from hrbench.report.columns import Column, limit_text, number_text, overview_columns, printable
+from hrbench.report.columns import Column, limit_text, number_text, overview_columns
+from hrbench.report.configurations import printable
 from hrbench.report.rows import footnotes, interval_text, leaderboard_rows, marks, numbers
 from hrbench.report.summary import Cell, Summary, lookup
 

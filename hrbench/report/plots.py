@@ -98,12 +98,14 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
     return paths
 
 
-def figures(summary: Summary, material: Material, dataset: str, category: str = "") -> dict[str, Figure]:
+def figures(
+    summary: Summary, material: Material, dataset: str, category: str = "", *, titled: bool = True
+) -> dict[str, Figure]:
     """Draw the plots of a category, or of the average over all (``""``): sizes, diameters and curves."""
     sheet = _Sheet(summary, material, dataset, category)
     if not sheet.shown:
         return {}
-    protocol, title = summary.protocol, sheet.title()
+    protocol, title = summary.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
     panels = [
         ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
@@ -142,26 +144,23 @@ class _Sheet:
 
     def series(self, subsets: Sequence[str]) -> list[Series]:
         columns = size_columns(self.summary.protocol, subsets)
-        # The spread of an average over categories is no uncertainty of the average: no whiskers from it.
-        plain = {"minimum": math.nan, "maximum": math.nan} if len(self.categories) > 1 else {}
+        # With a single category its own cells: their spread is that over seeds, which whiskers may show.
         category = self.categories[0] if len(self.categories) == 1 else ""
-        return [
-            self._one(
-                row,
-                [
-                    dataclasses.replace(column.cell(self.cells, row["configuration"], category), **plain)
-                    for column in columns
-                ],
-            )
-            for row in self.shown
-        ]
+        drawn = []
+        for row in self.shown:
+            cells = [column.cell(self.cells, row["configuration"], category) for column in columns]
+            if not category:  # the spread over categories is no uncertainty of their average
+                cells = [dataclasses.replace(cell, minimum=math.nan, maximum=math.nan) for cell in cells]
+            drawn.append(self._one(row, cells))
+        return drawn
 
     def curves(self) -> list[tuple[Series, Floats, Floats]]:
         drawn = []
         for row in self.shown:
             keys = [(self.dataset, name, row["configuration"]) for name in self.categories]
             pairs = [self.material.curves[key] for key in keys if key in self.material.curves]
-            if pairs:
+            covered = len(self.categories) - (0 if self.category else len(row["missing"]))
+            if len(pairs) == covered:  # an average over what happens to have evidence left would mislead
                 drawn.append((self._one(row), *_mean(pairs)))
         return drawn
 
@@ -169,13 +168,15 @@ class _Sheet:
         return [self._bin(column) for column in size_columns(self.summary.protocol, subsets)]
 
     def _bin(self, column: Column) -> Bin:
-        counts, parts = [], [np.zeros(0)]
+        counts: list[int] = []
+        parts: list[npt.NDArray[np.int64]] = []
         for name in self.categories:
             counts.append(max(column.cell(self.cells, row["configuration"], name).n for row in self.shown))
-            areas = self.material.areas.get((self.dataset, name), parts[0])
-            if areas.size:
+            areas = self.material.areas.get((self.dataset, name))
+            if areas is not None and areas.size:
                 parts.append(areas[size_subsets(areas, self.summary.protocol.size_bins)[column.subset]])
-        pooled = np.concatenate(parts)
-        areas = tuple(float(a) for a in np.quantile(pooled, [0, 0.5, 1])) if pooled.size else ()
+        span: tuple[float, ...] = ()
+        if len(parts) == len(counts) and (pooled := np.concatenate(parts)).size:
+            span = tuple(float(area) for area in np.quantile(pooled, [0, 0.5, 1]))
         enough = sum(n >= MIN_COMPONENTS for n in counts)
-        return Bin(column.subset, sum(counts), areas, enough, len(counts))
+        return Bin(column.subset, sum(counts), span, enough, len(counts))

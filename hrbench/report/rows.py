@@ -20,12 +20,14 @@ def leaderboard_rows(summary: Summary, dataset: str) -> list[dict[str, Any]]:
 
 
 def weights_text(row: dict[str, Any]) -> str:
-    text = " ".join(part for part in (row["weights"], row["digest"]) if part)
-    return f"{text} (RANDOM)" if row["random"] else text
+    """Return the weights, with the digest of the options where rows would otherwise look alike."""
+    parts: tuple[str, str] = (row["weights"], row["digest"])
+    return " ".join(part for part in parts if part)
 
 
 def marks(row: dict[str, Any]) -> str:
-    return "†" * bool(row["missing"]) + "‡" * row["foreign"]
+    """Return the footnote marks of a row."""
+    return "†" * bool(row["missing"]) + "‡" * bool(row["foreign"])
 
 
 def numbers(
@@ -53,12 +55,14 @@ def numbers(
 
 
 def interval_text(cell: Cell) -> str:
+    """Return the confidence interval, ``[0.790, 0.834]``; nothing where there is none."""
     if math.isnan(cell.shown) or math.isnan(cell.low) or math.isnan(cell.high):
         return ""
     return f"[{cell.low:.3f}, {cell.high:.3f}]"
 
 
 def rank_text(row: dict[str, Any]) -> str:
+    """Return the rank; a dash for a row that cannot be compared."""
     return "–" if math.isnan(row["rank"]) else f"{row['rank']:.0f}"
 
 

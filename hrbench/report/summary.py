@@ -1,8 +1,9 @@
 """From runs to tidy frames: the one source of every table, page and plot.
 
-A *configuration* is what a leaderboard row stands for: method, preset, view, weights and options, measured under
-one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the plain (macro)
-mean over the categories. Nothing is left out silently: every mean carries how many values it had and should have had.
+A *configuration* is what a leaderboard row stands for: method, preset, view, weights and options, measured
+under one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the plain
+(macro) mean over the categories. Nothing is left out silently: every mean carries how many values it had and
+how many it should have had.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,14 +38,14 @@ class Cell:
         Mean, and the certified bound of its numerical error.
     low, high : float
         Confidence interval; NaN where there is none.
-    minimum, maximum, std : float
+    minimum, maximum : float
         Spread over the seeds (of a category) or over the categories (of a dataset).
     n : int
         Images, components or pixels behind it, over all categories.
     defined, total : int
         Number of values in the mean, and how many there would be if none were undefined.
     few : bool
-        Whether the size bin holds too few components for a number; `value` is then kept for hollow markers only.
+        Whether the size bin holds too few components for a number; `value` is then kept for hollow markers.
     """
 
     value: float = math.nan
@@ -54,7 +54,6 @@ class Cell:
     high: float = math.nan
     minimum: float = math.nan
     maximum: float = math.nan
-    std: float = math.nan
     n: int = 0
     defined: int = 0
     total: int = 0
@@ -76,12 +75,13 @@ class Summary:
     runs : DataFrame
         One row per run that counts: `position` (in the caller's list), configuration and origin.
     configurations : DataFrame
-        One row per configuration, indexed by its number: name parts, `label`, `short` and whether it is `random`.
+        One row per configuration, indexed by its number: the parts of its name, `label`, `short` (only what
+        tells it from the others) and whether its weights are `random`.
     leaderboard : DataFrame
         One row per dataset and configuration, best first: `rank` (NaN when not comparable), `seeds`,
         `categories` and the `missing` ones.
     categories, datasets : DataFrame
-        One row per dataset, configuration (, category), metric, subset and limit, with the fields of :class:`Cell`.
+        One row per dataset, configuration (, category), metric, subset and limit: the fields of :class:`Cell`.
     notes : dict of str to list of str
         Per dataset, what a reader must know before comparing rows.
     """
@@ -157,8 +157,7 @@ def _values(run: Run, protocol: Protocol) -> pd.DataFrame:
     if records.empty:
         return records
     speed = (run.config.get("cost") or {}).get(THROUGHPUT)
-    extra = dict.fromkeys(columns, math.nan)
-    extra |= {"metric": THROUGHPUT, "subset": "all", "value": math.nan if speed is None else float(speed)}
+    extra = {"metric": THROUGHPUT, "subset": "all", "value": math.nan if speed is None else float(speed)}
     return pd.concat([records, pd.DataFrame([extra])], ignore_index=True)
 
 
@@ -184,7 +183,7 @@ def _mean_over_categories(categories: pd.DataFrame) -> pd.DataFrame:
     # The categories' images are independent: half-widths add in quadrature (MOVER; Zou and Donner, 2008).
     for end in ("low", "high"):
         squares = ((categories[end] - categories["value"]) ** 2).mask(categories["few"])
-        total = squares.groupby([categories[k] for k in keys], dropna=False).agg(lambda s: s.sum(skipna=True))
+        total = squares.groupby([categories[key] for key in keys], dropna=False).sum()
         width = np.sqrt(total.to_numpy()) / table["defined"].clip(lower=1)
         have = table[end].notna()
         table[end] = (table["value"] + (width if end == "high" else -width)).where(have)
@@ -196,8 +195,8 @@ def _mean(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     for name in ("error", "low", "high"):
         values = values.assign(**{name: values[name].mask(values["value"].isna())})
     groups = values.groupby(keys, dropna=False)
-    table = groups["value"].agg(["mean", "min", "max", "std", "count", "size"])
-    table.columns = pd.Index(["value", "minimum", "maximum", "std", "defined", "total"])
+    table = groups["value"].agg(["mean", "min", "max", "count", "size"])
+    table.columns = pd.Index(["value", "minimum", "maximum", "defined", "total"])
     for name in ("error", "low", "high"):
         complete = groups[name].count() == table["defined"]
         table[name] = groups[name].mean().where(complete)
@@ -221,7 +220,7 @@ def _rank(runs: pd.DataFrame, datasets: pd.DataFrame, protocol: Protocol) -> pd.
                 "seeds": f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()}–{seeds.max()}",
                 "categories": len(seeds),
                 "missing": tuple(sorted(every - set(seeds.index))),
-                "foreign": bool((group["rules"] != "").any() and (group["rules"] != protocol.digest).any()),
+                "foreign": bool(group["rules"].iloc[0] not in ("", protocol.digest)),
             }
         )
     table = pd.DataFrame(rows)

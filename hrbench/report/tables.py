@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,10 +16,9 @@ from hrbench.report.columns import (
     limit_text,
     number_text,
     overview_columns,
-    printable,
     size_columns,
 )
-from hrbench.report.configurations import THROUGHPUT
+from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.rows import (
     footnotes,
     interval_text,
@@ -46,9 +46,7 @@ def markdown_page(summary: Summary) -> str:
         if (rows := leaderboard_rows(summary, dataset)) == []:
             continue
         columns = overview_columns(protocol)
-        heads = [
-            f"{c.group} {c.head}".replace("robust- ness", "robustness").replace("speed ", "") for c in columns
-        ]
+        heads = [f"{c.group} {c.head}".replace("speed ", "") for c in columns]
         names = ["#", "Method", "Preset", "View", "Weights", *heads, "Seeds", "Categories"]
         lines = [names, ["--:", *[":--"] * 4, *["--:"] * (len(columns) + 2)]]
         written = numbers(rows, columns, lookup(summary, dataset), _markdown_number)
@@ -91,7 +89,7 @@ def csv_table(summary: Summary) -> str:
             for category in ["", *summary.category_names(dataset)]:
                 if category in row["missing"]:
                     continue
-                record = {"dataset": dataset, "category": category}
+                record: dict[str, Any] = {"dataset": dataset, "category": category}
                 record |= {"rank": "" if category else rank_text(row).strip("–")} | names
                 record |= {"seeds": row["seeds"], "categories": row["categories"]}
                 record |= {"missing": ";".join(row["missing"])}
@@ -113,47 +111,45 @@ def csv_table(summary: Summary) -> str:
 def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
     """Return the leaderboards of all datasets as plain text for a terminal."""
     summary = summarise(runs, protocol)
-    wanted = ["image_auroc", "pixel_auroc", f"aupro@{limit_text(protocol.headline_fpr)}"]
-    parts = []
-    for dataset in summary.notes:
-        if (rows := leaderboard_rows(summary, dataset)) == []:
-            continue
-        columns = [
-            c
-            for c in overview_columns(protocol)
-            if c.key in wanted or c.metric in ("rho", "iou", THROUGHPUT) or c.subset in DISJOINT
+    boards = ((dataset, leaderboard_rows(summary, dataset)) for dataset in summary.notes)
+    return "\n\n".join(_terminal_board(summary, dataset, rows) for dataset, rows in boards if rows)
+
+
+def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) -> str:
+    headline = f"aupro@{limit_text(summary.protocol.headline_fpr)}"
+    heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
+    columns = [
+        c
+        for c in overview_columns(summary.protocol)
+        if c.key in heads or c.metric in ("rho", THROUGHPUT) or c.subset in DISJOINT
+    ]
+    names = {"method": [row["title"] + marks(row) for row in rows]}
+    names |= {name: [row[name] for row in rows] for name in ("preset", "view")}
+    names["weights"] = [weights_text(row) for row in rows]
+    # What all rows share need not take a column of a narrow terminal.
+    shared = [
+        f"{name} {texts[0]}" for name, texts in names.items() if name != "method" and len({*texts}) == 1
+    ]
+    names = {k: texts for k, texts in names.items() if k == "method" or len({*texts}) > 1}
+
+    lines = [["#", *names, *[heads.get(c.key, c.head) for c in columns], "seeds", "cat."]]
+    written = numbers(rows, columns, lookup(summary, dataset), _terminal_number)
+    for i, (row, line) in enumerate(zip(rows, written, strict=True)):
+        who = [printable(texts[i]) for texts in names.values()]
+        lines.append([rank_text(row), *who, *line, row["seeds"], str(row["categories"])])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for line in lines:
+        aligned = [
+            value.ljust(width) if 1 <= i <= len(names) else value.rjust(width)
+            for i, (value, width) in enumerate(zip(line, widths, strict=True))
         ]
-        heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", wanted[2]: "AUPRO@" + wanted[2][6:]}
-        heads |= {"iou": "IoU"} | {c.key: "rho" for c in columns if c.metric == "rho"}
-        names = [
-            "#",
-            "method",
-            "preset",
-            "view",
-            "weights",
-            *[heads.get(c.key, c.head) for c in columns],
-            "seeds",
-        ]
-        lines = [[*names, "cat."]]
-        written = numbers(rows, columns, lookup(summary, dataset), _terminal_number)
-        for row, line in zip(rows, written, strict=True):
-            who = [row["title"] + marks(row), row["preset"], row["view"], weights_text(row)]
-            lines.append(
-                [rank_text(row), *[printable(t) for t in who], *line, row["seeds"], str(row["categories"])]
-            )
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                value.ljust(width) if 1 <= i <= 4 else value.rjust(width)
-                for i, (value, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        rule = "-" * max(map(len, text))
-        notes = [printable(note) for note in footnotes(summary, dataset) if not note.startswith("*")]
-        title = f"{printable(dataset)} (protocol {protocol.name}, sizes at AUPRO@{limit_text(protocol.headline_fpr)})"
-        parts.append("\n".join([title, rule, text[0], rule, *text[1:], rule, *notes]))
-    return "\n\n".join(parts)
+        text.append("  ".join(aligned).rstrip())
+    rule = "-" * max(map(len, text))
+    about = ["protocol " + summary.protocol.name, "sizes at " + headline.upper(), *shared]
+    notes = [printable(note) for note in footnotes(summary, dataset) if not note.startswith("*")]
+    title = f"{printable(dataset)} ({', '.join(about)})"
+    return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
 
 
 def _terminal_number(column: Column, cell: Cell, place: int) -> str:

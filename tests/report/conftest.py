@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,7 +197,7 @@ def protocol() -> Protocol:
 
 @pytest.fixture
 def runs(make_run: Factory) -> list[Run]:
-    """All configurations on all categories with two seeds; L2BT lacks `wood`, one seed of `nasty` is missing."""
+    """All configurations on all categories with two seeds; L2BT lacks `wood`, `nasty` a seed."""
     return [
         make_run(config, dataset, category, seed)
         for dataset, categories in DATASETS.items()
@@ -210,7 +210,7 @@ def runs(make_run: Factory) -> list[Run]:
 
 
 @pytest.fixture(autouse=True)
-def curves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the curves, which have tests of their own, by power laws."""
     fpr = np.concatenate([[0.0], np.geomspace(1e-7, 1, 500)])
 
@@ -219,4 +219,3 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(plots, "roc_curve", power)
     monkeypatch.setattr(plots, "pro_curve", power)
-    yield

@@ -1,0 +1,110 @@
+"""The ``hrbench`` command: thin, every sub-command calls one function of the library."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hrbench import __version__
+from hrbench.errors import HrbenchError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hrbench").setLevel(logging.INFO)
+    from hrbench import commands
+
+    try:
+        status: int = getattr(commands, parsed.function)(parsed)
+    except HrbenchError as error:
+        print(f"hrbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hrbench: interrupted; the same command continues where it was", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hrbench",
+        description="How well does a method find defects of every size, on images at their original resolution?",
+    )
+    parser.add_argument("--version", action="version", version=f"hrbench {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, function: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(function=function)
+        return added
+
+    demo = command("demo", "demo", "Make a small dataset, run two methods on it, print the leaderboard.")
+    demo.add_argument("--output", type=Path, default=Path("hrbench-demo"), help="folder (default: %(default)s)")
+    demo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+
+    run = command("run", "run", "Fit and score methods on a dataset; run it again to continue or extend it.")
+    _dataset_arguments(run)
+    run.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, adapter.py or package:Class")
+    run.add_argument("--preset", default="native", help="of the methods (default: %(default)s)")
+    run.add_argument("--view", nargs="+", help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE]; default: the preset's")
+    run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",
+                     help="options of the methods, for example backbone=wide_resnet50_2 fastflow.steps=2000")  # fmt: skip
+    run.add_argument("--weights", help="pretrained, random, or a .safetensors or .pth file; short for --set weights=...")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
+    run.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    run.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
+    run.add_argument("--save-maps", action="store_true", help="also keep every native anomaly map as TIFF")
+
+    evaluate = command("evaluate", "evaluate", "Score anomaly maps that any tool has made.")
+    _dataset_arguments(evaluate)
+    evaluate.add_argument("--maps", type=Path, required=True, help="folder of .npy, .tiff or 16-bit .png maps")
+    evaluate.add_argument("--normal-maps", type=Path, help="maps of normal images outside the test set; they set the threshold")
+    evaluate.add_argument("--name", help="name on the leaderboard (default: the maps' folder)")
+    evaluate.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    evaluate.add_argument("--exact", action="store_true", help="no error bound, at 4 bytes of memory per pixel")
+    evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
+
+    for name, function, text in (
+        ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
+        ("plot", "plot", "Write the size-robustness plot, PRO and ROC curves: PNG and SVG."),
+    ):
+        report = command(name, function, text)
+        report.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder that run wrote (default: %(default)s)")
+        report.add_argument("--output", type=Path, help="folder (default: RUNS/report)")
+        report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+
+    data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
+    make = data.add_parser("make", help="write the procedural dataset", description="Write a procedural dataset in MVTec AD layout.")
+    make.set_defaults(function="data_make")
+    make.add_argument("root", type=Path, help="folder to write")
+    make.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")
+    make.add_argument("--size", default="1024", help="HEIGHTxWIDTH or one number (default: %(default)s)")
+    make.add_argument("--train", type=int, default=20, help="normal training images (default: %(default)s)")
+    make.add_argument("--test-good", type=int, default=10, help="normal test images (default: %(default)s)")
+    make.add_argument("--test-defective", type=int, default=30, help="defective test images (default: %(default)s)")
+    make.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    for name, text in (("check", "compare a dataset with its expected counts"), ("stats", "sizes of images and defects")):
+        action = data.add_parser(name, help=text, description=text.capitalize() + ".")
+        action.set_defaults(function=f"data_{name}")
+        _dataset_arguments(action)
+
+    new = command("new-method", "new_method", "Write an adapter and its test that passes as written.")
+    new.add_argument("name", help="a Python identifier, for example my_method")
+    new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
+    command("list", "list_all", "List methods with their presets, datasets and protocols.")
+    return parser
+
+
+def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="folder", help="name (see `hrbench list`) or .toml descriptor (default: %(default)s)")
+    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")

@@ -1,0 +1,283 @@
+"""What the sub-commands do. Each function takes the parsed arguments and returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import keyword
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hrbench.data import (
+    Dataset,
+    check_dataset,
+    dataset_stats,
+    dataset_summary,
+    list_datasets,
+    load_dataset,
+    load_descriptor,
+    make_dataset,
+)
+from hrbench.errors import HrbenchError
+from hrbench.progress import track
+from hrbench.protocol import Protocol, list_protocols, load_protocol
+from hrbench.store import Run, read_runs
+
+__all__ = ["data_check", "data_make", "data_stats", "demo", "evaluate", "leaderboard", "list_all", "new_method", "plot", "run"]
+
+log = logging.getLogger("hrbench")
+
+DEMO_CATEGORIES = 3
+DEMO_METHODS = ("fastflow", "l2bt")
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Make data, run the methods in their demo preset, write and print everything."""
+    from hrbench.data.procedural import CATEGORIES
+
+    root = make_dataset(
+        args.output / "data",
+        categories=list(CATEGORIES)[:DEMO_CATEGORIES],
+        size=(512, 512),
+        train=12,
+        test_good=6,
+        test_defective=18,
+        progress=_progress("making images"),
+    )
+    dataset = load_dataset("folder", root)
+    runs, failed = _run_jobs(dataset, None, DEMO_METHODS, args.output, preset="demo", device=args.device)
+    _report(runs, args.output / "report", load_protocol("native"))
+    return 2 if failed else 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run all jobs of the grid category x method x view x seed that are not done yet."""
+    dataset = load_dataset(args.dataset, args.root, args.categories)
+    runs, failed = _run_jobs(
+        dataset,
+        args.categories,
+        args.methods,
+        args.output,
+        preset=args.preset,
+        views=args.view,
+        options=_options(args.set, args.weights, args.methods),
+        seeds=args.seeds,
+        device=args.device,
+        protocol=args.protocol,
+        batch_size=args.batch_size,
+        save_maps=args.save_maps,
+    )
+    if runs:
+        from hrbench.report import terminal_table
+
+        print(terminal_table(runs, load_protocol(args.protocol)))
+        print(f"{len(runs)} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
+    return 2 if failed else 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score finished maps and print the table."""
+    from hrbench.external import score_maps
+    from hrbench.report import terminal_table
+
+    protocol = load_protocol(args.protocol)
+    dataset = load_dataset(args.dataset, args.root, args.categories)
+    name = args.name or args.maps.resolve().name
+    runs = [
+        score_maps(
+            category, args.maps, args.output, [protocol], name=name, normal_maps=args.normal_maps, exact=args.exact
+        )
+        for category in dataset.categories
+    ]
+    print(terminal_table(runs, protocol))
+    for done in runs:
+        print(f"{done.config['dataset']['category']}: every metric with its error bound in {done.folder / 'records.csv'}")
+        done.records.to_csv(done.folder / "records.csv", index=False)
+    return 0
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """Write the leaderboard files and print the table."""
+    from hrbench.report import terminal_table, write_leaderboard
+
+    protocol, runs = load_protocol(args.protocol), read_runs(args.runs)
+    written = write_leaderboard(runs, args.output or args.runs / "report", protocol)
+    print(terminal_table(runs, protocol))
+    for path in written.values():
+        print(path)
+    return 0
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Write the plots."""
+    from hrbench.report import write_plots
+
+    for path in write_plots(read_runs(args.runs), args.output or args.runs / "report", load_protocol(args.protocol)):
+        print(path)
+    return 0
+
+
+def data_make(args: argparse.Namespace) -> int:
+    """Write the procedural dataset."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", args.size)
+    if not match:
+        raise HrbenchError(f"--size is {args.size!r}, expected HEIGHTxWIDTH or one number, in pixels")
+    root = make_dataset(
+        args.root,
+        categories=args.categories,
+        size=(int(match[1]), int(match[2] or match[1])),
+        train=args.train,
+        test_good=args.test_good,
+        test_defective=args.test_defective,
+        seed=args.seed,
+        progress=_progress("making images"),
+    )
+    print(f"{root}: run methods on it with `hrbench run --dataset folder --root {root} ...`")
+    return 0
+
+
+def data_check(args: argparse.Namespace) -> int:
+    """Print what differs from the descriptor; status 1 if anything does."""
+    findings = check_dataset(args.dataset, args.root, progress=_progress("checking"))
+    for finding in findings:
+        print(finding)
+    if findings:
+        print(f"{len(findings)} findings in {args.root}")
+        return 1
+    print("\n".join(dataset_summary(args.dataset, args.root)))
+    print(f"{args.root}: as expected")
+    return 0
+
+
+def data_stats(args: argparse.Namespace) -> int:
+    """Print sizes of images and components per category."""
+    stats = dataset_stats(load_dataset(args.dataset, args.root, args.categories), progress=_progress("measuring"))
+    print(stats.set_index("category").T.to_string(float_format=lambda x: f"{x:.6g}"))
+    return 0
+
+
+def new_method(args: argparse.Namespace) -> int:
+    """Write an adapter and its test."""
+    name = args.name
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise HrbenchError(f"name {name!r}: expected a Python identifier such as my_method")
+    cls = "".join(part.capitalize() for part in name.split("_"))
+    fields = {"name": name, "file": f"{name}.py", "cls": cls, "title": name.replace("_", " ").title()}
+    targets = {"adapter.txt": args.folder / f"{name}.py", "test_adapter.txt": args.folder / f"test_{name}.py"}
+    for path in targets.values():
+        if path.exists():
+            raise HrbenchError(f"{path}: exists already, it was not overwritten")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for template, path in targets.items():
+        text = (files("hrbench") / "templates" / template).read_text(encoding="utf-8")
+        path.write_text(text.format(**fields), encoding="utf-8")
+        print(path)
+    print(f"try it: hrbench run --methods {targets['adapter.txt']} --preset demo --root DATASET")
+    return 0
+
+
+def list_all(args: argparse.Namespace) -> int:
+    """List what there is."""
+    from hrbench.method import list_methods, load_method
+
+    print("methods (hrbench run --methods NAME --preset PRESET)")
+    for name in list_methods():
+        cls = load_method(name)
+        print(f"  {name:<12} {cls.title}, {cls.paper}")
+        for preset, chosen in cls.presets.items():
+            print(f"      {preset:<12} {chosen.view}")
+    print("datasets (--dataset NAME --root FOLDER)")
+    for name in list_datasets():
+        print(f"  {name:<14} {load_descriptor(name).title}")
+    print("protocols (--protocol NAME)")
+    for name in list_protocols():
+        print(f"  {name:<14} {load_protocol(name).title}")
+    return 0
+
+
+def _run_jobs(
+    dataset: Dataset,
+    categories: Sequence[str] | None,
+    methods: Sequence[str],
+    output: Path,
+    *,
+    preset: str,
+    device: str,
+    views: Sequence[str] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+    seeds: Sequence[int] = (0,),
+    protocol: str = "native",
+    batch_size: int = 8,
+    save_maps: bool = False,
+) -> tuple[list[Run], int]:
+    """Check all jobs, then do them one by one; a job that fails does not stop the others."""
+    from hrbench.benchmark import make_job, run_job
+    from hrbench.origin import pick_device
+
+    if batch_size < 1:
+        raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")
+    protocols: list[Protocol] = [load_protocol(protocol)]
+    target = pick_device(device)
+    jobs = [
+        make_job(category, method, preset=preset, view=view, options=(options or {}).get(method), seed=seed)
+        for method in methods
+        for view in (views or [None])
+        for seed in seeds
+        for category in dataset.select(categories)
+    ]
+    runs, failed = [], 0
+    for number, job in enumerate(jobs, start=1):
+        log.info("[%d/%d] %s", number, len(jobs), job.label)
+        try:
+            runs.append(run_job(job, output, protocols, device=target, batch_size=batch_size, save_maps=save_maps))
+        except HrbenchError as error:
+            failed += 1
+            print(f"hrbench: {job.label}: {error}", file=sys.stderr)
+    if failed:
+        print(f"hrbench: {failed} of {len(jobs)} jobs failed; what was finished is kept", file=sys.stderr)
+    return runs, failed
+
+
+def _report(runs: list[Run], folder: Path, protocol: Protocol) -> None:
+    from hrbench.report import terminal_table, write_leaderboard, write_plots
+
+    if not runs:
+        return
+    written = write_leaderboard(runs, folder, protocol)
+    plots = write_plots(runs, folder, protocol)
+    print(terminal_table(runs, protocol))
+    print(f"page:  {written['html']}")
+    print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
+
+
+def _options(assignments: Sequence[str], weights: str | None, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parse ``[METHOD.]OPTION=VALUE`` into options per method; values are Python literals, else text."""
+    result: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    if weights is not None:
+        assignments = [f"weights={weights}", *assignments]
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        method, dot, option = target.rpartition(".")
+        if not equals or not option.isidentifier() or (dot and method not in methods):
+            named = ", ".join(methods)
+            raise HrbenchError(f"--set {assignment!r}: expected [METHOD.]OPTION=VALUE with a method of {named}")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        for name in [method] if dot else methods:
+            result[name][option] = value
+    return result
+
+
+def _progress(description: str) -> Any:
+    def wrap(items: Any) -> Any:
+        items = list(items)
+        return track(items, description, total=len(items), unit="img")
+
+    return wrap

@@ -1,0 +1,366 @@
+"""Procedural defects with exact masks: what the mask marks is what changed, visibly, and nothing else did.
+
+A defect is a shape (which pixels) and a look (what happens to them). Shapes are cut to an exact area. Every pixel of the
+shape is changed by at least :data:`VISIBLE` grey levels in some channel, which is more than the sensor noise can hide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from hrbench.data._surfaces import DARKEST, LIGHTEST, Array, Scene, Size, smooth
+
+__all__ = ["KINDS", "VISIBLE", "add_defect"]
+
+VISIBLE = 8.0
+"""Least change of a defect pixel, in grey levels of its most changed channel."""
+
+_EIGHT = np.ones((3, 3), dtype=bool)
+_NOWHERE = np.float32(-np.inf)
+
+Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Region:
+    """A shape inside a window of the image.
+
+    Attributes
+    ----------
+    window : tuple of slice
+        Rows and columns of the image.
+    mask : ndarray of bool, shape (h, w)
+        The shape, one 8-connected component.
+    depth : ndarray of float32, shape (h, w)
+        0 at the shape's edge and outside, 1 at its innermost pixel.
+    """
+
+    window: tuple[slice, slice]
+    mask: Mask
+    depth: Array
+
+
+def add_defect(
+    rng: np.random.Generator, scene: Scene, image: Array, taken: Mask, kind: str, area: float
+) -> Mask | None:
+    """Paint one defect into `image` and mark its pixels.
+
+    Parameters
+    ----------
+    rng : Generator
+    scene : Scene
+        The defect-free view.
+    image : ndarray of float32, shape (H, W, 3)
+        Changed in place, at the returned pixels only.
+    taken : ndarray of bool, shape (H, W)
+        Pixels of defects that are there already.
+    kind : str
+        A key of :data:`KINDS`.
+    area : float
+        Wanted number of pixels; at least 4.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W), or None
+        The changed pixels, one component that touches no other; None if there was no room for it.
+    """
+    shape, look = KINDS[kind]
+    for _ in range(8):
+        region = _place(rng, scene, max(4, round(area)), shape, kind)
+        if region is None:
+            continue
+        grown = np.zeros(taken.shape, dtype=bool)
+        grown[region.window] = region.mask
+        if not (ndimage.binary_dilation(region.mask, _EIGHT, iterations=3) & taken[region.window]).any():
+            before = scene.image[region.window]
+            after = look(rng, _Patch(scene, region, before))
+            image[region.window] = np.where(
+                region.mask[..., None], _visible(rng, before, after, region.mask), image[region.window]
+            )
+            return grown
+    return None
+
+
+def _place(
+    rng: np.random.Generator, scene: Scene, area: int, shape: Callable[..., tuple[Array, tuple[int, int]]], kind: str
+) -> _Region | None:
+    """Put a shape of `area` px somewhere on the part and cut it to that area."""
+    size = (scene.image.shape[0], scene.image.shape[1])
+    allowed, middle = scene.part, scene.part
+    if kind == "missing_part" and scene.under.ndim == 3:
+        # Where there is nothing to lose, nothing can be missing.
+        gone = np.abs(scene.under - scene.image).max(axis=2) >= 2 * VISIBLE
+        middle = gone if scene.part is None else gone & scene.part
+        allowed = gone if scene.part is None else scene.part
+    if middle is None:
+        centre = (int(rng.integers(size[0])), int(rng.integers(size[1])))
+    else:
+        places = np.flatnonzero(middle)
+        if places.size < 4:
+            return None
+        row, column = divmod(int(places[rng.integers(places.size)]), size[1])
+        centre = (row, column)
+    field, origin = shape(rng, area, size)
+    top, left = centre[0] - origin[0], centre[1] - origin[1]
+    y0, x0 = max(0, top), max(0, left)
+    y1, x1 = min(size[0], top + field.shape[0]), min(size[1], left + field.shape[1])
+    window = (slice(y0, y1), slice(x0, x1))
+    field = field[y0 - top : y1 - top, x0 - left : x1 - left]
+    if allowed is not None:
+        field = np.where(allowed[window], field, _NOWHERE)
+    room = int(np.isfinite(field).sum())
+    if room < 4:
+        return None
+    count = min(area, room)
+    cut = np.partition(field, field.size - count, axis=None)[field.size - count]
+    labels, found = ndimage.label(field >= cut, structure=_EIGHT)
+    if found > 1:
+        labels = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    mask: Mask = labels.astype(bool)
+    if not 4 <= mask.sum() or mask.sum() < 0.3 * area:
+        return None
+    peak = float(field[mask].max())
+    depth = np.where(mask, (field - cut) / max(peak - float(cut), 1e-6), 0).astype(np.float32)
+    return _Region(window, mask, depth)
+
+
+def _window(half_height: float, half_width: float) -> tuple[Array, Array, tuple[int, int]]:
+    rows, columns = int(half_height) + 2, int(half_width) + 2
+    y = np.arange(-rows, rows + 1, dtype=np.float32)[:, None]
+    x = np.arange(-columns, columns + 1, dtype=np.float32)[None]
+    return y, x, (rows, columns)
+
+
+def _blob(
+    rng: np.random.Generator, area: int, size: Size, *, ragged: float = 0.12, stretch: float = 2.0
+) -> tuple[Array, tuple[int, int]]:
+    """Return a field that falls from the middle of a rounded, uneven patch outwards."""
+    radius = np.sqrt(area / np.pi)
+    longer = np.sqrt(rng.uniform(1, stretch))
+    reach = min(2.1 * radius * longer + 3, 2 * max(size))
+    y, x, origin = _window(reach, reach)
+    y, x = y + np.float32(rng.uniform(-0.5, 0.5)), x + np.float32(rng.uniform(-0.5, 0.5))
+    turn = rng.uniform(0, np.pi)
+    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    a, b = (cos * x + sin * y) / np.float32(longer), (cos * y - sin * x) * np.float32(longer)
+    distance = np.sqrt(a * a + b * b) / np.float32(radius)
+    if area > 24:
+        angle = np.arctan2(b, a)
+        outline = np.ones_like(angle)
+        for k in range(2, 7):
+            swing = np.float32(ragged * rng.normal() / np.sqrt(k - 1))
+            outline += swing * np.cos(k * angle + np.float32(rng.uniform(0, 2 * np.pi)))
+        distance = distance / np.clip(outline, 0.45, 1.8)
+    return 1 - distance, origin
+
+
+def _stain_shape(rng: np.random.Generator, area: int, size: Size) -> tuple[Array, tuple[int, int]]:
+    field, origin = _blob(rng, area, size, ragged=0.2)
+    if area > 200:
+        shape = (field.shape[0], field.shape[1])
+        field = field + np.float32(0.10) * smooth(rng, shape, max(3.0, 0.35 * np.sqrt(area)))
+        field = field + np.float32(0.03) * smooth(rng, shape, max(2.0, 0.08 * np.sqrt(area)))
+    return field, origin
+
+
+def _stroke(rng: np.random.Generator, area: int, size: Size, *, jagged: bool) -> tuple[Array, tuple[int, int]]:
+    """Return a field that falls from curves to both sides.
+
+    A scratch is smooth, a crack jagged and branched; a large one is not a wide one but has more side strokes.
+    """
+    if area < 14:
+        return _blob(rng, area, size, stretch=4.0)
+    branches = min(10, int(area / 3000)) + (int(rng.integers(1, 3)) if jagged and area > 60 else 0)
+    share, aside = (0.45, (0.4, 0.9)) if jagged else (0.6, (0.03, 0.2))
+    slender, spread = np.exp(rng.uniform(np.log(12), np.log(70))), 1 + share * branches
+    length = min(np.sqrt(area * slender / spread), 0.75 * min(size))
+    width = max(area / (length * spread), 1.4)
+    length = min(length, area / (width * spread))
+    turn = rng.uniform(0, 2 * np.pi)
+    side = 0.32 * length + 2 * width + 3
+    half = (0.5 * length * abs(np.sin(turn)) + side, 0.5 * length * abs(np.cos(turn)) + side)
+    y, x, origin = _window(*half)
+    field = np.full((y.size, x.size), -1e6, dtype=np.float32)
+    _line(rng, field, origin, (0.0, 0.0), turn, length, width, jagged=jagged)
+    for _ in range(branches):
+        along = rng.uniform(-0.35, 0.35) * length
+        direction = turn + rng.choice([-1, 1]) * rng.uniform(*aside) + np.pi * rng.integers(2)
+        short = rng.uniform(0.7, 1.3) * share * length
+        reach = short / 2 if jagged else 0.0  # a branch starts at the crack, a scratch crosses the others
+        middle = (
+            along * np.sin(turn) + reach * np.sin(direction),
+            along * np.cos(turn) + reach * np.cos(direction),
+        )
+        _line(rng, field, origin, middle, direction, short, rng.uniform(0.5, 0.9) * width, jagged=jagged)
+    return field, origin
+
+
+def _line(
+    rng: np.random.Generator,
+    field: Array,
+    origin: tuple[int, int],
+    middle: tuple[float, float],
+    turn: float,
+    length: float,
+    width: float,
+    *,
+    jagged: bool,
+) -> None:
+    """Raise `field` along a curve about `middle`, which is relative to `origin`, as is everything in px."""
+    knots = np.linspace(-0.5 * length, 0.5 * length, max(3, int(length / max(6.0, 1.5 * width))) + 1)
+    if jagged:
+        bend = np.cumsum(rng.normal(0, 0.5 * (knots[1] - knots[0]), knots.size))
+        bend -= np.interp(0, knots, bend)
+        bend *= min(1.0, 0.22 * length / max(float(np.abs(bend).max()), 1e-6))
+    else:
+        t = knots / length
+        bend = length * (rng.uniform(-0.25, 0.25) * t * t + 0.02 * np.sin(6 * t + rng.uniform(0, 6)))
+    thick = 0.5 * width * np.sqrt(1 + np.gradient(bend, knots) ** 2) * (0.75 + 0.5 * (1 - (2 * knots / length) ** 2))
+    margin = float(np.abs(bend).max() + 2 * thick.max()) + 2
+    rows, columns = (
+        slice(max(0, int(at + o - half)), max(0, min(n, int(at + o + half) + 2)))
+        for at, o, n, half in zip(
+            middle,
+            origin,
+            field.shape,
+            (0.5 * length * abs(np.sin(turn)) + margin, 0.5 * length * abs(np.cos(turn)) + margin),
+            strict=True,
+        )
+    )
+    y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(origin[0] + middle[0])
+    x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(origin[1] + middle[1])
+    if y.size == 0 or x.size == 0:
+        return
+    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    along, across = cos * x + sin * y, cos * y - sin * x
+    at = np.arange(np.floor(along.min()), np.ceil(along.max()) + 2, 0.5)
+    index = ((along - np.float32(at[0])) * 2).astype(np.int32)
+    curve = np.interp(at, knots, bend).astype(np.float32)[index]
+    reach = np.maximum(np.interp(at, knots, thick), 0.6).astype(np.float32)[index]
+    overrun = (np.abs(along) - np.float32(0.5 * length)) / np.float32(max(width, 1.0))
+    rise = 1 - np.abs(across - curve) / reach - 2 * np.clip(overrun, 0, None)
+    field[rows, columns] = np.maximum(field[rows, columns], rise)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Patch:
+    """What a look works on: the region and the view before, both (h, w[, 3])."""
+
+    scene: Scene
+    region: _Region
+    before: Array
+
+    def contrast(self, rng: np.random.Generator) -> np.float32:
+        """Draw a change in grey levels that stands out from the texture here, more so for small defects."""
+        grey = self.before.mean(axis=2)
+        area = int(self.region.mask.sum())
+        texture = float(grey.std())
+        small = 1.0 + 1.2 * float(np.exp(-area / 150))
+        return np.float32(np.clip((rng.uniform(12, 34) + rng.uniform(0.5, 1.1) * texture) * small, 18, 105))
+
+    def sign(self, rng: np.random.Generator) -> np.float32:
+        """Draw dark or bright, away from the end of the range that is near."""
+        level = float(self.before[self.region.mask].mean())
+        return np.float32(1.0 if rng.uniform(40, 200) > level else -1.0)
+
+    def soft(self, edge: float) -> Array:
+        """Return a weight (h, w, 1) that rises from the shape's edge to 1 within `edge` of its depth."""
+        t = np.clip(self.region.depth / np.float32(edge), 0, 1)
+        return (np.float32(0.35) + np.float32(0.65) * t * t * (3 - 2 * t))[..., None]
+
+
+def _spot(rng: np.random.Generator, patch: _Patch) -> Array:
+    tint = rng.uniform(0.75, 1.0, 3).astype(np.float32)
+    return patch.before + patch.sign(rng) * patch.contrast(rng) * tint * patch.soft(rng.uniform(0.2, 0.9))
+
+
+def _scratch(rng: np.random.Generator, patch: _Patch) -> Array:
+    groove = patch.sign(rng) * patch.contrast(rng) * patch.soft(0.7)
+    chatter = 1 + np.float32(0.2) * smooth(rng, patch.region.mask.shape, 4)
+    return patch.before + groove * chatter[..., None]
+
+
+def _crack(rng: np.random.Generator, patch: _Patch) -> Array:
+    depth = np.float32(rng.uniform(0.45, 0.75))
+    floor = np.float32(DARKEST) + np.float32(0.25) * patch.before
+    return patch.before + (floor - patch.before) * depth * patch.soft(0.5) - patch.contrast(rng) * np.float32(0.3)
+
+
+def _stain(rng: np.random.Generator, patch: _Patch) -> Array:
+    tints = [(0.80, 0.66, 0.46), (0.52, 0.52, 0.56), (0.62, 0.72, 0.86), (0.86, 0.60, 0.52)]
+    tint = np.array(tints[rng.integers(len(tints))], dtype=np.float32)
+    strength = np.float32(rng.uniform(0.35, 0.85))
+    cloud = np.clip(1 + np.float32(0.18) * smooth(rng, patch.region.mask.shape, 14), 0.5, 1.5)[..., None]
+    rim = np.exp(-((patch.region.depth - np.float32(0.08)) ** 2) / np.float32(0.004))[..., None]
+    cover = strength * cloud * patch.soft(0.25) + np.float32(0.15) * rim
+    return patch.before * (1 - cover * (1 - tint)) - 6
+
+
+def _missing_part(rng: np.random.Generator, patch: _Patch) -> Array:
+    under = np.broadcast_to(patch.scene.under, patch.scene.image.shape)[patch.region.window]
+    if patch.scene.under.ndim == 3:
+        return under
+    rough = 5 * smooth(rng, patch.region.mask.shape, 3) + 4 * smooth(rng, patch.region.mask.shape, 12)
+    # Light from the upper left: the far wall of the hole is lit, the near one lies in shadow.
+    rise = np.clip(patch.region.depth * 5, 0, 1)
+    down, across = np.gradient(ndimage.gaussian_filter(rise, 1.5))
+    wall = np.clip((down + across) * -90, -45, 45)
+    return under + (rough + wall)[..., None]
+
+
+def _blur(rng: np.random.Generator, patch: _Patch) -> Array:
+    sigma = rng.uniform(2.0, 5.0)
+    hazy = ndimage.gaussian_filter(patch.before, (sigma, sigma, 0))
+    level = np.float32(214 if hazy.mean() < 150 else 90)
+    haze = np.float32(rng.uniform(0.14, 0.3)) * (1 + np.float32(0.1) * smooth(rng, patch.region.mask.shape, 30))
+    return hazy + (level - hazy) * haze[..., None]
+
+
+def _colour_shift(rng: np.random.Generator, patch: _Patch) -> Array:
+    amount = np.float32(rng.uniform(0.07, 0.17))
+    push = rng.permutation(np.array([amount, rng.uniform(-0.04, 0.04), -amount], dtype=np.float32))
+    return patch.before * (1 + push * patch.soft(0.15)) + 25 * push
+
+
+def _texture_swap(rng: np.random.Generator, patch: _Patch) -> Array:
+    """Put in the texture of another place, turned by a quarter and enlarged."""
+    source = patch.scene.image.transpose(1, 0, 2)
+    height, width = patch.region.mask.shape
+    zoom = rng.uniform(1.3, 2.2)
+    rows = (rng.integers(source.shape[0]) + np.arange(height) / zoom).astype(np.int64) % source.shape[0]
+    columns = (rng.integers(source.shape[1]) + np.arange(width) / zoom).astype(np.int64) % source.shape[1]
+    swapped = source[rows[:, None], columns[None]]
+    return swapped + np.float32(rng.choice([-1, 1]) * rng.uniform(4, 14))
+
+
+def _visible(rng: np.random.Generator, before: Array, after: Array, mask: Mask) -> Array:
+    """Keep a change within the range of the sensor, and raise it to :data:`VISIBLE` where it is less."""
+    after = np.clip(after, DARKEST - VISIBLE, LIGHTEST + VISIBLE).astype(np.float32)
+    change = after - before
+    weak = mask & (np.abs(change).max(axis=2) < VISIBLE)
+    if weak.any():
+        mean = float(change[mask].mean())
+        sign = np.sign(mean) if abs(mean) > 0.5 else float(rng.choice([-1.0, 1.0]))
+        after[weak] = before[weak] + np.float32(sign * VISIBLE)
+    return after
+
+
+Shape = Callable[[np.random.Generator, int, Size], tuple[Array, tuple[int, int]]]
+Look = Callable[[np.random.Generator, _Patch], Array]
+
+KINDS: dict[str, tuple[Shape, Look]] = {
+    "spot": (lambda rng, area, size: _blob(rng, area, size, ragged=0.05, stretch=1.6), _spot),
+    "scratch": (lambda rng, area, size: _stroke(rng, area, size, jagged=False), _scratch),
+    "crack": (lambda rng, area, size: _stroke(rng, area, size, jagged=True), _crack),
+    "stain": (_stain_shape, _stain),
+    "missing_part": (lambda rng, area, size: _blob(rng, area, size, ragged=0.16), _missing_part),
+    "blur": (_blob, _blur),
+    "colour_shift": (_blob, _colour_shift),
+    "texture_swap": (_blob, _texture_swap),
+}
+"""Kind of defect to its shape and its look."""

@@ -1,0 +1,75 @@
+"""Where a number comes from: code, libraries, device and memory, as every run records them."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import hrbench
+from hrbench.errors import HrbenchError
+
+__all__ = ["device_name", "environment", "peak_memory", "pick_device"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the torch device called `name`; ``auto`` is the first GPU, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise HrbenchError(f"device {name!r} cannot be used: {reason}; try auto or cpu") from None
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's name for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return MiB: allocated on a GPU since its statistics were reset, on a CPU by this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def environment() -> dict[str, str]:
+    """Return versions of hrbench, its commit, the libraries that shape results, Python and the platform."""
+    return {
+        "hrbench": hrbench.__version__,
+        "commit": _commit(),
+        **{name: _installed(name) for name in ("torch", "timm", "numpy", "scipy")},
+        "python": platform.python_version(),
+        "platform": re.sub(r"-with.*", "", platform.platform()),
+    }
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str:
+    """Return the checkout's commit, marked if it has changes; ``release`` for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "release"
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,48 @@
+"use strict";
+
+// Sort a table by the column of the pressed button; rows without a value stay at the end either way.
+function sortBy(button) {
+  const head = button.closest("th");
+  const heads = [...head.parentElement.children];
+  const column = heads.indexOf(head);
+  const body = head.closest("table").tBodies[0];
+  const before = head.getAttribute("aria-sort");
+  // Numbers start with the best on top, names and ranks with the first.
+  const first = head.classList.contains("number") ? "descending" : "ascending";
+  const other = first === "ascending" ? "descending" : "ascending";
+  const order = before === first ? other : first;
+  for (const h of heads) h.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", order);
+
+  const numeric = !head.classList.contains("text");
+  const key = (row) => row.cells[column].dataset.sort || "";
+  const sign = order === "ascending" ? 1 : -1;
+  const rows = [...body.rows].sort((a, b) => {
+    const x = key(a), y = key(b);
+    if (x === "" || y === "") return (x === "") - (y === "");
+    return sign * (numeric ? parseFloat(x) - parseFloat(y) : x.localeCompare(y));
+  });
+  body.append(...rows);
+}
+
+for (const button of document.querySelectorAll("thead button")) {
+  button.addEventListener("click", () => sortBy(button));
+}
+
+// A link into a closed section opens it.
+function reveal() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+}
+addEventListener("hashchange", reveal);
+reveal();
+
+// On paper nothing can be opened: print everything, then close again what was closed.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const d of closed) d.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const d of closed) d.open = false;
+});
