@@ -331,7 +331,16 @@ def _readable(path: Path) -> Iterator[None]:
         raise HrbenchError(f"{path}: not a readable image (it starts with {start}), {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise HrbenchError(f"{path}: {error}, expected at most {MAX_PIXELS} pixels") from None
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        EOFError,
+        struct.error,
+    ) as error:
         size = path.stat().st_size
         raise HrbenchError(
             f"{path}: damaged or truncated ({size} bytes): {error}; expected a complete image"

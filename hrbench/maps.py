@@ -48,7 +48,9 @@ def read_map(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2:
-        raise HrbenchError(f"{path}: array of shape {array.shape}, expected one channel of shape {tuple(size)}")
+        raise HrbenchError(
+            f"{path}: array of shape {array.shape}, expected one channel of shape {tuple(size)}"
+        )
     if array.dtype.kind not in "fui":
         raise HrbenchError(f"{path}: values are {array.dtype}, expected float16, float32 or 16-bit integers")
     if array.dtype.itemsize < 2:
@@ -203,7 +205,12 @@ class _Listing:
 
 
 def _find(
-    kind: str, folder: Path, samples: Sequence[Sample], suffixes: tuple[str, ...], bases: list[Path], expected: str
+    kind: str,
+    folder: Path,
+    samples: Sequence[Sample],
+    suffixes: tuple[str, ...],
+    bases: list[Path],
+    expected: str,
 ) -> dict[str, Path]:
     listing = _Listing(suffixes)
     places = _places(samples)
@@ -220,7 +227,9 @@ def _find(
         }
         paths = list(candidates)
         if len(paths) > 1:
-            raise HrbenchError(f"{sample.id}: two candidates for its {kind}, {paths[0]} and {paths[1]}; expected one")
+            raise HrbenchError(
+                f"{sample.id}: two candidates for its {kind}, {paths[0]} and {paths[1]}; expected one"
+            )
         if not paths:
             missing.append(sample.id)
             continue
@@ -250,13 +259,18 @@ def _places(samples: Sequence[Sample]) -> dict[str, list[PurePosixPath]]:
         category = PurePosixPath(sample.category)
         inner = mirror.relative_to(category) if mirror.parts[0] == sample.category else mirror
         split = inner.parts[0] if len(inner.parts) > 1 else sample.split
-        fixed[sample.id] = [mirror, category / inner, category / sample.split / sample.defect_type / mirror.name]
+        fixed[sample.id] = [
+            mirror,
+            category / inner,
+            category / sample.split / sample.defect_type / mirror.name,
+        ]
         flat[sample.id] = [category / split / mirror.name, category / mirror.name, PurePosixPath(mirror.name)]
         for place in set(flat[sample.id]):
             shared[place] = shared.get(place, 0) + 1
     # A name without the defect's folder is only an answer where no other image would have the same one.
     return {
-        id_: list(dict.fromkeys([*fixed[id_], *(place for place in flat[id_] if shared[place] == 1)])) for id_ in fixed
+        id_: list(dict.fromkeys([*fixed[id_], *(place for place in flat[id_] if shared[place] == 1)]))
+        for id_ in fixed
     }
 
 

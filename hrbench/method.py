@@ -277,7 +277,10 @@ def _import_path(path: Path) -> Any:
         raise HrbenchError(f"method {str(path)!r}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise HrbenchError(f"method {str(path)!r} cannot be imported: {error}") from None
     return module
 
 

@@ -1,4 +1,4 @@
-"""Settings for all tests: no network, few threads, one hypothesis profile."""
+"""Settings for all tests: no network, one hypothesis profile, and a small dataset in MVTec layout."""
 
 import os
 import sys
@@ -7,7 +7,23 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a test must never wait for a model hub
 sys.path.insert(0, str(Path(__file__).parent))  # helpers such as metrics.oracle
 
+import pytest
+from helpers import write_tree
 from hypothesis import settings
 
 settings.register_profile("hrbench", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("hrbench")
+
+TOY = str(Path(__file__).parent / "toy_adapter.py")
+
+
+@pytest.fixture(scope="session")
+def toy() -> str:
+    """Path of the toy adapter."""
+    return TOY
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory) -> Path:
+    """Return a dataset of two categories; do not write into it."""
+    return write_tree(tmp_path_factory.mktemp("data") / "parts", categories=("bolt", "nut"))

@@ -1,7 +1,7 @@
 """Procedural defects with exact masks: what the mask marks is what changed, visibly, and nothing else did.
 
-A defect is a shape (which pixels) and a look (what happens to them). Shapes are cut to an exact area. Every pixel of the
-shape is changed by at least :data:`VISIBLE` grey levels in some channel, which is more than the sensor noise can hide.
+A defect is a shape (which pixels) and a look (what happens to them). Shapes are cut to an exact area. Every
+pixel of the shape changes by at least :data:`VISIBLE` grey levels in some channel, more than noise can hide.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hrbench.data._surfaces import DARKEST, LIGHTEST, Array, Scene, Size, smooth
+from hrbench.data._render import DARKEST, LIGHTEST, Array, Scene, Size, smooth
 
 __all__ = ["KINDS", "VISIBLE", "add_defect"]
 
@@ -24,6 +24,9 @@ _EIGHT = np.ones((3, 3), dtype=bool)
 _NOWHERE = np.float32(-np.inf)
 
 Mask = NDArray[np.bool_]
+Field = tuple[Array, tuple[int, int]]
+"""Heights over a window, and the pixel that marks the defect's place; the highest pixels become the shape."""
+Shape = Callable[[np.random.Generator, int, Size], Field]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +89,7 @@ def add_defect(
     return None
 
 
-def _place(
-    rng: np.random.Generator, scene: Scene, area: int, shape: Callable[..., tuple[Array, tuple[int, int]]], kind: str
-) -> _Region | None:
+def _place(rng: np.random.Generator, scene: Scene, area: int, shape: Shape, kind: str) -> _Region | None:
     """Put a shape of `area` px somewhere on the part and cut it to that area."""
     size = (scene.image.shape[0], scene.image.shape[1])
     allowed, middle = scene.part, scene.part
@@ -122,7 +123,7 @@ def _place(
     if found > 1:
         labels = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     mask: Mask = labels.astype(bool)
-    if not 4 <= mask.sum() or mask.sum() < 0.3 * area:
+    if mask.sum() < max(4, 0.3 * area):
         return None
     peak = float(field[mask].max())
     depth = np.where(mask, (field - cut) / max(peak - float(cut), 1e-6), 0).astype(np.float32)
@@ -138,7 +139,7 @@ def _window(half_height: float, half_width: float) -> tuple[Array, Array, tuple[
 
 def _blob(
     rng: np.random.Generator, area: int, size: Size, *, ragged: float = 0.12, stretch: float = 2.0
-) -> tuple[Array, tuple[int, int]]:
+) -> Field:
     """Return a field that falls from the middle of a rounded, uneven patch outwards."""
     radius = np.sqrt(area / np.pi)
     longer = np.sqrt(rng.uniform(1, stretch))
@@ -159,7 +160,7 @@ def _blob(
     return 1 - distance, origin
 
 
-def _stain_shape(rng: np.random.Generator, area: int, size: Size) -> tuple[Array, tuple[int, int]]:
+def _stain_shape(rng: np.random.Generator, area: int, size: Size) -> Field:
     field, origin = _blob(rng, area, size, ragged=0.2)
     if area > 200:
         shape = (field.shape[0], field.shape[1])
@@ -168,7 +169,7 @@ def _stain_shape(rng: np.random.Generator, area: int, size: Size) -> tuple[Array
     return field, origin
 
 
-def _stroke(rng: np.random.Generator, area: int, size: Size, *, jagged: bool) -> tuple[Array, tuple[int, int]]:
+def _stroke(rng: np.random.Generator, area: int, size: Size, *, jagged: bool) -> Field:
     """Return a field that falls from curves to both sides.
 
     A scratch is smooth, a crack jagged and branched; a large one is not a wide one but has more side strokes.
@@ -220,7 +221,8 @@ def _line(
     else:
         t = knots / length
         bend = length * (rng.uniform(-0.25, 0.25) * t * t + 0.02 * np.sin(6 * t + rng.uniform(0, 6)))
-    thick = 0.5 * width * np.sqrt(1 + np.gradient(bend, knots) ** 2) * (0.75 + 0.5 * (1 - (2 * knots / length) ** 2))
+    taper = 0.75 + 0.5 * (1 - (2 * knots / length) ** 2)
+    thick = 0.5 * width * taper * np.sqrt(1 + np.gradient(bend, knots) ** 2)
     margin = float(np.abs(bend).max() + 2 * thick.max()) + 2
     rows, columns = (
         slice(max(0, int(at + o - half)), max(0, min(n, int(at + o + half) + 2)))
@@ -255,6 +257,11 @@ class _Patch:
     region: _Region
     before: Array
 
+    @property
+    def shape(self) -> Size:
+        """Height and width in px."""
+        return self.before.shape[0], self.before.shape[1]
+
     def contrast(self, rng: np.random.Generator) -> np.float32:
         """Draw a change in grey levels that stands out from the texture here, more so for small defects."""
         grey = self.before.mean(axis=2)
@@ -271,71 +278,84 @@ class _Patch:
     def soft(self, edge: float) -> Array:
         """Return a weight (h, w, 1) that rises from the shape's edge to 1 within `edge` of its depth."""
         t = np.clip(self.region.depth / np.float32(edge), 0, 1)
-        return (np.float32(0.35) + np.float32(0.65) * t * t * (3 - 2 * t))[..., None]
+        weight: Array = np.float32(0.35) + np.float32(0.65) * t * t * (3 - 2 * t)
+        return weight[..., None]
 
 
 def _spot(rng: np.random.Generator, patch: _Patch) -> Array:
     tint = rng.uniform(0.75, 1.0, 3).astype(np.float32)
-    return patch.before + patch.sign(rng) * patch.contrast(rng) * tint * patch.soft(rng.uniform(0.2, 0.9))
+    after: Array = patch.before + patch.sign(rng) * patch.contrast(rng) * tint * patch.soft(
+        rng.uniform(0.2, 0.9)
+    )
+    return after
 
 
 def _scratch(rng: np.random.Generator, patch: _Patch) -> Array:
     groove = patch.sign(rng) * patch.contrast(rng) * patch.soft(0.7)
-    chatter = 1 + np.float32(0.2) * smooth(rng, patch.region.mask.shape, 4)
-    return patch.before + groove * chatter[..., None]
+    chatter = 1 + np.float32(0.2) * smooth(rng, patch.shape, 4)
+    after: Array = patch.before + groove * chatter[..., None]
+    return after
 
 
 def _crack(rng: np.random.Generator, patch: _Patch) -> Array:
     depth = np.float32(rng.uniform(0.45, 0.75))
     floor = np.float32(DARKEST) + np.float32(0.25) * patch.before
-    return patch.before + (floor - patch.before) * depth * patch.soft(0.5) - patch.contrast(rng) * np.float32(0.3)
+    dark = patch.contrast(rng) * np.float32(0.3)
+    after: Array = patch.before + (floor - patch.before) * depth * patch.soft(0.5) - dark
+    return after
 
 
 def _stain(rng: np.random.Generator, patch: _Patch) -> Array:
     tints = [(0.80, 0.66, 0.46), (0.52, 0.52, 0.56), (0.62, 0.72, 0.86), (0.86, 0.60, 0.52)]
     tint = np.array(tints[rng.integers(len(tints))], dtype=np.float32)
     strength = np.float32(rng.uniform(0.35, 0.85))
-    cloud = np.clip(1 + np.float32(0.18) * smooth(rng, patch.region.mask.shape, 14), 0.5, 1.5)[..., None]
+    cloud = np.clip(1 + np.float32(0.18) * smooth(rng, patch.shape, 14), 0.5, 1.5)[..., None]
     rim = np.exp(-((patch.region.depth - np.float32(0.08)) ** 2) / np.float32(0.004))[..., None]
     cover = strength * cloud * patch.soft(0.25) + np.float32(0.15) * rim
-    return patch.before * (1 - cover * (1 - tint)) - 6
+    after: Array = patch.before * (1 - cover * (1 - tint)) - 6
+    return after
 
 
 def _missing_part(rng: np.random.Generator, patch: _Patch) -> Array:
     under = np.broadcast_to(patch.scene.under, patch.scene.image.shape)[patch.region.window]
     if patch.scene.under.ndim == 3:
         return under
-    rough = 5 * smooth(rng, patch.region.mask.shape, 3) + 4 * smooth(rng, patch.region.mask.shape, 12)
+    rough = 5 * smooth(rng, patch.shape, 3) + 4 * smooth(rng, patch.shape, 12)
     # Light from the upper left: the far wall of the hole is lit, the near one lies in shadow.
     rise = np.clip(patch.region.depth * 5, 0, 1)
     down, across = np.gradient(ndimage.gaussian_filter(rise, 1.5))
     wall = np.clip((down + across) * -90, -45, 45)
-    return under + (rough + wall)[..., None]
+    after: Array = under + (rough + wall)[..., None]
+    return after
 
 
 def _blur(rng: np.random.Generator, patch: _Patch) -> Array:
     sigma = rng.uniform(2.0, 5.0)
     hazy = ndimage.gaussian_filter(patch.before, (sigma, sigma, 0))
     level = np.float32(214 if hazy.mean() < 150 else 90)
-    haze = np.float32(rng.uniform(0.14, 0.3)) * (1 + np.float32(0.1) * smooth(rng, patch.region.mask.shape, 30))
-    return hazy + (level - hazy) * haze[..., None]
+    uneven = 1 + np.float32(0.1) * smooth(rng, patch.shape, 30)
+    haze = np.float32(rng.uniform(0.14, 0.3)) * uneven
+    after: Array = hazy + (level - hazy) * haze[..., None]
+    return after
 
 
 def _colour_shift(rng: np.random.Generator, patch: _Patch) -> Array:
     amount = np.float32(rng.uniform(0.07, 0.17))
     push = rng.permutation(np.array([amount, rng.uniform(-0.04, 0.04), -amount], dtype=np.float32))
-    return patch.before * (1 + push * patch.soft(0.15)) + 25 * push
+    after: Array = patch.before * (1 + push * patch.soft(0.15)) + 25 * push
+    return after
 
 
 def _texture_swap(rng: np.random.Generator, patch: _Patch) -> Array:
     """Put in the texture of another place, turned by a quarter and enlarged."""
     source = patch.scene.image.transpose(1, 0, 2)
-    height, width = patch.region.mask.shape
+    height, width = patch.shape
     zoom = rng.uniform(1.3, 2.2)
     rows = (rng.integers(source.shape[0]) + np.arange(height) / zoom).astype(np.int64) % source.shape[0]
     columns = (rng.integers(source.shape[1]) + np.arange(width) / zoom).astype(np.int64) % source.shape[1]
     swapped = source[rows[:, None], columns[None]]
-    return swapped + np.float32(rng.choice([-1, 1]) * rng.uniform(4, 14))
+    after: Array = swapped + np.float32(rng.choice([-1, 1]) * rng.uniform(4, 14))
+    return after
 
 
 def _visible(rng: np.random.Generator, before: Array, after: Array, mask: Mask) -> Array:
@@ -350,7 +370,6 @@ def _visible(rng: np.random.Generator, before: Array, after: Array, mask: Mask) 
     return after
 
 
-Shape = Callable[[np.random.Generator, int, Size], tuple[Array, tuple[int, int]]]
 Look = Callable[[np.random.Generator, _Patch], Array]
 
 KINDS: dict[str, tuple[Shape, Look]] = {

@@ -123,7 +123,11 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     HrbenchError
         If a file cannot be read, a mask has another size than its image, or a mask has no defect pixel.
     """
-    total = [(category.name, sample) for category in dataset.categories for sample in (*category.train, *category.test)]
+    total = [
+        (category.name, sample)
+        for category in dataset.categories
+        for sample in (*category.train, *category.test)
+    ]
     sizes: dict[str, list[tuple[int, int]]] = {category.name: [] for category in dataset.categories}
     areas: dict[str, list[int]] = {category.name: [] for category in dataset.categories}
     shares: dict[str, list[float]] = {category.name: [] for category in dataset.categories}

@@ -71,7 +71,9 @@ def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
     """
     probe = _PROBES[descriptor.layout]
     if descriptor.layout == "kolektorsdd2":
-        present = list(descriptor.categories) if (root / "train").is_dir() and (root / "test").is_dir() else []
+        present = (
+            list(descriptor.categories) if (root / "train").is_dir() and (root / "test").is_dir() else []
+        )
     elif descriptor.layout == "folder":
         if any((root / "train" / good).is_dir() for good in _FOLDER.good):
             return [root.resolve().name]
@@ -176,7 +178,9 @@ def _read_visa(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None)
         if not normal and mask is None:
             raise HrbenchError(f"{where}: defective image {row['image']} has no mask")
         if mask is not None and mask.stem != image.stem:
-            raise HrbenchError(f"{where}: mask {row['mask']} does not carry the stem of its image {row['image']}")
+            raise HrbenchError(
+                f"{where}: mask {row['mask']} does not carry the stem of its image {row['image']}"
+            )
         kind = "good" if normal else "bad"
         split: Split = "train" if row["split"] == "train" else "test"
         sample = Sample(_id(root, image), image, mask, 0 if normal else 1, kind, split, row["object"])
@@ -200,7 +204,9 @@ def _visa_rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield where, values
 
 
-def _read_kolektorsdd2(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None) -> tuple[Category, ...]:
+def _read_kolektorsdd2(
+    root: Path, descriptor: Descriptor, wanted: Sequence[str] | None
+) -> tuple[Category, ...]:
     """Read KolektorSDD2, where only an image's mask tells whether it is good."""
     (name,) = _chosen(wanted, present_categories(root, descriptor), root, descriptor)
     suffix = descriptor.mask.suffix
@@ -212,7 +218,9 @@ def _read_kolektorsdd2(root: Path, descriptor: Descriptor, wanted: Sequence[str]
         images = {stem: path for stem, path in files.items() if not stem.endswith(suffix)}
         for stem, image in images.items():
             if stem not in masks:
-                raise HrbenchError(f"{image}: image without mask, expected {root / split / (stem + suffix)}.png")
+                raise HrbenchError(
+                    f"{image}: image without mask, expected {root / split / (stem + suffix)}.png"
+                )
             defective = bool(read_mask(masks[stem]).any())
             if defective and split == "train":
                 continue
@@ -224,7 +232,12 @@ def _read_kolektorsdd2(root: Path, descriptor: Descriptor, wanted: Sequence[str]
             raise HrbenchError(f"{masks[stem]}: mask without image, expected an image {stem} beside it")
     return (
         _category(
-            _name(descriptor, root), name, samples["train"], samples["test"], str(root / "train"), root / "test"
+            _name(descriptor, root),
+            name,
+            samples["train"],
+            samples["test"],
+            str(root / "train"),
+            root / "test",
         ),
     )
 
@@ -244,7 +257,9 @@ def _name(descriptor: Descriptor, root: Path) -> str:
     return safe_name(root.resolve().name) if descriptor.name == "folder" else descriptor.name
 
 
-def _chosen(wanted: Sequence[str] | None, present: list[str], root: Path, descriptor: Descriptor) -> list[str]:
+def _chosen(
+    wanted: Sequence[str] | None, present: list[str], root: Path, descriptor: Descriptor
+) -> list[str]:
     if wanted is None:
         return present
     for name in wanted:
@@ -326,7 +341,9 @@ def _inside(root: Path, name: str, where: str) -> Path:
 
 def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     looked = " or ".join(
-        f"train and test ({descriptor.title})" if descriptor.layout == "kolektorsdd2" else f"<category>/{probe}"
+        f"train and test ({descriptor.title})"
+        if descriptor.layout == "kolektorsdd2"
+        else f"<category>/{probe}"
         for probe in _PROBES[descriptor.layout]
     )
     if descriptor.layout == "folder":

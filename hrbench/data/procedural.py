@@ -123,7 +123,12 @@ def _validate(
         raise HrbenchError(f"no category given, expected some of: {', '.join(SURFACES)}")
     if len(size) != 2 or min(size) < 64:
         raise HrbenchError(f"size is {size}, expected height and width of at least 64 px")
-    least = {"train": (train, 1), "test_good": (test_good, 0), "test_defective": (test_defective, 0), "seed": (seed, 0)}
+    least = {
+        "train": (train, 1),
+        "test_good": (test_good, 0),
+        "test_defective": (test_defective, 0),
+        "seed": (seed, 0),
+    }
     for option, (value, lowest) in least.items():
         if value < lowest:
             raise HrbenchError(f"{option} is {value}, expected at least {lowest}")
@@ -160,7 +165,9 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
 
 
 def _jobs(folder: Path, category: str, train: int, test_good: int, test_defective: int) -> list[_Job]:
-    jobs = [_Job(category, "train", "good", i, folder / "train/good" / f"{i:03d}.png", None) for i in range(train)]
+    jobs = [
+        _Job(category, "train", "good", i, folder / "train/good" / f"{i:03d}.png", None) for i in range(train)
+    ]
     for i in range(test_good):
         jobs.append(_Job(category, "test", "good", i, folder / "test/good" / f"{i:03d}.png", None))
     kinds = list(KINDS)
@@ -220,4 +227,6 @@ def _picture(
 def _generator(seed: int, category: str, part: str, index: int) -> np.random.Generator:
     """Return the generator of one image; it depends on nothing but its arguments."""
     digest = hashlib.sha256(f"{category}/{part}".encode()).digest()
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int.from_bytes(digest[:8]), index])))
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([seed, int.from_bytes(digest[:8]), index]))
+    )

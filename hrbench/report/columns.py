@@ -55,7 +55,7 @@ class Column:
     contest: bool = True
 
     def cell(self, cells: Cells, configuration: int, category: str = "") -> Cell:
-        """Return the cell of a configuration in a category, or on average (``""``); an empty one if absent."""
+        """Return the cell of a configuration in a category, or on average (``""``); empty if absent."""
         limit = None if self.limit is None else round(self.limit, 9)
         return cells.get((configuration, category, self.metric, self.subset, limit), Cell())
 

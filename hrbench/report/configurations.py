@@ -70,7 +70,7 @@ def _weights_identity(text: str) -> str:
 
 
 def without_duplicates(runs: pd.DataFrame, notes: dict[str, list[str]]) -> pd.DataFrame:
-    """Keep the newest of several runs of one configuration, category and seed: a copy is not a second seed."""
+    """Keep the newest of the runs of one configuration, category and seed: a copy is not a second seed."""
     same = [*_IDENTITY, "dataset", "category", "seed"]
     newest = runs.sort_values(["created", "position"], kind="stable")
     extra = newest.duplicated(same, keep="last")

@@ -158,7 +158,7 @@ def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
 def draw_curves(
     fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str
 ) -> Figure:
-    """Draw PRO and ROC over a logarithmic FPR axis for (series, PRO, ROC), and mark the integration limits."""
+    """Draw PRO and ROC over a logarithmic FPR axis for (series, PRO, ROC); mark the integration limits."""
     headings = ("PRO: share of each defect found, mean over defects", "ROC: share of all defect pixels found")
     with _sheet([series for series, _, _ in curves], title, markers=False) as (figure, grid):
         for place, heading in enumerate(headings):

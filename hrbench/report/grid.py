@@ -158,7 +158,7 @@ def _small_print(column: Column, cell: Cell, category: str) -> list[str]:
 def _explain(column: Column, cell: Cell, category: str, partial: bool) -> str:
     """Say what stands behind a number."""
     speed = column.metric == THROUGHPUT
-    parts = [] if speed else [f"{cell.value:.6f}"]
+    parts = [f"{cell.value:.4g} megapixels per second" if speed else f"{cell.value:.6f}"]
     if error := error_text(cell.error):
         parts[0] += " exactly" if error == "0" else f" ± {error} (certified numerical error)"
     if cell.low == cell.low:

@@ -13,6 +13,7 @@ from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, overview_columns, size_columns
+from hrbench.report.configurations import printable
 from hrbench.report.grid import grid
 from hrbench.report.images import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
@@ -170,8 +171,8 @@ def _pictures(
         for picture in runs[position].pictures:
             entries = shown.setdefault(picture.kind, [])
             if len(entries) < _PICTURES and picture.path.is_file():
-                source = inline_jpeg(picture.path)
-                entries.append({"source": source, "image": picture.image, "caption": picture.caption})
+                words = {"image": printable(picture.image), "caption": printable(picture.caption)}
+                entries.append({"source": inline_jpeg(picture.path), **words})
         kinds = {kind: entries for kind, entries in shown.items() if entries}
         if kinds:
             return {"label": row["short"], "random": row["random"], "seed": seed, "kinds": kinds}

@@ -1,9 +1,9 @@
 """From runs to tidy frames: the one source of every table, page and plot.
 
 A *configuration* is what a leaderboard row stands for: method, preset, view, weights and options, measured
-under one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the plain
-(macro) mean over the categories. Nothing is left out silently: every mean carries how many values it had and
-how many it should have had.
+under one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the
+plain (macro) mean over the categories. Nothing is left out silently: every mean carries how many values it
+had and how many it should have had.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Summary:
         One row per dataset and configuration, best first: `rank` (NaN when not comparable), `seeds`,
         `categories` and the `missing` ones.
     categories, datasets : DataFrame
-        One row per dataset, configuration (, category), metric, subset and limit: the fields of :class:`Cell`.
+        One row per dataset, configuration (, category), metric, subset and limit: fields of :class:`Cell`.
     notes : dict of str to list of str
         Per dataset, what a reader must know before comparing rows.
     """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,7 @@ CONFIGS = (
 )
 
 Factory = Callable[..., Run]
+PROTOCOL = Protocol("native", "Native resolution, all thresholds", 1)
 
 
 def _areas(category: str) -> np.ndarray:
@@ -111,88 +113,88 @@ def _records(
     return table[list(RECORD_COLUMNS)]
 
 
+def write_run(
+    root: Path,
+    config: Config = CONFIGS[0],
+    dataset: str = "bsdata",
+    category: str = "ballscrew",
+    seed: int = 0,
+    intervals: bool = False,
+    **changes: object,
+) -> Run:
+    """Write one finished run below `root` and read it back."""
+    view = config.view.replace(":", "-")
+    name = f"{config.name}-native-{view}-s{seed}"
+    folder = root / "runs" / dataset / category / name
+    (folder / "pictures").mkdir(parents=True)
+    records = _records(config, dataset, category, seed, name, intervals)
+    records.to_parquet(folder / "records.parquet")
+    settings = {
+        "schema": 1,
+        "run": name,
+        "created": f"2026-11-20T12:{seed:02d}:00+00:00",
+        "dataset": {
+            "name": dataset,
+            "category": category,
+            "index_sha256": hashlib.sha256(category.encode()).hexdigest(),
+            "train": 448,
+            "held_out": 50,
+            "test": 339,
+            "test_defective": 167,
+        },
+        "method": {
+            "name": config.name,
+            "title": config.title,
+            "paper": "Somebody et al., https://arxiv.org/abs/2111.07677",
+            "reference": "https://example.org/code",
+            "preset": "native",
+            "options": {"steps": 20, "layers": [1, 2], "note": config.title},
+            "weights": {"backbone": config.weights},
+            "weights_licence": "Apache-2.0",
+            "parameters": 12_345_678,
+            "trainable": 1_234_567,
+        },
+        "view": config.view,
+        "seed": seed,
+        "protocols": {"native": {"version": PROTOCOL.version, "sha256": PROTOCOL.digest}},
+        "threshold": {"rule": "normal-quantile", "value": 1.23, "normal_images": 50},
+        "cost": {
+            "fit_seconds": 61.5,
+            "predict_seconds": 100.0,
+            "megapixels_per_second": 1.2345 + seed,
+            "ms_median": 300.0,
+            "ms_p95": 400.0,
+            "peak_memory_mib": 900.0,
+        },
+        "device": "cpu (2 threads)",
+        "environment": {"hrbench": "0.1.0", "commit": "9db7919", "python": "3.11.7", "torch": "2.9"},
+    }
+    (folder / "run.json").write_text(json.dumps(settings | changes), encoding="utf-8")
+    index = []
+    for i, kind in enumerate(("worst", "worst", "best", "false alarm")):
+        pixels = np.zeros((60, 360, 3), np.uint8)
+        pixels[:, :120] = 90 + 20 * i
+        pixels[:, 120:240, 0] = np.linspace(0, 255, 120).astype(np.uint8)
+        pixels[20:40, 280:320] = (0, 255, 0)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{i}.jpg")
+        caption = f"AUPRO 0.{i}2 <i>seen</i> at {config.title}"
+        index.append({"file": f"{i}.jpg", "kind": kind, "image": f"test/bad/{i:03d}.png", "caption": caption})
+    (folder / "pictures" / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
+    run = Run(folder)
+    components = pd.DataFrame({"image": 0, "area": _areas(category), "defect_type": "pit"})
+    run.__dict__["evidence"] = SimpleNamespace(components=components, skill=config.skill)
+    return run
+
+
 @pytest.fixture
-def make_run(tmp_path: Path, protocol: Protocol) -> Factory:
+def make_run(tmp_path: Path) -> Factory:
     """Return a function that writes one finished run and reads it back."""
-
-    def make(
-        config: Config = CONFIGS[0],
-        dataset: str = "bsdata",
-        category: str = "ballscrew",
-        seed: int = 0,
-        intervals: bool = False,
-        **changes: object,
-    ) -> Run:
-        view = config.view.replace(":", "-")
-        name = f"{config.name}-native-{view}-s{seed}"
-        folder = tmp_path / "runs" / dataset / category / name
-        (folder / "pictures").mkdir(parents=True)
-        records = _records(config, dataset, category, seed, name, intervals)
-        records.to_parquet(folder / "records.parquet")
-        settings = {
-            "schema": 1,
-            "run": name,
-            "created": f"2026-11-20T12:{seed:02d}:00+00:00",
-            "dataset": {
-                "name": dataset,
-                "category": category,
-                "index_sha256": hashlib.sha256(category.encode()).hexdigest(),
-                "train": 448,
-                "held_out": 50,
-                "test": 339,
-                "test_defective": 167,
-            },
-            "method": {
-                "name": config.name,
-                "title": config.title,
-                "paper": "Somebody et al., https://arxiv.org/abs/2111.07677",
-                "reference": "https://example.org/code",
-                "preset": "native",
-                "options": {"steps": 20, "layers": [1, 2], "note": config.title},
-                "weights": {"backbone": config.weights},
-                "weights_licence": "Apache-2.0",
-                "parameters": 12_345_678,
-                "trainable": 1_234_567,
-            },
-            "view": config.view,
-            "seed": seed,
-            "protocols": {"native": {"version": protocol.version, "sha256": protocol.digest}},
-            "threshold": {"rule": "normal-quantile", "value": 1.23, "normal_images": 50},
-            "cost": {
-                "fit_seconds": 61.5,
-                "predict_seconds": 100.0,
-                "megapixels_per_second": 1.2345 + seed,
-                "ms_median": 300.0,
-                "ms_p95": 400.0,
-                "peak_memory_mib": 900.0,
-            },
-            "device": "cpu (2 threads)",
-            "environment": {"hrbench": "0.1.0", "commit": "9db7919", "python": "3.11.7", "torch": "2.9"},
-        }
-        (folder / "run.json").write_text(json.dumps(settings | changes), encoding="utf-8")
-        index = []
-        for i, kind in enumerate(("worst", "worst", "best", "false alarm")):
-            pixels = np.zeros((60, 360, 3), np.uint8)
-            pixels[:, :120] = 90 + 20 * i
-            pixels[:, 120:240, 0] = np.linspace(0, 255, 120).astype(np.uint8)
-            pixels[20:40, 280:320] = (0, 255, 0)
-            Image.fromarray(pixels).save(folder / "pictures" / f"{i}.jpg")
-            caption = f"AUPRO 0.{i}2 <i>seen</i> at {config.title}"
-            index.append(
-                {"file": f"{i}.jpg", "kind": kind, "image": f"test/bad/{i:03d}.png", "caption": caption}
-            )
-        (folder / "pictures" / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
-        run = Run(folder)
-        components = pd.DataFrame({"image": 0, "area": _areas(category), "defect_type": "pit"})
-        run.__dict__["evidence"] = SimpleNamespace(components=components, skill=config.skill)
-        return run
-
-    return make
+    return functools.partial(write_run, tmp_path)
 
 
 @pytest.fixture
 def protocol() -> Protocol:
-    return Protocol("native", "Native resolution, all thresholds", 1)
+    return PROTOCOL
 
 
 @pytest.fixture
@@ -209,13 +211,15 @@ def runs(make_run: Factory) -> list[Run]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _curves() -> Iterator[None]:
     """Replace the curves, which have tests of their own, by power laws."""
     fpr = np.concatenate([[0.0], np.geomspace(1e-7, 1, 500)])
 
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
-    monkeypatch.setattr(plots, "roc_curve", power)
-    monkeypatch.setattr(plots, "pro_curve", power)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "roc_curve", power)
+        patch.setattr(plots, "pro_curve", power)
+        yield

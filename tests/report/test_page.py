@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hrbench.report
+from hrbench.protocol import Protocol
+from hrbench.report import write_leaderboard
+from hrbench.report.images import inline_jpeg
+from hrbench.store import Run
+
+from .conftest import CONFIGS, NASTY, PROTOCOL, write_run
+
+Factory = Callable[..., Run]
+VOID = {"meta", "link", "img", "br", "hr", "input", "col", "path", "use", "rect", "line"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are balanced, and keeps tags and texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        found = [attrs for name, attrs in self.tags if name == tag]
+        return [a for a in found if all(a.get(k.rstrip("_")) == v for k, v in attributes.items())]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    make_run = functools.partial(write_run, tmp_path_factory.mktemp("runs"))
+    runs = [make_run(config, "weave & grain", "fabric", seed) for config in CONFIGS for seed in (0, 1)]
+    runs += [make_run(config, "weave & grain", "wood") for config in CONFIGS if config.name != "l2bt"]
+    runs += [make_run(CONFIGS[0], intervals=True)]
+    return write_leaderboard(runs, tmp_path_factory.mktemp("board"), PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def text(files: dict[str, Path]) -> str:
+    return files["html"].read_text(encoding="utf-8")
+
+
+def test_writes_all_formats_and_leaves_nothing_else(files: dict[str, Path]) -> None:
+    assert list(files) == ["md", "csv", "tex", "html"]
+    assert sorted(files.values()) == sorted(files["md"].parent.iterdir())
+    assert all(path.stat().st_size > 500 for path in files.values())
+
+
+def test_page_is_balanced_self_contained_and_escaped(text: str) -> None:
+    assert text.startswith("<!doctype html>")
+    page = Reader(text)
+    for tag, attrs in page.tags:
+        for name, value in attrs.items():
+            if name in ("src", "srcset", "data", "poster", "action"):
+                assert value.startswith("data:image/jpeg;base64,")
+            if name.endswith("href"):
+                assert value.startswith("#") or (tag == "a" and value.startswith("https://"))
+            assert not name.startswith("on")
+    assert not page.all("link")
+    assert "default-src 'none'" in text
+    style_and_script = "".join(re.findall(r"<(?:style|script)>(.*?)</", text, re.S))
+    assert not re.search(r"https?:|@import|url\(", style_and_script)
+    assert not page.all("b", class_="") or "<b>x&y" not in text
+    assert "<i>seen" not in text
+    assert "\x1b" not in text
+    shown = NASTY.replace("\x1b", "")
+    assert any(shown in data for data in page.texts)
+
+
+def test_ids_are_unique_and_links_lead_somewhere(text: str) -> None:
+    page = Reader(text)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {
+        value[1:] for _, a in page.tags for k, value in a.items() if k.endswith("href") and value[:1] == "#"
+    }
+    assert targets <= set(ids)
+
+
+def test_headers_are_buttons_and_tell_their_order(text: str) -> None:
+    page = Reader(text)
+    assert len(page.all("th", **{"aria-sort": "ascending"})) == len(page.all("caption"))
+    assert len(page.all("button", type="button")) > 20
+    assert all(a["alt"] for a in page.all("img"))
+    assert all(a.get("aria-label") for a in page.all("svg"))
+
+
+def test_rows_say_what_they_are(text: str) -> None:
+    page = Reader(text)
+    assert [a for a in page.all("tr") if a.get("class") == "random"]
+    assert "random weights" in page.texts
+    words = re.sub(r"\s+", " ", " ".join(page.texts))
+    assert "lacks wood" in words
+    for needle in (
+        "Apache-2.0",
+        "9db7919",
+        "sha256",
+        "steps = 20",
+        "native version 1",
+        "cpu (2 threads)",
+        "1.23",
+    ):
+        assert needle in words
+
+
+def test_every_number_explains_itself(text: str) -> None:
+    page = Reader(text)
+    cells = [a for a in page.all("td") if "number" in a.get("class", "").split() and "title" in a]
+    assert len(cells) > 100
+    assert all(a["title"] for a in cells)
+    titles = " ".join(a["title"] for a in cells)
+    assert "± 4e-7 (certified numerical error)" in titles
+    assert "no automatic threshold" in titles
+    assert "the method takes no decision of its own" in titles
+    assert "no number below 3" in titles
+    assert "over 2 seeds" in titles
+    assert "interval 0." in titles
+
+
+def test_pictures_are_inside_and_whole(text: str) -> None:
+    page = Reader(text)
+    sources = [a["src"] for a in page.all("img")]
+    assert len(sources) == 4 * (4 + 3 + 1)
+    assert base64.b64decode(sources[0].partition(",")[2])[:2] == b"\xff\xd8"
+    assert "test/bad/003.png" in page.texts
+
+
+def test_large_pictures_are_made_smaller(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    Image.effect_noise((3000, 1000), 80).save(path, quality=95)
+    assert path.stat().st_size > 400_000
+    data = base64.b64decode(inline_jpeg(path).partition(",")[2])
+    assert len(data) < path.stat().st_size / 2
+
+
+def test_same_runs_give_the_same_page(make_run: Factory, tmp_path: Path, protocol: Protocol) -> None:
+    runs = [make_run()]
+    first, second = (write_leaderboard(runs, tmp_path / name, protocol) for name in "ab")
+    assert {k: p.read_bytes() for k, p in first.items()} == {k: p.read_bytes() for k, p in second.items()}
+
+
+def test_report_knows_no_torch() -> None:
+    for path in Path(hrbench.report.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"torch", "timm", "pylab"}
+            assert "matplotlib.pyplot" not in names

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from hrbench.errors import HrbenchError
+from hrbench.protocol import Protocol
+from hrbench.report import plots
+from hrbench.report.drawing import Bin, style
+from hrbench.report.images import inline_svg
+from hrbench.report.summary import summarise
+from hrbench.store import Run
+
+from .conftest import CONFIGS, NASTY
+
+Factory = Callable[..., Run]
+
+
+@pytest.fixture
+def few(make_run: Factory) -> list[Run]:
+    """Two categories, one with few defects, and a row that lacks it."""
+    runs = [make_run(config, category="fabric") for config in CONFIGS[1:]]
+    return [*runs, *(make_run(config, category="wood") for config in (CONFIGS[1], CONFIGS[3]))]
+
+
+def test_writes_png_and_svg_of_every_plot(few: list[Run], tmp_path: Path, protocol: Protocol) -> None:
+    paths = plots.write_plots(few, tmp_path / "plots", protocol)
+    stems = [
+        f"bsdata{part}-{kind}"
+        for part in ("", "-fabric", "-wood")
+        for kind in ("sizes", "diameters", "curves")
+    ]
+    assert [path.name for path in paths] == [
+        f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")
+    ]
+    assert sorted(tmp_path.glob("plots/*")) == sorted(paths)
+    for path in paths:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert np.asarray(image.convert("L")).std() > 5
+        else:
+            ElementTree.parse(path)
+            assert "<dc:date>" not in path.read_text(encoding="utf-8")
+
+
+def test_a_single_category_is_drawn_once_and_alike_every_time(
+    make_run: Factory, tmp_path: Path, protocol: Protocol
+) -> None:
+    runs = [make_run(CONFIGS[3])]
+    first, second = (plots.write_plots(runs, tmp_path / name, protocol) for name in "ab")
+    assert len(first) == 6
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_settings_of_the_caller_are_left_alone(make_run: Factory, protocol: Protocol) -> None:
+    before = dict(matplotlib.rcParams)
+    summary = summarise([make_run()], protocol)
+    plots.figures(summary, plots.gather([make_run(seed=1)], summary), "bsdata")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_lost_evidence_costs_the_curves_and_nothing_else(
+    make_run: Factory, tmp_path: Path, protocol: Protocol
+) -> None:
+    run = make_run()
+    del run.__dict__["evidence"]
+    names = [path.name for path in plots.write_plots([run], tmp_path / "plots", protocol)]
+    assert names == [
+        f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters") for suffix in ("png", "svg")
+    ]
+
+
+def test_evidence_is_let_go_of(
+    make_run: Factory, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    evidence = run.__dict__.pop("evidence")
+    monkeypatch.setattr("hrbench.store.Evidence.load", lambda _: evidence)
+    assert plots.gather([run], summarise([run], protocol)).curves
+    assert "evidence" not in run.__dict__
+
+
+def test_average_curve_needs_every_category(few: list[Run], protocol: Protocol) -> None:
+    del few[0].__dict__["evidence"]
+    summary = summarise(few, protocol)
+    material = plots.gather(few, summary)
+    legend = plots.figures(summary, material, "bsdata")["curves"].legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == 2
+    assert not any("FastFlow" in label for label in labels)
+    assert any("lacks wood" in label for label in labels)
+
+
+def test_few_components_are_hollow_and_said_so(few: list[Run], protocol: Protocol) -> None:
+    summary = summarise(few, protocol)
+    figure = plots.figures(summary, plots.gather(few, summary), "bsdata", "wood")["diameters"]
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert any("too few" in label for label in labels)
+    assert any("none" in label for label in labels)
+    faces = {line.get_markerfacecolor() for line in axes.lines if line.get_marker() not in ("", "None")}
+    assert "#fefdfc" in faces
+    joined = [line for line in axes.lines if len(line.get_xdata()) == len(labels)]
+    assert all(np.isnan(line.get_ydata()).sum() == 5 for line in joined)
+
+
+def test_whiskers_show_intervals_before_seeds(make_run: Factory, protocol: Protocol) -> None:
+    for intervals, height in ((True, 0.03), (False, None)):
+        runs = [make_run(category=f"c{intervals}", seed=s, intervals=intervals) for s in (0, 1)]
+        summary = summarise(runs, protocol)
+        axes = plots.figures(summary, plots.gather(runs, summary), "bsdata")["sizes"].axes[0]
+        bars = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
+        assert len(bars) == 4
+        if height:
+            assert all(np.ptp(bar) == pytest.approx(height) for bar in bars)
+
+
+def test_bin_labels() -> None:
+    assert Bin("tiny", 31, (13.0, 37.0, 84.0), 1, 1).label == "tiny\n13–84 px\nmedian 37\nn = 31"
+    assert Bin("d8-16", 2, (50.0, 60.0, 70.0), 0, 1).label == "8–16\nn = 2\ntoo few"
+    assert Bin("q1", 0, (), 0, 1).label == "q1\nnone"
+    assert "2 of 3" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
+    assert "123k" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
+
+
+def test_styles_differ_in_more_than_colour() -> None:
+    styles = [style(index) for index in range(24)]
+    assert len(set(styles)) == 24
+    for part in (1, 2):
+        assert all(a[part] != b[part] for a, b in pairwise(styles))
+
+
+def test_inline_svg_is_part_of_the_page(make_run: Factory, protocol: Protocol) -> None:
+    runs = [make_run(CONFIGS[3])]
+    summary = summarise(runs, protocol)
+    drawn = plots.figures(summary, plots.gather(runs, summary), "bsdata", titled=False)
+    text = inline_svg(drawn["sizes"], "d0-sizes", 'a "plot"')
+    root = ElementTree.fromstring(text)
+    assert root.get("aria-label") == 'a "plot"'
+    ids = {element.get("id") for element in root.iter() if element.get("id")}
+    assert ids
+    assert all(name.startswith("d0-sizes-") for name in ids)
+    targets = {v[1:] for e in root.iter() for k, v in e.attrib.items() if k.endswith("href")}
+    assert targets <= ids
+    assert "var(--ink)" in text
+    assert "#111213" not in text
+    assert not list(root.iter("{http://www.w3.org/2000/svg}metadata"))
+    written = "".join(root.itertext())
+    assert NASTY.replace("\x1b", "") in written
+
+
+def test_no_run_under_the_protocol_is_an_error(make_run: Factory, tmp_path: Path) -> None:
+    with pytest.raises(HrbenchError, match="'other'"):
+        plots.write_plots([make_run()], tmp_path, Protocol("other", "Another", 1))

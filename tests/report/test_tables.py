@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from hrbench.protocol import Protocol
+from hrbench.report.columns import Column, best_two, error_text, number_text, overview_columns, size_text
+from hrbench.report.configurations import THROUGHPUT
+from hrbench.report.latex import latex_tables
+from hrbench.report.summary import Summary, summarise
+from hrbench.report.tables import csv_table, markdown_page, terminal_table
+from hrbench.store import Run
+
+from .conftest import CONFIGS
+
+Factory = Callable[..., Run]
+AUPRO = Column("aupro", "", "", "aupro")
+SPEED = Column("speed", "", "", THROUGHPUT, contest=False)
+
+
+@pytest.fixture
+def summary(runs: list[Run], protocol: Protocol) -> Summary:
+    return summarise(runs, protocol)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        (AUPRO, 0.12345, "0.123"),
+        (AUPRO, 1.0, "1.000"),
+        (AUPRO, math.nan, "–"),
+        (SPEED, 0.012345, "0.0123"),
+        (SPEED, 1.2345, "1.23"),
+        (SPEED, 1234.5, "1234"),
+        (Column("fpr", "", "", "fpr"), 0.00012345, "0.00012"),
+    ],
+)
+def test_numbers(column: Column, value: float, text: str) -> None:
+    assert number_text(column, value) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(3.2e-7, "4e-7"), (3e-7, "3e-7"), (9.5e-7, "1e-6"), (0.0, "0"), (math.nan, ""), (0.02, "2e-2")],
+)
+def test_error_bounds_round_up(error: float, text: str) -> None:
+    assert error_text(error) == text
+
+
+def test_best_and_second_go_by_what_is_printed() -> None:
+    assert best_two(AUPRO, [0.70001, 0.70004, 0.5, math.nan]) == ("0.700", "0.500")
+    assert best_two(AUPRO, [0.7]) == ("", "")
+    assert best_two(SPEED, [1.0, 2.0]) == ("", "")
+
+
+def test_size_names() -> None:
+    assert [size_text(s) for s in ("tiny", "d<8", "d8-16", "d>=128")] == ["tiny", "< 8", "8–16", "≥ 128"]
+
+
+def test_column_keys_are_unique(protocol: Protocol) -> None:
+    keys = [column.key for column in overview_columns(protocol)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
+    text = markdown_page(summary)
+    tables = [block for block in text.split("\n\n") if block.startswith("| #")]
+    assert len(tables) == 2
+    for table in tables:
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert len(set(bars)) == 1
+    assert "<b>" not in text
+    assert "\x1b" not in text
+    assert "**" in tables[0]
+    assert "RANDOM" in tables[0]
+    assert "† L2BT" in text.replace("\\", "")
+    assert "lacks wood" in text
+
+
+def test_markdown_shows_intervals_where_there_are_any(make_run: Factory, protocol: Protocol) -> None:
+    with_intervals = markdown_page(summarise([make_run(intervals=True)], protocol))
+    assert re.search(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", with_intervals)
+    assert "–" in markdown_page(summarise([make_run(CONFIGS[3])], protocol))
+
+
+def test_csv_has_full_precision_and_one_row_per_average_and_category(summary: Summary) -> None:
+    table = pd.read_csv(io.StringIO(csv_table(summary)))
+    assert len(table) == 4 + 4 + 4 + 12 - 1
+    average = table[table["category"].isna()]
+    assert average["rank"].notna().sum() == 7
+    assert table.loc[table["category"].notna(), "rank"].isna().all()
+    board = summary.leaderboard
+    assert set(average["aupro@0.05"].round(12)) == set(board["headline"].round(12))
+    assert {"aupro@0.05_error", "aupro@0.05_tiny_n", "iou_oracle"} <= set(table.columns)
+    assert not [name for name in table.columns if "ci_low" in name]
+    assert average["missing"].dropna().tolist() == ["wood"]
+
+
+def test_csv_has_intervals_where_there_are_any(make_run: Factory, protocol: Protocol) -> None:
+    table = pd.read_csv(io.StringIO(csv_table(summarise([make_run(intervals=True)], protocol))))
+    assert (table["aupro@0.05_ci_low"] < table["aupro@0.05"]).all()
+
+
+def test_latex_is_escaped_and_balanced(summary: Summary) -> None:
+    text = latex_tables(summary)
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 2
+    assert r"\textless{}b\textgreater{}x\&y\_z\%" in text
+    assert r"\textbf{" in text
+    assert r"\underline{" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    columns = [len(re.findall(r"(?<!\\)&", line)) for line in body]
+    assert len(set(columns)) == 1
+    plain = re.sub(r"\\[{}]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert text.isascii()
+    assert not re.search(r"(?<!\\)[#^~]", text)
+
+
+def test_latex_shows_intervals_where_there_are_any(make_run: Factory, protocol: Protocol) -> None:
+    text = latex_tables(summarise([make_run(intervals=True)], protocol))
+    assert r"\shortstack" in text
+
+
+def test_a_single_row_has_nothing_emphasised(make_run: Factory, protocol: Protocol) -> None:
+    summary = summarise([make_run()], protocol)
+    assert r"\textbf" not in latex_tables(summary)
+    assert not re.search(r"\| \*\*", markdown_page(summary))
+
+
+def test_terminal_table_is_aligned_and_safe(runs: list[Run], protocol: Protocol) -> None:
+    text = terminal_table(runs, protocol)
+    assert "\x1b" not in text
+    blocks = text.split("\n\n")
+    assert len(blocks) == 2
+    lines = blocks[0].splitlines()
+    assert len({len(line) for line in lines[1:] if not line.startswith("RANDOM")}) == 1
+    assert "preset native" in lines[0]
+    assert "AUPRO@0.05" in lines[2]
+    assert "RANDOM" in blocks[0]
+    assert "lacks wood" in blocks[1]
+
+
+def test_terminal_shows_the_headline_interval(make_run: Factory, protocol: Protocol) -> None:
+    assert re.search(r"0\.\d{3} \[0\.\d{3}, ", terminal_table([make_run(intervals=True)], protocol))

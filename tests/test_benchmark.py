@@ -1,0 +1,268 @@
+"""Jobs end to end: determinism, resume, what identifies a run, what a bad file does."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import write_tree
+
+from hrbench import HrbenchError, load_dataset, load_protocol
+from hrbench import benchmark as benchmark_module
+from hrbench.benchmark import make_job, run_job, split_normals
+from hrbench.store import RECORD_COLUMNS, read_runs
+
+CPU = torch.device("cpu")
+PROTOCOLS = [load_protocol("native")]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(benchmark_module, "CHUNK", 3)
+
+
+def job_for(tree, toy, **changes):
+    category = load_dataset("folder", tree).categories[0]
+    return make_job(category, toy, **{"preset": "native", **changes})
+
+
+def run(tree, toy, output, **changes):
+    return run_job(job_for(tree, toy, **changes), output, PROTOCOLS, device=CPU)
+
+
+def evidence_bytes(run):
+    return {path.name: path.read_bytes() for path in sorted((run.folder / "evidence").iterdir())}
+
+
+def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
+    done = run(tree, toy, tmp_path, options={"decide": True})
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "evidence", "pictures", "records.parquet", "run.json", "weights.safetensors",
+    ]  # fmt: skip
+    records = done.records
+    assert tuple(records.columns) == RECORD_COLUMNS
+    value = records.set_index(["metric", "subset"])["value"]
+    assert value["pixel_auroc", "all"] > 0.9
+    assert {"iou", "iou_decision", "iou_oracle"} <= set(records["metric"])
+    assert 0 < value["iou_decision", "all"] <= value["iou_oracle", "all"] + 1e-6
+    assert records["dataset"].unique().tolist() == [tree.name]
+    assert done.config["dataset"]["held_out"] == 1
+    assert done.config["method"]["options"]["decide"] is True
+    assert done.config["cost"]["megapixels_per_second"] > 0
+    assert len(done.evidence.images) == 8
+    assert done.evidence.components["defect_type"].unique().tolist() == ["dent"]
+    assert [picture.kind for picture in done.pictures] == ["worst", "worst", "worst", "best", "false alarm"]
+    assert all(picture.path.is_file() for picture in done.pictures)
+
+
+def test_equal_jobs_give_equal_bits_and_seeds_differ(tree, toy, tmp_path):
+    first = run(tree, toy, tmp_path / "a", options={"noise": 0.1})
+    second = run(tree, toy, tmp_path / "b", options={"noise": 0.1})
+    drop = ["seconds"]
+    assert first.evidence.images.drop(columns=drop).equals(second.evidence.images.drop(columns=drop))
+    assert np.array_equal(first.evidence.defect_scores, second.evidence.defect_scores)
+    assert evidence_bytes(first)["components.parquet"] == evidence_bytes(second)["components.parquet"]
+    other = run(tree, toy, tmp_path / "a", seed=1, options={"noise": 0.1})
+    assert not np.array_equal(first.evidence.defect_scores, other.evidence.defect_scores)
+    assert len(read_runs(tmp_path / "a")) == 2
+
+
+class Killed(BaseException):
+    """Stands for a process that ends anywhere."""
+
+
+@pytest.mark.parametrize("stop_at", ["first step", "second stage", "fit done", "second shard", "records"])
+def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypatch, stop_at):
+    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", -1.0)
+    options = {"noise": 0.1}
+    whole = run(tree, toy, tmp_path / "whole", options=options)
+    job = job_for(tree, toy, options=options)
+    output = tmp_path / "killed"
+
+    calls = {"step": 0, "shard": 0}
+    with monkeypatch.context() as patch:
+        real_step = torch.optim.Adam.step
+        real_collector = benchmark_module.EvidenceCollector
+        stop_step = {"first step": 1, "second stage": 14}.get(stop_at)
+
+        def step(self, *args, **kwargs):
+            calls["step"] += 1
+            if calls["step"] == stop_step:
+                raise Killed
+            return real_step(self, *args, **kwargs)
+
+        def collector(*args, **kwargs):
+            calls["shard"] += 1
+            if (stop_at, calls["shard"]) in {("fit done", 1), ("second shard", 2)}:
+                raise Killed
+            return real_collector(*args, **kwargs)
+
+        def compute(*args, **kwargs):
+            raise Killed
+
+        patch.setattr(torch.optim.Adam, "step", step)
+        patch.setattr(benchmark_module, "EvidenceCollector", collector)
+        if stop_at == "records":
+            patch.setattr(benchmark_module, "compute", compute)
+        with pytest.raises(Killed):
+            run_job(job, output, PROTOCOLS, device=CPU)
+        assert not (job.folder(output) / "run.json").exists()
+        assert not list(output.glob("**/records.parquet"))
+
+    steps_before = calls["step"]
+    count = {"step": 0}
+    real = torch.optim.Adam.step
+
+    def counted(self, *args, **kwargs):
+        count["step"] += 1
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    resumed = run_job(job, output, PROTOCOLS, device=CPU)
+    if stop_at == "second stage":
+        assert count["step"] == 20 - (steps_before - 1)
+    if stop_at in ("fit done", "second shard", "records"):
+        assert count["step"] == 0
+    assert np.array_equal(resumed.evidence.defect_scores, whole.evidence.defect_scores)
+    assert np.array_equal(resumed.evidence.normal_keys, whole.evidence.normal_keys)
+    assert np.array_equal(resumed.evidence.normal_counts, whole.evidence.normal_counts)
+    pd.testing.assert_frame_equal(resumed.records, whole.records)
+    assert not (resumed.folder / "partial").exists()
+
+
+def test_a_done_job_is_not_done_again(tree, toy, tmp_path, monkeypatch):
+    before = run(tree, toy, tmp_path)
+    stamp = (before.folder / "run.json").stat().st_mtime_ns
+    monkeypatch.setattr(benchmark_module, "Fit", None)
+    assert (run(tree, toy, tmp_path).folder / "run.json").stat().st_mtime_ns == stamp
+
+
+def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, monkeypatch):
+    import dataclasses
+
+    run(tree, toy, tmp_path)
+    monkeypatch.setattr(benchmark_module, "Fit", None)
+    strict = dataclasses.replace(PROTOCOLS[0], name="strict", fpr_limits=(0.02,), headline_fpr=0.02)
+    again = run_job(job_for(tree, toy), tmp_path, [*PROTOCOLS, strict], device=CPU)
+    assert set(again.records["protocol"]) == {"native", "strict"}
+    assert set(again.config["protocols"]) == {"native", "strict"}
+    limits = again.records.loc[again.records["protocol"] == "strict", "fpr_limit"].dropna().unique()
+    assert limits.tolist() == [0.02]
+
+
+def test_what_identifies_a_run(tree, toy, tmp_path):
+    names = {
+        job_for(tree, toy, **changes).name
+        for changes in ({}, {"seed": 1}, {"view": "whole:32"}, {"options": {"steps": 7}}, {"preset": "demo"})
+    }
+    assert len(names) == 5
+    assert job_for(tree, toy, options={"steps": 20}).name == job_for(tree, toy).name
+    weights = [tmp_path / "a" / "w.pth", tmp_path / "b" / "w.pth"]
+    for path in weights:
+        path.parent.mkdir()
+        path.write_bytes(b"same")
+    first, second = (job_for(tree, toy, options={"weights": str(path)}).name for path in weights)
+    assert first == second
+    weights[1].write_bytes(b"other")
+    assert job_for(tree, toy, options={"weights": str(weights[1])}).name != first
+
+
+def test_held_out_images_are_never_fitted(tree, toy):
+    category = load_dataset("folder", tree).categories[0]
+    fit, held = split_normals(category)
+    assert not {sample.id for sample in fit} & {sample.id for sample in held}
+    assert len(fit) + len(held) == len(category.train)
+    assert all(sample.split == "train" for sample in (*fit, *held))
+
+
+def test_fit_reads_no_mask_and_no_test_image(tree, toy, tmp_path, monkeypatch):
+    read = []
+    import hrbench.inference
+    import hrbench.training
+
+    for module in (hrbench.training, hrbench.inference):
+        real = module.read_image
+        monkeypatch.setattr(module, "read_image", lambda path, real=real: read.append(path) or real(path))
+
+    class Stop(Exception):
+        pass
+
+    def no_mask(*args):
+        raise Stop
+
+    monkeypatch.setattr(benchmark_module, "read_mask", no_mask)
+    with pytest.raises(Stop):
+        run(tree, toy, tmp_path)
+    before_test = [path for path in read if "test" not in path.parts]
+    assert {path.parts[-3] for path in before_test} == {"train"}
+    first_test = next(index for index, path in enumerate(read) if "test" in path.parts)
+    assert all("test" in path.parts for path in read[first_test:])  # training is over when the test begins
+
+
+def broken_copy(tree, folder):
+    return shutil.copytree(tree, folder)
+
+
+def test_a_truncated_test_image_is_named_and_the_fit_is_kept(tree, toy, tmp_path):
+    root = broken_copy(tree, tmp_path / "data")
+    victim = root / "bolt" / "test" / "good" / "002.png"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    with pytest.raises(HrbenchError, match=r"test.good.002\.png"):
+        run(root, toy, tmp_path / "out")
+    victim.write_bytes(content)
+    assert (job_for(root, toy).folder(tmp_path / "out") / "weights.safetensors").is_file()
+    assert list(job_for(root, toy).folder(tmp_path / "out").glob("partial/evidence-*"))
+    assert run(root, toy, tmp_path / "out").records["value"].notna().any()
+
+
+def test_empty_and_wrongly_sized_masks_are_named(tree, toy, tmp_path):
+    from PIL import Image
+
+    root = broken_copy(tree, tmp_path / "data")
+    mask = root / "bolt" / "ground_truth" / "dent" / "001_mask.png"
+    Image.new("L", (70, 48)).save(mask)
+    with pytest.raises(HrbenchError, match=r"001_mask\.png: no defect pixel"):
+        run(root, toy, tmp_path / "out")
+    Image.new("L", (10, 10), 255).save(mask)
+    with pytest.raises(HrbenchError, match=r"001_mask\.png.*48"):
+        run(root, toy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "papr"}, "unknown preset.*did you mean 'paper'|Known: demo, native"),
+        ({"view": "tiled:33"}, "expected whole:SIZE"),
+        ({"options": {"stepz": 3}}, "unknown option.*did you mean 'steps'"),
+    ],
+)
+def test_wrong_names_are_found_before_anything_runs(tree, toy, changes, message):
+    with pytest.raises(HrbenchError, match=message):
+        job_for(tree, toy, **changes)
+
+
+def test_wrong_tile_sizes_and_devices_are_named(tree, toy, tmp_path):
+    with pytest.raises(HrbenchError, match="multiples of 2, 31 is not; use 30 or 32"):
+        run(tree, toy, tmp_path, view="tiled:31:8")
+    from hrbench.origin import pick_device
+
+    with pytest.raises(HrbenchError, match="device 'gpu9'"):
+        pick_device("gpu9")
+
+
+def test_a_method_that_gives_nan_is_stopped(tree, toy, tmp_path, monkeypatch):
+    from hrbench.method import Method
+
+    monkeypatch.setattr(Method, "finish", lambda self, maps: next(iter(maps.values())) * float("nan"))
+    with pytest.raises(HrbenchError, match="NaN or infinite"):
+        run(tree, toy, tmp_path)
+
+
+def test_one_training_image_is_too_few(tmp_path, toy):
+    root = write_tree(tmp_path / "one", train=1)
+    with pytest.raises(HrbenchError, match="1 normal training images, expected at least 2"):
+        run(root, toy, tmp_path / "out")

@@ -1,0 +1,154 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from helpers import write_tree
+from PIL import Image
+
+import hrbench
+from hrbench.cli import main
+from hrbench.store import read_runs
+
+
+def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["run", "--root", str(tree), "--methods", toy, "--view", "whole:32", "tiled:32:8", "--seeds", "0", "1",
+                 "--set", "steps=4", "--output", str(out)]) == 0  # fmt: skip
+    table = capsys.readouterr().out
+    assert "Toy" in table
+    assert "8 runs" in table
+    assert len(read_runs(out)) == 8
+    assert main(["leaderboard", str(out)]) == 0
+    assert {path.suffix for path in (out / "report").glob("leaderboard.*")} == {".md", ".csv", ".tex", ".html"}
+    assert main(["plot", str(out), "--output", str(tmp_path / "plots")]) == 0
+    assert list((tmp_path / "plots").rglob("*.png"))
+    assert list((tmp_path / "plots").rglob("*.svg"))
+
+
+def test_maps_of_a_run_score_the_same_when_evaluated(tree, toy, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["--root", str(tree), "--categories", "nut", "--output", str(out)]
+    assert main(["run", *command, "--methods", toy, "--set", "steps=4", "--save-maps"]) == 0
+    (done,) = read_runs(out)
+    maps = done.folder / "maps"
+    assert len(list(maps.rglob("*.tiff"))) == 8
+    assert main(["evaluate", *command, "--maps", str(maps), "--name", "theirs"]) == 0
+    (theirs,) = [run for run in read_runs(out) if run.config["method"]["name"] == "theirs"]
+    keys = ["metric", "subset", "fpr_limit"]
+    both = done.records.merge(theirs.records, on=keys, suffixes=("", "_theirs"))
+    threshold_free = ~both["metric"].isin(["iou", "miou", "f1", "fpr"])
+    pd.testing.assert_series_equal(
+        both["value"][threshold_free], both["value_theirs"][threshold_free], check_names=False
+    )
+    assert (theirs.folder / "records.csv").is_file()
+    assert "theirs" in capsys.readouterr().out
+
+
+def test_submission_layout_with_decisions_and_normal_maps(tmp_path):
+    root = write_tree(tmp_path / "data", size=(32, 40))
+    rng = np.random.default_rng(0)
+    for path in sorted((root / "bolt" / "test").rglob("*.png")):
+        name = f"{path.parent.name}/{path.stem}"
+        scores = rng.random((32, 40)).astype(np.float16)
+        target = tmp_path / "maps" / "bolt" / "test" / f"{name}.tiff"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(target, scores)
+    normal = tmp_path / "normal"
+    normal.mkdir()
+    np.save(normal / "one.npy", rng.random((32, 40)))
+    code = main(["evaluate", "--root", str(root), "--maps", str(tmp_path / "maps"), "--normal-maps", str(normal),
+                 "--output", str(tmp_path / "out"), "--exact"])  # fmt: skip
+    assert code == 0
+    (run,) = read_runs(tmp_path / "out")
+    assert run.records.set_index("metric")["value"]["iou"] >= 0
+    assert run.config["threshold"]["normal_images"] == 1
+
+
+def test_new_method_passes_its_own_test_and_runs(tree, tmp_path, monkeypatch, capsys):
+    assert main(["new-method", "my_method", "--folder", str(tmp_path)]) == 0
+    adapter = tmp_path / "my_method.py"
+    assert len(adapter.read_text().splitlines()) < 80
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "test_my_method.py")],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"2 passed", result.stdout)
+    assert main(["run", "--root", str(tree), "--categories", "bolt", "--methods", str(adapter), "--preset", "demo",
+                 "--output", str(tmp_path / "out")]) == 0  # fmt: skip
+    assert main(["new-method", "my_method", "--folder", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_data_commands(tmp_path, capsys):
+    root = tmp_path / "made"
+    assert main(["data", "make", str(root), "--categories", "weave", "--size", "96x128", "--train", "2",
+                 "--test-good", "1", "--test-defective", "3"]) == 0  # fmt: skip
+    assert Image.open(next((root / "weave" / "train" / "good").iterdir())).size == (128, 96)
+    assert main(["data", "stats", "--root", str(root)]) == 0
+    assert "area_median" in capsys.readouterr().out
+    assert main(["data", "check", "--root", str(root)]) == 0
+    assert main(["data", "check", "--dataset", "mvtec_ad", "--root", str(root)]) in (1, 2)
+
+
+def test_list_names_what_there_is(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("fastflow", "l2bt", "native", "mvtec_ad", "visa", "kolektorsdd2"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--root", "{tree}", "--methods", "fastfow"], "did you mean 'fastflow'"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--preset", "tiny"], "unknown preset"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--view", "tiles"], "view 'tiles'"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--categories", "bol"], "bolt"),
+        (["run", "--root", "{tree}/nowhere", "--methods", "{toy}"], "nowhere"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--dataset", "mvtek"], "unknown dataset"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--set", "steps"], "OPTION=VALUE"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--set", "l2bt.steps=3"], "OPTION=VALUE"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--device", "gpu9"], "device 'gpu9'"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--protocol", "nativ"], "did you mean 'native'"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--batch-size", "0"], "at least 1"),
+        (["evaluate", "--root", "{tree}", "--maps", "{tree}/nowhere"], "nowhere"),
+        (["leaderboard", "{tree}"], "no finished run"),
+        (["data", "make", "{out}", "--size", "big"], "--size is 'big'"),
+        (["new-method", "not-a-name", "--folder", "{out}"], "Python identifier"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_two(arguments, message, tree, toy, tmp_path, capsys):
+    filled = [a.format(tree=tree, toy=toy, out=tmp_path / "out") for a in arguments]
+    if filled[0] == "run":
+        filled += ["--output", str(tmp_path / "out")]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_one_failing_job_does_not_lose_the_others(tmp_path, toy, capsys):
+    root = write_tree(tmp_path / "data", categories=("bolt", "nut", "pin"))
+    (root / "nut" / "test" / "dent" / "002.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert main(["run", "--root", str(root), "--methods", toy, "--set", "steps=2", "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "002.png" in error
+    assert "1 of 3 jobs failed" in error
+    assert [run.config["dataset"]["category"] for run in read_runs(out)] == ["bolt", "pin"]
+
+
+def test_the_readme_example_of_the_api_runs():
+    maps = [np.random.default_rng(i).random((50, 60 + i)) for i in range(4)]
+    masks = [m > 0.99 for m in maps]
+    frame = hrbench.evaluate(maps, masks).frame
+    assert list(frame.columns) == ["metric", "subset", "fpr_limit", "value", "error_bound", "n"]
