@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,7 @@ def evaluate(
     rules = load_protocol(protocol)
     rule = ImageScoreRule("max" if rules.image_score == "method" else rules.image_score)
     collector = EvidenceCollector(rule, connectivity=rules.connectivity, exact=exact)
-    streams = [anomaly_maps, masks] + ([] if image_scores is None else [image_scores])
+    streams: list[Iterable[Any]] = [anomaly_maps, masks] + ([] if image_scores is None else [image_scores])
     for index, row in enumerate(zip_longest(*streams, fillvalue=_END)):
         if any(item is _END for item in row):
             names = ("anomaly_maps", "masks", "image_scores")
@@ -130,4 +131,5 @@ def _mask(mask: npt.ArrayLike, index: int) -> npt.NDArray[np.bool_]:
         raise HrbenchError(f"mask {index}: shape {array.shape}, expected (H, W)")
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise HrbenchError(f"mask {index}: holds NaN, expected zero for normal and non-zero for defect")
-    return array != 0
+    defect: npt.NDArray[np.bool_] = array != 0
+    return defect

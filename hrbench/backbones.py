@@ -1,8 +1,8 @@
 """Frozen feature extractors from timm, and where their weights come from.
 
 Two kinds: :func:`load_pyramid` for multi-scale maps of any ``features_only`` model, :func:`load_tokens` for
-the patch tokens of a vision transformer. Both take RGB in [0, 1], normalise inside, stay in eval mode and
-need no gradients. Their weights are part of the method's state dict, so that a saved method is complete.
+the patch tokens of a vision transformer. Both take RGB in [0, 1], normalise inside, stay in eval mode,
+need no gradients, and say in `provenance` where their weights came from.
 
 Weights are one of
 

@@ -32,17 +32,15 @@ __all__ = ["data_check", "data_make", "data_stats", "demo", "evaluate", "leaderb
 
 log = logging.getLogger("hrbench")
 
-DEMO_CATEGORIES = 3
+DEMO_CATEGORIES = ("weave", "brushed_metal", "circuit_board")
 DEMO_METHODS = ("fastflow", "l2bt")
 
 
 def demo(args: argparse.Namespace) -> int:
     """Make data, run the methods in their demo preset, write and print everything."""
-    from hrbench.data.procedural import CATEGORIES
-
     root = make_dataset(
         args.output / "data",
-        categories=list(CATEGORIES)[:DEMO_CATEGORIES],
+        categories=DEMO_CATEGORIES,
         size=(512, 512),
         train=12,
         test_good=6,
@@ -223,10 +221,11 @@ def _run_jobs(
         raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")
     protocols: list[Protocol] = [load_protocol(protocol)]
     target = pick_device(device)
+    chosen_views: Sequence[str | None] = views or [None]
     jobs = [
         make_job(category, method, preset=preset, view=view, options=(options or {}).get(method), seed=seed)
         for method in methods
-        for view in (views or [None])
+        for view in chosen_views
         for seed in seeds
         for category in dataset.select(categories)
     ]

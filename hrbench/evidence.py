@@ -324,8 +324,8 @@ class Evidence:
         if self.calibration is not None:
             known, scores = self.calibration, self.calibration.scores
             table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
-            facts = {"shift": scores.shift, "images": known.images, "mean": known.mean, "std": known.std}
-            _write(table, facts, folder / "calibration.parquet")
+            about = {"shift": scores.shift, "images": known.images, "mean": known.mean, "std": known.std}
+            _write(table, about, folder / "calibration.parquet")
 
     @staticmethod
     def load(folder: Path) -> Evidence:
@@ -426,9 +426,10 @@ class EvidenceCollector:
         if defect is not None:
             self._add_components(image_id, scores, defect, defect_type, decision)
         defect_pixels = 0 if defect is None else int(np.count_nonzero(defect))
-        hits = None
+        hits = false = None
         if decision is not None:
             hits = 0 if defect is None else int(np.count_nonzero(decision & defect))
+            false = int(np.count_nonzero(decision)) - hits
         self._images.append(
             {
                 "id": image_id,
@@ -440,7 +441,7 @@ class EvidenceCollector:
                 "defect_pixels": defect_pixels,
                 "normal_bins": normal.keys.size,
                 "decision_tp": hits,
-                "decision_fp": None if hits is None else int(np.count_nonzero(decision)) - hits,
+                "decision_fp": false,
                 "seconds": seconds,
             }
         )
@@ -504,8 +505,9 @@ def _widen(part: NormalScores) -> NormalScores:
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
-    sizes = lengths.to_numpy(dtype=np.int64)
-    return np.cumsum(sizes) - sizes
+    sizes: npt.NDArray[np.int64] = lengths.to_numpy(dtype=np.int64)
+    starts: npt.NDArray[np.int64] = np.cumsum(sizes) - sizes
+    return starts
 
 
 def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -513,7 +515,8 @@ def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.N
     sizes = lengths.to_numpy(dtype=np.int64)[order]
     starts = _starts(lengths)[order]
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.repeat(starts, sizes) + within
+    rows: npt.NDArray[np.int64] = np.repeat(starts, sizes) + within
+    return rows
 
 
 def _lists(lengths: pd.Series[int], values: npt.NDArray[Any]) -> pa.LargeListArray:

@@ -1,7 +1,7 @@
 """Images and masks at native resolution: what is in the file is what is measured, bit depth included.
 
-Pillow decodes what has 8 bits per channel, tifffile decodes TIFF. PNG with 16 bits per channel and colour, which
-pillow would cut to 8 bits without a word, is recognised by its header and decoded in full.
+Pillow decodes what has 8 bits per channel, tifffile decodes TIFF. PNG with 16 bits per channel and colour,
+which pillow would cut to 8 bits without a word, is recognised by its header and decoded in full.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hrbench.errors import HrbenchError
 
@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".p
 """File name endings (lower case) that count as images."""
 
 MAX_PIXELS = 2**31
-"""Images larger than this are refused; pillow's own limit (179 Mpx) is below what line-scan cameras deliver."""
+"""Larger images are refused; pillow's own limit (179 Mpx) is below what line-scan cameras deliver."""
 
 # Set here, where every file is opened, and not per call: data loaders read in several threads.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -39,7 +39,7 @@ _ORIENTATION = 0x0112
 
 
 def read_image(path: Path | str) -> NDArray[Any]:
-    """Read an image as the camera's viewer would show it: EXIF rotation applied, alpha dropped, three channels.
+    """Read an image as a viewer shows it: EXIF rotation applied, alpha dropped, three channels.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[
     Raises
     ------
     HrbenchError
-        If the file cannot be read, has another size, holds floats, or was stored by a lossy format, whose ringing
-        would count as defect.
+        If the file cannot be read, has another size, holds floats, or was stored by a lossy format, whose
+        ringing would count as defect.
     """
     path = Path(path)
     array = read_pixels(path)
@@ -108,9 +108,7 @@ def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[
                 "expected a lossless mask: save it as PNG"
             )
     if size is not None and mask.shape != tuple(size):
-        raise HrbenchError(
-            f"{path}: mask is {_by(mask.shape)} (height x width), expected {_by(size)} as its image"
-        )
+        raise HrbenchError(f"{path}: mask is {_by(mask.shape)} (height x width), expected {_by(size)} as its image")
     return mask
 
 
@@ -215,21 +213,19 @@ def _to_array(path: Path, image: Image.Image) -> NDArray[Any]:
     array = np.asarray(image)
     if image.mode == "I":  # pillow's name for 16-bit grey in PGM, and in PNG before version 11
         if array.min() < 0 or array.max() > 65535:
-            raise HrbenchError(
-                f"{path}: grey values {array.min()} to {array.max()}, expected at most 16 bits"
-            )
+            raise HrbenchError(f"{path}: grey values {array.min()} to {array.max()}, expected at most 16 bits")
         array = array.astype(np.uint16)
     return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
 
 
-def _colour_png16(path: Path, channels: int) -> NDArray[np.uint16]:
+def _colour_png16(path: Path, channels: int) -> NDArray[Any]:
     """Decode a PNG with 16 bits in each of 2, 3 or 4 channels.
 
-    Pillow undoes PNG's filters at full depth and only then unpacks to 8 bits. Unpacked once as big-endian and once as
-    little-endian, the same stream gives the high and the low bytes.
+    Pillow undoes PNG's filters at full depth and only then unpacks to 8 bits. Unpacked once as big-endian and
+    once as little-endian, the same stream gives the high and the low bytes.
     """
 
-    def unpack(mode: str, raw: str) -> NDArray[np.uint16]:
+    def unpack(mode: str, raw: str) -> NDArray[Any]:
         with Image.open(path, formats=("PNG",)) as image:
             handle: Any = image
             handle._mode = mode
@@ -243,7 +239,7 @@ def _colour_png16(path: Path, channels: int) -> NDArray[np.uint16]:
         mode = "RGB" if channels == 3 else "RGBA"
         array = (unpack(mode, f"{mode};16B") << 8) | unpack(mode, f"{mode};16L")
     with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(_orient(array, _exif_orientation(image)))
+        return _orient(array, _exif_orientation(image))
 
 
 def _refuse_narrowing(path: Path, image: Image.Image) -> None:
@@ -252,13 +248,11 @@ def _refuse_narrowing(path: Path, image: Image.Image) -> None:
         return
     tokens = re.sub(rb"#[^\n]*", b"", _head(path, 512)).split()
     if len(tokens) > 3 and tokens[0] in (b"P3", b"P6") and tokens[3].isdigit() and int(tokens[3]) > 255:
-        raise HrbenchError(
-            f"{path}: PPM with maximum {int(tokens[3])}, expected 255: convert it to 16-bit PNG or TIFF"
-        )
+        raise HrbenchError(f"{path}: PPM with maximum {int(tokens[3])}, expected 255: convert it to 16-bit PNG or TIFF")
 
 
 def _tiff_by_pillow(path: Path, page: Any, reason: Exception | str) -> NDArray[Any]:
-    """Decode what tifffile cannot without imagecodecs (LZW, JPEG, predictors), where pillow keeps all bits."""
+    """Decode what tifffile cannot without imagecodecs (LZW, predictors), where pillow keeps all bits."""
     one_channel = page.samplesperpixel == 1
     kept = page.dtype == np.uint8 or (one_channel and page.dtype in (np.uint16, np.float32, np.bool_))
     if kept:
@@ -269,8 +263,8 @@ def _tiff_by_pillow(path: Path, page: Any, reason: Exception | str) -> NDArray[A
         except (OSError, SyntaxError, ValueError, KeyError) as error:
             reason = error
     raise HrbenchError(
-        f"{path}: TIFF ({page.dtype}, {page.samplesperpixel} channels, compression {page.compression!s}) cannot be "
-        f"decoded: {reason}; expected an undamaged file: uncompressed or deflate without predictor always works"
+        f"{path}: TIFF ({page.dtype}, {page.samplesperpixel} channels, compression {page.compression!s}) cannot "
+        f"be decoded: {reason}; expected an undamaged file, uncompressed or deflate without predictor"
     )
 
 
@@ -316,7 +310,7 @@ def _by(size: tuple[int, ...]) -> str:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into one error that names the file, what was found and what was expected."""
+    """Turn whatever a decoder raises into one error that names the file, what was found and expected."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise HrbenchError(f"{path}: {what}, {_EXPECTED}")
@@ -326,7 +320,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except HrbenchError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         start = _head(path, 8).hex(" ")
         raise HrbenchError(f"{path}: not a readable image (it starts with {start}), {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -342,8 +336,6 @@ def _readable(path: Path) -> Iterator[None]:
         struct.error,
     ) as error:
         size = path.stat().st_size
-        raise HrbenchError(
-            f"{path}: damaged or truncated ({size} bytes): {error}; expected a complete image"
-        ) from None
+        raise HrbenchError(f"{path}: damaged or truncated ({size} bytes): {error}; expected a complete image") from None
     except tifffile.TiffFileError as error:
         raise HrbenchError(f"{path}: damaged TIFF: {error}; expected a complete image") from None

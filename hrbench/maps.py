@@ -1,4 +1,4 @@
-"""Anomaly maps and decisions made by any tool: find the file of each image, read it, refuse what cannot be scored."""
+"""Anomaly maps and decisions of any tool: find each image's file, read it, refuse what cannot be scored."""
 
 from __future__ import annotations
 
@@ -41,24 +41,22 @@ def read_map(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
     Raises
     ------
     HrbenchError
-        If the file is damaged, has another size, more than one channel, 8 bits, or a value that is not finite.
+        If the file is damaged, has another size, several channels, 8 bits, or a value that is not finite.
     """
     path = Path(path)
     array = _load(path)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2:
-        raise HrbenchError(
-            f"{path}: array of shape {array.shape}, expected one channel of shape {tuple(size)}"
-        )
+        raise HrbenchError(f"{path}: array of shape {array.shape}, expected one channel of shape {tuple(size)}")
     if array.dtype.kind not in "fui":
         raise HrbenchError(f"{path}: values are {array.dtype}, expected float16, float32 or 16-bit integers")
     if array.dtype.itemsize < 2:
         raise _eight_bits(path)
     if array.shape != tuple(size):
         raise HrbenchError(
-            f"{path}: map is {array.shape[0]} x {array.shape[1]} (height x width), expected {size[0]} x {size[1]} "
-            "as its image; maps are not resized here"
+            f"{path}: map is {array.shape[0]} x {array.shape[1]} (height x width), "
+            f"expected {size[0]} x {size[1]} as its image; maps are not resized here"
         )
     with np.errstate(over="ignore"):
         scores = array.astype(np.float32)
@@ -71,9 +69,10 @@ def read_map(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
 def find_maps(folder: Path | str, samples: Sequence[Sample]) -> dict[str, Path]:
     """Find the map of every sample below `folder`.
 
-    Accepted are, per image: its path in the dataset with another suffix; ``<category>/test/<defect>/<stem>``;
-    ``anomaly_images/<category>/<split>/<stem>`` (MVTec AD 2's submission; `folder` may be ``anomaly_images`` itself);
-    ``<category>/<stem>`` or ``<stem>`` where stems are unique.
+    Accepted are, per image: its path in the dataset with another suffix;
+    ``<category>/test/<defect>/<stem>``; ``anomaly_images/<category>/<split>/<stem>`` (the submission of
+    MVTec AD 2; `folder` may be ``anomaly_images`` itself); ``<category>/<stem>`` or ``<stem>`` where stems are
+    unique.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def find_maps(folder: Path | str, samples: Sequence[Sample]) -> dict[str, Path]:
 
 
 def find_decisions(folder: Path | str, samples: Sequence[Sample]) -> dict[str, Path]:
-    """Find the thresholded maps of a submission, ``anomaly_images_thresholded/<category>/<split>/<stem>.png``.
+    """Find thresholded maps, ``anomaly_images_thresholded/<category>/<split>/<stem>.png``.
 
     Parameters
     ----------
@@ -227,23 +226,25 @@ def _find(
         }
         paths = list(candidates)
         if len(paths) > 1:
-            raise HrbenchError(
-                f"{sample.id}: two candidates for its {kind}, {paths[0]} and {paths[1]}; expected one"
-            )
+            raise HrbenchError(f"{sample.id}: two candidates for its {kind}, {paths[0]} and {paths[1]}; expected one")
         if not paths:
             missing.append(sample.id)
             continue
         path = paths[0]
         if path in owner:
             raise HrbenchError(
-                f"{path}: matches two images, {owner[path]} and {sample.id}; expected the images' folders below {folder}"
+                f"{path}: matches two images, {owner[path]} and {sample.id}; "
+                f"expected the images' folders below {folder}"
             )
         owner[path] = sample.id
         found[sample.id] = path
     if missing:
+        stem = PurePosixPath(missing[0]).stem
+        shared = any(listing.candidates(base, PurePosixPath(stem)) for base in bases)
+        hint = f" ({stem} alone does not say which image: several have that stem)" if shared else ""
         raise HrbenchError(
-            f"{folder}: no {kind} for {len(missing)} of {len(samples)} images: {_first(missing)}; {expected}, named "
-            f"as the image or laid out as {_MAPS}/<category>/<split>/<stem>"
+            f"{folder}: no {kind} for {len(missing)} of {len(samples)} images: {_first(missing)}; {expected}, "
+            f"named as the image or laid out as {_MAPS}/<category>/<split>/<stem>{hint}"
         )
     return found
 
@@ -269,8 +270,7 @@ def _places(samples: Sequence[Sample]) -> dict[str, list[PurePosixPath]]:
             shared[place] = shared.get(place, 0) + 1
     # A name without the defect's folder is only an answer where no other image would have the same one.
     return {
-        id_: list(dict.fromkeys([*fixed[id_], *(place for place in flat[id_] if shared[place] == 1)]))
-        for id_ in fixed
+        id_: list(dict.fromkeys([*fixed[id_], *(place for place in flat[id_] if shared[place] == 1)])) for id_ in fixed
     }
 
 

@@ -111,7 +111,7 @@ def panel(
     low, high : float
         Scores at which the colour scale begins and at which it reaches two thirds.
     """
-    photo = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    photo: Pixels = (image // 257 if image.dtype == np.uint16 else image).astype(np.uint8)
     span = max(high - low, 1e-12)
     scaled = np.clip((anomaly_map.astype(np.float64) - low) / (1.5 * span), 0, 1)
     heat = (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)

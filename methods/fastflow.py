@@ -160,12 +160,14 @@ class FastFlow(Method):
         self.flows = nn.ModuleList(
             FlowSequence(c, flow_steps, kernels, hidden_ratio=hidden_ratio, clamp=clamp) for c in channels
         )
+        # What a view must deliver, where the norm is tied to it.
+        self.input_size = input_size if norm == "layer-affine" else None
         self._map = map
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
         self._steps, self._epochs = steps, epochs
 
     def fit(self, normals: Normals, context: FitContext) -> None:
-        """Maximise the likelihood of the features of normal images (spec: Adam, constant learning rate)."""
+        """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
         measure_channels(self.features, list(self.norms), normals, context, batch_size=self._batch_size)
         trainable = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)

@@ -28,9 +28,7 @@ def circuit_board(design: np.random.Generator, rng: np.random.Generator, size: S
     )
 
     def view(picture: Image.Image) -> Array:
-        turned = picture.transform(
-            (size[1], size[0]), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR
-        )
+        turned = picture.transform((size[1], size[0]), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR)
         return np.asarray(turned, dtype=np.float32)
 
     below, placed = view(bare), view(parts)
@@ -42,9 +40,7 @@ def circuit_board(design: np.random.Generator, rng: np.random.Generator, size: S
     return expose(rng, image, below)
 
 
-def _draw_board(
-    design: np.random.Generator, rng: np.random.Generator, size: Size
-) -> tuple[Image.Image, Image.Image]:
+def _draw_board(design: np.random.Generator, rng: np.random.Generator, size: Size) -> tuple[Image.Image, Image.Image]:
     """Draw the bare board (RGB) and the parts on it (RGBA); parts sit a little off their design."""
     height, width = size
     unit = min(size) / 1100
@@ -53,20 +49,19 @@ def _draw_board(
     board, on = ImageDraw.Draw(bare), ImageDraw.Draw(parts)
     step = 22 * unit
     for _ in range(int(70 * width * height / (1100 * unit) ** 2)):
-        x, y = design.integers(0, int(width / step)) * step, design.integers(0, int(height / step)) * step
+        x = float(design.integers(int(width / step))) * step
+        y = float(design.integers(int(height / step))) * step
         points = [(x, y)]
         for k in range(int(design.integers(2, 6))):
-            run = design.integers(2, 12) * step * design.choice([-1, 1])
-            diagonal = k % 2 and design.random() < 0.4
-            x, y = (
-                (x + run, y + abs(run) * (1 if design.random() < 0.5 else -1))
-                if diagonal
-                else ((x + run, y) if k % 2 else (x, y + run))
-            )
+            run = float(design.integers(2, 12) * design.choice([-1, 1])) * step
+            if k % 2 == 0:
+                y += run
+            else:
+                x += run
+                if design.random() < 0.4:
+                    y += abs(run) * float(design.choice([-1, 1]))
             points.append((x, y))
-        board.line(
-            points, fill=(44, 116, 78), width=max(2, int(design.choice([4, 6, 9]) * unit)), joint="curve"
-        )
+        board.line(points, fill=(44, 116, 78), width=max(2, int(design.choice([4, 6, 9]) * unit)), joint="curve")
         for px, py in (points[0], points[-1]):
             r = 8 * unit
             board.ellipse((px - r, py - r, px + r, py + r), fill=(196, 168, 96))
@@ -108,14 +103,10 @@ def _draw_chip(
             py = y + side * (half_height + 8 * unit)
             board.rectangle(_box(px, py, 5 * unit, 12 * unit), fill=(188, 176, 150))
             on.rectangle(_box(px, py - 2 * side * unit, 3.2 * unit, 10 * unit), fill=(206, 208, 212, 255))
-    board.rectangle(
-        _box(x, y, half_width + 5 * unit, half_height - 2 * unit), outline=(214, 218, 210), width=2
-    )
+    board.rectangle(_box(x, y, half_width + 5 * unit, half_height - 2 * unit), outline=(214, 218, 210), width=2)
     grey = int(46 + rng.normal(0, 2))
     on.rounded_rectangle(_box(x, y, half_width, half_height), 5 * unit, fill=(grey, grey, grey + 2, 255))
-    on.rectangle(
-        _box(x, y - half_height + 5 * unit, half_width - 3 * unit, 3 * unit), fill=(grey + 16,) * 3 + (255,)
-    )
+    on.rectangle(_box(x, y - half_height + 5 * unit, half_width - 3 * unit, 3 * unit), fill=(grey + 16,) * 3 + (255,))
     dot = 5 * unit
     on.ellipse(
         _box(x - half_width + 14 * unit, y + half_height - 14 * unit, dot, dot),
@@ -145,9 +136,7 @@ def _draw_can(
     on.ellipse(_box(x, y, radius * 0.9, radius * 0.9), fill=(grey, grey, grey + 4, 255))
     turn = rng.uniform(-8, 8)
     on.chord(_box(x, y, radius * 0.9, radius * 0.9), 60 + turn, 120 + turn, fill=(58, 60, 70, 255))
-    on.ellipse(
-        _box(x - radius * 0.25, y - radius * 0.3, radius * 0.3, radius * 0.2), fill=(grey + 22,) * 3 + (255,)
-    )
+    on.ellipse(_box(x - radius * 0.25, y - radius * 0.3, radius * 0.3, radius * 0.2), fill=(grey + 22,) * 3 + (255,))
 
 
 def _draw_resistor(

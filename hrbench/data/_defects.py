@@ -21,6 +21,7 @@ VISIBLE = 8.0
 """Least change of a defect pixel, in grey levels of its most changed channel."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
+_THIN = ("scratch", "crack")
 _NOWHERE = np.float32(-np.inf)
 
 Mask = NDArray[np.bool_]
@@ -108,6 +109,10 @@ def _place(rng: np.random.Generator, scene: Scene, area: int, shape: Shape, kind
         centre = (row, column)
     field, origin = shape(rng, area, size)
     top, left = centre[0] - origin[0], centre[1] - origin[1]
+    if scene.part is None and kind in _THIN:
+        # Cut off by the border, a line would have to grow broad to keep its area.
+        top = min(max(top, 0), max(size[0] - field.shape[0], 0))
+        left = min(max(left, 0), max(size[1] - field.shape[1], 0))
     y0, x0 = max(0, top), max(0, left)
     y1, x1 = min(size[0], top + field.shape[0]), min(size[1], left + field.shape[1])
     window = (slice(y0, y1), slice(x0, x1))
@@ -137,9 +142,7 @@ def _window(half_height: float, half_width: float) -> tuple[Array, Array, tuple[
     return y, x, (rows, columns)
 
 
-def _blob(
-    rng: np.random.Generator, area: int, size: Size, *, ragged: float = 0.12, stretch: float = 2.0
-) -> Field:
+def _blob(rng: np.random.Generator, area: int, size: Size, *, ragged: float = 0.12, stretch: float = 2.0) -> Field:
     """Return a field that falls from the middle of a rounded, uneven patch outwards."""
     radius = np.sqrt(area / np.pi)
     longer = np.sqrt(rng.uniform(1, stretch))
@@ -284,9 +287,7 @@ class _Patch:
 
 def _spot(rng: np.random.Generator, patch: _Patch) -> Array:
     tint = rng.uniform(0.75, 1.0, 3).astype(np.float32)
-    after: Array = patch.before + patch.sign(rng) * patch.contrast(rng) * tint * patch.soft(
-        rng.uniform(0.2, 0.9)
-    )
+    after: Array = patch.before + patch.sign(rng) * patch.contrast(rng) * tint * patch.soft(rng.uniform(0.2, 0.9))
     return after
 
 

@@ -12,7 +12,8 @@ __all__ = ["bearing", "bolts"]
 def _mat(rng: np.random.Generator, size: Size, base: Array) -> Array:
     """Return the matt support that objects lie on."""
     grain = 3.5 * smooth(rng, size, 2) + 3 * smooth(rng, size, 7) + 4 * smooth(rng, size, 150)
-    return base + grain[..., None]
+    support: Array = base + grain[..., None]
+    return support
 
 
 def bearing(design: np.random.Generator, rng: np.random.Generator, size: Size) -> Scene:
@@ -25,9 +26,7 @@ def bearing(design: np.random.Generator, rng: np.random.Generator, size: Size) -
     squared = y * y + x * x
     radius = np.sqrt(squared)
     lamp = 2 * rng.uniform(0.6, 1.0)
-    sheen = (np.float32(np.cos(lamp)) * (x * x - y * y) + np.float32(2 * np.sin(lamp)) * x * y) / (
-        squared + 1
-    )
+    sheen = (np.float32(np.cos(lamp)) * (x * x - y * y) + np.float32(2 * np.sin(lamp)) * x * y) / (squared + 1)
 
     # What depends on the distance from the axis alone is looked up, sixteen steps per pixel.
     steps = np.arange(int(16 * radius.max()) + 2, dtype=np.float32) / 16
@@ -46,11 +45,8 @@ def bearing(design: np.random.Generator, rng: np.random.Generator, size: Size) -
 
     grain = 3 * smooth(rng, size, 2.0)
     ring = 158 + 26 * sheen + grain + turning[index]
-    body = mix(
-        rgb(44, 44, 44) + (14 * sheen + grain)[..., None],
-        rgb(150, 116, 64) + (10 * sheen)[..., None],
-        cage[index],
-    )
+    groove, brass = (14 * sheen + grain)[..., None], (10 * sheen)[..., None]
+    body = mix(rgb(44, 44, 44) + groove, rgb(150, 116, 64) + brass, cage[index])
     first = rng.uniform(0, 2 * np.pi)
     for angle in first + np.arange(balls) * (2 * np.pi / balls):
         _ball(body, cy + 0.3285 * side * np.sin(angle), cx + 0.3285 * side * np.cos(angle), 0.041 * side)
@@ -63,9 +59,7 @@ def bearing(design: np.random.Generator, rng: np.random.Generator, size: Size) -
 def _ball(image: Array, cy: float, cx: float, radius: float) -> None:
     """Draw a polished ball into `image`, lit from the upper left."""
     box = _around((cy, cx), int(radius) + 3, (image.shape[0], image.shape[1]))
-    y = (np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(cy)) / np.float32(
-        radius
-    )
+    y = (np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(cy)) / np.float32(radius)
     x = (np.arange(box[1].start, box[1].stop, dtype=np.float32)[None] - np.float32(cx)) / np.float32(radius)
     squared = y * y + x * x
     lobe = np.exp(-10 * ((x + np.float32(0.28)) ** 2 + (y + np.float32(0.34)) ** 2))

@@ -81,9 +81,7 @@ def _spline(length: int, cell: float) -> sparse.csr_array:
     at = np.arange(length) / max(cell, 1e-3)
     first = np.floor(at).astype(np.int64)
     t = at - first
-    weights = (
-        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
-    )
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
     index = first[:, None] + np.arange(4)
     pointer = np.arange(0, 4 * length + 1, 4)
     shape = (length, int(first[-1]) + 4)

@@ -1,8 +1,8 @@
 """Procedural views of industrial parts, defect-free: what a camera above a line would deliver.
 
 Every surface is a function of two random generators: `design` fixes what all parts of a category share (the
-layout of a board, the colour of a tile), `rng` varies one part from the next (position, rotation, tone, texture,
-light). Lengths are in pixels of the image; objects scale with its shorter side, textures keep their pitch.
+layout of a board, the colour of a tile), `rng` varies one part from the next (position, rotation, tone,
+texture, light). Lengths are in pixels; objects scale with the image's shorter side, textures keep their pitch.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def _weave(design: np.random.Generator, rng: np.random.Generator, size: Size) ->
 def _brushed_metal(design: np.random.Generator, rng: np.random.Generator, size: Size) -> Scene:
     """Brushed sheet: streaks along the rolling direction under a broad reflection."""
     base = rgb(158, 160, 165) + design.uniform(-10, 10)
-    streaks = (
-        7 * smooth(rng, size, (1.3, 90)) + 5 * smooth(rng, size, (2.6, 260)) + 4 * smooth(rng, size, (9, 700))
-    )
+    streaks = 7 * smooth(rng, size, (1.3, 90)) + 5 * smooth(rng, size, (2.6, 260)) + 4 * smooth(rng, size, (9, 700))
     u = plane(size, rng.uniform(-0.15, 0.15), 1.0, (0, 0))[1]
     centre, width = rng.uniform(-0.25, 0.25) * size[1], rng.uniform(0.35, 0.5) * size[1]
     glare = np.exp(-(((u - np.float32(centre)) / np.float32(width)) ** 2))

@@ -1,4 +1,4 @@
-"""Is a dataset complete, and how large are its images and defects?"""
+"""Whether a dataset is complete, and how large its images and defects are."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def check_dataset(name: str | Path, root: Path | str, progress: Progress | None 
     Returns
     -------
     list of str
-        One finding per line, empty if all is as expected: missing categories, pairing errors, counts that differ,
-        unreadable headers, masks of another size than their image. See :func:`dataset_summary` for the figures.
+        One finding per line, empty if all is as expected: missing categories, pairing errors, counts that
+        differ, unreadable headers, masks of another size than their image. :func:`dataset_summary` has the
+        figures.
 
     Raises
     ------
@@ -112,22 +113,18 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     Returns
     -------
     DataFrame
-        One row per category: ``category, train, test_good, test_defective``; ``height_min, height_max, width_min,
-        width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05, area_q25, area_median,
-        area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px, mostly slips of annotation;
-        ``share_median``, the median component's share of its image; ``defect_share``, the share of defect pixels in
-        defective images.
+        One row per category: ``category, train, test_good, test_defective``; ``height_min, height_max,
+        width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
+        area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
+        mostly slips of annotation; ``share_median``, the median component's share of its image;
+        ``defect_share``, the share of defect pixels in defective images.
 
     Raises
     ------
     HrbenchError
         If a file cannot be read, a mask has another size than its image, or a mask has no defect pixel.
     """
-    total = [
-        (category.name, sample)
-        for category in dataset.categories
-        for sample in (*category.train, *category.test)
-    ]
+    total = [(category.name, sample) for category in dataset.categories for sample in (*category.train, *category.test)]
     sizes: dict[str, list[tuple[int, int]]] = {category.name: [] for category in dataset.categories}
     areas: dict[str, list[int]] = {category.name: [] for category in dataset.categories}
     shares: dict[str, list[float]] = {category.name: [] for category in dataset.categories}
@@ -187,8 +184,8 @@ def _headers(sample: Sample) -> list[str]:
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         (height, width), (wanted_height, wanted_width) = sizes[1], sizes[0]
         findings.append(
-            f"{sample.mask}: mask is {height} x {width} (height x width), expected {wanted_height} x {wanted_width} "
-            "as its image"
+            f"{sample.mask}: mask is {height} x {width} (height x width), "
+            f"expected {wanted_height} x {wanted_width} as its image"
         )
     return findings
 

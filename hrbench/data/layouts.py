@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
+from hrbench.data._index import inside, list_images, make_category, pair_masks, sample_id, subfolders
 from hrbench.data.descriptor import Descriptor, load_descriptor
 from hrbench.data.sample import Category, Dataset, Sample
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.imaging import IMAGE_SUFFIXES, read_mask
+from hrbench.imaging import read_mask
 from hrbench.store import safe_name
 
 __all__ = ["LAYOUTS", "load_dataset", "present_categories"]
@@ -43,8 +44,8 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
     Raises
     ------
     HrbenchError
-        If the name or a category is unknown, the root is not such a dataset, a defective image has no mask, a mask
-        has no image, two files share a stem, or a category has no training or no test image.
+        If the name or a category is unknown, the root is not such a dataset, a defective image has no mask, a
+        mask has no image, two files share a stem, or a category has no training or no test image.
     """
     descriptor = load_descriptor(name)
     root = Path(root).expanduser()
@@ -69,25 +70,26 @@ def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
     HrbenchError
         If there is none: then `root` is not such a dataset.
     """
-    probe = _PROBES[descriptor.layout]
-    if descriptor.layout == "kolektorsdd2":
-        present = (
-            list(descriptor.categories) if (root / "train").is_dir() and (root / "test").is_dir() else []
-        )
-    elif descriptor.layout == "folder":
-        if any((root / "train" / good).is_dir() for good in _FOLDER.good):
-            return [root.resolve().name]
-        present = [path.name for path in _subfolders(root) if any((path / p).is_dir() for p in probe)]
-    else:
-        present = [name for name in descriptor.categories if any((root / name / p).is_dir() for p in probe)]
+    present = _present(root, descriptor)
     if not present:
         raise _not_a_dataset(root, descriptor)
     return present
 
 
+def _present(root: Path, descriptor: Descriptor) -> list[str]:
+    probe = _PROBES[descriptor.layout]
+    if descriptor.layout == "kolektorsdd2":
+        return list(descriptor.categories) if (root / "train").is_dir() and (root / "test").is_dir() else []
+    if descriptor.layout == "folder":
+        if any((root / "train" / good).is_dir() for good in _FOLDER.good):
+            return [root.resolve().name]
+        return [path.name for path in subfolders(root) if any((path / p).is_dir() for p in probe)]
+    return [name for name in descriptor.categories if any((root / name / p).is_dir() for p in probe)]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tree:
-    """An MVTec-like arrangement: folders relative to the category's, names of good folders, stems of masks."""
+    """An MVTec-like arrangement: folders below a category's, names of good folders, stems of masks."""
 
     train: tuple[str, ...] = ("train",)
     test: str = "test"
@@ -128,31 +130,31 @@ def _read_trees(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None
 
 def _read_tree(root: Path, folder: Path, dataset: str, name: str, tree: _Tree) -> Category:
     def sample(image: Path, mask: Path | None, kind: str, split: Split) -> Sample:
-        return Sample(_id(root, image), image, mask, 0 if mask is None else 1, kind, split, name)
+        return Sample(sample_id(root, image), image, mask, 0 if mask is None else 1, kind, split, name)
 
     train = [
         sample(image, None, "good", "train")
         for part in tree.train
         for good in tree.good
-        for image in _images(folder / part / good).values()
+        for image in list_images(folder / part / good).values()
     ]
     test: list[Sample] = []
     truth = folder / tree.truth
-    kinds = [path for path in _subfolders(folder / tree.test) if path != truth]
+    kinds = [path for path in subfolders(folder / tree.test) if path != truth]
     for kind in kinds:
-        images = _images(kind)
+        images = list_images(kind)
         if kind.name in tree.good:
             test += [sample(image, None, "good", "test") for image in images.values()]
         else:
-            masks = _pair(images, truth / kind.name, tree.mask_suffixes)
+            masks = pair_masks(images, truth / kind.name, tree.mask_suffixes)
             test += [sample(image, masks[stem], kind.name, "test") for stem, image in images.items()]
-    for masks_of in _subfolders(truth):
-        orphans = [] if masks_of.name in tree.good else list(_images(masks_of).values())
+    for masks_of in subfolders(truth):
+        orphans = [] if masks_of.name in tree.good else list(list_images(masks_of).values())
         if orphans and masks_of.name not in {kind.name for kind in kinds}:
             expected = folder / tree.test / masks_of.name
             raise HrbenchError(f"{orphans[0]}: mask without image, expected its image in {expected}")
     where = " and ".join(str(folder / part / tree.good[0]) for part in tree.train)
-    return _category(dataset, name, train, test, where, folder / tree.test)
+    return make_category(dataset, name, train, test, where, folder / tree.test)
 
 
 def _read_visa(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None) -> tuple[Category, ...]:
@@ -171,67 +173,62 @@ def _read_visa(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None)
         if row["object"] not in train:
             continue
         normal = row["label"] == "normal"
-        image = _inside(root, row["image"], where)
-        mask = _inside(root, row["mask"], where) if row["mask"] else None
+        image = inside(root, row["image"], where)
+        mask = inside(root, row["mask"], where) if row["mask"] else None
         if normal and mask is not None:
             raise HrbenchError(f"{where}: normal image {row['image']} with mask {row['mask']}, expected none")
         if not normal and mask is None:
             raise HrbenchError(f"{where}: defective image {row['image']} has no mask")
         if mask is not None and mask.stem != image.stem:
-            raise HrbenchError(
-                f"{where}: mask {row['mask']} does not carry the stem of its image {row['image']}"
-            )
+            raise HrbenchError(f"{where}: mask {row['mask']} does not carry the stem of its image {row['image']}")
         kind = "good" if normal else "bad"
         split: Split = "train" if row["split"] == "train" else "test"
-        sample = Sample(_id(root, image), image, mask, 0 if normal else 1, kind, split, row["object"])
+        sample = Sample(sample_id(root, image), image, mask, 0 if normal else 1, kind, split, row["object"])
         if split == "test" or normal:
             (train if split == "train" else test)[row["object"]].append(sample)
-    return tuple(_category(dataset, name, train[name], test[name], f"{table}", table) for name in names)
+    return tuple(make_category(dataset, name, train[name], test[name], f"{table}", table) for name in names)
 
 
 def _visa_rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
     columns = ("object", "split", "label", "image", "mask")
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(columns) <= set(reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise HrbenchError(f"{table}: columns {found}, expected {', '.join(columns)}")
-        for row in reader:
-            where = f"{table}, line {reader.line_num}"
-            values = {column: (row[column] or "").strip() for column in columns}
-            if values["split"] not in ("train", "test") or not values["label"] or not values["image"]:
-                raise HrbenchError(f"{where}: {','.join(values.values())}, expected {','.join(columns)}")
-            yield where, values
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise HrbenchError(f"{table}: not a text file ({error}), expected comma-separated values") from None
+    reader = csv.DictReader(text.splitlines())
+    if not set(columns) <= set(reader.fieldnames or ()):
+        found = ", ".join(reader.fieldnames or ()) or "nothing"
+        raise HrbenchError(f"{table}: columns {found}, expected {', '.join(columns)}")
+    for row in reader:
+        where = f"{table}, line {reader.line_num}"
+        values = {column: (row[column] or "").strip() for column in columns}
+        if values["split"] not in ("train", "test") or not values["label"] or not values["image"]:
+            raise HrbenchError(f"{where}: {','.join(values.values())}, expected {','.join(columns)}")
+        yield where, values
 
 
-def _read_kolektorsdd2(
-    root: Path, descriptor: Descriptor, wanted: Sequence[str] | None
-) -> tuple[Category, ...]:
+def _read_kolektorsdd2(root: Path, descriptor: Descriptor, wanted: Sequence[str] | None) -> tuple[Category, ...]:
     """Read KolektorSDD2, where only an image's mask tells whether it is good."""
     (name,) = _chosen(wanted, present_categories(root, descriptor), root, descriptor)
     suffix = descriptor.mask.suffix
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
-        files = _images(root / split)
+        files = list_images(root / split)
         masks = {stem.removesuffix(suffix): path for stem, path in files.items() if stem.endswith(suffix)}
         images = {stem: path for stem, path in files.items() if not stem.endswith(suffix)}
         for stem, image in images.items():
             if stem not in masks:
-                raise HrbenchError(
-                    f"{image}: image without mask, expected {root / split / (stem + suffix)}.png"
-                )
+                raise HrbenchError(f"{image}: image without mask, expected {root / split / (stem + suffix)}.png")
             defective = bool(read_mask(masks[stem]).any())
             if defective and split == "train":
                 continue
             mask, kind = (masks[stem], "defect") if defective else (None, "good")
-            samples[split].append(
-                Sample(_id(root, image), image, mask, 1 if defective else 0, kind, split, name)
-            )
+            samples[split].append(Sample(sample_id(root, image), image, mask, 1 if defective else 0, kind, split, name))
         for stem in masks.keys() - images.keys():
             raise HrbenchError(f"{masks[stem]}: mask without image, expected an image {stem} beside it")
     return (
-        _category(
+        make_category(
             _name(descriptor, root),
             name,
             samples["train"],
@@ -257,9 +254,7 @@ def _name(descriptor: Descriptor, root: Path) -> str:
     return safe_name(root.resolve().name) if descriptor.name == "folder" else descriptor.name
 
 
-def _chosen(
-    wanted: Sequence[str] | None, present: list[str], root: Path, descriptor: Descriptor
-) -> list[str]:
+def _chosen(wanted: Sequence[str] | None, present: list[str], root: Path, descriptor: Descriptor) -> list[str]:
     if wanted is None:
         return present
     for name in wanted:
@@ -272,78 +267,9 @@ def _chosen(
     return list(wanted)
 
 
-def _category(
-    dataset: str, name: str, train: Iterable[Sample], test: Iterable[Sample], trained: str, tested: Path
-) -> Category:
-    train, test = (tuple(sorted(part, key=lambda sample: sample.id)) for part in (train, test))
-    if not train:
-        raise HrbenchError(f"{trained}: no training images for {name}, expected normal images there")
-    if not test:
-        raise HrbenchError(f"{tested}: no test images for {name}, expected some there")
-    seen: set[str] = set()
-    for sample in (*train, *test):
-        if sample.id in seen:
-            raise HrbenchError(f"{trained}: image {sample.id} is listed twice, expected once")
-        seen.add(sample.id)
-    return Category(dataset, name, train, test)
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by stem, sorted; empty if there is no such folder."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in found:
-            raise HrbenchError(f"{path}: same stem as {found[path.stem].name}, expected one file per stem")
-        found[path.stem] = path
-    return found
-
-
-def _pair(images: dict[str, Path], folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the mask of each image by the image's stem."""
-    masks = _images(folder)
-    paired: dict[str, Path] = {}
-    for stem, image in images.items():
-        candidates = [masks[stem + suffix] for suffix in suffixes if stem + suffix in masks]
-        if not candidates:
-            expected = " or ".join(f"{stem}{suffix}.png" for suffix in suffixes)
-            raise HrbenchError(f"{image}: defective image without a mask, expected {folder / expected}")
-        if len(candidates) > 1:
-            raise HrbenchError(f"{image}: two masks, {candidates[0]} and {candidates[1]}; expected one")
-        paired[stem] = candidates[0]
-    orphans = sorted(set(masks.values()) - set(paired.values()))
-    if orphans:
-        raise HrbenchError(f"{orphans[0]}: mask without image, expected an image of that stem")
-    return paired
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _id(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _inside(root: Path, name: str, where: str) -> Path:
-    """Turn a path from a file into one below `root`; the file may not lead anywhere else."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name or ":" in name or "\0" in name:
-        raise HrbenchError(f"{where}: path {name!r} leads outside of {root}, expected a path below it")
-    path = root / relative
-    if not path.is_file():
-        raise HrbenchError(f"{path}: no such file, expected by {where}")
-    return path
-
-
 def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     looked = " or ".join(
-        f"train and test ({descriptor.title})"
-        if descriptor.layout == "kolektorsdd2"
-        else f"<category>/{probe}"
+        f"train and test ({descriptor.title})" if descriptor.layout == "kolektorsdd2" else f"<category>/{probe}"
         for probe in _PROBES[descriptor.layout]
     )
     if descriptor.layout == "folder":
@@ -352,4 +278,6 @@ def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
         looked += f" with a category such as {next(iter(descriptor.categories))}"
     names = [path.name + ("/" if path.is_dir() else "") for path in sorted(root.iterdir())]
     found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "an empty folder"
-    return HrbenchError(f"{root}: not the root of {descriptor.title}; looked for {looked}; found {found}")
+    inner = [path for path in subfolders(root) if _present(path, descriptor)]
+    hint = f"; did you mean {inner[0]}?" if inner else ""
+    return HrbenchError(f"{root}: not the root of {descriptor.title}; looked for {looked}; found {found}{hint}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import KEY_SHIFT, Evidence, key_scores, score_keys
+from hrbench.evidence import KEY_SHIFT, Evidence, Keys, key_scores, score_keys
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
 
@@ -83,7 +83,7 @@ def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
     high = sums.normals_from(key)[:, 0]
     low = high if on_edge else sums.normals_from(key + key.dtype.type(1))[:, 0]
     called = (evidence.defect_scores >= threshold).astype(np.float64)
-    hits = np.bincount(sums.owner, weights=called, minlength=len(evidence.images))
+    hits = np.bincount(sums.owner, weights=called, minlength=len(evidence.images)).astype(np.float64)
     return Overlap(sums.defect, hits, low, high)
 
 
@@ -165,11 +165,11 @@ class _ImageSums:
         owners = np.repeat(np.arange(bins.size), bins)
         self._normals = _Grouped(evidence.normal_keys, evidence.normal_counts, owners, bins.size)
 
-    def defects_from(self, keys: npt.NDArray[np.unsignedinteger]) -> Floats:
+    def defects_from(self, keys: Keys) -> Floats:
         """Return (images, keys): defect pixels with a key at or above each."""
         return self._defects.from_key(keys)
 
-    def normals_from(self, keys: npt.NDArray[np.unsignedinteger]) -> Floats:
+    def normals_from(self, keys: Keys) -> Floats:
         """Return (images, keys): normal pixels with a key at or above each."""
         return self._normals.from_key(keys)
 
@@ -177,13 +177,13 @@ class _ImageSums:
 class _Grouped:
     """Weights at integer keys, in groups; answers "how much at or above a key, per group" by bisection."""
 
-    def __init__(self, keys: npt.NDArray, weights: npt.NDArray, groups: npt.NDArray, number: int) -> None:
+    def __init__(self, keys: Keys, weights: npt.NDArray[Any], groups: npt.NDArray[np.int64], number: int) -> None:
         order = np.lexsort((keys, groups))
         self._keys = keys[order]
         self._bounds = np.searchsorted(groups[order], np.arange(number + 1))
         self._sums = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
 
-    def from_key(self, keys: npt.NDArray) -> Floats:
+    def from_key(self, keys: Keys) -> Floats:
         result = np.empty((self._bounds.size - 1, keys.size))
         for group, (start, stop) in enumerate(zip(self._bounds, self._bounds[1:], strict=False)):
             at = start + np.searchsorted(self._keys[start:stop], keys, side="left")

@@ -72,10 +72,7 @@ def _facts(configs: Sequence[Mapping[str, Any]], summary: Summary) -> list[tuple
         ("Code", _shared(str((c.get("environment") or {}).get("commit") or "") for c in configs)),
         (
             "Protocol",
-            _shared(
-                f"{protocol.name} version {r.get('version', '?')}, sha256 {r.get('sha256', '?')}"
-                for r in rules
-            ),
+            _shared(f"{protocol.name} version {r.get('version', '?')}, sha256 {r.get('sha256', '?')}" for r in rules),
         ),
     ]
 
@@ -87,10 +84,7 @@ def _shared(texts: Any) -> str:
 
 def _pairs(mapping: Mapping[str, Any], leave: str = "") -> str:
     """Write a mapping as ``a = 1, b = [2, 3]``."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value, default=str)
-        for key, value in mapping.items()
-    }
+    texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in mapping.items()}
     return printable(", ".join(f"{key} = {text}" for key, text in texts.items() if key != leave))
 
 

@@ -75,9 +75,7 @@ def size_text(subset: str) -> str:
 def _auroc() -> list[Column]:
     pixel = "Area under the ROC curve of all native pixels; says little about small defects"
     return [
-        Column(
-            "image_auroc", "ROC-AUC", "image", "image_auroc", title="Area under the ROC curve of image scores"
-        ),
+        Column("image_auroc", "ROC-AUC", "image", "image_auroc", title="Area under the ROC curve of image scores"),
         Column("pixel_auroc", "ROC-AUC", "pixel", "pixel_auroc", title=pixel),
     ]
 
@@ -101,7 +99,7 @@ def _aupro(protocol: Protocol) -> list[Column]:
 def _rho(protocol: Protocol) -> Column:
     limit = protocol.headline_fpr
     title = "Size robustness: mean AUPRO of q1..q4, times the smaller over the larger of q1 and q4"
-    return Column(f"rho@{limit_text(limit)}", "robustness", "ρ", "rho", limit=limit, title=title)
+    return Column(f"rho@{limit_text(limit)}", "robust", "ρ", "rho", limit=limit, title=title)
 
 
 def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") -> list[Column]:
@@ -167,7 +165,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
         Column("pixel_ap", "AP", "pixel", "pixel_ap", title=f"{precision} of all native pixels"),
         *_aupro(protocol),
         _rho(protocol),
-        Column("rho_disjoint", "robustness", "ρ′", "rho_disjoint", limit=limit, title=disjoint),
+        Column("rho_disjoint", "robust", "ρ′", "rho_disjoint", limit=limit, title=disjoint),
         Column("iou", auto, "IoU", "iou", title=_iou()[0].title),
         Column("miou", auto, "mean IoU", "miou", title=f"{mean_iou}, at the automatic threshold"),
         Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),

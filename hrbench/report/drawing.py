@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from hrbench.protocol import Protocol
 from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
-from hrbench.report.summary import Cell
+from hrbench.report.summary import MIN_COMPONENTS, Cell
 
 __all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "style"]
 
@@ -145,9 +145,7 @@ def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
         if math.isnan(cell.value):
             continue
         if cell.few:
-            axes.plot(
-                [place], [cell.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4
-            )
+            axes.plot([place], [cell.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4)
             continue
         low, high = (cell.low, cell.high) if cell.low == cell.low else (cell.minimum, cell.maximum)
         if high > low:
@@ -155,15 +153,13 @@ def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
         axes.plot([place], [cell.value], marker, mfc=colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
 
 
-def draw_curves(
-    fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str
-) -> Figure:
+def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str) -> Figure:
     """Draw PRO and ROC over a logarithmic FPR axis for (series, PRO, ROC); mark the integration limits."""
     headings = ("PRO: share of each defect found, mean over defects", "ROC: share of all defect pixels found")
     with _sheet([series for series, _, _ in curves], title, markers=False) as (figure, grid):
         for place, heading in enumerate(headings):
             axes = figure.add_subplot(grid[place])
-            _value_axis(axes, heading, "share found" if place == 0 else "")
+            _value_axis(axes, heading, "share found" if place == 0 else "", pad=16)
             axes.set_xscale("log")
             axes.set_xlim(fpr[0], 1)
             axes.set_xlabel("false-positive rate of normal pixels")
@@ -184,8 +180,8 @@ def _mark_limits(axes: Axes, protocol: Protocol) -> None:
         colour = INK if main else MUTED
         axes.axvline(limit, color=colour, lw=1.1 if main else 0.6, ls="-" if main else ":", zorder=1)
         axes.annotate(
-            f"{100 * limit:g} %" + ", headline" * main, (limit, 0.02), xytext=(-2, 0),
-            textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=7, color=colour,
+            f"{100 * limit:g} %", (limit, 1), xytext=(0, 3), textcoords="offset points", ha="center",
+            fontsize=7, fontweight="bold" if main else "normal", color=colour,
         )  # fmt: skip
 
 
@@ -196,7 +192,7 @@ def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tupl
         # Names come from files; what cannot be printed cannot stand in an SVG file either.
         labels = [" " + printable(item.label) for item in series]
         columns = max(1, min(4, len(labels), _CHARACTERS // (max(map(len, labels), default=0) + 7)))
-        rows = -(-len(labels) // columns)
+        rows = -(-(len(labels) + markers) // columns)
         figure = Figure(
             figsize=(_WIDTH, 3.3 + 0.2 * rows),
             layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.05),
@@ -217,16 +213,18 @@ def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tupl
                     mew=0.6,
                 )
             )
+        if any(cell.few for item in series for cell in item.cells):
+            hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
+            handles.append(hollow)
+            labels.append(f" hollow: fewer than {MIN_COMPONENTS} defects, too few for a number")
         if labels:
-            figure.legend(
-                handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6
-            )
+            figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6)
         if title:
             figure.suptitle(printable(title), x=0.008, ha="left", fontsize=10, fontweight="bold")
 
 
-def _value_axis(axes: Axes, heading: str, label: str) -> None:
-    axes.set_title(heading, pad=8)
+def _value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
+    axes.set_title(heading, pad=pad)
     axes.set_ylim(0, 1)
     axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.1f}" for value in np.linspace(0, 1, 6)])
     axes.set_ylabel(label)

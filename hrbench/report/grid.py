@@ -118,8 +118,7 @@ def grid(
     for row, line in zip(rows, table, strict=True):
         fair = not row["foreign"] and (bool(category) or not row["missing"])
         entries = [
-            _entry(columns[i], line[i], two if fair else ("", ""), category)
-            for i, two in zip(kept, best, strict=True)
+            _entry(columns[i], line[i], two if fair else ("", ""), category) for i, two in zip(kept, best, strict=True)
         ]
         lines.append(Line(row, rank_text(row), entries))
     heads = [f"n = {max((line[i].n for line in table), default=0):,}" if counts else "" for i in kept]
@@ -149,9 +148,7 @@ def _small_print(column: Column, cell: Cell, category: str) -> list[str]:
     if interval_text(cell):
         lines.append("[" + " ".join(f"{end:.3f}".removeprefix("0") for end in (cell.low, cell.high)) + "]")
     if category and cell.defined > 1 and column.contest:
-        lines.append(
-            "–".join(number_text(column, end).removeprefix("0") for end in (cell.minimum, cell.maximum))
-        )
+        lines.append("–".join(number_text(column, end).removeprefix("0") for end in (cell.minimum, cell.maximum)))
     return lines
 
 

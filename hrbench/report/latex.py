@@ -16,9 +16,7 @@ __all__ = ["latex_tables"]
 def latex_tables(summary: Summary) -> str:
     r"""Return one ``table*`` per dataset for the package booktabs; input it with ``\input``."""
     protocol = summary.protocol
-    parts = [
-        f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"
-    ]
+    parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
     for dataset in summary.notes:
         if (rows := leaderboard_rows(summary, dataset)) == []:
             continue
@@ -66,6 +64,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after a line break they would be its options
     "|": r"\textbar{}", "†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}", "–": "--",
     "·": r"$\cdot$", "ρ": r"$\rho$", "′": "$'$", "≥": r"$\ge$",
 }  # fmt: skip

@@ -72,9 +72,7 @@ def html_page(runs: Sequence[Run], summary: Summary) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     material = gather(runs, summary)
-    datasets = [
-        _dataset(runs, summary, material, name, f"d{number}") for number, name in enumerate(summary.notes)
-    ]
+    datasets = [_dataset(runs, summary, material, name, f"d{number}") for number, name in enumerate(summary.notes)]
     template = environment.get_template("page.html")
     text = template.render(
         datasets=[dataset for dataset in datasets if dataset["overview"].rows],
@@ -85,9 +83,7 @@ def html_page(runs: Sequence[Run], summary: Summary) -> str:
     return text.lstrip()
 
 
-def _dataset(
-    runs: Sequence[Run], summary: Summary, material: Material, name: str, anchor: str
-) -> dict[str, Any]:
+def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: str, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
     protocol, cells = summary.protocol, lookup(summary, name)
     rows = leaderboard_rows(summary, name)

@@ -83,8 +83,8 @@ def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> list[Path]:
     """Write all plots as PNG and SVG, and return their paths.
 
-    For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and, where
-    it has several, ``DATASET-CATEGORY-...`` for each of them. Curves need the runs' evidence.
+    For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and for
+    each of several categories ``DATASET-CATEGORY-...``. Curves need the runs' evidence.
 
     Parameters
     ----------

@@ -77,8 +77,6 @@ def footnotes(summary: Summary, dataset: str) -> list[str]:
     if any(row["foreign"] for row in rows):
         lines.append("‡ Not ranked, measured under other rules.")
     if any(row["random"] for row in rows):
-        lines.append(
-            "RANDOM: the network's weights are random; such a row tests the plumbing, not the method."
-        )
+        lines.append("RANDOM: the network's weights are random; such a row tests the plumbing, not the method.")
     lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
     return lines + summary.notes[dataset]

@@ -127,9 +127,7 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     measured = [not table.empty for table in tables]
     if not any(measured):
         found = sorted({name for run in runs for name in run.config.get("protocols", {})}) or ["none"]
-        raise HrbenchError(
-            f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(found)}"
-        )
+        raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(found)}")
     described["measured"] = measured
     notes: dict[str, list[str]] = {name: [] for name in sorted(described["dataset"].unique())}
     kept = without_duplicates(described[described["measured"]], notes)
@@ -166,9 +164,7 @@ def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
     # The seeds see the same images, so their intervals do not shrink by averaging: the ends are averaged.
     table = _mean(values.rename(columns={"error_bound": "error", "ci_low": "low", "ci_high": "high"}), keys)
     table["n"] = values.groupby(keys, dropna=False)["n"].max().fillna(0).astype(int).to_numpy()
-    few = (
-        (table["metric"] == "aupro") & (table["subset"] != "all") & table["n"].between(1, MIN_COMPONENTS - 1)
-    )
+    few = (table["metric"] == "aupro") & (table["subset"] != "all") & table["n"].between(1, MIN_COMPONENTS - 1)
     return table.assign(few=few)
 
 

@@ -37,16 +37,18 @@ __all__ = ["csv_table", "markdown_page", "terminal_table"]
 def markdown_page(summary: Summary) -> str:
     """Return the leaderboards of all datasets as one Markdown page."""
     protocol = summary.protocol
+    headline = limit_text(protocol.headline_fpr)
     parts = [
         f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
-        f"Ranked by AUPRO up to a false-positive rate of {limit_text(protocol.headline_fpr)}, at native "
-        "resolution; averages over seeds, then over categories. Best in **bold**, second in *italics*.",
+        f"Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
+        f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
+        "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
     for dataset in summary.notes:
         if (rows := leaderboard_rows(summary, dataset)) == []:
             continue
         columns = overview_columns(protocol)
-        heads = [f"{c.group} {c.head}".replace("speed ", "") for c in columns]
+        heads = [_markdown(_head(column)) for column in columns]
         names = ["#", "Method", "Preset", "View", "Weights", *heads, "Seeds", "Categories"]
         lines = [names, ["--:", *[":--"] * 4, *["--:"] * (len(columns) + 2)]]
         written = numbers(rows, columns, lookup(summary, dataset), _markdown_number)
@@ -60,10 +62,17 @@ def markdown_page(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _head(column: Column) -> str:
+    """Return one line for a heading that other formats write in two."""
+    if column.metric == "aupro" and column.subset == "all":
+        return f"AUPRO@{column.head}"
+    return column.head if column.metric in ("aupro", "rho", THROUGHPUT) else f"{column.group} {column.head}"
+
+
 def _markdown(text: str) -> str:
     """Escape what Markdown or the HTML inside it would read as markup."""
     text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#~])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", text)
 
 
 def _markdown_number(column: Column, cell: Cell, place: int) -> str:
@@ -118,6 +127,7 @@ def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
 def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) -> str:
     headline = f"aupro@{limit_text(summary.protocol.headline_fpr)}"
     heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
+    heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
     columns = [
         c
         for c in overview_columns(summary.protocol)
@@ -127,9 +137,7 @@ def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) 
     names |= {name: [row[name] for row in rows] for name in ("preset", "view")}
     names["weights"] = [weights_text(row) for row in rows]
     # What all rows share need not take a column of a narrow terminal.
-    shared = [
-        f"{name} {texts[0]}" for name, texts in names.items() if name != "method" and len({*texts}) == 1
-    ]
+    shared = [f"{name} {texts[0]}" for name, texts in names.items() if name != "method" and len({*texts}) == 1]
     names = {k: texts for k, texts in names.items() if k == "method" or len({*texts}) > 1}
 
     lines = [["#", *names, *[heads.get(c.key, c.head) for c in columns], "seeds", "cat."]]

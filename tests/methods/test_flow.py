@@ -40,18 +40,18 @@ def test_log_det_is_that_of_the_jacobian(clamp: str) -> None:
     flow = tiny(clamp)
     x = torch.randn(1, 6, 4, 4, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda v: flow(v.view(1, 6, 4, 4))[0].flatten(), x.flatten())
-    sign_free = torch.linalg.slogdet(jacobian)[1]
-    assert abs(float(flow(x)[1] - sign_free)) < 1e-8
+    expected = torch.linalg.slogdet(jacobian).logabsdet
+    assert abs(float(flow(x)[1].detach() - expected)) < 1e-8
 
 
 def test_log_det_is_per_sample() -> None:
     flow = tiny()
     x = torch.randn(3, 6, 4, 4, dtype=torch.float64)
-    log_det = flow(x)[1]
+    log_det = flow(x)[1].detach()
     assert log_det.shape == (3,)
     changed = x.clone()
     changed[1] += 1
-    other = flow(changed)[1]
+    other = flow(changed)[1].detach()
     torch.testing.assert_close(other[[0, 2]], log_det[[0, 2]])
     assert abs(float(other[1] - log_det[1])) > 1e-3
     torch.testing.assert_close(flow(x[[2, 0, 1]])[1], log_det[[2, 0, 1]])
@@ -77,7 +77,7 @@ def test_clamps_differ_and_saturate_at_two() -> None:
 
 def test_fresh_step_scales_by_one() -> None:
     step = _flow.FlowStep(8)
-    assert float(step.scale.detach().mean()) == pytest.approx(9.98652, abs=1e-5)
+    assert float(step.scale.detach().mean()) == pytest.approx(9.98652, abs=1e-4)
     torch.testing.assert_close(step._gain(), torch.ones(1, 8, 1, 1), atol=1e-6, rtol=0)
 
 
@@ -192,8 +192,8 @@ def test_training_whitens_held_out_features() -> None:
 
     flow = _flow.FlowSequence(8, 6, (1,))
     optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(400):
+    losses: list[float] = []
+    for _ in range(300):
         z, log_det = flow(sample(16))
         loss = _flow.negative_log_likelihood([z], [log_det])
         optimizer.zero_grad()

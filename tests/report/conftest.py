@@ -47,9 +47,7 @@ CONFIGS = (
         0.9,
         0.05,
     ),
-    Config(
-        "fastflow", "FastFlow", "whole:512", "mobilenetv2_100 file:/data/m.pth sha256:0123456789ab", 0.9, 0.45
-    ),
+    Config("fastflow", "FastFlow", "whole:512", "mobilenetv2_100 file:/data/m.pth sha256:0123456789ab", 0.9, 0.45),
     Config("l2bt", "L2BT", "tiled:256:64", RANDOM, 0.5, 0.2, decision=True),
     Config("nasty", NASTY, "whole:512", "resnet18 timm:resnet18.a1_in1k sha256:ffff", 0.7, 0.3),
 )
@@ -64,9 +62,7 @@ def _areas(category: str) -> np.ndarray:
     return np.sort(np.round(np.exp(rng.uniform(np.log(12), np.log(5000), count)))).astype(int)
 
 
-def _records(
-    config: Config, dataset: str, category: str, seed: int, run: str, intervals: bool
-) -> pd.DataFrame:
+def _records(config: Config, dataset: str, category: str, seed: int, run: str, intervals: bool) -> pd.DataFrame:
     areas = _areas(category)
     diameter = 2 * np.sqrt(areas / np.pi)
     rng = np.random.default_rng(seed)
@@ -197,9 +193,10 @@ def protocol() -> Protocol:
     return PROTOCOL
 
 
-@pytest.fixture
-def runs(make_run: Factory) -> list[Run]:
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """All configurations on all categories with two seeds; L2BT lacks `wood`, `nasty` a seed."""
+    make_run = functools.partial(write_run, tmp_path_factory.mktemp("all"))
     return [
         make_run(config, dataset, category, seed)
         for dataset, categories in DATASETS.items()

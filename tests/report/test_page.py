@@ -103,9 +103,7 @@ def test_ids_are_unique_and_links_lead_somewhere(text: str) -> None:
     page = Reader(text)
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    targets = {
-        value[1:] for _, a in page.tags for k, value in a.items() if k.endswith("href") and value[:1] == "#"
-    }
+    targets = {value[1:] for _, a in page.tags for k, value in a.items() if k.endswith("href") and value[:1] == "#"}
     assert targets <= set(ids)
 
 

@@ -32,14 +32,8 @@ def few(make_run: Factory) -> list[Run]:
 
 def test_writes_png_and_svg_of_every_plot(few: list[Run], tmp_path: Path, protocol: Protocol) -> None:
     paths = plots.write_plots(few, tmp_path / "plots", protocol)
-    stems = [
-        f"bsdata{part}-{kind}"
-        for part in ("", "-fabric", "-wood")
-        for kind in ("sizes", "diameters", "curves")
-    ]
-    assert [path.name for path in paths] == [
-        f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")
-    ]
+    stems = [f"bsdata{part}-{kind}" for part in ("", "-fabric", "-wood") for kind in ("sizes", "diameters", "curves")]
+    assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
     assert sorted(tmp_path.glob("plots/*")) == sorted(paths)
     for path in paths:
         if path.suffix == ".png":
@@ -66,20 +60,14 @@ def test_settings_of_the_caller_are_left_alone(make_run: Factory, protocol: Prot
     assert dict(matplotlib.rcParams) == before
 
 
-def test_lost_evidence_costs_the_curves_and_nothing_else(
-    make_run: Factory, tmp_path: Path, protocol: Protocol
-) -> None:
+def test_lost_evidence_costs_the_curves_and_nothing_else(make_run: Factory, tmp_path: Path, protocol: Protocol) -> None:
     run = make_run()
     del run.__dict__["evidence"]
     names = [path.name for path in plots.write_plots([run], tmp_path / "plots", protocol)]
-    assert names == [
-        f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters") for suffix in ("png", "svg")
-    ]
+    assert names == [f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters") for suffix in ("png", "svg")]
 
 
-def test_evidence_is_let_go_of(
-    make_run: Factory, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evidence_is_let_go_of(make_run: Factory, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     evidence = run.__dict__.pop("evidence")
     monkeypatch.setattr("hrbench.store.Evidence.load", lambda _: evidence)

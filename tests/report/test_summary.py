@@ -52,9 +52,7 @@ def test_category_value_is_the_mean_over_seeds_and_dataset_value_the_mean_over_c
     assert cells[0, "", *HEAD].n == 240
 
 
-def test_ranks_only_rows_with_all_categories_and_names_the_missing_ones(
-    runs: list[Run], protocol: Protocol
-) -> None:
+def test_ranks_only_rows_with_all_categories_and_names_the_missing_ones(runs: list[Run], protocol: Protocol) -> None:
     rows = board(summarise(runs, protocol), "weave & grain")
     assert rows["method"].tolist() == ["fastflow", "fastflow", "nasty", "l2bt"]
     assert rows["rank"].tolist()[:3] == [1, 2, 3]
@@ -145,9 +143,7 @@ def test_no_record_at_all_is_an_error_that_names_the_protocol(make_run: Factory,
         summarise([run], protocol)
 
 
-def test_a_bin_with_fewer_than_three_components_is_kept_but_not_shown(
-    make_run: Factory, protocol: Protocol
-) -> None:
+def test_a_bin_with_fewer_than_three_components_is_kept_but_not_shown(make_run: Factory, protocol: Protocol) -> None:
     cells = lookup(summarise([make_run(category="wood")], protocol), "bsdata")
     thin = [c for k, c in cells.items() if k[1] == "wood" and k[2] == "aupro" and k[3] == "d16-32"]
     assert thin
@@ -158,9 +154,7 @@ def test_a_bin_with_fewer_than_three_components_is_kept_but_not_shown(
         assert not math.isnan(cell.value)
 
 
-def test_few_components_do_not_enter_the_average_over_categories(
-    make_run: Factory, protocol: Protocol
-) -> None:
+def test_few_components_do_not_enter_the_average_over_categories(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(category="wood"), make_run(category="fabric")]
     cells = lookup(summarise(runs, protocol), "bsdata")
     key = ("aupro", "d16-32", 0.05)

@@ -16,16 +16,16 @@ from hrbench.report.summary import Summary, summarise
 from hrbench.report.tables import csv_table, markdown_page, terminal_table
 from hrbench.store import Run
 
-from .conftest import CONFIGS
+from .conftest import CONFIGS, PROTOCOL
 
 Factory = Callable[..., Run]
 AUPRO = Column("aupro", "", "", "aupro")
 SPEED = Column("speed", "", "", THROUGHPUT, contest=False)
 
 
-@pytest.fixture
-def summary(runs: list[Run], protocol: Protocol) -> Summary:
-    return summarise(runs, protocol)
+@pytest.fixture(scope="module")
+def summary(runs: list[Run]) -> Summary:
+    return summarise(runs, PROTOCOL)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,7 @@ def test_latex_is_escaped_and_balanced(summary: Summary) -> None:
     assert plain.count("{") == plain.count("}")
     assert text.isascii()
     assert not re.search(r"(?<!\\)[#^~]", text)
+    assert not re.search(r"(?<!\{)[\[*](?!t\])", re.sub(r"\\(begin|end)\{table\*\}", "", text))
 
 
 def test_latex_shows_intervals_where_there_are_any(make_run: Factory, protocol: Protocol) -> None:
@@ -141,6 +142,7 @@ def test_terminal_table_is_aligned_and_safe(runs: list[Run], protocol: Protocol)
     assert len({len(line) for line in lines[1:] if not line.startswith("RANDOM")}) == 1
     assert "preset native" in lines[0]
     assert "AUPRO@0.05" in lines[2]
+    text.encode("cp1252")
     assert "RANDOM" in blocks[0]
     assert "lacks wood" in blocks[1]
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hrbench.data import list_datasets, load_descriptor
+from hrbench.data.layouts import LAYOUTS
+from hrbench.errors import HrbenchError
+
+NAMES = ["btad", "folder", "kolektorsdd2", "mvtec_ad", "mvtec_ad_2", "visa"]
+
+
+def test_lists_the_built_in_datasets() -> None:
+    assert list_datasets() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_descriptor_is_complete(name: str) -> None:
+    descriptor = load_descriptor(name)
+    assert descriptor.name == name
+    assert descriptor.layout in LAYOUTS
+    for text in (descriptor.title, descriptor.licence, descriptor.citation, descriptor.url, descriptor.notes):
+        assert text.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "categories", "totals"),
+    [("mvtec_ad", 15, (3629, 467, 1258)), ("visa", 12, (8659, 962, 1200))],
+)
+def test_categories_add_up_to_the_published_totals(name: str, categories: int, totals: tuple[int, int, int]) -> None:
+    descriptor = load_descriptor(name)
+    assert len(descriptor.categories) == categories
+    counts = descriptor.categories.values()
+    parts = ("train", "test_good", "test_defective")
+    assert tuple(sum(getattr(count, part) for count in counts) for part in parts) == totals
+    assert tuple(getattr(descriptor.total, part) for part in parts) == totals
+
+
+def test_uncertain_counts_are_left_out() -> None:
+    assert load_descriptor("kolektorsdd2").expected("kolektorsdd2").train is None
+    assert load_descriptor("folder").expected("anything").test_good is None
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(HrbenchError, match=r"unknown dataset 'mvtec_adx'; did you mean 'mvtec_ad'"):
+        load_descriptor("mvtec_adx")
+
+
+def test_reads_a_descriptor_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    common = 'name = "mine"\ntitle = "Mine"\nlicence = "own"\ncitation = "none"\nurl = "here"\n'
+    path.write_text(f'{common}layout = "mvtec"\n[categories]\ngear = {{ train = 7 }}\n')
+    assert load_descriptor(path).expected("gear").train == 7
+
+    path.write_text(f'{common}layout = "mvtex"\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: layout is 'mvtex', expected one of"):
+        load_descriptor(path)
+    path.write_text(f'{common}layout = "mvtec"\ncategoris = 1\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: unknown key 'categoris'"):
+        load_descriptor(path)
+    path.write_text(f'{common}layout = "mvtec"\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: no \[categories\]"):
+        load_descriptor(path)
+    with pytest.raises(HrbenchError, match=r"gone\.toml: no such file"):
+        load_descriptor(tmp_path / "gone.toml")

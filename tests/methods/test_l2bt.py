@@ -1,0 +1,291 @@
+"""L2BT: students, distance, layer order, blur, geometry, determinism, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, create_method, methods_package
+from hrbench.views import View
+
+methods_package()
+from hrbench.methods.l2bt import blur, distance, student  # noqa: E402
+
+SMALL = {"teacher": "test_vit", "weights": "random", "steps": 20, "lr": 1e-3}
+
+
+class Normals:
+    """Coloured noise, (16, 3, 64, 64)."""
+
+    def __init__(self) -> None:
+        self.inputs = torch.rand((16, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.inputs)
+
+    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(steps):
+            chosen = torch.randint(len(self), (batch_size,), generator=generator)
+            if step >= start:
+                yield self.inputs[chosen]
+
+
+class Context(FitContext):
+    """The plainest fit loop; remembers what it was asked."""
+
+    seed = 0
+    device = torch.device("cpu")
+    held_out = Normals()
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def train(
+        self,
+        normals: Normals,
+        loss: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        batch_size: int,
+        description: str = "fit",
+    ) -> list[float]:
+        for batch in normals.batches(batch_size, steps=steps, seed=self.seed):
+            optimizer.zero_grad()
+            value = loss(batch)
+            value.backward()
+            optimizer.step()
+            self.losses.append(float(value.detach()))
+        return self.losses
+
+    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+        return inputs
+
+
+class TwoLayers(nn.Module):
+    """A teacher whose middle feature is e1 and whose last is e2, everywhere."""
+
+    def __init__(self, *, swapped: bool = False) -> None:
+        super().__init__()
+        self.width = 2
+        self.swapped = swapped
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        return 2, 3
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        pair = [torch.eye(2)[k].expand(len(images), 6, 2) for k in (0, 1)]
+        return pair[::-1] if self.swapped else pair
+
+
+def fitted(**options: object) -> tuple[Method, Context]:
+    torch.manual_seed(0)
+    method = create_method("l2bt", **{**SMALL, **options})
+    context = Context()
+    method.fit(Normals(), context)
+    return method.eval(), context
+
+
+@torch.no_grad()
+def map_of(method: Method, batch: Tensor) -> Tensor:
+    return method.predict(batch).maps["anomaly"]
+
+
+def batch(size: tuple[int, int] = (64, 64), n: int = 3) -> Tensor:
+    return torch.rand((n, 3, *size), generator=torch.Generator().manual_seed(7))
+
+
+def linear(weight: list[list[float]], bias: list[float]) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.tensor(weight))
+    layer.bias = nn.Parameter(torch.tensor(bias))
+    return layer
+
+
+def test_students_have_the_published_size_and_share_nothing() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in student(768).parameters()) == 1_771_776
+        method = create_method("l2bt", preset="paper", weights="random")
+    assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 3_543_552
+    forward, backward = (
+        {id(p) for p in s.parameters()} for s in (method.forward_student, method.backward_student)
+    )
+    assert not forward & backward
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    assert method.teacher.blocks == (7, 11)
+    assert method.multiple == 14
+
+
+def test_default_blocks_are_two_thirds_and_last() -> None:
+    assert create_method("l2bt", **SMALL).teacher.blocks == (3, 5)
+    with torch.device("meta"):
+        deep = create_method("l2bt", teacher="vit_large_patch14_dinov2", weights="random")
+    assert deep.teacher.blocks == (15, 23)
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(1.0, 0.0), (0.5, 1.0), (0.0, 2**0.5), (-1.0, 2.0)])
+def test_distance(cosine: float, expected: float) -> None:
+    a = torch.tensor([1.0, 0.0])
+    b = torch.tensor([cosine, (1 - cosine**2) ** 0.5])
+    assert float(distance(a, b)) == pytest.approx(expected, abs=1e-6)
+    assert float(distance(3 * a, 0.01 * b)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_fresh_students_have_a_loss_of_about_two() -> None:
+    torch.manual_seed(0)
+    method = create_method("l2bt", **SMALL)
+    method.teacher = None  # replaced by random features
+    middle, last = torch.randn(2, 4, 100, 64).unbind()
+    pairs = [(method.backward_student(last), middle), (method.forward_student(middle), last)]
+    method.translate = lambda _: pairs
+    assert float(method.loss(batch()).detach()) == pytest.approx(2.0, abs=0.1)
+    method.translate = lambda _: [(5 * middle, middle), (last / 7, last)]
+    assert float(method.loss(batch())) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_two_layers_are_not_swapped() -> None:
+    torch.manual_seed(0)
+    method = create_method("l2bt", **SMALL)
+    # e1 -> e2 and e2 -> e1; the bias makes both miss on the other input.
+    method.forward_student = linear([[0.0, 0.9], [0.0, 0.1]], [0.0, 1.0])
+    method.backward_student = linear([[0.1, 0.0], [0.9, 0.0]], [1.0, 0.0])
+    method.teacher = TwoLayers()
+    assert float(map_of(method, batch()).abs().max()) == pytest.approx(0.0, abs=1e-6)
+    assert map_of(method, batch()).shape == (3, 2, 3)
+    method.teacher = TwoLayers(swapped=True)
+    assert all(bool((distance(p, a) > 0.1).all()) for p, a in method.translate(batch()))
+
+
+def test_map_is_the_product_of_both_directions() -> None:
+    method, _ = fitted()
+    backward, forward = (distance(p, a) for p, a in method.translate(batch((64, 96))))
+    found = map_of(method, batch((64, 96)))
+    assert found.shape == (3, 4, 6)
+    torch.testing.assert_close(found[:, 1, 2], (backward * forward)[:, 1 * 6 + 2])
+    assert found.min() >= 0
+    assert found.max() <= 4
+
+
+def test_fit_lowers_the_loss_of_both_directions() -> None:
+    torch.manual_seed(0)
+    fresh = create_method("l2bt", **SMALL)
+    method, context = fitted(steps=60)
+    assert context.losses[-1] < 0.7 * context.losses[0]
+    for before, after in zip(fresh.translate(batch()), method.translate(batch()), strict=True):
+        assert distance(*after).mean() < distance(*before).mean()
+
+
+def test_only_students_learn() -> None:
+    torch.manual_seed(0)
+    method = create_method("l2bt", **SMALL).train()
+    method.loss(batch()).backward()
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is None) == name.startswith("teacher."), name
+
+
+def test_images_of_a_batch_do_not_mix() -> None:
+    method, _ = fitted()
+    together = map_of(method, batch())
+    torch.testing.assert_close(map_of(method, batch()[1:2]), together[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_equal_seeds_give_equal_bits() -> None:
+    assert torch.equal(map_of(fitted()[0], batch()), map_of(fitted()[0], batch()))
+
+
+def test_saved_and_loaded_predicts_the_same_bits(tmp_path: Path) -> None:
+    method, _ = fitted()
+    torch.save(method.state_dict(), tmp_path / "w.pth")
+    torch.manual_seed(5)
+    other = create_method("l2bt", **SMALL).eval()
+    assert not torch.equal(map_of(other, batch()), map_of(method, batch()))
+    other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
+    assert torch.equal(map_of(other, batch()), map_of(method, batch()))
+
+
+def test_epochs_become_steps() -> None:
+    _, context = fitted(steps=None, epochs=2, batch_size=6)
+    assert len(context.losses) == 2 * 3
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+def test_blur_of_an_impulse(padding: str) -> None:
+    impulse = torch.zeros(81, 91, dtype=torch.float64)
+    impulse[40, 45] = 1
+    found = blur(impulse, padding=padding)
+    rows, columns = torch.arange(81.0) - 40, torch.arange(91.0) - 45
+    assert float(found.sum()) == pytest.approx(1)
+    assert float(found.max()) == pytest.approx(0.00691, abs=1e-5)
+    assert float((found.sum(1) * rows.double().square()).sum()) == pytest.approx(22)
+    assert float((found.sum(0) * columns.double().square()).sum()) == pytest.approx(22)
+    support = found.nonzero()
+    assert support.amin(0).tolist() == [40 - 19, 45 - 19]
+    assert support.amax(0).tolist() == [40 + 19, 45 + 19]
+
+
+def test_blur_is_the_boxes_of_the_paper() -> None:
+    x = torch.rand(40, 50, dtype=torch.float64)
+    expected = x[None, None]
+    for width in (5, 5, 5, 5, 5, 7, 7, 7):
+        expected = nn.functional.avg_pool2d(expected, width, 1, width // 2, count_include_pad=True)
+    torch.testing.assert_close(blur(x, padding="zero"), expected[0, 0])
+
+
+def test_blur_of_a_constant() -> None:
+    ones = torch.ones(100, 120)
+    torch.testing.assert_close(blur(ones), ones)
+    zero = blur(ones, padding="zero")
+    assert float(zero[0, 60]) == pytest.approx(0.280, abs=5e-4)
+    assert float(zero[0, 0]) == pytest.approx(0.078, abs=5e-4)
+    assert float(zero[50, 60]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 9), (40, 3), (5, 5)])
+def test_blur_of_tiny_maps(shape: tuple[int, int]) -> None:
+    for padding in ("reflect", "zero"):
+        found = blur(torch.ones(shape), padding=padding)
+        assert found.shape == shape
+        assert found.isfinite().all()
+    torch.testing.assert_close(blur(torch.ones(shape)), torch.ones(shape))
+
+
+def test_finish_blurs_with_the_chosen_padding() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(50, 60)
+    for padding in ("reflect", "zero"):
+        method = create_method("l2bt", **SMALL, blur_padding=padding)
+        assert torch.equal(method.finish({"anomaly": x}), blur(x, padding=padding))
+
+
+@pytest.mark.parametrize("size", [(1500, 1000), (1000, 1500), (1024, 1024)])
+def test_a_token_lands_where_it_looked(size: tuple[int, int]) -> None:
+    placement = View.parse("whole:1036:square").place(size)
+    side = max(size)
+    row, column = 40, 33
+    tokens = torch.zeros(1, 74, 74)
+    tokens[0, row, column] = 1
+    method = create_method("l2bt", **SMALL)
+    merged = View.parse("whole:1036:square").merge(tokens, placement)
+    assert merged.shape == size
+    peak = divmod(int(method.finish({"anomaly": merged}).argmax()), size[1])
+    expected = [(k + 0.5) * side / 74 - (side - n) // 2 for k, n in zip((row, column), size, strict=True)]
+    assert abs(peak[0] + 0.5 - expected[0]) <= 1
+    assert abs(peak[1] + 0.5 - expected[1]) <= 1
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(HrbenchError, match="unknown blur_padding of l2bt 'edge'"):
+        create_method("l2bt", **SMALL, blur_padding="edge")
+    with pytest.raises(HrbenchError, match="steps or epochs, one of them; got 20 and 2"):
+        create_method("l2bt", **SMALL, epochs=2)
+    with pytest.raises(HrbenchError, match=r"blocks \[3\] of l2bt: expected two"):
+        create_method("l2bt", **SMALL, blocks=[3])
