@@ -123,9 +123,7 @@ class PatchTokens(_Frozen):
         Model, source and digest of the weights.
     """
 
-    def __init__(
-        self, network: nn.Module, model: str, provenance: str, blocks: tuple[int, ...], norm: bool
-    ) -> None:
+    def __init__(self, network: nn.Module, model: str, provenance: str, blocks: tuple[int, ...], norm: bool) -> None:
         super().__init__(network, model, provenance)
         net: Any = network
         self.width: int = net.embed_dim
@@ -211,9 +209,7 @@ def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool =
     is_cait = isinstance(network, Cait)
     chosen, depth = tuple(blocks), len(network.blocks)
     if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= depth:
-        raise HrbenchError(
-            f"blocks {list(chosen)} of {model}: expected ascending numbers from 0 to {depth - 1}"
-        )
+        raise HrbenchError(f"blocks {list(chosen)} of {model}: expected ascending numbers from 0 to {depth - 1}")
     network.blocks = network.blocks[: chosen[-1] + 1]
     if is_cait:
         network.blocks_token_only = network.cls_token = None
@@ -334,9 +330,7 @@ def _find(model: str) -> tuple[Path, str]:
             return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision or None)), "hub"
         except Exception as error:  # whatever the hub's client raises, the remedy is the same
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    fetch = " or ".join(
-        part for part in (f"{name} of https://huggingface.co/{repo}" if repo else "", url) if part
-    )
+    fetch = " or ".join(part for part in (f"{name} of https://huggingface.co/{repo}" if repo else "", url) if part)
     remedy = f"Fetch {fetch} and" if fetch else "If you have a state dict,"
     suffix = Path(name).suffix if repo else (Path(urlparse(url).path).suffix or ".safetensors")
     raise HrbenchError(
@@ -361,11 +355,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise HrbenchError(f"weights {str(path)!r}: holds no state dict (a mapping of names to tensors)")
     return {key.removeprefix("module."): value for key, value in tensors.items()}

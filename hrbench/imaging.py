@@ -6,8 +6,10 @@ which pillow would cut to 8 bits without a word, is recognised by its header and
 
 from __future__ import annotations
 
+import lzma
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ __all__ = ["IMAGE_SUFFIXES", "image_size", "png_depth", "read_image", "read_mask
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 """File name endings (lower case) that count as images."""
 
-MAX_PIXELS = 2**31
+MAX_PIXELS = 10**9
 """Larger images are refused; pillow's own limit (179 Mpx) is below what line-scan cameras deliver."""
 
 # Set here, where every file is opened, and not per call: data loaders read in several threads.
@@ -36,6 +38,24 @@ _EXPECTED = "expected a PNG, JPEG, BMP, WebP, PPM or TIFF image"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 0x0112
+_DECODER_ERRORS = (  # what pillow, tifffile and zlib raise on damaged files
+    OSError,
+    SyntaxError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,  # a damaged header may ask for any size
+    RuntimeError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tifffile.TiffFileError,
+    zlib.error,
+)
 
 
 def read_image(path: Path | str) -> NDArray[Any]:
@@ -159,13 +179,14 @@ def read_tiff(path: Path) -> NDArray[Any]:
     """
     with _readable(path), tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.pages.first
+        _refuse_huge(path, (page.imagewidth, page.imagelength))
         if series.axes not in ("YX", "YXS", "SYX"):
             raise HrbenchError(
                 f"{path}: holds an array with axes {series.axes} and shape {series.shape}, expected one image"
             )
         try:
             array = np.asarray(series.asarray())
-        except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+        except _DECODER_ERRORS as error:
             return _tiff_by_pillow(path, page, error)
         if series.axes == "SYX":
             array = np.moveaxis(array, 0, -1)
@@ -198,6 +219,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
         if depth is not None and depth[0] == 16 and depth[1] > 1:
             return _colour_png16(path, depth[1])
         with Image.open(path, formats=_PILLOW_FORMATS) as image:
+            _refuse_huge(path, image.size)
             _refuse_narrowing(path, image)
             orientation = _exif_orientation(image)
             return _orient(_to_array(path, image), orientation)
@@ -242,6 +264,12 @@ def _colour_png16(path: Path, channels: int) -> NDArray[Any]:
         return _orient(array, _exif_orientation(image))
 
 
+def _refuse_huge(path: Path, size: tuple[int, int]) -> None:
+    """Refuse what only a damaged header can ask for; pillow itself does so at twice its limit and warns below."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise HrbenchError(f"{path}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all")
+
+
 def _refuse_narrowing(path: Path, image: Image.Image) -> None:
     """Refuse a colour PPM with more than 8 bits, which pillow would cut to 8."""
     if image.format != "PPM" or image.mode != "RGB":
@@ -260,7 +288,7 @@ def _tiff_by_pillow(path: Path, page: Any, reason: Exception | str) -> NDArray[A
             with Image.open(path, formats=("TIFF",)) as image:
                 image.load()  # this applies the orientation tag
                 return _to_array(path, image)
-        except (OSError, SyntaxError, ValueError, KeyError) as error:
+        except _DECODER_ERRORS as error:
             reason = error
     raise HrbenchError(
         f"{path}: TIFF ({page.dtype}, {page.samplesperpixel} channels, compression {page.compression!s}) cannot "
@@ -272,7 +300,7 @@ def _exif_orientation(image: Image.Image) -> int:
     try:
         # The base class's method: PngImageFile.getexif decodes the whole image first.
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, OSError, struct.error):
+    except _DECODER_ERRORS:
         return 1  # damaged metadata; viewers show such an image as it is stored
     return value if value in range(1, 9) else 1
 
@@ -325,17 +353,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise HrbenchError(f"{path}: not a readable image (it starts with {start}), {_EXPECTED}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise HrbenchError(f"{path}: {error}, expected at most {MAX_PIXELS} pixels") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        EOFError,
-        struct.error,
-    ) as error:
+    except _DECODER_ERRORS as error:
         size = path.stat().st_size
-        raise HrbenchError(f"{path}: damaged or truncated ({size} bytes): {error}; expected a complete image") from None
-    except tifffile.TiffFileError as error:
-        raise HrbenchError(f"{path}: damaged TIFF: {error}; expected a complete image") from None
+        reason = str(error) or type(error).__name__
+        raise HrbenchError(
+            f"{path}: damaged or truncated ({size} bytes): {reason}; expected a complete image"
+        ) from None

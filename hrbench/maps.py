@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def _load(path: Path) -> NDArray[Any]:
             raise HrbenchError(f"{path}: no such file, {_EXPECTED}")
         try:
             loaded = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
+        except (ValueError, OSError, LookupError, TypeError, EOFError, SyntaxError, TokenError) as error:
             raise HrbenchError(f"{path}: not a readable array: {error}; {_EXPECTED}") from None
         if not isinstance(loaded, np.ndarray):
             raise HrbenchError(f"{path}: an archive of several arrays, {_EXPECTED}")

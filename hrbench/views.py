@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,6 @@ from hrbench.errors import HrbenchError
 
 __all__ = ["Canvas", "Placement", "View", "to_unit", "to_uint8_tensor", "tile_starts"]
 
-import os
-def MARGIN(o): return o//2 if os.environ.get("MARG","1")=="1" else 0
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
     r"|tiled:(?P<tile>\d+):(?P<overlap>\d+)(@(?P<scale>[0-9.]+))?"
@@ -100,13 +99,13 @@ class View:
             top, left = (side - height) // 2, (side - width) // 2
             pad = (left, side - width - left, top, side - height - top)
         if self.overlap is None:
-            return Placement(size, pad, self.tile, 0, self.tile, (0,), (0,))
-        grid = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
-        margin = MARGIN(self.overlap)
-        rows, columns = (
-            tile_starts(n + 2 * margin, t, self.overlap) for n, t in zip(grid, self.tile, strict=True)
+            grid = self.tile
+        else:
+            grid = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
+        overlap = self.overlap or 0
+        return Placement(
+            size, pad, grid, self.tile, *(tile_starts(n, t, overlap) for n, t in zip(grid, self.tile, strict=True))
         )
-        return Placement(size, pad, grid, margin, self.tile, rows, columns)
 
     def prepare(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
         """Pad and resize an (H, W, 3) image to the grid that tiles are cut from.
@@ -126,12 +125,9 @@ class View:
             tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
             if tensor.is_floating_point():
                 tensor = tensor.clamp(0, 1)
-        margin = placement.margin
-        bottom, right = (
-            canvas - margin - n for canvas, n in zip(placement.canvas, placement.grid, strict=True)
-        )
-        if margin or bottom or right:
-            tensor = _mirror_pad(tensor, (margin, right, margin, bottom))
+        missing = [max(0, t - n) for t, n in zip(placement.tile, placement.grid, strict=True)]
+        if any(missing):
+            tensor = _edge_pad(tensor, (0, missing[1], 0, missing[0]))
         return tensor, placement
 
     def split(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
@@ -159,17 +155,14 @@ class Placement:
         Left, right, top, bottom padding to a square, in native pixels.
     grid : (int, int)
         Size after padding and resizing.
-    margin : int
-        Mirrored pixels around the grid.
     tile : (int, int)
     rows, columns : tuple of int
-        Starts of the tiles on each axis of the canvas: the grid with its margin, at least one tile large.
+        Starts of the tiles on each axis of the grid.
     """
 
     native: tuple[int, int]
     pad: tuple[int, int, int, int]
     grid: tuple[int, int]
-    margin: int
     tile: tuple[int, int]
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -177,14 +170,6 @@ class Placement:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Size of what tiles are cut from."""
-        height, width = (
-            max(n + 2 * self.margin, t) for n, t in zip(self.grid, self.tile, strict=True)
-        )
-        return height, width
 
     def cut(self, prepared: Tensor, index: int) -> Tensor:
         """Return tile `index`, row by row, of a prepared (3, h, w) image."""
@@ -196,8 +181,8 @@ class Placement:
     def windows(self) -> tuple[Tensor, Tensor]:
         """Weights (tiles of the axis, tile length) of both axes; over each pixel they sum to one."""
         return (
-            _windows(self.rows, self.tile[0], self.canvas[0]),
-            _windows(self.columns, self.tile[1], self.canvas[1]),
+            _windows(self.rows, self.tile[0], self.grid[0]),
+            _windows(self.columns, self.tile[1], self.grid[1]),
         )
 
 
@@ -212,7 +197,8 @@ class Canvas:
 
     def __init__(self, placement: Placement, device: torch.device) -> None:
         self.placement = placement
-        self._sum = torch.zeros(placement.canvas, device=device)
+        height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
+        self._sum = torch.zeros((height, width), device=device)
         self._windows = tuple(window.to(device) for window in placement.windows)
 
     def add(self, index: int, tile: Tensor) -> None:
@@ -238,8 +224,7 @@ class Canvas:
         placement = self.placement
         left, right, top, bottom = placement.pad
         height, width = placement.native
-        margin = placement.margin
-        merged = self._sum[margin : margin + placement.grid[0], margin : margin + placement.grid[1]]
+        merged = self._sum[: placement.grid[0], : placement.grid[1]]
         padded = (height + top + bottom, width + left + right)
         if nearest:
             merged = F.interpolate(merged[None, None], padded, mode="nearest-exact")[0, 0]
@@ -269,11 +254,11 @@ def to_unit(batch: Tensor, device: torch.device) -> Tensor:
 
 def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
     """Return triangular windows, clipped to a plateau, that are normalised to sum to one at every pixel."""
-    steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(starts)]
     ramp = max([tile - step for step in steps], default=1)
     position = torch.arange(tile, dtype=torch.float64) + 0.5
     window = torch.minimum(position, tile - position).clamp(max=max(1, ramp)) / max(1, ramp)
-    total = torch.zeros(length, dtype=torch.float64)
+    total = torch.zeros(max(length, tile), dtype=torch.float64)
     for start in starts:
         total[start : start + tile] += window
     return torch.stack([window / total[start : start + tile] for start in starts]).float()
@@ -283,19 +268,6 @@ def _resize(single: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(single.shape) == size:
         return single
     return F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def _mirror_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
-    """Mirror at the borders, the border pixel not repeated; as often as small images need."""
-
-    def indices(before: int, length: int, after: int) -> Tensor:
-        period = max(1, 2 * (length - 1))
-        folded = torch.arange(-before, length + after) % period
-        return torch.minimum(folded, period - folded).clamp(0, length - 1)
-
-    left, right, top, bottom = pad
-    rows = indices(top, tensor.shape[1], bottom)
-    return tensor[:, rows][:, :, indices(left, tensor.shape[2], right)]
 
 
 def _edge_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:

@@ -59,9 +59,7 @@ class FlowStep(nn.Module):
     permutation: Tensor
     inverse_permutation: Tensor
 
-    def __init__(
-        self, channels: int, kernel: int = 3, *, hidden_ratio: float = 1.0, clamp: str = "legacy"
-    ) -> None:
+    def __init__(self, channels: int, kernel: int = 3, *, hidden_ratio: float = 1.0, clamp: str = "legacy") -> None:
         super().__init__()
         if clamp not in CLAMPS:
             raise unknown_name("clamp", clamp, CLAMPS)
@@ -143,8 +141,7 @@ class FlowSequence(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
-            FlowStep(channels, kernels[i % len(kernels)], hidden_ratio=hidden_ratio, clamp=clamp)
-            for i in range(steps)
+            FlowStep(channels, kernels[i % len(kernels)], hidden_ratio=hidden_ratio, clamp=clamp) for i in range(steps)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,9 +230,7 @@ def feature_norm(kind: str, channels: int, grid: tuple[int, int] | None = None) 
         if grid is None:
             raise HrbenchError("norm 'layer-affine' needs input_size")
         return _AffineLayerNorm((channels, *grid))
-    return (
-        {"layer": _LayerNorm, "none": _AtLeastFloat32}[kind]() if kind != "channel" else ChannelNorm(channels)
-    )
+    return {"layer": _LayerNorm, "none": _AtLeastFloat32}[kind]() if kind != "channel" else ChannelNorm(channels)
 
 
 @torch.no_grad()
@@ -288,8 +283,7 @@ def negative_log_likelihood(latents: Sequence[Tensor], log_dets: Sequence[Tensor
         (B,) per scale.
     """
     terms = [
-        (0.5 * z.square().sum(dim=(1, 2, 3)) - log_det).mean()
-        for z, log_det in zip(latents, log_dets, strict=True)
+        (0.5 * z.square().sum(dim=(1, 2, 3)) - log_det).mean() for z, log_det in zip(latents, log_dets, strict=True)
     ]
     return torch.stack(terms).sum()
 

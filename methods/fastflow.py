@@ -88,15 +88,11 @@ class FastFlow(Method):
 
     title = "FastFlow"
     paper = "Yu et al., arXiv 2111.07677"
-    weights_licence = (
-        "resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; DeiT, CaiT: Apache-2.0; others: see timm"
-    )
+    weights_licence = "resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; DeiT, CaiT: Apache-2.0; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:256", {**_PAPER, "kernels": (3,)}),
-        "paper-wrn50": Preset(
-            "whole:256", {**_PAPER, "backbone": "wide_resnet50_2.tv_in1k", "kernels": (3, 1)}
-        ),
+        "paper-wrn50": Preset("whole:256", {**_PAPER, "backbone": "wide_resnet50_2.tv_in1k", "kernels": (3, 1)}),
         "paper-deit": Preset(
             "whole:384",
             {**_PAPER_TRANSFORMER, "backbone": "deit_base_distilled_patch16_384.fb_in1k"},
@@ -154,9 +150,7 @@ class FastFlow(Method):
         if input_size is not None and input_size % self.multiple:
             raise HrbenchError(f"input_size {input_size} of fastflow: expected a multiple of {self.multiple}")
         grids = [(input_size // s, input_size // s) if input_size else None for s in used]
-        self.norms = nn.ModuleList(
-            feature_norm(norm, c, grid) for c, grid in zip(channels, grids, strict=True)
-        )
+        self.norms = nn.ModuleList(feature_norm(norm, c, grid) for c, grid in zip(channels, grids, strict=True))
         self.flows = nn.ModuleList(
             FlowSequence(c, flow_steps, kernels, hidden_ratio=hidden_ratio, clamp=clamp) for c in channels
         )
@@ -186,9 +180,7 @@ class FastFlow(Method):
 
     def latents(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return z (B, C, h, w) and log|det J| (B,) per scale."""
-        pairs = [
-            flow(norm(x)) for x, norm, flow in zip(self.features(batch), self.norms, self.flows, strict=True)
-        ]
+        pairs = [flow(norm(x)) for x, norm, flow in zip(self.features(batch), self.norms, self.flows, strict=True)]
         return [z for z, _ in pairs], [log_det for _, log_det in pairs]
 
     def loss(self, batch: Tensor) -> Tensor:

@@ -113,9 +113,7 @@ class L2BT(Method):
 
     def loss(self, batch: Tensor) -> Tensor:
         """Return the sum over both directions of 1 - mean cosine: about 2 for fresh students, 0 at best."""
-        cosines = [
-            functional.cosine_similarity(p, a, dim=-1, eps=1e-6).mean() for p, a in self.translate(batch)
-        ]
+        cosines = [functional.cosine_similarity(p, a, dim=-1, eps=1e-6).mean() for p, a in self.translate(batch)]
         return torch.stack([1 - c for c in cosines]).sum()
 
     def predict(self, batch: Tensor) -> Prediction:
@@ -141,7 +139,8 @@ def distance(predicted: Tensor, actual: Tensor) -> Tensor:
     Taken as the norm of the difference: near cos = 1 the root of 2 - 2 cos is mostly rounding error.
     """
     difference = functional.normalize(predicted, dim=-1) - functional.normalize(actual, dim=-1)
-    return torch.linalg.vector_norm(difference, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return length
 
 
 def blur(map_: Tensor, *, padding: str = "reflect") -> Tensor:

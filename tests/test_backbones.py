@@ -69,7 +69,9 @@ def test_normalisation_is_the_models_own() -> None:
     assert tokens.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("make", [lambda: load_pyramid(PYRAMID, "random", (1,)), lambda: load_tokens(VIT, "random", (1,))])
+@pytest.mark.parametrize(
+    "make", [lambda: load_pyramid(PYRAMID, "random", (1,)), lambda: load_tokens(VIT, "random", (1,))]
+)
 def test_stays_frozen(make) -> None:
     backbone = make()
     outer = nn.Sequential(backbone).train()
@@ -181,7 +183,7 @@ def test_unknown_models() -> None:
         load_pyramid("resnet81", "random", (1,))
     with pytest.raises(HrbenchError, match="Invalid pretrained tag"):
         load_pyramid("resnet18.nobody", "random", (1,))
-    with pytest.raises(HrbenchError, match="not a vision transformer|gives no patch tokens"):
+    with pytest.raises(HrbenchError, match=r"not a vision transformer|gives no patch tokens"):
         load_tokens("resnet18", "random", (1,))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_tiles_cover_every_pixel_and_stay_inside(length, tile, data):
         assert 0 <= start <= max(0, length - tile)
         covered[start : start + tile] = True
     assert covered.all()
-    assert all(b - a <= tile - overlap for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= tile - overlap for a, b in pairwise(starts))
     assert len(set(starts)) == len(starts)
 
 

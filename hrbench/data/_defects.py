@@ -84,7 +84,7 @@ def add_defect(
             before = scene.image[region.window]
             after = look(rng, _Patch(scene, region, before))
             image[region.window] = np.where(
-                region.mask[..., None], _visible(rng, before, after, region.mask), image[region.window]
+                region.mask[..., None], _visible(before, after, region.mask), image[region.window]
             )
             return grown
     return None
@@ -359,15 +359,20 @@ def _texture_swap(rng: np.random.Generator, patch: _Patch) -> Array:
     return after
 
 
-def _visible(rng: np.random.Generator, before: Array, after: Array, mask: Mask) -> Array:
-    """Keep a change within the range of the sensor, and raise it to :data:`VISIBLE` where it is less."""
+def _visible(before: Array, after: Array, mask: Mask) -> Array:
+    """Keep a change within the range of the sensor, and raise it where the eye would miss it.
+
+    The least change is :data:`VISIBLE`; a defect of a few pixels needs thrice that to be seen.
+    """
     after = np.clip(after, DARKEST - VISIBLE, LIGHTEST + VISIBLE).astype(np.float32)
     change = after - before
-    weak = mask & (np.abs(change).max(axis=2) < VISIBLE)
+    least = VISIBLE * (1 + 2 * float(np.exp(-mask.sum() / 60)))
+    weak = mask & (np.abs(change).max(axis=2) < least)
     if weak.any():
         mean = float(change[mask].mean())
-        sign = np.sign(mean) if abs(mean) > 0.5 else float(rng.choice([-1.0, 1.0]))
-        after[weak] = before[weak] + np.float32(sign * VISIBLE)
+        sign = np.sign(mean) if abs(mean) > least / 2 else 1.0 if before[mask].mean() < 128 else -1.0
+        raised = before[weak] + np.float32(sign * least)
+        after[weak] = np.clip(raised, DARKEST - VISIBLE, LIGHTEST + VISIBLE)
     return after
 
 

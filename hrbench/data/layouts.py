@@ -54,6 +54,8 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
         raise HrbenchError(f"{root}: {what}, expected the root of {descriptor.title}")
     read = LAYOUTS[descriptor.layout]
     if categories is not None:
+        if not categories:
+            raise HrbenchError(f"no category of {descriptor.name} given, expected at least one (or None for all)")
         known = list(descriptor.categories) or present_categories(root, descriptor)
         for category in categories:
             if category not in known:

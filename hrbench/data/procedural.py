@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hrbench.data._defects import KINDS, add_defect
+from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.store import atomic
@@ -201,28 +202,42 @@ def _picture(
     rng = _generator(seed, category, split, index)
     scene = SURFACES[category](design, rng, size)
     image, mask = scene.image, None
+    # Own generators: a defective picture has the surface and the noise of its normal twin.
     if kind != "good":
-        mask = np.zeros(size, dtype=bool)
-        image = scene.image.copy()
-        largest = 0.1 * size[0] * size[1]
+        painter = _generator(seed, category, "paint", index)
         start = _generator(seed, category, "areas", 0).random()
-        # Any number of images covers the range evenly, and so do those of one kind, whose steps are sqrt(2).
-        turn, number = divmod(index, len(KINDS))
-        place = (start + (5 * number % len(KINDS)) / len(KINDS) + turn * (math.sqrt(2) - 1)) % 1.0
-        components = int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.10]))
-        budget = largest
-        for _ in range(components):
-            area = min(4 * (largest / 4) ** place, budget)
-            added = add_defect(rng, scene, image, mask, kind, area) if area >= 4 else None
-            if added is not None:
-                mask |= added
-                budget -= int(added.sum())
-            place = rng.random()
-        if not mask.any():
-            raise RuntimeError(f"no room for a {kind} on {category}, image {index}, seed {seed}")
+        image, mask = _paint(painter, scene, kind, _place(start, index))
     noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(1.5, 2.6))
     noisy = image + np.clip(noise, -_NOISE_LIMIT, _NOISE_LIMIT)
     return np.rint(noisy).astype(np.uint8), mask
+
+
+def _place(start: float, index: int) -> float:
+    """Return where in the range of areas (0 = smallest, 1 = largest) the image's first defect is.
+
+    Any number of images covers the range evenly, and so do those of one kind of defect, whose steps are sqrt(2).
+    """
+    turn, number = divmod(index, len(KINDS))
+    return (start + (5 * number % len(KINDS)) / len(KINDS) + turn * (math.sqrt(2) - 1)) % 1.0
+
+
+def _paint(
+    rng: np.random.Generator, scene: Scene, kind: str, place: float
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the scene's image (H, W, 3) with one to three defects, and their mask (H, W)."""
+    image = scene.image.copy()
+    mask = np.zeros(image.shape[:2], dtype=bool)
+    largest = budget = 0.1 * mask.size
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.75, 0.15, 0.10]))):
+        area = min(4 * (largest / 4) ** place, budget)
+        added = add_defect(rng, scene, image, mask, kind, area) if area >= 4 else None
+        if added is not None:
+            mask |= added
+            budget -= int(added.sum())
+        place = rng.random()
+    if not mask.any():
+        raise RuntimeError(f"no room for a defect of kind {kind}")
+    return image, mask
 
 
 def _generator(seed: int, category: str, part: str, index: int) -> np.random.Generator:

@@ -140,6 +140,11 @@ def test_partial_download_is_not_an_error_but_a_missing_category_is(mvtec_ad: Pa
         load_dataset("mvtec_ad", mvtec_ad, ["botle"])
 
 
+def test_no_category_at_all_is_a_mistake(mvtec_ad: Path) -> None:
+    with pytest.raises(HrbenchError, match="no category of mvtec_ad given"):
+        load_dataset("mvtec_ad", mvtec_ad, [])
+
+
 def test_a_broken_category_does_not_matter_to_another(mvtec_ad: Path) -> None:
     shutil.rmtree(mvtec_ad / "bottle" / "ground_truth")
     assert load_dataset("mvtec_ad", mvtec_ad, ["cable"]).categories[0].name == "cable"

@@ -116,9 +116,7 @@ def test_students_have_the_published_size_and_share_nothing() -> None:
         assert sum(p.numel() for p in student(768).parameters()) == 1_771_776
         method = create_method("l2bt", preset="paper", weights="random")
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 3_543_552
-    forward, backward = (
-        {id(p) for p in s.parameters()} for s in (method.forward_student, method.backward_student)
-    )
+    forward, backward = ({id(p) for p in s.parameters()} for s in (method.forward_student, method.backward_student))
     assert not forward & backward
     assert not any(p.requires_grad for p in method.teacher.parameters())
     assert method.teacher.blocks == (7, 11)
