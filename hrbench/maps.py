@@ -24,15 +24,15 @@ _MAPS = "anomaly_images"
 _DECISIONS = "anomaly_images_thresholded"
 
 
-def read_map(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
+def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.float32]:
     """Read one anomaly map.
 
     Parameters
     ----------
     path : Path or str
         ``.npy`` or ``.tif(f)`` of floats or of integers with at least 16 bits, or a 16-bit grey ``.png``.
-    size : tuple of int
-        Height and width of the image. A map of another size is refused, never resized.
+    size : tuple of int or None
+        Height and width of the image, None if any will do. A map of another size is refused, never resized.
 
     Returns
     -------
@@ -49,12 +49,12 @@ def read_map(path: Path | str, size: tuple[int, int]) -> NDArray[np.float32]:
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2:
-        raise HrbenchError(f"{path}: array of shape {array.shape}, expected one channel of shape {tuple(size)}")
+        raise HrbenchError(f"{path}: array of shape {array.shape}, expected one channel of shape {size or '(H, W)'}")
     if array.dtype.kind not in "fui":
         raise HrbenchError(f"{path}: values are {array.dtype}, expected float16, float32 or 16-bit integers")
     if array.dtype.itemsize < 2:
         raise _eight_bits(path)
-    if array.shape != tuple(size):
+    if size is not None and array.shape != tuple(size):
         raise HrbenchError(
             f"{path}: map is {array.shape[0]} x {array.shape[1]} (height x width), "
             f"expected {size[0]} x {size[1]} as its image; maps are not resized here"

@@ -83,16 +83,24 @@ def check_dataset(name: str | Path, root: Path | str, progress: Progress | None 
 
 
 def dataset_summary(name: str | Path, root: Path | str) -> list[str]:
-    """Return one line per readable category with its counts and the expected ones.
+    """Return one line per category on disk with its counts and the expected ones.
 
     Raises
     ------
     HrbenchError
-        If the dataset cannot be read.
+        If `name` is unknown or `root` is not such a dataset at all.
     """
     descriptor = load_descriptor(name)
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        load_dataset(name, root)  # raises, with the reason
     lines = []
-    for category in load_dataset(name, root).categories:
+    for present in present_categories(root, descriptor):
+        try:
+            (category,) = load_dataset(name, root, [present]).categories
+        except HrbenchError:
+            lines.append(f"{present}: cannot be read, see the findings")
+            continue
         parts = [
             f"{what} {found} ({'no expected count' if expected is None else f'expected {expected}'})"
             for what, found, expected in _counts(category, descriptor.expected(category.name))

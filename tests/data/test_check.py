@@ -72,6 +72,9 @@ def test_pairing_errors_are_findings_and_do_not_hide_other_categories(mini: Path
     (mvtec_ad / "bottle/ground_truth/spot/000_mask.png").unlink()
     (mvtec_ad / "cable/train/good/000.png").unlink()
     pairing, count = check_dataset(mini, mvtec_ad)
+    broken, readable = dataset_summary(mini, mvtec_ad)
+    assert broken == "bottle: cannot be read, see the findings"
+    assert readable.startswith("cable: train 2 (expected 3)")
     assert pairing.startswith("bottle: ")
     assert "without a mask" in pairing
     assert count == "cable: train: found 2 images, expected 3"
