@@ -114,9 +114,7 @@ def evaluate(
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
         anomaly_map, mask, *score = row
         defect = None if mask is None else _mask(mask, index)
-        collector.update(
-            f"{index:06d}", anomaly_map, defect, score=float(score[0]) if score else None
-        )
+        collector.update(f"{index:06d}", anomaly_map, defect, score=float(score[0]) if score else None)
     evidence = collector.result()
     if normal_maps is not None:
         checked = (check_map(item, None, f"normal map {index}") for index, item in enumerate(normal_maps))

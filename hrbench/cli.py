@@ -53,11 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     _dataset_arguments(run)
     run.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, adapter.py or package:Class")
     run.add_argument("--preset", default="native", help="of the methods (default: %(default)s)")
-    run.add_argument("--view", nargs="+", help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE]; default: the preset's")
+    run.add_argument(
+        "--view", nargs="+", help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE]; default: the preset's"
+    )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",
                      help="options of the methods, for example backbone=wide_resnet50_2 fastflow.steps=2000")  # fmt: skip
-    run.add_argument("--weights", help="pretrained, random, or a .safetensors or .pth file; short for --set weights=...")
+    run.add_argument(
+        "--weights", help="pretrained, random, or a .safetensors or .pth file; short for --set weights=..."
+    )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
     run.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
@@ -67,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "evaluate", "Score anomaly maps that any tool has made.")
     _dataset_arguments(evaluate)
     evaluate.add_argument("--maps", type=Path, required=True, help="folder of .npy, .tiff or 16-bit .png maps")
-    evaluate.add_argument("--normal-maps", type=Path, help="maps of normal images outside the test set; they set the threshold")
+    evaluate.add_argument(
+        "--normal-maps", type=Path, help="maps of normal images outside the test set; they set the threshold"
+    )
     evaluate.add_argument("--name", help="name on the leaderboard (default: the maps' folder)")
     evaluate.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
     evaluate.add_argument("--exact", action="store_true", help="no error bound, at 4 bytes of memory per pixel")
@@ -78,12 +84,16 @@ def _parser() -> argparse.ArgumentParser:
         ("plot", "plot", "Write the size-robustness plot, PRO and ROC curves: PNG and SVG."),
     ):
         report = command(name, function, text)
-        report.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder that run wrote (default: %(default)s)")
+        report.add_argument(
+            "runs", type=Path, nargs="?", default=Path("runs"), help="folder that run wrote (default: %(default)s)"
+        )
         report.add_argument("--output", type=Path, help="folder (default: RUNS/report)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
 
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
-    make = data.add_parser("make", help="write the procedural dataset", description="Write a procedural dataset in MVTec AD layout.")
+    make = data.add_parser(
+        "make", help="write the procedural dataset", description="Write a procedural dataset in MVTec AD layout."
+    )
     make.set_defaults(function="data_make")
     make.add_argument("root", type=Path, help="folder to write")
     make.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")
@@ -92,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--test-good", type=int, default=10, help="normal test images (default: %(default)s)")
     make.add_argument("--test-defective", type=int, default=30, help="defective test images (default: %(default)s)")
     make.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    for name, text in (("check", "compare a dataset with its expected counts"), ("stats", "sizes of images and defects")):
+    for name, text in (
+        ("check", "compare a dataset with its expected counts"),
+        ("stats", "sizes of images and defects"),
+    ):
         action = data.add_parser(name, help=text, description=text.capitalize() + ".")
         action.set_defaults(function=f"data_{name}")
         _dataset_arguments(action)
@@ -105,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="folder", help="name (see `hrbench list`) or .toml descriptor (default: %(default)s)")
+    parser.add_argument(
+        "--dataset", default="folder", help="name (see `hrbench list`) or .toml descriptor (default: %(default)s)"
+    )
     parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")

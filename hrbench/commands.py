@@ -28,7 +28,18 @@ from hrbench.progress import track
 from hrbench.protocol import Protocol, list_protocols, load_protocol
 from hrbench.store import Run, read_runs
 
-__all__ = ["data_check", "data_make", "data_stats", "demo", "evaluate", "leaderboard", "list_all", "new_method", "plot", "run"]
+__all__ = [
+    "data_check",
+    "data_make",
+    "data_stats",
+    "demo",
+    "evaluate",
+    "leaderboard",
+    "list_all",
+    "new_method",
+    "plot",
+    "run",
+]
 
 log = logging.getLogger("hrbench")
 
@@ -94,7 +105,9 @@ def evaluate(args: argparse.Namespace) -> int:
     ]
     print(terminal_table(runs, protocol))
     for done in runs:
-        print(f"{done.config['dataset']['category']}: every metric with its error bound in {done.folder / 'records.csv'}")
+        print(
+            f"{done.config['dataset']['category']}: every metric with its error bound in {done.folder / 'records.csv'}"
+        )
         done.records.to_csv(done.folder / "records.csv", index=False)
     return 0
 

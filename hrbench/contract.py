@@ -89,7 +89,9 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
         loaded = create_method(reference, **options)
     load_learnt_state(loaded, learnt_state(method))
     for name, found in _predict(loaded.eval(), batch).items():
-        assert torch.equal(found, expected[name]), "saving and loading changes the result: is all of it in the state dict?"
+        assert torch.equal(found, expected[name]), (
+            "saving and loading changes the result: is all of it in the state dict?"
+        )
     return method
 
 

@@ -335,9 +335,7 @@ class Evidence:
         calibration = None
         if (folder / "calibration.parquet").exists():
             table, about = _read(folder / "calibration.parquet")
-            scores = NormalScores(
-                table["normal_keys"].to_numpy(), table["normal_counts"].to_numpy(), about["shift"]
-            )
+            scores = NormalScores(table["normal_keys"].to_numpy(), table["normal_counts"].to_numpy(), about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
         return Evidence(
             images=_frame(images, _IMAGE_DTYPES),

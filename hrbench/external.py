@@ -57,9 +57,7 @@ def score_maps(
     paths = find_maps(folder, samples)
     decisions = find_decisions(folder, samples)
     rule = "max" if protocols[0].image_score == "method" else protocols[0].image_score
-    collector = EvidenceCollector(
-        ImageScoreRule(rule), connectivity=protocols[0].connectivity, exact=exact
-    )
+    collector = EvidenceCollector(ImageScoreRule(rule), connectivity=protocols[0].connectivity, exact=exact)
 
     def read(sample: Sample) -> Scores:
         return read_map(paths[sample.id], image_size(sample.image))

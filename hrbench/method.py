@@ -176,11 +176,7 @@ class Method(nn.Module):
 
     def weights_record(self) -> dict[str, str]:
         """Return where the pretrained weights came from: ``{"backbone": "resnet18 random ...", ...}``."""
-        return {
-            name: str(module.provenance)
-            for name, module in self.named_modules()
-            if hasattr(module, "provenance")
-        }
+        return {name: str(module.provenance) for name, module in self.named_modules() if hasattr(module, "provenance")}
 
 
 def list_methods() -> list[str]:

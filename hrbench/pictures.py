@@ -117,7 +117,11 @@ def panel(
     heat = (matplotlib.colormaps["inferno"](scaled)[..., :3] * 255).astype(np.uint8)
     heat = (0.25 * photo + 0.75 * heat).astype(np.uint8)
     height, width = photo.shape[:2]
-    size = (max(1, round(height * WIDTH / width)), WIDTH) if width >= height else (WIDTH, max(1, round(width * WIDTH / height)))
+    size = (
+        (max(1, round(height * WIDTH / width)), WIDTH)
+        if width >= height
+        else (WIDTH, max(1, round(width * WIDTH / height)))
+    )
     parts = [_outlined(photo, mask, size), _outlined(heat, mask, size)]
     box = _close_up(mask, anomaly_map)
     close = [_outlined(part[box], None if mask is None else mask[box], (size[0], size[0])) for part in (photo, heat)]

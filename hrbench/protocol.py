@@ -133,9 +133,7 @@ class Protocol:
         if self.image_score != "method":
             ImageScoreRule(self.image_score)
         limits, bins, rule = self.fpr_limits, self.size_bins, self.threshold
-        require(
-            bool(limits) and all(0 < x <= 1 for x in limits), "fpr_limits", limits, "numbers in (0, 1]"
-        )
+        require(bool(limits) and all(0 < x <= 1 for x in limits), "fpr_limits", limits, "numbers in (0, 1]")
         require(self.headline_fpr in limits, "headline_fpr", self.headline_fpr, f"one of {limits}")
         ordered = sorted(set(bins.quantiles)) == list(bins.quantiles)
         inside = len(bins.quantiles) == 3 and all(0 < x < 1 for x in bins.quantiles)
@@ -157,9 +155,7 @@ class Protocol:
 
 def list_protocols() -> list[str]:
     """Return the names of the protocols that ship with hrbench."""
-    return sorted(
-        item.name.removesuffix(".toml") for item in protocols_root().iterdir() if item.name.endswith(".toml")
-    )
+    return sorted(item.name.removesuffix(".toml") for item in protocols_root().iterdir() if item.name.endswith(".toml"))
 
 
 def load_protocol(name: str | Path | Protocol) -> Protocol:

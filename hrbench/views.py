@@ -277,8 +277,6 @@ def _edge_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
     return tensor[:, rows][:, :, columns]
 
 
-
-
 def _number(text: str) -> float:
     try:
         return float(text)

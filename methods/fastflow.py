@@ -102,12 +102,13 @@ class FastFlow(Method):
         "demo": Preset(
             "tiled:256:64",
             {
+                "backbone": "test_resnet.r160_in1k",
                 "weights": "random",
                 "strides": (4, 8),
                 "flow_steps": 4,
                 "kernels": (3, 1),
-                "batch_size": 8,
-                "steps": 60,
+                "batch_size": 4,
+                "steps": 100,
             },
         ),
     }

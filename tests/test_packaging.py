@@ -29,7 +29,18 @@ def site(tmp_path_factory):
     python = folder / "env" / "bin" / "python"
     query = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(subprocess.run([python, "-c", query], capture_output=True, text=True, check=True).stdout.strip())
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", packages, wheel]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        packages,
+        wheel,
+    ]
     subprocess.run(install, check=True)
     # A path line brings the dependencies but not the editable hrbench: its hook is not read from there.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

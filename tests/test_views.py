@@ -132,7 +132,20 @@ def test_sixteen_bit_images_keep_their_levels():
     assert to_unit(torch.full((1,), 255, dtype=torch.uint8), torch.device("cpu")).item() == 1.0
 
 
-@pytest.mark.parametrize("text", ["", "whole", "tiled:32", "tiled:32:32", "tiled:32:8@0", "tiled:32:8@1.2.3", "whole:0", "whole:3x4:square", "whole:10 "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "whole",
+        "tiled:32",
+        "tiled:32:32",
+        "tiled:32:8@0",
+        "tiled:32:8@1.2.3",
+        "whole:0",
+        "whole:3x4:square",
+        "whole:10 ",
+    ],
+)
 def test_malformed_views_are_refused(text):
     with pytest.raises(HrbenchError, match="expected"):
         View.parse(text)

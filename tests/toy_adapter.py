@@ -32,9 +32,7 @@ class Toy(Method):
             return (batch + noise - self.colour[:, None, None]).square().mean()
 
         for stage in ("first", "second"):
-            context.train(
-                normals, loss, optimizer, steps=self.steps // 2 or 1, batch_size=4, description=stage
-            )
+            context.train(normals, loss, optimizer, steps=self.steps // 2 or 1, batch_size=4, description=stage)
 
     def predict(self, batch: Tensor) -> Prediction:
         distance = (batch - self.colour[:, None, None]).square().sum(dim=1)

@@ -134,7 +134,9 @@ class Replicates:
 
     def intervals(self, level: float = 0.95) -> pd.DataFrame:
         """Return ``metric, subset, fpr_limit, ci_low, ci_high``, NaN where there is no reliable interval."""
-        low, high = np.nanquantile(np.where(self.reliable, self.values, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.nanquantile(
+            np.where(self.reliable, self.values, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0
+        )
         return self.keys.assign(
             ci_low=np.where(self.reliable, low, np.nan), ci_high=np.where(self.reliable, high, np.nan)
         )
@@ -265,7 +267,9 @@ class _Metrics:
             drawn = weights[:, self.defective]
             pixels = drawn @ self.pixels
             hits = np.cumsum(pixels, axis=1)
-            self._subset_metrics(values, weights, at_least / total[:, None], _average_precision(pixels, hits, at_least, self.tied))
+            self._subset_metrics(
+                values, weights, at_least / total[:, None], _average_precision(pixels, hits, at_least, self.tied)
+            )
             for suffix, overlap in self.overlaps.items():
                 values |= self._overlap_metrics(weights, total, overlap, suffix)
             iou = (hits / (hits[:, -1:] + at_least)).max(axis=1)
@@ -290,9 +294,7 @@ class _Metrics:
             ("image_ap", "all", _NO_LIMIT): np.where(both, precision, np.nan),
         }
 
-    def _subset_metrics(
-        self, values: dict[_Key, Floats], weights: Floats, fpr: Floats, pixel_ap: Floats
-    ) -> None:
+    def _subset_metrics(self, values: dict[_Key, Floats], weights: Floats, fpr: Floats, pixel_ap: Floats) -> None:
         above = np.concatenate([np.zeros((len(fpr), 1)), fpr[:, :-1]], axis=1)
         lowest = above.min(axis=0)
         used = [int(np.searchsorted(lowest, limit)) for limit in self.limits]  # later bins lie beyond the limit

@@ -135,9 +135,7 @@ def roc_curve(evidence: Evidence, points: int = 1000) -> tuple[Floats, Floats]:
     return _curve(evidence, weights, points)
 
 
-def pro_curve(
-    evidence: Evidence, protocol: Protocol, subset: str = "all", points: int = 1000
-) -> tuple[Floats, Floats]:
+def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", points: int = 1000) -> tuple[Floats, Floats]:
     """Return the PRO curve as (FPR, mean overlap of the subset's components), from (0, 0) to (1, 1).
 
     Parameters

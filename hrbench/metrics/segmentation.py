@@ -144,9 +144,7 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
         middles = [(low + high) // 2 for low, high in split]
         best = max(best, count(middles)) if middles else best
         intervals = [
-            part
-            for (low, high), middle in zip(split, middles, strict=True)
-            for part in ((low, middle), (middle, high))
+            part for (low, high), middle in zip(split, middles, strict=True) for part in ((low, middle), (middle, high))
         ]
     return Certified(best, best, max(best, bound))
 

@@ -113,9 +113,7 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
 class _Rows:
     rows: list[tuple[str, str, float, float, float, int]]
 
-    def add(
-        self, metric: str, value: Certified, n: int, subset: str = "all", limit: float = float("nan")
-    ) -> None:
+    def add(self, metric: str, value: Certified, n: int, subset: str = "all", limit: float = float("nan")) -> None:
         self.rows.append((metric, subset, limit, float(value.value), float(value.bound), int(n)))
 
 

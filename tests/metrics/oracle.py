@@ -59,6 +59,4 @@ def best_iou(maps, masks):
 def best_mean_iou(maps, masks):
     """Return the highest mean IoU of the defective images over all common thresholds."""
     pairs = [(m, k) for m, k in zip(maps, masks, strict=True) if k.any()]
-    return max(
-        np.mean([np.sum(k & (m >= t)) / np.sum(k | (m >= t)) for m, k in pairs]) for t in thresholds(maps)
-    )
+    return max(np.mean([np.sum(k & (m >= t)) / np.sum(k | (m >= t)) for m, k in pairs]) for t in thresholds(maps))

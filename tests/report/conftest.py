@@ -208,7 +208,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     ]
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _curves() -> Iterator[None]:
     """Replace the curves, which have tests of their own, by power laws."""
     fpr = np.concatenate([[0.0], np.geomspace(1e-7, 1, 500)])

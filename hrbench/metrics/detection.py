@@ -1,0 +1,476 @@
+"""Probability of detection: how large must a defect be to be found reliably?
+
+Non-destructive testing's hit/miss analysis (MIL-HDBK-1823A, ASTM E2862): each defect component is found or not at the
+operating threshold, and a logistic regression on ``x = ln(area)`` gives the probability of detection
+
+    logit POD(a) = b0 + b1 ln a,        a_p = exp((logit p - b0) / b1).
+
+`a90` is the area found 9 times in 10, `a90/95` its upper 95 % confidence limit. In small samples constructions of that
+limit differ by factors, so each is given by name; the headline is the profile likelihood, beside it stands the
+bootstrap over images, because components of one image share its fate. The fit is maximum likelihood; where hits and
+misses are separated by size that is unbounded, and Firth's penalised likelihood (Biometrika 80, 1993) takes over.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit, logit
+from scipy.stats import chi2, norm
+
+from hrbench.evidence import Evidence
+from hrbench.metrics.bootstrap import MIN_IMAGES, image_weights
+from hrbench.metrics.segmentation import overlap_at
+
+__all__ = ["Detection", "DetectionLimit", "LogisticFit", "component_hits", "detection", "fit_detection", "fit_logistic"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Construction = Literal["profile", "bootstrap", "wald", "delta"]
+Method = Literal["auto", "ml", "firth"]
+
+MIN_COMPONENTS = 40  # below these the result carries a caution
+MIN_HITS = MIN_MISSES = 10
+
+
+class DetectionLimit(NamedTuple):
+    """An area in pixels, or why there is none.
+
+    Attributes
+    ----------
+    area : float or None
+        None if not reached.
+    reason : str
+        Why not; empty if reached.
+    estimate : float
+        The formula's figure even where it lies beyond the largest component; infinite or NaN where it does not exist.
+    """
+
+    area: float | None
+    reason: str
+    estimate: float
+
+    def __str__(self) -> str:
+        return f"{self.area:,.0f} px" if self.area is not None else f"not reached ({self.reason})"
+
+
+class LogisticFit(NamedTuple):
+    """Logistic regressions ``logit p = intercept + slope x``, one per weight vector; arrays of shape (B,).
+
+    `covariance` (B, 2, 2) is the inverse Fisher information; `separated` marks data whose likelihood is unbounded.
+    """
+
+    intercept: Floats
+    slope: Floats
+    covariance: Floats
+    separated: Bools
+
+
+def component_hits(evidence: Evidence, threshold: float, share: float) -> Bools:
+    """Return whether at least `share` of each component's pixels, and at least one, is at or above `threshold`."""
+    areas = evidence.components["area"].to_numpy()
+    if not areas.size:
+        return np.zeros(0, bool)
+    called = np.add.reduceat((evidence.defect_scores >= threshold).astype(np.int64), evidence.component_starts)
+    hits: Bools = (called >= share * areas * (1 - 1e-12)) & (called > 0)
+    return hits
+
+
+def separated(x: Floats, hits: Bools, weights: Floats) -> Bools:
+    """Return, per weight vector (B, K), whether a size divides hits from misses (or there are only hits or misses)."""
+    drawn = weights > 0
+
+    def extent(of: Bools) -> tuple[Floats, Floats]:
+        kept = drawn & of
+        return np.where(kept, x, np.inf).min(axis=1), np.where(kept, x, -np.inf).max(axis=1)
+
+    (low_hit, high_hit), (low_miss, high_miss) = extent(hits), extent(~hits)
+    result: Bools = (high_miss <= low_hit) | (high_hit <= low_miss)
+    return result
+
+
+def fit_logistic(
+    x: npt.ArrayLike,
+    hits: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    *,
+    method: Method = "auto",
+    iterations: int = 100,
+) -> LogisticFit:
+    """Fit logistic regressions by Newton's method, all weight vectors at once.
+
+    Parameters
+    ----------
+    x : array-like, (K,)
+    hits : array-like of bool, (K,)
+    weights : array-like, (B, K), optional
+        How often each observation counts; once by default (B = 1).
+    method : {'auto', 'ml', 'firth'}
+        Maximum likelihood; Firth's penalised likelihood, whose score is ``sum w (y - p) x + sum h (1/2 - p) x`` with
+        the leverages h; 'auto' takes Firth where hits and misses are separated.
+    iterations : int
+
+    Notes
+    -----
+    x is centred and scaled first, a step is at most 2 long: from 0 the iteration then converges for either likelihood.
+    """
+    raw, y = np.asarray(x, dtype=np.float64), np.asarray(hits, dtype=bool)
+    w = np.ones((1, raw.size)) if weights is None else np.asarray(weights, dtype=np.float64)
+    centre, scale = raw.mean(), raw.std() or 1.0
+    z = (raw - centre) / scale
+    apart = separated(raw, y, w)
+    firth = apart if method == "auto" else np.full(apart.shape, method == "firth")
+    beta = np.zeros((len(w), 2))
+    active = np.arange(len(w))
+    covariance = np.full((len(w), 2, 2), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(iterations):
+            b, v = beta[active], w[active]
+            p = expit(b[:, :1] + b[:, 1:] * z)
+            information = v * p * (1 - p)
+            i0, i1, i2 = information.sum(axis=1), information @ z, information @ z**2
+            determinant = i0 * i2 - i1**2
+            residual = v * (y - p)
+            # leverage of each observation: information * (1, z) I^-1 (1, z)^T
+            leverage = information * (i2[:, None] - 2 * i1[:, None] * z + i0[:, None] * z**2) / determinant[:, None]
+            residual += np.where(firth[active, None], leverage * (0.5 - p), 0.0)
+            s0, s1 = residual.sum(axis=1), residual @ z
+            step = np.stack([i2 * s0 - i1 * s1, i0 * s1 - i1 * s0], axis=1) / determinant[:, None]
+            length = np.abs(step).max(axis=1)
+            inverse = np.stack([i2, -i1, -i1, i0], axis=1).reshape(-1, 2, 2) / determinant[:, None, None]
+            covariance[active] = inverse
+            beta[active] = b + step * np.minimum(1, 2 / np.maximum(length, 1e-300))[:, None]
+            active = active[~(length < 1e-10) & np.isfinite(length)]
+            if not active.size:
+                break
+    beta[active] = np.nan  # no convergence
+    back = np.array([[1.0, -centre / scale], [0.0, 1 / scale]])
+    return LogisticFit(*(beta @ back.T).T, back @ covariance @ back.T, apart)
+
+
+def size_at(fit: LogisticFit, probability: float) -> Floats:
+    """Return ``ln a_p``, (B,); infinite where larger defects are not found more often."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = np.where(fit.slope > 0, (logit(probability) - fit.intercept) / fit.slope, np.inf)
+    return np.where(np.isnan(fit.slope), np.nan, result)
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """The hit/miss analysis of one method at one threshold.
+
+    Attributes
+    ----------
+    areas, hits : ndarray, (K,)
+        What was analysed.
+    method : {'ml', 'firth', 'none'}
+        Likelihood of the fit; 'none' where there is no fit, with the reason in `a90`.
+    intercept, slope : float
+    covariance : ndarray, (2, 2)
+    probability, level : float
+        0.9 and 0.95 make a90 and a90/95; the attributes keep these names for other values.
+    a50, a90 : DetectionLimit
+    upper : dict of str to DetectionLimit
+        One-sided upper confidence limit of a90 by construction: ``profile`` (headline), ``bootstrap`` over images,
+        ``wald`` (where the lower Wald band of the curve reaches `probability`), ``delta`` (too optimistic in small
+        samples). No bootstrap without weights.
+    interval : dict of str to (float, float)
+        Two-sided interval of a90 at `level`, for ``profile`` and ``bootstrap``; infinite ends are open.
+    cautions : tuple of str
+        What to print beside the figures.
+    false_per_pixel, false_per_image : float
+        Share of normal test pixels, and of good test images by at least one pixel, called at the threshold.
+    """
+
+    areas: Floats
+    hits: Bools
+    method: Literal["ml", "firth", "none"]
+    intercept: float
+    slope: float
+    covariance: Floats
+    probability: float
+    level: float
+    a50: DetectionLimit
+    a90: DetectionLimit
+    upper: dict[Construction, DetectionLimit]
+    interval: dict[Construction, tuple[float, float]]
+    cautions: tuple[str, ...]
+    false_per_pixel: float = math.nan
+    false_per_image: float = math.nan
+
+    @property
+    def a90_95(self) -> DetectionLimit:
+        """The headline: upper limit of a90 by profile likelihood."""
+        return self.upper["profile"]
+
+    def curve(self, points: int = 200) -> pd.DataFrame:
+        """Return the POD curve over the observed areas: ``area, pod, low, high``; empty without a fit.
+
+        The band is Wald's for the linear predictor, each edge one-sided at `level`.
+        """
+        if self.method == "none":
+            return pd.DataFrame({name: np.zeros(0) for name in ("area", "pod", "low", "high")})
+        x = np.linspace(math.log(self.areas.min()), math.log(self.areas.max()), points)
+        eta, half = self.intercept + self.slope * x, float(norm.ppf(self.level)) * self._error(x)
+        return pd.DataFrame({"area": np.exp(x), "pod": expit(eta), "low": expit(eta - half), "high": expit(eta + half)})
+
+    def _error(self, x: Floats) -> Floats:
+        design = np.stack([np.ones_like(x), x], axis=1)
+        return np.sqrt(np.einsum("ki,ij,kj->k", design, self.covariance, design))
+
+
+def fit_detection(
+    areas: npt.ArrayLike,
+    hits: npt.ArrayLike,
+    *,
+    weights: Floats | None = None,
+    probability: float = 0.9,
+    level: float = 0.95,
+    method: Method = "auto",
+) -> Detection:
+    """Analyse hits and misses of defects of known areas.
+
+    Parameters
+    ----------
+    areas : array-like, (K,)
+        Positive.
+    hits : array-like of bool, (K,)
+    weights : ndarray, (draws, K), optional
+        How often bootstrap replicates draw each component.
+    probability, level : float
+    method : {'auto', 'ml', 'firth'}
+        See :func:`fit_logistic`.
+
+    Examples
+    --------
+    >>> sizes = [4, 9, 15, 27, 49, 60, 90, 110, 164, 245, 366, 667]
+    >>> print(fit_detection(sizes, [0, 0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1]).a90)
+    117 px
+    """
+    a, y = np.asarray(areas, dtype=np.float64), np.asarray(hits, dtype=bool)
+    cautions = _cautions(y)
+    problem = _problem(a, y)
+    if problem:
+        none = DetectionLimit(None, problem, math.nan)
+        names: tuple[Construction, ...] = ("profile", "wald", "delta")
+        blank = np.full((2, 2), np.nan)
+        return Detection(
+            a,
+            y,
+            "none",
+            math.nan,
+            math.nan,
+            blank,
+            probability,
+            level,
+            none,
+            none,
+            dict.fromkeys(names, none),
+            {},
+            cautions,
+        )
+    x = np.log(a)
+    fit = fit_logistic(x, y, method=method)
+    used: Literal["ml", "firth"] = "firth" if method == "firth" or (method == "auto" and fit.separated[0]) else "ml"
+    if used == "firth" and method == "auto":
+        cautions = (*cautions, "hits and misses are separated by size: Firth's penalised likelihood")
+    firth = used == "firth"
+    upper: dict[Construction, float] = {
+        "profile": profile_limit(x, y, fit, probability, 2 * level - 1, 1, firth),
+        "wald": wald_limit(fit, probability, level),
+        "delta": delta_limit(fit, probability, level),
+    }
+    low, high = (profile_limit(x, y, fit, probability, level, end, firth) for end in (-1, 1))
+    interval: dict[Construction, tuple[float, float]] = {"profile": (low, high)}
+    if weights is not None:
+        sizes = np.sort(bootstrap_sizes(x, y, weights, probability, method))
+        upper["bootstrap"] = float(np.quantile(sizes, level, method="higher"))
+        ends = np.quantile(sizes, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        interval["bootstrap"] = (float(ends[0]), float(ends[1]))
+    largest, slope = float(a.max()), float(fit.slope[0])
+    return Detection(
+        a,
+        y,
+        used,
+        float(fit.intercept[0]),
+        slope,
+        fit.covariance[0],
+        probability,
+        level,
+        a50=_limit(float(size_at(fit, 0.5)[0]), largest, slope),
+        a90=_limit(float(size_at(fit, probability)[0]), largest, slope),
+        upper={name: _limit(value, largest, slope) for name, value in upper.items()},
+        interval={name: (_area(low), _area(high)) for name, (low, high) in interval.items()},
+        cautions=cautions,
+    )
+
+
+def detection(
+    evidence: Evidence,
+    threshold: float,
+    *,
+    share: float = 0.1,
+    probability: float = 0.9,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+) -> Detection:
+    """Analyse the probability of detection at an operating threshold, with a bootstrap over images.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    threshold : float
+        Of the automatic rule, set without test labels: see :func:`hrbench.metrics.automatic_threshold`.
+    share : float
+        A component is hit if at least this share of its pixels is at or above the threshold.
+    probability, level : float
+    draws, seed, groups
+        See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
+        with components, there is no bootstrap.
+    """
+    images, components = evidence.images, evidence.components
+    rows = pd.Series(np.arange(len(images)), index=images["id"])
+    owner = rows.loc[components["image"]].to_numpy()
+    units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
+    weights = None
+    if draws and units >= MIN_IMAGES:
+        ids, labels = images["id"].tolist(), images["label"].to_numpy()
+        weights = image_weights(ids, labels, draws=draws, seed=seed, groups=groups)[:, owner]
+    hits = component_hits(evidence, threshold, share)
+    result = fit_detection(components["area"], hits, weights=weights, probability=probability, level=level)
+    called = overlap_at(evidence, threshold).false_high
+    good = called[images["label"].to_numpy() == 0]
+    return replace(
+        result,
+        false_per_pixel=float(called.sum() / evidence.normal.total),
+        false_per_image=float(np.mean(good > 0)) if good.size else math.nan,
+    )
+
+
+def profile_limit(
+    x: Floats, hits: Bools, fit: LogisticFit, probability: float, level: float, end: Literal[-1, 1], firth: bool
+) -> float:
+    """Return an end of the two-sided profile-likelihood interval of ``ln a_p`` at `level`; infinite if it is open.
+
+    It holds every size that a likelihood-ratio test does not reject: ``2 (l(fit) - max l given a_p) <= chi2_1(level)``.
+    With Firth's estimate the likelihood is the penalised one, ``l + ln det(information) / 2``.
+    """
+    slope = float(fit.slope[0])
+    if not slope > 0:
+        return end * math.inf
+    ceiling = -_loss(x, hits, float(fit.intercept[0]), slope, firth)
+    critical, target = float(chi2.ppf(level, 1)), float(logit(probability))
+
+    def excess(size: float) -> float:
+        def loss(b1: float) -> float:
+            return _loss(x, hits, target - b1 * size, b1, firth)
+
+        best = minimize_scalar(loss, bracket=(0.5 * slope, slope)).fun
+        return float(2 * (ceiling + best) - critical)
+
+    inner = float(size_at(fit, probability)[0])
+    step = 0.25
+    while (outer := inner + end * step) and excess(outer) < 0:
+        step *= 2
+        if step > 100:  # e**100 px: as good as the flat model, which the data do not reject
+            return end * math.inf
+    return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-10))
+
+
+def _loss(x: Floats, hits: Bools, intercept: float, slope: float, firth: bool) -> float:
+    eta = intercept + slope * x
+    value = float(np.logaddexp(0, np.where(hits, -eta, eta)).sum())
+    if not firth:
+        return value
+    information = expit(eta) * expit(-eta)
+    i0, i1, i2 = information.sum(), information @ x, information @ x**2
+    return value - 0.5 * math.log(max(i0 * i2 - i1**2, 1e-300))
+
+
+def wald_limit(fit: LogisticFit, probability: float, level: float) -> float:
+    """Return ln of the smallest size above a_p whose one-sided lower Wald bound reaches `probability`.
+
+    The bound ``b0 + b1 x - z sqrt(v00 + 2 v01 x + v11 x^2) = logit p`` is a quadratic equation in x.
+    """
+    z2 = float(norm.ppf(level)) ** 2
+    (v00, v01), (_, v11) = fit.covariance[0]
+    offset, slope = float(fit.intercept[0]) - float(logit(probability)), float(fit.slope[0])
+    roots = np.roots([slope**2 - z2 * v11, 2 * (offset * slope - z2 * v01), offset**2 - z2 * v00])
+    above = roots.real[(np.abs(roots.imag) < 1e-12) & (offset + slope * roots.real > 0)]
+    return float(above.min()) if slope > 0 and above.size else math.inf
+
+
+def delta_limit(fit: LogisticFit, probability: float, level: float) -> float:
+    """Return ln of the upper limit of a_p by the delta method: a normal interval for ``ln a_p``."""
+    slope, centre = float(fit.slope[0]), float(size_at(fit, probability)[0])
+    if not slope > 0:
+        return math.inf
+    gradient = np.array([1.0, centre]) / slope
+    return centre + float(norm.ppf(level)) * math.sqrt(gradient @ fit.covariance[0] @ gradient)
+
+
+def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float, method: Method = "auto") -> Floats:
+    """Return ``ln a_p`` of each replicate, (draws,): infinite where not reached, -infinite where all is hit."""
+    # Components of equal size and outcome are one observation with their joint weight.
+    pairs, kind = np.unique(np.stack([x, hits]), axis=1, return_inverse=True)
+    joint = np.zeros((x.size, pairs.shape[1]))
+    joint[np.arange(x.size), kind.ravel()] = 1.0
+    sizes, outcomes = pairs[0], pairs[1] > 0
+    result = np.empty(len(weights))
+    for start in range(0, len(weights), 100):
+        part = slice(start, start + 100)
+        drawn = weights[part] @ joint
+        size = size_at(fit_logistic(sizes, outcomes, drawn, method=method), probability)
+        size = np.where(np.isnan(size), np.inf, size)  # one size only, or no convergence: not shown, so not reached
+        size = np.where(drawn[:, outcomes].sum(axis=1) == 0, np.inf, size)
+        result[part] = np.where(drawn[:, ~outcomes].sum(axis=1) == 0, -np.inf, size)
+    return result
+
+
+def _problem(areas: Floats, hits: Bools) -> str:
+    """Return why no curve can be fitted, or nothing."""
+    if not hits.size:
+        return "no components"
+    if hits.all():
+        return f"all {hits.size} components hit: it lies below the smallest, {areas.min():,.0f} px"
+    if not hits.any():
+        return f"none of {hits.size} components hit, largest {areas.max():,.0f} px"
+    if areas.min() == areas.max():
+        return f"all components have {areas[0]:,.0f} px: no size dependence can be fitted"
+    return ""
+
+
+def _cautions(hits: Bools) -> tuple[str, ...]:
+    number, found = hits.size, int(hits.sum())
+    texts = []
+    if number < MIN_COMPONENTS:
+        texts.append(f"{number} components, fewer than {MIN_COMPONENTS}")
+    if found < MIN_HITS:
+        texts.append(f"{found} hits, fewer than {MIN_HITS}")
+    if number - found < MIN_MISSES:
+        texts.append(f"{number - found} misses, fewer than {MIN_MISSES}")
+    return tuple(texts)
+
+
+def _area(size: float) -> float:
+    return math.exp(size) if size < 700 else math.inf
+
+
+def _limit(size: float, largest: float, slope: float) -> DetectionLimit:
+    """Turn ln(area) into a limit: beyond the largest component nothing was seen, so nothing is claimed."""
+    area = _area(size)
+    if not slope > 0:
+        return DetectionLimit(None, "larger defects are not found more often", math.inf)
+    if not math.isfinite(area):
+        return DetectionLimit(None, f"no finite limit, largest {largest:,.0f} px", math.inf)
+    if area > largest:
+        return DetectionLimit(None, f"largest {largest:,.0f} px", area)
+    return DetectionLimit(area, "", area)
