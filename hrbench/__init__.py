@@ -1,4 +1,4 @@
-"""hrbench: how well does a method find defects of every size, on images at their original resolution?"""
+"""The benchmark that tells how well a method finds defects of every size, at original resolution."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from hrbench.api import Evaluation, evaluate
-    from hrbench.data import load_dataset
-    from hrbench.errors import HrbenchError
-    from hrbench.method import Method, Prediction, Preset, create_method, list_methods
-    from hrbench.protocol import load_protocol
+    from hrbench.api import Evaluation as Evaluation
+    from hrbench.api import evaluate as evaluate
+    from hrbench.data import load_dataset as load_dataset
+    from hrbench.errors import HrbenchError as HrbenchError
+    from hrbench.method import Method as Method
+    from hrbench.method import Prediction as Prediction
+    from hrbench.method import Preset as Preset
+    from hrbench.method import create_method as create_method
+    from hrbench.method import list_methods as list_methods
+    from hrbench.protocol import load_protocol as load_protocol
 
 
 def __getattr__(name: str) -> Any:

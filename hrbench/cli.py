@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",
-                     help="options of the methods, for example backbone=wide_resnet50_2 fastflow.steps=2000")  # fmt: skip
+                     help="options of the methods, such as backbone=wide_resnet50_2 fastflow.steps=2000")  # fmt: skip
     run.add_argument(
         "--weights", help="pretrained, random, or a .safetensors or .pth file; short for --set weights=..."
     )

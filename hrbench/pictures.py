@@ -136,7 +136,7 @@ def _close_up(mask: npt.NDArray[np.bool_] | None, anomaly_map: Scores) -> tuple[
     """Return a square around the smallest defect, or around the highest score of a normal image."""
     height, width = anomaly_map.shape
     if mask is not None and mask.any():
-        labels, number = ndimage.label(mask, np.ones((3, 3)))
+        labels, _ = ndimage.label(mask, np.ones((3, 3)))
         smallest = int(np.argmin(np.bincount(labels.ravel())[1:]))
         rows, columns = ndimage.find_objects(labels)[smallest]
     else:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Canvas", "Placement", "View", "to_unit", "to_uint8_tensor", "tile_starts"]
+__all__ = ["Canvas", "Placement", "View", "tile_starts", "to_uint8_tensor", "to_unit"]
 
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
@@ -87,7 +87,8 @@ class View:
                 low = size // multiple * multiple
                 near = " or ".join(str(x) for x in (low, low + multiple) if x)
                 raise HrbenchError(
-                    f"view {self.text!r}: {method} needs sizes that are multiples of {multiple}, {size} is not; use {near}"
+                    f"view {self.text!r}: {method} needs sizes that are multiples of {multiple}, "
+                    f"{size} is not; use {near}"
                 )
 
     def place(self, size: tuple[int, int]) -> Placement:

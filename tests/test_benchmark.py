@@ -187,14 +187,14 @@ def test_fit_reads_no_mask_and_no_test_image(tree, toy, tmp_path, monkeypatch):
         real = module.read_image
         monkeypatch.setattr(module, "read_image", lambda path, real=real: read.append(path) or real(path))
 
-    class Stop(Exception):
+    class StopHere(BaseException):
         pass
 
     def no_mask(*args):
-        raise Stop
+        raise StopHere
 
     monkeypatch.setattr(benchmark_module, "read_mask", no_mask)
-    with pytest.raises(Stop):
+    with pytest.raises(StopHere):
         run(tree, toy, tmp_path)
     before_test = [path for path in read if "test" not in path.parts]
     assert {path.parts[-3] for path in before_test} == {"train"}

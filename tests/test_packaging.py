@@ -77,9 +77,11 @@ def test_the_installed_command_finds_methods_and_protocols(site, tmp_path):
 
 
 def test_a_bare_checkout_works_without_installation(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import hrbench; print(hrbench.list_methods())"
-    environment_free = [sys.executable, "-S", "-I", "-c", f"import site; site.addsitedir({str(tmp_path)!r});"
-                        f"sys_path = __import__('sys').path; sys_path.append({sysconfig.get_path('purelib')!r});" + code]  # fmt: skip
-    done = subprocess.run(environment_free, capture_output=True, text=True, cwd=tmp_path, check=False)
+    code = (
+        f"import sys; sys.path += [{str(ROOT)!r}, {sysconfig.get_path('purelib')!r}]\n"
+        "import hrbench; print(hrbench.list_methods(), hrbench.load_protocol('native').version)"
+    )
+    bare = [sys.executable, "-S", "-I", "-c", code]  # no site-packages, hence no editable hook
+    done = subprocess.run(bare, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "fastflow" in done.stdout

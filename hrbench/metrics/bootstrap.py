@@ -14,6 +14,7 @@ chosen anew in every replicate, among the edges of the bins.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import expit, logit
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
+from scipy.stats import rankdata
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, Keys, NormalScores, score_keys
@@ -36,6 +37,7 @@ __all__ = [
     "MIN_IMAGES",
     "Replicates",
     "average",
+    "expanded_percentiles",
     "image_weights",
     "intervals",
     "paired_difference",
@@ -45,6 +47,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 MIN_IMAGES = 10  # images (or groups) with components in a bin, below which no interval is given
 MIN_COMPONENTS = 3
@@ -127,19 +130,54 @@ class Replicates:
     sample: str
 
     @cached_property
-    def reliable(self) -> npt.NDArray[np.bool_]:
-        """Whether the row rests on enough images and components, and its replicates differ at all."""
-        enough = (self.units >= MIN_IMAGES) & (self.components >= MIN_COMPONENTS)
-        return enough & (np.ptp(np.where(np.isnan(self.values), self.estimate, self.values), axis=0) > 0)
+    def reliable(self) -> Bools:
+        """Whether the row rests on enough images and components for an interval."""
+        enough: Bools = (self.units >= MIN_IMAGES) & (self.components >= MIN_COMPONENTS)
+        return enough
 
     def intervals(self, level: float = 0.95) -> pd.DataFrame:
-        """Return ``metric, subset, fpr_limit, ci_low, ci_high``, NaN where there is no reliable interval."""
-        low, high = np.nanquantile(
-            np.where(self.reliable, self.values, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0
-        )
-        return self.keys.assign(
-            ci_low=np.where(self.reliable, low, np.nan), ci_high=np.where(self.reliable, high, np.nan)
-        )
+        """Return ``metric, subset, fpr_limit, ci_low, ci_high``, see :func:`intervals`."""
+        low, high = np.array(
+            [
+                expanded_percentiles(column, level, units) if kept else (np.nan, np.nan)
+                for column, units, kept in zip(self.values.T, self.units, self.reliable, strict=True)
+            ]
+        ).T
+        return self.keys.assign(ci_low=low, ci_high=high)
+
+    def row(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> int:
+        """Return the number of one row; an unknown one is an error."""
+        limit = self.keys["fpr_limit"].isna() if fpr_limit is None else self.keys["fpr_limit"] == fpr_limit
+        found = np.flatnonzero((self.keys["metric"] == metric) & (self.keys["subset"] == subset) & limit)
+        if found.size != 1:
+            raise HrbenchError(
+                f"metric {metric!r}, subset {subset!r}, fpr_limit {fpr_limit}: no such row of replicates"
+            )
+        return int(found[0])
+
+
+def expanded_percentiles(values: Floats, level: float, units: int) -> tuple[float, float]:
+    """Return a bootstrap interval from replicates (draws,); NaN where they do not differ.
+
+    The plain percentile interval is too short by a factor ``sqrt((n - 1) / n)`` in its standard deviation, and by
+    normal instead of Student quantiles. Both are undone by reading the percentiles further out (Hesterberg, The American
+    Statistician 69, 2015): at ``Phi(-t sqrt(n / (n - 1)))`` with t of n - 1 degrees of freedom, n the resampled units.
+    Like any percentile interval it does not change under increasing transforms, the logit for one, and stays inside
+    the metric's range; infinite replicates are allowed. Where all agree the sample shows no spread (a perfect score):
+    the bootstrap then knows nothing, and an interval of no width would be a false claim.
+    """
+    known = values[~np.isnan(values)]
+    if known.size < 2 or units < 2 or known.min() == known.max():
+        return math.nan, math.nan
+    tail = float(ndtr(stdtrit(units - 1, (1 - level) / 2) * math.sqrt(units / (units - 1))))
+    ordered = np.sort(known)
+    position = tail * (known.size - 1)
+    low, part = int(position), position % 1
+
+    def between(a: float, b: float) -> float:
+        return float(a if a == b or part == 0 else a + part * (b - a))
+
+    return between(ordered[low], ordered[low + 1]), between(ordered[-1 - low], ordered[-2 - low])
 
 
 def replicates(
@@ -195,6 +233,150 @@ def replicates(
     )
 
 
+def intervals(
+    evidence: Evidence,
+    protocol: Protocol,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    threshold: float | None = None,
+    groups: npt.ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Return a confidence interval for every row of :func:`hrbench.metrics.compute`, in its order.
+
+    Columns ``metric, subset, fpr_limit, ci_low, ci_high``. NaN where fewer than ten images (groups) have components
+    in the size bin, or it holds fewer than three components, or all replicates agree. The construction is
+    :func:`expanded_percentiles`; the other parameters are those of :func:`replicates`.
+    """
+    result = replicates(evidence, protocol, draws=draws, seed=seed, threshold=threshold, groups=groups)
+    return result.intervals(level)
+
+
+def average(parts: Sequence[Replicates]) -> Replicates:
+    """Average inside each replicate: over the categories of a dataset, or over the training seeds of one category.
+
+    A category without the row (no such defects) does not take part in it. `units` and `components` become their mean
+    over the parts that do: the rule for few images asks whether they have enough on average.
+
+    Raises
+    ------
+    HrbenchError
+        If the parts have different rows or numbers of draws.
+    """
+    first = parts[0]
+    for part in parts:
+        if not part.keys.equals(first.keys) or part.values.shape != first.values.shape:
+            raise HrbenchError("replicates of different protocols or numbers of draws cannot be averaged")
+    estimates = np.stack([part.estimate for part in parts])
+    present = ~np.isnan(estimates)
+    number = present.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        values = sum(np.where(kept, part.values, 0.0) for kept, part in zip(present, parts, strict=True)) / number
+        estimate = np.where(present, estimates, 0.0).sum(axis=0) / number
+
+    def mean(counts: Sequence[Ints]) -> Ints:
+        return np.where(present, np.stack(counts), 0).sum(axis=0) // np.maximum(number, 1)
+
+    sample = hashlib.sha256("".join(part.sample for part in parts).encode()).hexdigest()
+    units, components = mean([part.units for part in parts]), mean([part.components for part in parts])
+    return Replicates(first.keys, estimate, values, units, components, sample)
+
+
+def paired_difference(a: Replicates, b: Replicates, *, level: float = 0.95) -> pd.DataFrame:
+    """Compare two methods on the same images, with the same weights in each replicate.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``metric, subset, fpr_limit, difference, ci_low, ci_high, share_better``: a minus b, its interval (NaN by
+        the rules of :func:`intervals`), and the share of replicates in which a is better, ties counted one half. Better
+        is higher, except for ``fpr``. Rows that only one of them has are left out.
+
+    Raises
+    ------
+    HrbenchError
+        If images, labels, groups, seed or draws differ.
+    """
+    _require_paired([a, b])
+    both = a.keys.assign(i=np.arange(len(a.keys))).merge(b.keys.assign(j=np.arange(len(b.keys))), on=_KEY_COLUMNS)
+    i, j = both.pop("i").to_numpy(), both.pop("j").to_numpy()
+    difference = Replicates(
+        keys=both,
+        estimate=a.estimate[i] - b.estimate[j],
+        values=a.values[:, i] - b.values[:, j],
+        units=np.minimum(a.units[i], b.units[j]),
+        components=np.minimum(a.components[i], b.components[j]),
+        sample=a.sample,
+    )
+    sign = np.where(both["metric"].str.startswith("fpr"), -1, 1)
+    wins = np.where(np.isnan(difference.values), np.nan, (1 + np.sign(sign * difference.values)) / 2)
+    ends = difference.intervals(level)
+    return both.assign(
+        difference=difference.estimate, ci_low=ends["ci_low"], ci_high=ends["ci_high"], share_better=wins.mean(axis=0)
+    )
+
+
+def rank_intervals(
+    methods: Mapping[str, Replicates],
+    metric: str,
+    subset: str = "all",
+    fpr_limit: float | None = None,
+    *,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Rank methods on the same images by one metric in every replicate.
+
+    Parameters
+    ----------
+    methods : Mapping of str to Replicates
+        For a leaderboard over several categories, first :func:`average` each method's replicates over them.
+    metric, subset, fpr_limit
+        The row to rank by; higher is better, except for ``fpr``.
+    level : float
+
+    Returns
+    -------
+    DataFrame
+        One row per method, best first: ``method, value, ci_low, ci_high, rank, rank_low, rank_high, share_first``. Equal
+        values share the better rank. `rank_low` and `rank_high` enclose the method's rank in `level` of the replicates;
+        they are NaN where the metric has no reliable interval.
+    """
+    names, parts = list(methods), list(methods.values())
+    _require_paired(parts)
+    rows = [part.row(metric, subset, fpr_limit) for part in parts]
+    sign = 1 if metric.startswith("fpr") else -1
+    value = np.array([part.estimate[row] for part, row in zip(parts, rows, strict=True)])
+    draws = np.stack([part.values[:, row] for part, row in zip(parts, rows, strict=True)], axis=1)
+    ends = np.array([part.intervals(level).iloc[row, -2:] for part, row in zip(parts, rows, strict=True)], dtype=float)
+    ranks = rankdata(sign * draws[~np.isnan(draws).any(axis=1)], method="min", axis=1)
+    low, high, first = np.full((3, len(names)), np.nan)
+    if len(ranks) and all(part.reliable[row] for part, row in zip(parts, rows, strict=True)):
+        low = np.quantile(ranks, (1 - level) / 2, axis=0, method="lower")
+        high = np.quantile(ranks, (1 + level) / 2, axis=0, method="higher")
+        first = (ranks == 1).mean(axis=0)
+    table = pd.DataFrame(
+        {
+            "method": names,
+            "value": value,
+            "ci_low": ends[:, 0],
+            "ci_high": ends[:, 1],
+            "rank": rankdata(sign * value, method="min", nan_policy="omit"),
+            "rank_low": low,
+            "rank_high": high,
+            "share_first": first,
+        }
+    )
+    return table.sort_values("rank", kind="stable", ignore_index=True)
+
+
+def _require_paired(parts: Sequence[Replicates]) -> None:
+    if len({(part.sample, len(part.values)) for part in parts}) != 1:
+        raise HrbenchError(
+            "methods can be compared on the same images only, with the same labels, groups, seed and draws"
+        )
+
+
 class _Metrics:
     """Every metric as a function of image weights (B, n): call it for the keys and the values (B, R)."""
 
@@ -243,7 +425,7 @@ class _Metrics:
             size = (owners.size, bins)
             shares = _count(*place, np.repeat(1 / areas[kept], areas[kept]), size)
             below = _count(*place, None, size) @ (self.total[:, None] - middle).T
-            own_pixels = np.bincount(own, weights=areas[kept], minlength=owners.size)
+            own_pixels = np.bincount(own, weights=areas[kept], minlength=owners.size).astype(np.float64)
             own_components = np.bincount(own, minlength=owners.size).astype(np.float64)
             self.classes.append(_Class(owners, shares, below, own_components, own_pixels))
 
@@ -373,7 +555,7 @@ def _count(rows: Ints, columns: Ints, weights: Floats | None, size: tuple[int, i
     return flat.astype(np.float64).reshape(size)
 
 
-def _average_precision(pixels: Floats, hits: Floats, false: Floats, tied: npt.NDArray[np.bool_]) -> Floats:
+def _average_precision(pixels: Floats, hits: Floats, false: Floats, tied: Bools) -> Floats:
     """Return the average precision (B,): inside a bin precision runs from its upper edge's to its lower edge's."""
     lower = hits / (hits + false)
     upper = np.concatenate([np.full((len(hits), 1), np.nan), lower[:, :-1]], axis=1)

@@ -1,4 +1,4 @@
-"""Probability of detection: how large must a defect be to be found reliably?
+"""Probability of detection: how large a defect must be to be found reliably.
 
 Non-destructive testing's hit/miss analysis (MIL-HDBK-1823A, ASTM E2862): each defect component is found or not at the
 operating threshold, and a logistic regression on ``x = ln(area)`` gives the probability of detection
@@ -7,8 +7,9 @@ operating threshold, and a logistic regression on ``x = ln(area)`` gives the pro
 
 `a90` is the area found 9 times in 10, `a90/95` its upper 95 % confidence limit. In small samples constructions of that
 limit differ by factors, so each is given by name; the headline is the profile likelihood, beside it stands the
-bootstrap over images, because components of one image share its fate. The fit is maximum likelihood; where hits and
-misses are separated by size that is unbounded, and Firth's penalised likelihood (Biometrika 80, 1993) takes over.
+bootstrap over images, because components of one image share its fate. The fit is always Firth's penalised likelihood
+(Biometrika 80, 1993) unless maximum likelihood is asked for: it is nearly unbiased, it exists where hits and misses are
+separated by size, and its a90/95 kept its 95 % in simulations in which that of maximum likelihood fell to 93 %.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["Detection", "DetectionLimit", "LogisticFit", "component_hits", "dete
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Construction = Literal["profile", "bootstrap", "wald", "delta"]
-Method = Literal["auto", "ml", "firth"]
+Method = Literal["firth", "ml"]
 
 MIN_COMPONENTS = 40  # below these the result carries a caution
 MIN_HITS = MIN_MISSES = 10
@@ -47,7 +48,7 @@ class DetectionLimit(NamedTuple):
     area : float or None
         None if not reached.
     reason : str
-        Why not; empty if reached.
+        Why not, as it is printed: ``not reached (largest 4,982 px)``; empty if reached.
     estimate : float
         The formula's figure even where it lies beyond the largest component; infinite or NaN where it does not exist.
     """
@@ -57,7 +58,7 @@ class DetectionLimit(NamedTuple):
     estimate: float
 
     def __str__(self) -> str:
-        return f"{self.area:,.0f} px" if self.area is not None else f"not reached ({self.reason})"
+        return self.reason if self.area is None else f"{self.area:,.0f} px"
 
 
 class LogisticFit(NamedTuple):
@@ -100,7 +101,7 @@ def fit_logistic(
     hits: npt.ArrayLike,
     weights: npt.ArrayLike | None = None,
     *,
-    method: Method = "auto",
+    method: Method = "firth",
     iterations: int = 100,
 ) -> LogisticFit:
     """Fit logistic regressions by Newton's method, all weight vectors at once.
@@ -111,9 +112,9 @@ def fit_logistic(
     hits : array-like of bool, (K,)
     weights : array-like, (B, K), optional
         How often each observation counts; once by default (B = 1).
-    method : {'auto', 'ml', 'firth'}
-        Maximum likelihood; Firth's penalised likelihood, whose score is ``sum w (y - p) x + sum h (1/2 - p) x`` with
-        the leverages h; 'auto' takes Firth where hits and misses are separated.
+    method : {'firth', 'ml'}
+        Firth's penalised likelihood, whose score is ``sum w (y - p) x + sum h (1/2 - p) x`` with the leverages h; or
+        maximum likelihood, for which Firth's stands in where hits and misses are separated.
     iterations : int
 
     Notes
@@ -125,7 +126,7 @@ def fit_logistic(
     centre, scale = raw.mean(), raw.std() or 1.0
     z = (raw - centre) / scale
     apart = separated(raw, y, w)
-    firth = apart if method == "auto" else np.full(apart.shape, method == "firth")
+    firth = apart | (method == "firth")
     beta = np.zeros((len(w), 2))
     active = np.arange(len(w))
     covariance = np.full((len(w), 2, 2), np.nan)
@@ -151,7 +152,8 @@ def fit_logistic(
                 break
     beta[active] = np.nan  # no convergence
     back = np.array([[1.0, -centre / scale], [0.0, 1 / scale]])
-    return LogisticFit(*(beta @ back.T).T, back @ covariance @ back.T, apart)
+    intercept, slope = back @ beta.T
+    return LogisticFit(intercept, slope, back @ covariance @ back.T, apart)
 
 
 def size_at(fit: LogisticFit, probability: float) -> Floats:
@@ -169,8 +171,8 @@ class Detection:
     ----------
     areas, hits : ndarray, (K,)
         What was analysed.
-    method : {'ml', 'firth', 'none'}
-        Likelihood of the fit; 'none' where there is no fit, with the reason in `a90`.
+    method : {'firth', 'ml', 'none'}
+        Likelihood that was used; 'none' where there is no fit, with the reason in `a90`.
     intercept, slope : float
     covariance : ndarray, (2, 2)
     probability, level : float
@@ -190,7 +192,7 @@ class Detection:
 
     areas: Floats
     hits: Bools
-    method: Literal["ml", "firth", "none"]
+    method: Literal["firth", "ml", "none"]
     intercept: float
     slope: float
     covariance: Floats
@@ -222,7 +224,8 @@ class Detection:
 
     def _error(self, x: Floats) -> Floats:
         design = np.stack([np.ones_like(x), x], axis=1)
-        return np.sqrt(np.einsum("ki,ij,kj->k", design, self.covariance, design))
+        result: Floats = np.sqrt(np.einsum("ki,ij,kj->k", design, self.covariance, design))
+        return result
 
 
 def fit_detection(
@@ -232,7 +235,7 @@ def fit_detection(
     weights: Floats | None = None,
     probability: float = 0.9,
     level: float = 0.95,
-    method: Method = "auto",
+    method: Method = "firth",
 ) -> Detection:
     """Analyse hits and misses of defects of known areas.
 
@@ -244,7 +247,7 @@ def fit_detection(
     weights : ndarray, (draws, K), optional
         How often bootstrap replicates draw each component.
     probability, level : float
-    method : {'auto', 'ml', 'firth'}
+    method : {'firth', 'ml'}
         See :func:`fit_logistic`.
 
     Examples
@@ -277,10 +280,9 @@ def fit_detection(
         )
     x = np.log(a)
     fit = fit_logistic(x, y, method=method)
-    used: Literal["ml", "firth"] = "firth" if method == "firth" or (method == "auto" and fit.separated[0]) else "ml"
-    if used == "firth" and method == "auto":
-        cautions = (*cautions, "hits and misses are separated by size: Firth's penalised likelihood")
-    firth = used == "firth"
+    firth = method == "firth" or bool(fit.separated[0])
+    if fit.separated[0]:
+        cautions = (*cautions, "hits and misses are separated by size")
     upper: dict[Construction, float] = {
         "profile": profile_limit(x, y, fit, probability, 2 * level - 1, 1, firth),
         "wald": wald_limit(fit, probability, level),
@@ -297,7 +299,7 @@ def fit_detection(
     return Detection(
         a,
         y,
-        used,
+        "firth" if firth else "ml",
         float(fit.intercept[0]),
         slope,
         fit.covariance[0],
@@ -417,7 +419,7 @@ def delta_limit(fit: LogisticFit, probability: float, level: float) -> float:
     return centre + float(norm.ppf(level)) * math.sqrt(gradient @ fit.covariance[0] @ gradient)
 
 
-def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float, method: Method = "auto") -> Floats:
+def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float, method: Method = "firth") -> Floats:
     """Return ``ln a_p`` of each replicate, (draws,): infinite where not reached, -infinite where all is hit."""
     # Components of equal size and outcome are one observation with their joint weight.
     pairs, kind = np.unique(np.stack([x, hits]), axis=1, return_inverse=True)
@@ -438,13 +440,13 @@ def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float,
 def _problem(areas: Floats, hits: Bools) -> str:
     """Return why no curve can be fitted, or nothing."""
     if not hits.size:
-        return "no components"
+        return "not estimable (no components)"
     if hits.all():
-        return f"all {hits.size} components hit: it lies below the smallest, {areas.min():,.0f} px"
+        return f"not estimable (all {hits.size} components hit, smallest {areas.min():,.0f} px)"
     if not hits.any():
-        return f"none of {hits.size} components hit, largest {areas.max():,.0f} px"
+        return f"not reached (no component hit, largest {areas.max():,.0f} px)"
     if areas.min() == areas.max():
-        return f"all components have {areas[0]:,.0f} px: no size dependence can be fitted"
+        return f"not estimable (all components have {areas[0]:,.0f} px)"
     return ""
 
 
@@ -468,9 +470,7 @@ def _limit(size: float, largest: float, slope: float) -> DetectionLimit:
     """Turn ln(area) into a limit: beyond the largest component nothing was seen, so nothing is claimed."""
     area = _area(size)
     if not slope > 0:
-        return DetectionLimit(None, "larger defects are not found more often", math.inf)
-    if not math.isfinite(area):
-        return DetectionLimit(None, f"no finite limit, largest {largest:,.0f} px", math.inf)
+        return DetectionLimit(None, "not reached (larger defects are not found more often)", math.inf)
     if area > largest:
-        return DetectionLimit(None, f"largest {largest:,.0f} px", area)
+        return DetectionLimit(None, f"not reached (largest {largest:,.0f} px)", area)
     return DetectionLimit(area, "", area)

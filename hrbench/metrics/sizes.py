@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,7 +30,7 @@ def diameter_names(bins: SizeBins) -> list[str]:
     edges = [f"{edge:g}" for edge in bins.diameters]
     if not edges:
         return []
-    inner = [f"d{low}-{high}" for low, high in zip(edges, edges[1:], strict=False)]
+    inner = [f"d{low}-{high}" for low, high in pairwise(edges)]
     return [f"d<{edges[0]}", *inner, f"d>={edges[-1]}"]
 
 

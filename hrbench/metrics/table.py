@@ -52,7 +52,8 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     -------
     DataFrame
         Columns ``metric, subset, fpr_limit, value, error_bound, n``. `fpr_limit` is NaN for metrics without
-        one; `n` counts what the value rests on: components for `aupro`, `rho` and pixel metrics, images for `image_*`, `iou` and its kin (defective ones for `miou`). The true value lies within
+        one; `n` counts what the value rests on: components for `aupro`, `rho` and pixel metrics, images for
+        `image_*`, `iou` and its kin (defective ones for `miou`). The true value lies within
         `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label,
         a subset without components.
 

@@ -10,7 +10,7 @@ from hrbench.views import View
 
 # A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
 SMALL = {
-    "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2, "batch_size": 2},
+    "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
     "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
 }  # fmt: skip
 

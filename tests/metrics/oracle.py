@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from skimage.measure import label
 
@@ -35,7 +37,7 @@ def pro_points(maps, masks, chosen=None):
 def area_up_to(points, limit):
     """Integrate a curve with straight lines from 0 to `limit`, divided by `limit`."""
     total = 0.0
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 >= limit or x1 == x0:
             continue
         end = min(x1, limit)
