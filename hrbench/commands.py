@@ -50,7 +50,7 @@ DEMO_METHODS = ("fastflow", "l2bt")
 def demo(args: argparse.Namespace) -> int:
     """Make data, run the methods in their demo preset, write and print everything."""
     root = make_dataset(
-        args.output / "data",
+        args.output / "procedural",
         categories=DEMO_CATEGORIES,
         size=(512, 512),
         train=12,

@@ -160,9 +160,10 @@ def expanded_percentiles(values: Floats, level: float, units: int) -> tuple[floa
     """Return a bootstrap interval from replicates (draws,); NaN where they do not differ.
 
     The plain percentile interval is too short by a factor ``sqrt((n - 1) / n)`` in its standard deviation, and by
-    normal instead of Student quantiles. Both are undone by reading the percentiles further out (Hesterberg, The American
-    Statistician 69, 2015): at ``Phi(-t sqrt(n / (n - 1)))`` with t of n - 1 degrees of freedom, n the resampled units.
-    Like any percentile interval it does not change under increasing transforms, the logit for one, and stays inside
+    normal instead of Student quantiles. Both are undone by reading the percentiles further out (Hesterberg, The
+    American Statistician 69, 2015): at ``Phi(-t sqrt(n / (n - 1)))``, t of n - 1 degrees of freedom, n the resampled
+    units. Simulated coverage of 95 % was the best of the constructions tried (plain, BCa, logit; see
+    ``tools/simulate_coverage.py``). Like any percentile interval it does not change under increasing transforms, the logit for one, and stays inside
     the metric's range; infinite replicates are allowed. Where all agree the sample shows no spread (a perfect score):
     the bootstrap then knows nothing, and an interval of no width would be a false claim.
     """
@@ -174,8 +175,8 @@ def expanded_percentiles(values: Floats, level: float, units: int) -> tuple[floa
     position = tail * (known.size - 1)
     low, part = int(position), position % 1
 
-    def between(a: float, b: float) -> float:
-        return float(a if a == b or part == 0 else a + part * (b - a))
+    def between(outer: float, inner: float) -> float:
+        return float(outer + part * (inner - outer) if math.isfinite(outer) and math.isfinite(inner) else outer)
 
     return between(ordered[low], ordered[low + 1]), between(ordered[-1 - low], ordered[-2 - low])
 
@@ -276,7 +277,8 @@ def average(parts: Sequence[Replicates]) -> Replicates:
         estimate = np.where(present, estimates, 0.0).sum(axis=0) / number
 
     def mean(counts: Sequence[Ints]) -> Ints:
-        return np.where(present, np.stack(counts), 0).sum(axis=0) // np.maximum(number, 1)
+        result: Ints = np.where(present, np.stack(counts), 0).sum(axis=0) // np.maximum(number, 1)
+        return result
 
     sample = hashlib.sha256("".join(part.sample for part in parts).encode()).hexdigest()
     units, components = mean([part.units for part in parts]), mean([part.components for part in parts])
@@ -289,9 +291,9 @@ def paired_difference(a: Replicates, b: Replicates, *, level: float = 0.95) -> p
     Returns
     -------
     DataFrame
-        Columns ``metric, subset, fpr_limit, difference, ci_low, ci_high, share_better``: a minus b, its interval (NaN by
-        the rules of :func:`intervals`), and the share of replicates in which a is better, ties counted one half. Better
-        is higher, except for ``fpr``. Rows that only one of them has are left out.
+        Columns ``metric, subset, fpr_limit, difference, ci_low, ci_high, share_better``: a minus b, its interval, and
+        the share of replicates in which a is better, ties counted one half. Better is higher, except for ``fpr``. Both
+        are NaN by the rules of :func:`intervals`. Rows that only one of them has are left out.
 
     Raises
     ------
@@ -310,11 +312,10 @@ def paired_difference(a: Replicates, b: Replicates, *, level: float = 0.95) -> p
         sample=a.sample,
     )
     sign = np.where(both["metric"].str.startswith("fpr"), -1, 1)
-    wins = np.where(np.isnan(difference.values), np.nan, (1 + np.sign(sign * difference.values)) / 2)
-    ends = difference.intervals(level)
-    return both.assign(
-        difference=difference.estimate, ci_low=ends["ci_low"], ci_high=ends["ci_high"], share_better=wins.mean(axis=0)
-    )
+    wins = pd.DataFrame((1 + np.sign(sign * difference.values)) / 2).mean().to_numpy()  # leaves NaN out
+    ends = difference.intervals(level).drop(columns=_KEY_COLUMNS)
+    share = np.where(difference.reliable, wins, np.nan)
+    return both.assign(difference=difference.estimate, **ends, share_better=share)
 
 
 def rank_intervals(
@@ -338,8 +339,8 @@ def rank_intervals(
     Returns
     -------
     DataFrame
-        One row per method, best first: ``method, value, ci_low, ci_high, rank, rank_low, rank_high, share_first``. Equal
-        values share the better rank. `rank_low` and `rank_high` enclose the method's rank in `level` of the replicates;
+        One row per method, best first: ``method, value, ci_low, ci_high, rank, rank_low, rank_high, share_first``.
+        Equal values share the better rank. `rank_low` and `rank_high` enclose the method's rank in `level` of the replicates;
         they are NaN where the metric has no reliable interval.
     """
     names, parts = list(methods), list(methods.values())

@@ -26,7 +26,7 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from hrbench.evidence import Evidence
-from hrbench.metrics.bootstrap import MIN_IMAGES, image_weights
+from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_weights
 from hrbench.metrics.segmentation import overlap_at
 
 __all__ = ["Detection", "DetectionLimit", "LogisticFit", "component_hits", "detection", "fit_detection", "fit_logistic"]
@@ -233,6 +233,7 @@ def fit_detection(
     hits: npt.ArrayLike,
     *,
     weights: Floats | None = None,
+    units: int = 0,
     probability: float = 0.9,
     level: float = 0.95,
     method: Method = "firth",
@@ -246,6 +247,8 @@ def fit_detection(
     hits : array-like of bool, (K,)
     weights : ndarray, (draws, K), optional
         How often bootstrap replicates draw each component.
+    units : int
+        Images (groups) that `weights` were drawn from.
     probability, level : float
     method : {'firth', 'ml'}
         See :func:`fit_logistic`.
@@ -291,10 +294,9 @@ def fit_detection(
     low, high = (profile_limit(x, y, fit, probability, level, end, firth) for end in (-1, 1))
     interval: dict[Construction, tuple[float, float]] = {"profile": (low, high)}
     if weights is not None:
-        sizes = np.sort(bootstrap_sizes(x, y, weights, probability, method))
-        upper["bootstrap"] = float(np.quantile(sizes, level, method="higher"))
-        ends = np.quantile(sizes, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-        interval["bootstrap"] = (float(ends[0]), float(ends[1]))
+        sizes = bootstrap_sizes(x, y, weights, probability, method)
+        upper["bootstrap"] = expanded_percentiles(sizes, 2 * level - 1, units)[1]
+        interval["bootstrap"] = expanded_percentiles(sizes, level, units)
     largest, slope = float(a.max()), float(fit.slope[0])
     return Detection(
         a,
@@ -347,7 +349,7 @@ def detection(
         ids, labels = images["id"].tolist(), images["label"].to_numpy()
         weights = image_weights(ids, labels, draws=draws, seed=seed, groups=groups)[:, owner]
     hits = component_hits(evidence, threshold, share)
-    result = fit_detection(components["area"], hits, weights=weights, probability=probability, level=level)
+    result = fit_detection(components["area"], hits, weights=weights, units=units, probability=probability, level=level)
     called = overlap_at(evidence, threshold).false_high
     good = called[images["label"].to_numpy() == 0]
     return replace(
