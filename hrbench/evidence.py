@@ -77,11 +77,14 @@ def score_keys(scores: Scores, shift: int = 0) -> Keys:
     shift : int
         Low bits to drop: scores that share the rest fall into one bin.
     """
-    unsigned = np.dtype(f"u{scores.dtype.itemsize}")
-    bits = (scores + scores.dtype.type(0)).view(unsigned)  # -0 + 0 = +0
-    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
-    keys = np.where(bits & sign, ~bits, bits | sign)
-    return keys >> unsigned.type(shift) if shift else keys
+    size = scores.dtype.itemsize
+    signed, unsigned = np.dtype(f"i{size}"), np.dtype(f"u{size}")
+    bits = (scores + scores.dtype.type(0)).view(signed)  # -0 + 0 = +0
+    flip = bits >> signed.type(8 * size - 1)  # all ones below zero: every bit turns; else none but the sign
+    flip |= np.iinfo(signed).min
+    flip ^= bits
+    keys = flip.view(unsigned)
+    return np.right_shift(keys, unsigned.type(shift), out=keys) if shift else keys
 
 
 def key_scores(keys: Keys, shift: int = 0) -> Scores:
@@ -119,7 +122,7 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
         raise HrbenchError(f"{name}: the anomaly map is of type {array.dtype}, expected real numbers")
     wide = array.dtype.kind in "iu" and array.dtype.itemsize > 2
     array = array.astype(np.float64 if array.dtype == np.float64 or wide else np.float32, copy=False)
-    if not np.isfinite(array).all():
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):  # both spread NaN
         bad = int(array.size - np.isfinite(array).sum())
         raise HrbenchError(f"{name}: the anomaly map has {bad} NaN or infinite pixels, expected finite scores")
     return array
@@ -413,9 +416,9 @@ class EvidenceCollector:
                 narrow = scores.astype(np.float32, copy=False)
             if narrow is not scores and not np.isfinite(narrow).all():
                 raise HrbenchError(f"{image_id}: the anomaly map exceeds the range of float32")
-            self._lossless &= bool((narrow == scores).all()) and not np.any(
-                narrow.view(np.uint32) & np.uint32((1 << KEY_SHIFT) - 1)
-            )
+            same = narrow is scores or bool((narrow == scores).all())
+            dropped = np.bitwise_or.reduce(narrow.view(np.uint32), axis=None) & ((1 << KEY_SHIFT) - 1)
+            self._lossless &= same and not dropped
             scores = narrow
         shift = 0 if self.exact else KEY_SHIFT
         defect = None if mask is None or not mask.any() else mask
@@ -452,15 +455,18 @@ class EvidenceCollector:
         defect_type: str,
         decision: npt.NDArray[np.bool_] | None,
     ) -> None:
-        labels, number = ndimage.label(defect, self._structure)
-        pixels = np.flatnonzero(labels)
-        owner = labels.ravel()[pixels] - 1
-        order = np.argsort(owner, kind="stable")
+        rows, columns = np.flatnonzero(defect.any(axis=1)), np.flatnonzero(defect.any(axis=0))
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # labelling costs more than all the rest
+        labels, number = ndimage.label(defect[box], self._structure)
         boxes = np.array([[b[0].start, b[1].start, b[0].stop, b[1].stop] for b in ndimage.find_objects(labels)])
+        boxes += np.array([rows[0], columns[0], rows[0], columns[0]])
+        inside = labels > 0
+        owner = labels[inside] - 1
+        order = np.argsort(owner, kind="stable")
         hits = None
         if decision is not None:
-            hits = np.bincount(owner[decision.ravel()[pixels]], minlength=number)
-        self._scores.append(scores.ravel()[pixels[order]])
+            hits = np.bincount(owner[decision[box][inside]], minlength=number)
+        self._scores.append(scores[box][inside][order])
         columns: dict[str, Any] = {
             "image": image_id,
             "defect_type": defect_type,

@@ -295,8 +295,8 @@ def fit_detection(
     interval: dict[Construction, tuple[float, float]] = {"profile": (low, high)}
     if weights is not None:
         sizes = bootstrap_sizes(x, y, weights, probability, method)
-        upper["bootstrap"] = expanded_percentiles(sizes, 2 * level - 1, units)[1]
-        interval["bootstrap"] = expanded_percentiles(sizes, level, units)
+        upper["bootstrap"] = expanded_percentiles(sizes, units, 2 * level - 1)[1]
+        interval["bootstrap"] = expanded_percentiles(sizes, units, level)
     largest, slope = float(a.max()), float(fit.slope[0])
     return Detection(
         a,
