@@ -204,7 +204,8 @@ def list_all(args: argparse.Namespace) -> int:
             print(f"      {preset:<12} {chosen.view}")
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
-        print(f"  {name:<14} {load_descriptor(name).title}")
+        descriptor = load_descriptor(name)
+        print(f"  {name:<14} {descriptor.title}; {descriptor.licence}")
     print("protocols (--protocol NAME)")
     for name in list_protocols():
         print(f"  {name:<14} {load_protocol(name).title}")
