@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Evidence, EvidenceCollector, check_map
+from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector, check_map
 from hrbench.metrics import component_table, compute
-from hrbench.protocol import ImageScoreRule, Protocol, load_protocol
+from hrbench.protocol import Protocol, load_protocol
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -104,8 +104,7 @@ def evaluate(
     1.0
     """
     rules = load_protocol(protocol)
-    rule = ImageScoreRule("max" if rules.image_score == "method" else rules.image_score)
-    collector = EvidenceCollector(rule, connectivity=rules.connectivity, exact=exact)
+    collector = EvidenceCollector(Collection.of(rules, exact=exact))
     streams: list[Iterable[Any]] = [anomaly_maps, masks] + ([] if image_scores is None else [image_scores])
     for index, row in enumerate(zip_longest(*streams, fillvalue=_END)):
         if any(item is _END for item in row):
@@ -118,7 +117,8 @@ def evaluate(
     evidence = collector.result()
     if normal_maps is not None:
         checked = (check_map(item, None, f"normal map {index}") for index, item in enumerate(normal_maps))
-        evidence = replace(evidence, calibration=Calibration.of(checked))
+        (calibration,) = Calibration.of(checked, [rules.side])
+        evidence = replace(evidence, calibration=calibration)
     frame = compute(evidence, rules, threshold=threshold)
     return Evaluation(frame, component_table(evidence, rules), evidence, rules)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Evidence, EvidenceCollector, Scores
+from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector, Scores
 from hrbench.imaging import read_mask
 from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, all_options, check_options, find_preset, load_method
@@ -29,12 +29,21 @@ from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, compute
 from hrbench.origin import device_name, environment, peak_memory
 from hrbench.pictures import draw_pictures
 from hrbench.progress import track
-from hrbench.protocol import ImageScoreRule, Protocol
+from hrbench.protocol import Protocol
 from hrbench.store import RECORD_COLUMNS, SCHEMA_VERSION, Run, atomic, safe_name
 from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
 from hrbench.views import View
 
-__all__ = ["Job", "finish_run", "make_job", "rescore", "run_job", "sample_mask", "split_normals"]
+__all__ = [
+    "Job",
+    "collections_of",
+    "finish_run",
+    "make_job",
+    "rescore",
+    "run_job",
+    "sample_mask",
+    "split_normals",
+]
 
 log = logging.getLogger("hrbench")
 
@@ -148,7 +157,8 @@ def run_job(
     job : Job
     output : Path
     protocols : sequence of Protocol
-        All score the same evidence. The first sets connectivity and the image-score rule.
+        Those that agree on how evidence is collected share it; the first is the one that pictures and the recorded
+        threshold follow.
     device : torch.device
     batch_size : int
         Tiles per forward pass at prediction.
@@ -178,10 +188,14 @@ def run_job(
         def maps(samples: Sequence[Sample]) -> Iterator[NativeMaps]:
             return predict(method, samples, job.view, device, batch_size=batch_size)
 
-        finished = (_finish(method, item) for item in maps(held_out))
-        calibration = Calibration.of(track(finished, f"{job.label} held-out", total=len(held_out), unit="img"))
-        evidence, cost = _collect(job, method, maps, folder, protocols[0], save_maps=save_maps)
-    evidence = dataclasses.replace(evidence, calibration=calibration)
+        ways = collections_of(protocols, method.image_score)
+        held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
+        calibrations = Calibration.of((_finish(method, item) for item in held), [way.side for way in ways])
+        evidence, cost = _collect(job, method, maps, folder, ways, save_maps=save_maps)
+    evidence = [
+        dataclasses.replace(part, calibration=calibration)
+        for part, calibration in zip(evidence, calibrations, strict=True)
+    ]
     config = {
         **_describe(job, method),
         "device": device_name(device),
@@ -194,15 +208,26 @@ def run_job(
     return run
 
 
+def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[Collection]:
+    """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
+    return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))
+
+
 def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
-    """Return the run with records under all `protocols`; what is missing is computed from its evidence."""
+    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
+
+    Raises
+    ------
+    HrbenchError
+        If a protocol needs evidence that the run did not collect.
+    """
     known = run.config["protocols"]
     new = [p for p in protocols if known.get(p.name, {}).get("sha256") != p.digest]
     if not new:
         return run
     names = [protocol.name for protocol in new]
     own = run.records.drop(columns=["protocol", *METRIC_COLUMNS]).iloc[0].to_dict()
-    tables = [compute(run.evidence, protocol).assign(**own, protocol=protocol.name) for protocol in new]
+    tables = [compute(run.load_evidence(protocol), protocol).assign(**own, protocol=protocol.name) for protocol in new]
     kept = run.records[~run.records["protocol"].isin(names)]
     _write_records(run.folder, [kept, *tables])
     config = {**run.config, "protocols": known | _protocol_digests(new)}
@@ -213,7 +238,7 @@ def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
 def finish_run(
     folder: Path,
     category: Category,
-    evidence: Evidence,
+    evidence: Sequence[Evidence],
     protocols: Sequence[Protocol],
     config: Mapping[str, Any],
     anomaly_map: Callable[[Sample], Scores],
@@ -225,7 +250,8 @@ def finish_run(
     folder : Path
         Its name is the run's.
     category : Category
-    evidence : Evidence
+    evidence : sequence of Evidence
+        One per way of collecting; the first serves the first protocol.
     protocols : sequence of Protocol
     config : Mapping
         What ``run.json`` says beyond dataset, protocols, threshold and environment: at least method, view, seed,
@@ -246,11 +272,16 @@ def finish_run(
         "ci_low": float("nan"),
         "ci_high": float("nan"),
     }
-    tables = [compute(evidence, protocol).assign(**own, protocol=protocol.name) for protocol in protocols]
-    evidence.save(folder / "evidence")
+    tables = []
+    for protocol in protocols:
+        fitting = next(part for part in evidence if part.collection.serves(protocol))
+        tables.append(compute(fitting, protocol).assign(**own, protocol=protocol.name))
+    for part in evidence:
+        part.save(folder / "evidence" / part.collection.name)
     _write_records(folder, tables)
-    draw_pictures(folder / "pictures", evidence, category, protocols[0], anomaly_map)
-    calibration, rule = evidence.calibration, protocols[0].threshold
+    first = evidence[0]
+    draw_pictures(folder / "pictures", first, category, protocols[0], anomaly_map)
+    calibration, rule = first.calibration, protocols[0].threshold
     complete = {
         "schema": SCHEMA_VERSION,
         "run": folder.name,
@@ -265,9 +296,12 @@ def finish_run(
             "test_defective": sum(sample.label for sample in category.test),
         },
         "protocols": _protocol_digests(protocols),
+        "evidence": [
+            {"name": part.collection.name, "collection": dataclasses.asdict(part.collection)} for part in evidence
+        ],
         "threshold": {
             "rule": rule.rule,
-            "value": automatic_threshold(evidence, rule),
+            "value": automatic_threshold(first, rule),
             "normal_images": calibration.images if calibration else 0,
         },
         "environment": environment(),
@@ -333,45 +367,47 @@ def _collect(
     method: Method,
     maps: Callable[[Sequence[Sample]], Iterator[NativeMaps]],
     folder: Path,
-    protocol: Protocol,
+    ways: Sequence[Collection],
     *,
     save_maps: bool,
-) -> tuple[Evidence, dict[str, float]]:
+) -> tuple[list[Evidence], dict[str, float]]:
     """Predict the test images chunk by chunk into evidence shards, and join them.
 
     A batch never crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
     """
-    rule = ImageScoreRule(method.image_score if protocol.image_score == "method" else protocol.image_score)
     test = job.category.test
     shards = [folder / "partial" / f"evidence-{start:06d}" for start in range(0, len(test), CHUNK)]
     left = [number for number, shard in enumerate(shards) if not shard.is_dir()]
 
     def collect() -> Iterator[int]:
         for number in left:
-            collector = EvidenceCollector(rule, connectivity=protocol.connectivity)
+            collectors = [EvidenceCollector(way) for way in ways]
             for item in maps(test[number * CHUNK : (number + 1) * CHUNK]):
                 scores = _finish(method, item)
                 sample = item.sample
-                collector.update(
-                    sample.id,
-                    scores,
-                    sample_mask(sample, scores.shape),
-                    defect_type=sample.defect_type,
-                    decision=item.decision,
-                    seconds=item.seconds,
-                )
+                mask = sample_mask(sample, scores.shape)
+                for collector in collectors:
+                    collector.update(
+                        sample.id,
+                        scores,
+                        mask,
+                        defect_type=sample.defect_type,
+                        decision=item.decision,
+                        seconds=item.seconds,
+                    )
                 if save_maps:
                     _write_map(folder / "maps", sample, scores)
                 yield scores.size
             with atomic(shards[number]) as path:
-                collector.result().save(path)
+                for collector in collectors:
+                    collector.result().save(path / collector.collection.name)
 
     started = time.perf_counter()
     done = len(test) - sum(len(test[number * CHUNK : (number + 1) * CHUNK]) for number in left)
     pixels = sum(track(collect(), f"{job.label} predict", total=len(test), initial=done, unit="img"))
     wall = time.perf_counter() - started
-    evidence = Evidence.merge([Evidence.load(shard) for shard in shards])
-    milliseconds = 1e3 * evidence.images["seconds"].to_numpy()
+    evidence = [Evidence.merge([Evidence.load(shard / way.name) for shard in shards]) for way in ways]
+    milliseconds = 1e3 * evidence[0].images["seconds"].to_numpy()
     warm = milliseconds[1:] if milliseconds.size > 1 else milliseconds
     cost = {
         "predict_seconds": wall,

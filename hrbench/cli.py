@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
-    run.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    _protocols_argument(run)
     run.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
     run.add_argument("--save-maps", action="store_true", help="also keep every native anomaly map as TIFF")
 
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--normal-maps", type=Path, help="maps of normal images outside the test set; they set the threshold"
     )
     evaluate.add_argument("--name", help="name on the leaderboard (default: the maps' folder)")
-    evaluate.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    _protocols_argument(evaluate)
     evaluate.add_argument("--exact", action="store_true", help="no error bound, at 4 bytes of memory per pixel")
     evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
 
@@ -115,6 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
     command("list", "list_all", "List methods with their presets, datasets and protocols.")
     return parser
+
+
+def _protocols_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        default=["native"],
+        metavar="NAME",
+        help="names or .toml files; the first is printed (default: native)",
+    )
 
 
 def _dataset_arguments(parser: argparse.ArgumentParser) -> None:

@@ -77,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
         options=_options(args.set, args.weights, args.methods),
         seeds=args.seeds,
         device=args.device,
-        protocol=args.protocol,
+        protocols=[load_protocol(name) for name in args.protocol],
         batch_size=args.batch_size,
         save_maps=args.save_maps,
     )
     if runs:
         from hrbench.report import terminal_table
 
-        print(terminal_table(runs, load_protocol(args.protocol)))
+        print(terminal_table(runs, load_protocol(args.protocol[0])))
         print(f"{len(runs)} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
     return 2 if failed else 0
 
@@ -94,16 +94,16 @@ def evaluate(args: argparse.Namespace) -> int:
     from hrbench.external import score_maps
     from hrbench.report import terminal_table
 
-    protocol = load_protocol(args.protocol)
+    protocols = [load_protocol(name) for name in args.protocol]
     dataset = load_dataset(args.dataset, args.root, args.categories)
     name = args.name or args.maps.resolve().name
     runs = [
         score_maps(
-            category, args.maps, args.output, [protocol], name=name, normal_maps=args.normal_maps, exact=args.exact
+            category, args.maps, args.output, protocols, name=name, normal_maps=args.normal_maps, exact=args.exact
         )
         for category in dataset.categories
     ]
-    print(terminal_table(runs, protocol))
+    print(terminal_table(runs, protocols[0]))
     for done in runs:
         print(
             f"{done.config['dataset']['category']}: every metric with its error bound in {done.folder / 'records.csv'}"
@@ -223,7 +223,7 @@ def _run_jobs(
     views: Sequence[str] | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     seeds: Sequence[int] = (0,),
-    protocol: str = "native",
+    protocols: Sequence[Protocol] | None = None,
     batch_size: int = 8,
     save_maps: bool = False,
 ) -> tuple[list[Run], int]:
@@ -233,7 +233,7 @@ def _run_jobs(
 
     if batch_size < 1:
         raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")
-    protocols: list[Protocol] = [load_protocol(protocol)]
+    rules = protocols or [load_protocol("native")]
     target = pick_device(device)
     chosen_views: Sequence[str | None] = views or [None]
     jobs = [
@@ -247,7 +247,7 @@ def _run_jobs(
     for number, job in enumerate(jobs, start=1):
         log.info("[%d/%d] %s", number, len(jobs), job.label)
         try:
-            runs.append(run_job(job, output, protocols, device=target, batch_size=batch_size, save_maps=save_maps))
+            runs.append(run_job(job, output, rules, device=target, batch_size=batch_size, save_maps=save_maps))
         except HrbenchError as error:
             failed += 1
             print(f"hrbench: {job.label}: {error}", file=sys.stderr)

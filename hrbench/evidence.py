@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 from scipy import ndimage
 
 from hrbench.errors import HrbenchError
-from hrbench.protocol import ImageScoreRule
+from hrbench.protocol import ImageScoreRule, Protocol
+from hrbench.resample import bilinear, nearest
 
 __all__ = [
     "Calibration",
+    "Collection",
     "Evidence",
     "EvidenceCollector",
     "NormalScores",
@@ -83,7 +85,7 @@ def score_keys(scores: Scores, shift: int = 0) -> Keys:
     flip = bits >> signed.type(8 * size - 1)  # all ones below zero: every bit turns; else none but the sign
     flip |= np.iinfo(signed).min
     flip ^= bits
-    keys = flip.view(unsigned)
+    keys: Keys = flip.view(unsigned)
     return np.right_shift(keys, unsigned.type(shift), out=keys) if shift else keys
 
 
@@ -187,6 +189,45 @@ def _count(keys: Keys) -> tuple[Keys, Counts]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Collection:
+    """How evidence is collected; protocols that agree on this share their evidence.
+
+    Attributes
+    ----------
+    rule : str
+        From map to image score, see :class:`hrbench.protocol.ImageScoreRule`.
+    connectivity : {4, 8}
+        Of defect components.
+    side : int or None
+        Shrink maps and masks to this square before anything is measured; the image score stays that of the map.
+    exact : bool
+        Keep every distinct normal score (4 bytes each, 8 for float64 maps) instead of 22-bit bins.
+    """
+
+    rule: str = "max"
+    connectivity: int = 8
+    side: int | None = None
+    exact: bool = False
+
+    @staticmethod
+    def of(protocol: Protocol, method_rule: str = "max", *, exact: bool = False) -> Collection:
+        """Return what a protocol asks for, of a method with the given image-score rule."""
+        rule = method_rule if protocol.image_score == "method" else protocol.image_score
+        return Collection(rule, protocol.connectivity, protocol.side, exact)
+
+    @property
+    def name(self) -> str:
+        """Name for a folder, such as ``native-max-8``."""
+        exact = "-exact" if self.exact else ""
+        return f"{self.side or 'native'}-{self.rule.replace(':', '')}-{self.connectivity}{exact}"
+
+    def serves(self, protocol: Protocol) -> bool:
+        """Tell whether evidence collected so can be scored under `protocol`."""
+        same_rule = protocol.image_score in ("method", self.rule)
+        return same_rule and (self.connectivity, self.side) == (protocol.connectivity, protocol.side)
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """Pixels of held-out normal training images, from which the automatic threshold is set.
 
@@ -205,23 +246,28 @@ class Calibration:
     std: float
 
     @staticmethod
-    def of(maps: Iterable[Scores]) -> Calibration:
-        """Measure normal maps; none at all is an error."""
-        parts = []
-        pixels, mean, squares = 0, 0.0, 0.0  # squares of deviations; images are joined by Chan's formula
+    def of(maps: Iterable[Scores], sides: Sequence[int | None] = (None,)) -> list[Calibration]:
+        """Measure normal maps in one pass, natively or shrunk to squares, one result per side; none is an error."""
+        parts: list[list[Calibration]] = [[] for _ in sides]
         for scores in maps:
-            narrow = scores.astype(np.float32, copy=False)
-            parts.append(NormalScores.of(narrow, KEY_SHIFT))
-            own_mean = float(narrow.mean(dtype=np.float64))
-            own_squares = float(np.square(narrow - own_mean, dtype=np.float64).sum())
-            total = pixels + narrow.size
-            delta = own_mean - mean
-            mean += delta * narrow.size / total
-            squares += own_squares + delta * delta * pixels * narrow.size / total
-            pixels = total
-        if not parts:
+            native = scores.astype(np.float32, copy=False)
+            for side, found in zip(sides, parts, strict=True):
+                values = native if side is None else bilinear(native, (side, side))
+                mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+                found.append(Calibration(NormalScores.of(values, KEY_SHIFT), 1, mean, std))
+        if not all(parts):
             raise HrbenchError("no held-out normal maps: a threshold cannot be set")
-        return Calibration(NormalScores.sum(parts), len(parts), mean, math.sqrt(squares / pixels))
+        return [Calibration._merge(found) for found in parts]
+
+    @staticmethod
+    def _merge(parts: Sequence[Calibration]) -> Calibration:
+        weights = np.array([part.scores.total for part in parts], dtype=np.float64)
+        weights /= weights.sum()
+        means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+        mean = float(weights @ means)
+        variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
+        images = sum(part.images for part in parts)
+        return Calibration(NormalScores.sum([part.scores for part in parts]), images, mean, math.sqrt(variance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +290,7 @@ class Evidence:
         Bits that the keys dropped; 0 in exact mode.
     lossless : bool
         True if no score lost a set bit to `shift` (float16 maps, exact mode): then every metric is exact.
-    connectivity : int
+    collection : Collection
     calibration : Calibration or None
     """
 
@@ -255,7 +301,7 @@ class Evidence:
     normal_counts: Counts
     shift: int
     lossless: bool
-    connectivity: int
+    collection: Collection
     calibration: Calibration | None = None
 
     @cached_property
@@ -285,8 +331,10 @@ class Evidence:
         """
         first = parts[0]
         for part in parts:
-            if (part.shift, part.connectivity) != (first.shift, first.connectivity):
-                raise HrbenchError("evidence of different precision or connectivity cannot be merged")
+            if part.collection != first.collection:
+                raise HrbenchError(
+                    f"evidence collected as {part.collection.name} and as {first.collection.name} cannot be merged"
+                )
         images = pd.concat([part.images for part in parts], ignore_index=True)
         if images["id"].duplicated().any():
             name = images["id"][images["id"].duplicated()].iloc[0]
@@ -309,14 +357,15 @@ class Evidence:
             normal_counts=counts[bins],
             shift=first.shift,
             lossless=all(part.lossless for part in parts),
-            connectivity=first.connectivity,
+            collection=first.collection,
             calibration=calibrated[0].calibration if calibrated else None,
         )
 
     def save(self, folder: Path) -> None:
         """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"shift": self.shift, "lossless": self.lossless, "connectivity": self.connectivity}
+        collection = dataclasses.asdict(self.collection)
+        facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         images = pa.Table.from_pandas(self.images, preserve_index=False)
         images = images.append_column("normal_keys", _lists(self.images["normal_bins"], self.normal_keys))
         images = images.append_column("normal_counts", _lists(self.images["normal_bins"], self.normal_counts))
@@ -348,7 +397,7 @@ class Evidence:
             normal_counts=_flat(images["normal_counts"]),
             shift=facts["shift"],
             lossless=facts["lossless"],
-            connectivity=facts["connectivity"],
+            collection=Collection(**facts["collection"]),
             calibration=calibration,
         )
 
@@ -358,19 +407,13 @@ class EvidenceCollector:
 
     Parameters
     ----------
-    rule : ImageScoreRule
-        From map to image score.
-    connectivity : {4, 8}
-        Of defect components.
-    exact : bool
-        Keep every distinct normal score (4 bytes each, 8 for float64 maps) instead of 22-bit bins.
+    collection : Collection
     """
 
-    def __init__(self, rule: ImageScoreRule, *, connectivity: int = 8, exact: bool = False) -> None:
-        self.rule = rule
-        self.connectivity = connectivity
-        self.exact = exact
-        self._structure = np.ones((3, 3), bool) if connectivity == 8 else None
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self._rule = ImageScoreRule(collection.rule)
+        self._structure = np.ones((3, 3), bool) if collection.connectivity == 8 else None
         self._images: list[dict[str, Any]] = []
         self._components: list[pd.DataFrame] = []
         self._scores: list[Scores] = []
@@ -407,11 +450,19 @@ class EvidenceCollector:
             What the image cost.
         """
         scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
+        label = int(mask is not None and bool(mask.any()))  # of the image: shrinking may lose the whole defect
         if score is None:
-            score = image_score(scores, self.rule)
+            score = image_score(scores, self._rule)
         elif not math.isfinite(score):
             raise HrbenchError(f"{image_id}: the image score is {score}, expected a finite number")
-        if not self.exact:
+        if self.collection.side is not None:
+            size = (self.collection.side, self.collection.side)
+            scores, mask, decision = (
+                bilinear(scores, size),
+                None if mask is None else nearest(mask, size),
+                None if decision is None else nearest(decision, size),
+            )
+        if not self.collection.exact:
             with np.errstate(over="ignore"):
                 narrow = scores.astype(np.float32, copy=False)
             if narrow is not scores and not np.isfinite(narrow).all():
@@ -420,7 +471,7 @@ class EvidenceCollector:
             dropped = np.bitwise_or.reduce(narrow.view(np.uint32), axis=None) & ((1 << KEY_SHIFT) - 1)
             self._lossless &= same and not dropped
             scores = narrow
-        shift = 0 if self.exact else KEY_SHIFT
+        shift = 0 if self.collection.exact else KEY_SHIFT
         defect = None if mask is None or not mask.any() else mask
         normal = NormalScores.of(scores if defect is None else scores[~defect], shift)
         self._normals.append(normal)
@@ -434,7 +485,7 @@ class EvidenceCollector:
         self._images.append(
             {
                 "id": image_id,
-                "label": int(defect is not None),
+                "label": label,
                 "height": scores.shape[0],
                 "width": scores.shape[1],
                 "score": score,
@@ -455,11 +506,11 @@ class EvidenceCollector:
         defect_type: str,
         decision: npt.NDArray[np.bool_] | None,
     ) -> None:
-        rows, columns = np.flatnonzero(defect.any(axis=1)), np.flatnonzero(defect.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # labelling costs more than all the rest
+        ys, xs = np.flatnonzero(defect.any(axis=1)), np.flatnonzero(defect.any(axis=0))
+        box = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]  # labelling costs more than all the rest
         labels, number = ndimage.label(defect[box], self._structure)
         boxes = np.array([[b[0].start, b[1].start, b[0].stop, b[1].stop] for b in ndimage.find_objects(labels)])
-        boxes += np.array([rows[0], columns[0], rows[0], columns[0]])
+        boxes += np.array([ys[0], xs[0], ys[0], xs[0]])
         inside = labels > 0
         owner = labels[inside] - 1
         order = np.argsort(owner, kind="stable")
@@ -495,9 +546,9 @@ class EvidenceCollector:
             ),
             normal_keys=np.concatenate([part.keys for part in self._normals]),
             normal_counts=np.concatenate([part.counts for part in self._normals]),
-            shift=0 if self.exact else KEY_SHIFT,
-            lossless=self.exact or self._lossless,
-            connectivity=self.connectivity,
+            shift=0 if self.collection.exact else KEY_SHIFT,
+            lossless=self.collection.exact or self._lossless,
+            collection=self.collection,
         )
         return Evidence.merge([evidence])
 

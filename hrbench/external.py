@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hrbench.benchmark import finish_run, sample_mask
+from hrbench.benchmark import collections_of, finish_run, sample_mask
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector, Scores
 from hrbench.imaging import image_size
 from hrbench.maps import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
 from hrbench.progress import track
-from hrbench.protocol import ImageScoreRule, Protocol
+from hrbench.protocol import Protocol
 from hrbench.store import Run, safe_name
 
 __all__ = ["score_maps"]
@@ -56,8 +56,7 @@ def score_maps(
     samples = category.test
     paths = find_maps(folder, samples)
     decisions = find_decisions(folder, samples)
-    rule = "max" if protocols[0].image_score == "method" else protocols[0].image_score
-    collector = EvidenceCollector(ImageScoreRule(rule), connectivity=protocols[0].connectivity, exact=exact)
+    collectors = [EvidenceCollector(way) for way in collections_of(protocols, "max", exact=exact)]
 
     def read(sample: Sample) -> Scores:
         return read_map(paths[sample.id], image_size(sample.image))
@@ -66,10 +65,12 @@ def score_maps(
         scores = read(sample)
         decision = read_decision(decisions[sample.id], (scores.shape[0], scores.shape[1])) if decisions else None
         mask = sample_mask(sample, scores.shape)
-        collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
-    evidence = collector.result()
+        for collector in collectors:
+            collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
+    evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:
-        evidence = replace(evidence, calibration=Calibration.of(_normal_maps(normal_maps)))
+        found = Calibration.of(_normal_maps(normal_maps), [part.collection.side for part in evidence])
+        evidence = [replace(part, calibration=known) for part, known in zip(evidence, found, strict=True)]
     config = {
         "method": {
             "name": name,

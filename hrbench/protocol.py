@@ -15,7 +15,7 @@ from hrbench._layout import protocols_root
 from hrbench._toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
 
-__all__ = ["ImageScoreRule", "Protocol", "SizeBins", "ThresholdRule", "list_protocols", "load_protocol"]
+__all__ = ["Curve", "ImageScoreRule", "Protocol", "SizeBins", "ThresholdRule", "list_protocols", "load_protocol"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,23 @@ class ThresholdRule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Curve:
+    """Which thresholds the PRO curve is made of.
+
+    Attributes
+    ----------
+    sampling : str
+        ``all`` scores, exact; ``equal-rank`` and ``uniform`` sample them as published codes do, see
+        :mod:`hrbench.metrics.sampled`.
+    thresholds : int
+        How many are sampled.
+    """
+
+    sampling: Literal["all", "equal-rank", "uniform"] = "all"
+    thresholds: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """A versioned set of rules by which anomaly maps are measured.
 
@@ -99,8 +116,9 @@ class Protocol:
         Name (that of the file) and one line for people.
     version : int
         Raised with every change once results exist.
-    resolution : {'native'}
-        Masks are never resized; maps are brought to the image's own grid.
+    resolution : {'native', '256', '512'}
+        ``native``: masks are never resized. A number shrinks maps (bilinear) and masks (nearest) to that square, as
+        conventional protocols do: for comparison only.
     image_score : str
         ``method`` for the method's own rule (``max`` where maps come without one), else an
         :class:`ImageScoreRule`.
@@ -110,6 +128,7 @@ class Protocol:
         Integration limits of AUPRO and of the size robustness.
     headline_fpr : float
         The limit that leaderboards sort by and size plots show; one of `fpr_limits`.
+    curve : Curve
     size_bins : SizeBins
     threshold : ThresholdRule
     """
@@ -117,11 +136,12 @@ class Protocol:
     name: str
     title: str
     version: int
-    resolution: Literal["native"] = "native"
+    resolution: Literal["native", "256", "512"] = "native"
     image_score: str = "method"
     connectivity: Literal[4, 8] = 8
     fpr_limits: tuple[float, ...] = (0.30, 0.10, 0.05, 0.01)
     headline_fpr: float = 0.05
+    curve: Curve = Curve()
     size_bins: SizeBins = SizeBins()
     threshold: ThresholdRule = ThresholdRule()
 
@@ -141,6 +161,13 @@ class Protocol:
         ordered = sorted(set(bins.diameters)) == list(bins.diameters) and all(x > 0 for x in bins.diameters)
         require(ordered, "size_bins.diameters", bins.diameters, "rising positive numbers")
         require(0 < rule.fpr < 1, "threshold.fpr", rule.fpr, "a number in (0, 1)")
+        sampled = self.curve.sampling != "all"
+        require(not sampled or self.curve.thresholds > 1, "curve.thresholds", self.curve.thresholds, "at least 2")
+
+    @property
+    def side(self) -> int | None:
+        """Side of the square that maps and masks are shrunk to; None at native resolution."""
+        return None if self.resolution == "native" else int(self.resolution)
 
     @cached_property
     def digest(self) -> str:

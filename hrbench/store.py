@@ -5,7 +5,7 @@
     run.json            configuration, origin, cost and environment; written last: its presence means done
     records.parquet     one tidy row per metric
     weights.safetensors what the method learnt
-    evidence/           images, components and calibration tables (see hrbench.evidence)
+    evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
     pictures/           worst and best images, with pictures.json that describes them
     partial/            only while the job is unfinished
 """
@@ -26,7 +26,8 @@ from typing import Any
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Evidence
+from hrbench.evidence import Collection, Evidence
+from hrbench.protocol import Protocol
 
 __all__ = ["RECORD_COLUMNS", "SCHEMA_VERSION", "Picture", "Run", "atomic", "read_runs", "safe_name"]
 
@@ -91,8 +92,25 @@ class Run:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """The evidence that every record was computed from."""
-        return Evidence.load(self.folder / "evidence")
+        """The evidence collected for the first protocol of the run."""
+        return Evidence.load(self.folder / "evidence" / self.config["evidence"][0]["name"])
+
+    def load_evidence(self, protocol: Protocol) -> Evidence:
+        """Read the evidence that can be scored under `protocol`.
+
+        Raises
+        ------
+        HrbenchError
+            If the run collected none, or its files are gone or damaged.
+        """
+        for facts in self.config["evidence"]:
+            if Collection(**facts["collection"]).serves(protocol):
+                return Evidence.load(self.folder / "evidence" / facts["name"])
+        names = ", ".join(facts["name"] for facts in self.config["evidence"])
+        raise HrbenchError(
+            f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
+            f"this run has {names}; run the job with this protocol into another output folder"
+        )
 
     @cached_property
     def pictures(self) -> list[Picture]:

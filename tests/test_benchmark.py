@@ -34,7 +34,7 @@ def run(tree, toy, output, **changes):
 
 
 def evidence_bytes(run):
-    return {path.name: path.read_bytes() for path in sorted((run.folder / "evidence").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((run.folder / "evidence").rglob("*.parquet"))}
 
 
 def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit, ndtr
 
-from hrbench.evidence import Evidence, EvidenceCollector
+from hrbench.evidence import Collection, Evidence, EvidenceCollector
 from hrbench.metrics import bootstrap, detection
 from hrbench.metrics.sizes import size_subsets
-from hrbench.protocol import ImageScoreRule, Protocol, load_protocol
+from hrbench.protocol import Protocol, load_protocol
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class Model:
 
     def evidence(self, rng: np.random.Generator) -> Evidence:
         """Draw one test set."""
-        collector = EvidenceCollector(ImageScoreRule("top:0.001"))
+        collector = EvidenceCollector(Collection("top:0.001"))
         for index in range(self.good + self.defective):
             scores, mask = self.image(rng, index >= self.good)
             collector.update(f"{index:04d}", scores.astype(np.float32), mask)
@@ -135,9 +135,11 @@ def coverage(model: Model, protocol: Protocol, draws: int, replicates: int) -> I
             name = f"{key[0]} {key[1]}" + (f" @{key[2]:g}" if key[2] < 1 else "")
             yield name, "logit, Student", low <= value <= high
         found = detection.detection(evidence, THRESHOLD, share=SHARE, draws=replicates, seed=draw)
+        areas, hits = flaws(rng, 60)
         for name, value, result in (
             (f"a90, {model.good + model.defective} images", a90, found),
-            ("a90, 60 independent flaws", known_a90, detection.fit_detection(*flaws(rng, 60))),
+            ("a90, 60 independent flaws", known_a90, detection.fit_detection(areas, hits)),
+            ("the same, maximum likelihood", known_a90, detection.fit_detection(areas, hits, method="ml")),
         ):
             for construction, (low, high) in result.interval.items():
                 yield name, f"{construction}, two-sided", low <= value <= high

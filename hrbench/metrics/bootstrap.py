@@ -8,7 +8,8 @@ W (draws, images) and one matrix of per-image counts over common bins, a product
 Only the bins are an approximation. They follow the pooled normal scores, a thousand of them inside the top 1 %, so a
 replicate of AUPRO@0.01 is off by 1e-4 at most in practice; with few distinct normal scores there is no error.
 Size-bin edges and the operating threshold are those of the full sample in every replicate. Oracle thresholds are
-chosen anew in every replicate, among the edges of the bins.
+chosen anew in every replicate, among the edges of the bins. Where a protocol samples the thresholds of the PRO curve
+(a compatibility protocol), AUPRO and the robustness are left without replicates.
 """
 
 from __future__ import annotations
@@ -416,6 +417,7 @@ class _Metrics:
         self.owner: Ints = rows.loc[evidence.components["image"]].to_numpy()
         self.subsets = size_subsets(areas, protocol.size_bins)
         self.limits = protocol.fpr_limits
+        self.sampled = protocol.curve.sampling != "all"
         self.labels = images["label"].to_numpy(dtype=np.float64)
         self.order = np.argsort(-images["score"].to_numpy(), kind="stable")
         ranked = images["score"].to_numpy()[self.order]
@@ -524,7 +526,7 @@ class _Metrics:
             components[:, index] = drawn @ part.components
             shares = drawn @ part.shares
             for number, (gain, end) in enumerate(zip(gains, used, strict=True)):
-                areas[number, :, index] = np.einsum("bk,bk->b", shares[:, :end], gain)
+                areas[number, :, index] = np.nan if self.sampled else np.einsum("bk,bk->b", shares[:, :end], gain)
         joined = self.patterns.T
         for name, value in zip(self.subsets, (auroc @ joined / (pixels @ joined)).T, strict=True):
             values["pixel_auroc", name, _NO_LIMIT] = value

@@ -7,9 +7,10 @@ operating threshold, and a logistic regression on ``x = ln(area)`` gives the pro
 
 `a90` is the area found 9 times in 10, `a90/95` its upper 95 % confidence limit. In small samples constructions of that
 limit differ by factors, so each is given by name; the headline is the profile likelihood, beside it stands the
-bootstrap over images, because components of one image share its fate. The fit is always Firth's penalised likelihood
-(Biometrika 80, 1993) unless maximum likelihood is asked for: it is nearly unbiased, it exists where hits and misses are
-separated by size, and its a90/95 kept its 95 % in simulations in which that of maximum likelihood fell to 93 %.
+bootstrap over images, because components of one image share its fate and the profile does not know it. The fit is
+always Firth's penalised likelihood (Biometrika 80, 1993) unless maximum likelihood is asked for: it exists where hits
+and misses are separated by size, and with 30 to 150 simulated flaws its a90/95 held the truth in 97 to 99 % of cases,
+that of maximum likelihood in 91 to 95 %.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def fit_logistic(
     weights: npt.ArrayLike | None = None,
     *,
     method: Method = "firth",
-    iterations: int = 100,
+    iterations: int = 500,
 ) -> LogisticFit:
     """Fit logistic regressions by Newton's method, all weight vectors at once.
 
@@ -119,7 +120,7 @@ def fit_logistic(
 
     Notes
     -----
-    x is centred and scaled first, a step is at most 2 long: from 0 the iteration then converges for either likelihood.
+    x is centred and scaled first; a step that lowers the likelihood is halved, so the iteration climbs from 0.
     """
     raw, y = np.asarray(x, dtype=np.float64), np.asarray(hits, dtype=bool)
     w = np.ones((1, raw.size)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -127,33 +128,43 @@ def fit_logistic(
     z = (raw - centre) / scale
     apart = separated(raw, y, w)
     firth = apart | (method == "firth")
-    beta = np.zeros((len(w), 2))
-    active = np.arange(len(w))
+    beta, accepted = np.zeros((2, len(w), 2))
+    height, length = np.full(len(w), -np.inf), np.full(len(w), np.inf)
     covariance = np.full((len(w), 2, 2), np.nan)
+    active = np.arange(len(w))
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(iterations):
             b, v = beta[active], w[active]
-            p = expit(b[:, :1] + b[:, 1:] * z)
+            eta = b[:, :1] + b[:, 1:] * z
+            p = expit(eta)
             information = v * p * (1 - p)
             i0, i1, i2 = information.sum(axis=1), information @ z, information @ z**2
             determinant = i0 * i2 - i1**2
+            likelihood = (v * np.where(y, -np.logaddexp(0, -eta), -np.logaddexp(0, eta))).sum(axis=1)
+            likelihood += np.where(firth[active], np.log(determinant) / 2, 0.0)
+            climbed = likelihood >= height[active] - 1e-10
             residual = v * (y - p)
             # leverage of each observation: information * (1, z) I^-1 (1, z)^T
             leverage = information * (i2[:, None] - 2 * i1[:, None] * z + i0[:, None] * z**2) / determinant[:, None]
             residual += np.where(firth[active, None], leverage * (0.5 - p), 0.0)
             s0, s1 = residual.sum(axis=1), residual @ z
             step = np.stack([i2 * s0 - i1 * s1, i0 * s1 - i1 * s0], axis=1) / determinant[:, None]
-            length = np.abs(step).max(axis=1)
+            step *= np.minimum(1, 4 / np.maximum(np.abs(step).max(axis=1), 1e-300))[:, None]
+            step = np.where(climbed[:, None], step, (accepted[active] - b) / 2)
+            kept = active[climbed]
+            height[kept], accepted[kept] = likelihood[climbed], b[climbed]
             inverse = np.stack([i2, -i1, -i1, i0], axis=1).reshape(-1, 2, 2) / determinant[:, None, None]
-            covariance[active] = inverse
-            beta[active] = b + step * np.minimum(1, 2 / np.maximum(length, 1e-300))[:, None]
-            active = active[~(length < 1e-10) & np.isfinite(length)]
+            covariance[kept] = inverse[climbed]
+            beta[active] = b + step
+            length[active] = np.abs(step).max(axis=1) / (1 + np.abs(b).max(axis=1))
+            active = active[length[active] > 1e-11]  # false where a singular case made it NaN
             if not active.size:
                 break
-    beta[active] = np.nan  # no convergence
+    beta[~(length < 1e-6)] = np.nan  # no convergence
     back = np.array([[1.0, -centre / scale], [0.0, 1 / scale]])
     intercept, slope = back @ beta.T
-    return LogisticFit(intercept, slope, back @ covariance @ back.T, apart)
+    with np.errstate(invalid="ignore"):
+        return LogisticFit(intercept, slope, back @ covariance @ back.T, apart)
 
 
 def size_at(fit: LogisticFit, probability: float) -> Floats:
@@ -257,7 +268,7 @@ def fit_detection(
     --------
     >>> sizes = [4, 9, 15, 27, 49, 60, 90, 110, 164, 245, 366, 667]
     >>> print(fit_detection(sizes, [0, 0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1]).a90)
-    117 px
+    218 px
     """
     a, y = np.asarray(areas, dtype=np.float64), np.asarray(hits, dtype=bool)
     cautions = _cautions(y)
@@ -377,7 +388,7 @@ def profile_limit(
         def loss(b1: float) -> float:
             return _loss(x, hits, target - b1 * size, b1, firth)
 
-        best = minimize_scalar(loss, bracket=(0.5 * slope, slope)).fun
+        best = minimize_scalar(loss, bracket=(0.5 * slope, slope), tol=1e-5).fun  # quadratic there: f to 1e-10
         return float(2 * (ceiling + best) - critical)
 
     inner = float(size_at(fit, probability)[0])
@@ -386,7 +397,7 @@ def profile_limit(
         step *= 2
         if step > 100:  # e**100 px: as good as the flat model, which the data do not reject
             return end * math.inf
-    return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-10))
+    return float(brentq(excess, min(inner, outer), max(inner, outer), xtol=1e-9))
 
 
 def _loss(x: Floats, hits: Bools, intercept: float, slope: float, firth: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hrbench.metrics.curves import Certified
@@ -25,6 +26,7 @@ def size_robustness(areas: Sequence[Certified]) -> Certified:
     0.7478
     """
     first, last = areas[0], areas[-1]
+    certified = not any(math.isnan(end) for area in areas for end in (area.low, area.high))
 
     def mean(part: int) -> float:
         return float(sum(area[part] for area in areas)) / len(areas)
@@ -35,6 +37,8 @@ def size_robustness(areas: Sequence[Certified]) -> Certified:
         best_ratio = _ratio(first.high, last.low) if first.high < last.low else _ratio(first.low, last.high)
     worst_ratio = min(_ratio(first.low, last.high), _ratio(first.high, last.low))
     value = mean(0) * _ratio(first.value, last.value)
+    if not certified:
+        return Certified(value, math.nan, math.nan)
     return Certified(value, min(value, mean(1) * worst_ratio), max(value, mean(2) * best_ratio))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Evidence
+from hrbench.evidence import Collection, Evidence
 from hrbench.metrics.curves import (
     Certified,
     binary_auroc,
@@ -18,6 +18,7 @@ from hrbench.metrics.curves import (
     pixel_average_precision,
 )
 from hrbench.metrics.robustness import size_robustness
+from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
     automatic_threshold,
     oracle_iou,
@@ -63,10 +64,10 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         If there is no defect pixel or no normal pixel at all.
     """
     require_defects(evidence)
-    if evidence.connectivity != protocol.connectivity:
+    if not evidence.collection.serves(protocol):
         raise HrbenchError(
-            f"protocol {protocol.name!r} asks for {protocol.connectivity}-connected components, the evidence was "
-            f"collected with {evidence.connectivity}: run the job again"
+            f"protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
+            f"this was collected as {evidence.collection.name}"
         )
     scores, labels = evidence.images["score"].to_numpy(), evidence.images["label"].to_numpy()
     images, defective = labels.size, int(labels.sum())
@@ -83,8 +84,12 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         rows.add("pixel_auroc", pixels.mean(np.repeat(keep, areas)), keep.sum(), name)
     rows.add("pixel_ap", pixel_average_precision(evidence), areas.size)
 
-    for limit, parts in component_areas(evidence, protocol.fpr_limits).items():
-        means = {name: parts.mean(keep) for name, keep in subsets.items()}
+    parts = component_areas(evidence, protocol.fpr_limits) if protocol.curve.sampling == "all" else {}
+    for limit in protocol.fpr_limits:
+        if parts:
+            means = {name: parts[limit].mean(keep) for name, keep in subsets.items()}
+        else:
+            means = sampled_aupro(evidence, protocol.curve, limit, subsets)
         for name, mean in means.items():
             rows.add("aupro", mean, subsets[name].sum(), name, limit)
         for metric, names in (("rho", CUMULATIVE), ("rho_disjoint", DISJOINT)):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Evidence
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
@@ -52,27 +50,15 @@ def gather(runs: Sequence[Run], summary: Summary) -> Material:
     found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
     for row in summary.runs.to_dict("records"):
         place = (str(row["dataset"]), str(row["category"]))
-        with _lent(runs[row["position"]]) as evidence:
-            if evidence is None:
-                continue
-            areas.setdefault(place, evidence.components["area"].to_numpy())
-            curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
+        try:  # not kept: the evidence of a whole benchmark does not fit in memory
+            evidence = runs[row["position"]].load_evidence(summary.protocol)
+        except (HrbenchError, OSError):
+            continue
+        areas.setdefault(place, evidence.components["area"].to_numpy())
+        curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
         pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in curves)
         found.setdefault((*place, row["configuration"]), []).append((pro, roc))
     return Material(areas, {key: _mean(pairs) for key, pairs in found.items()})
-
-
-@contextmanager
-def _lent(run: Run) -> Iterator[Evidence | None]:
-    """Yield the evidence, and let go of it again: that of a whole benchmark does not fit in memory."""
-    loaded = "evidence" in run.__dict__
-    try:
-        evidence = run.evidence
-    except (HrbenchError, OSError):
-        evidence = None
-    yield evidence
-    if not loaded:
-        run.__dict__.pop("evidence", None)
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

@@ -266,12 +266,11 @@ def test_only_defective_images_leave_the_image_metrics_undefined():
 def test_evidence_merges_in_any_order_and_survives_the_disk(tmp_path):
     maps, masks = random_case(17, images=9)
     whole = hrbench.evaluate(maps, masks).evidence
-    from hrbench.evidence import EvidenceCollector
-    from hrbench.protocol import ImageScoreRule
+    from hrbench.evidence import Collection, EvidenceCollector
 
     parts = []
     for chosen in ([4, 0, 8], [7, 1, 2], [3, 5, 6]):
-        collector = EvidenceCollector(ImageScoreRule("max"))
+        collector = EvidenceCollector(Collection())
         for index in chosen:
             collector.update(f"{index:06d}", maps[index], masks[index])
         parts.append(collector.result())

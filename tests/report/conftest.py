@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.store import RECORD_COLUMNS, Run
@@ -53,6 +54,7 @@ CONFIGS = (
 )
 
 Factory = Callable[..., Run]
+EVIDENCE: dict[Path, SimpleNamespace] = {}
 PROTOCOL = Protocol("native", "Native resolution, all thresholds", 1)
 
 
@@ -178,7 +180,7 @@ def write_run(
     (folder / "pictures" / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
     run = Run(folder)
     components = pd.DataFrame({"image": 0, "area": _areas(category), "defect_type": "pit"})
-    run.__dict__["evidence"] = SimpleNamespace(components=components, skill=config.skill)
+    EVIDENCE[folder] = SimpleNamespace(components=components, skill=config.skill)
     return run
 
 
@@ -186,6 +188,12 @@ def write_run(
 def make_run(tmp_path: Path) -> Factory:
     """Return a function that writes one finished run and reads it back."""
     return functools.partial(write_run, tmp_path)
+
+
+@pytest.fixture
+def lose_evidence() -> Callable[[Run], None]:
+    """Return a function that deletes a run's evidence."""
+    return lambda run: EVIDENCE.pop(run.folder) and None
 
 
 @pytest.fixture
@@ -216,7 +224,13 @@ def _curves() -> Iterator[None]:
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
+    def load(run: Run, protocol: Protocol) -> SimpleNamespace:
+        if run.folder not in EVIDENCE:
+            raise HrbenchError("evidence is gone")
+        return EVIDENCE[run.folder]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "load_evidence", load)
         patch.setattr(plots, "roc_curve", power)
         patch.setattr(plots, "pro_curve", power)
         yield

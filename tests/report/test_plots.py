@@ -60,23 +60,19 @@ def test_settings_of_the_caller_are_left_alone(make_run: Factory, protocol: Prot
     assert dict(matplotlib.rcParams) == before
 
 
-def test_lost_evidence_costs_the_curves_and_nothing_else(make_run: Factory, tmp_path: Path, protocol: Protocol) -> None:
+def test_lost_evidence_costs_the_curves_and_nothing_else(
+    make_run: Factory, lose_evidence: Callable[[Run], None], tmp_path: Path, protocol: Protocol
+) -> None:
     run = make_run()
-    del run.__dict__["evidence"]
+    lose_evidence(run)
     names = [path.name for path in plots.write_plots([run], tmp_path / "plots", protocol)]
     assert names == [f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters") for suffix in ("png", "svg")]
 
 
-def test_evidence_is_let_go_of(make_run: Factory, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run()
-    evidence = run.__dict__.pop("evidence")
-    monkeypatch.setattr("hrbench.store.Evidence.load", lambda _: evidence)
-    assert plots.gather([run], summarise([run], protocol)).curves
-    assert "evidence" not in run.__dict__
-
-
-def test_average_curve_needs_every_category(few: list[Run], protocol: Protocol) -> None:
-    del few[0].__dict__["evidence"]
+def test_average_curve_needs_every_category(
+    few: list[Run], lose_evidence: Callable[[Run], None], protocol: Protocol
+) -> None:
+    lose_evidence(few[0])
     summary = summarise(few, protocol)
     material = plots.gather(few, summary)
     legend = plots.figures(summary, material, "bsdata")["curves"].legends[0]
