@@ -70,7 +70,7 @@ def evaluate(
 
     Parameters
     ----------
-    anomaly_maps : iterable of (H, W) arrays
+    anomaly_maps : iterable of (H, W) arrays or tensors
         Higher is more anomalous, on any scale; sizes may differ from image to image.
     masks : iterable of (H, W) arrays or None
         Non-zero is defect; None or all zero is a normal image.
@@ -79,7 +79,7 @@ def evaluate(
         it to the method.
     protocol : str, Path or Protocol
     exact : bool
-        Keep every normal score: no error bound, 4 bytes per pixel (8 for float64 maps).
+        Keep every normal score: no error bound; memory grows with every pixel.
     threshold : float, optional
         Operating threshold for `iou`, `miou`, `f1` and `fpr`.
     normal_maps : iterable of (H, W) arrays, optional
@@ -113,18 +113,36 @@ def evaluate(
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
         anomaly_map, mask, *score = row
         defect = None if mask is None else _mask(mask, index)
-        collector.update(f"{index:06d}", anomaly_map, defect, score=float(score[0]) if score else None)
+        try:
+            given = float(score[0]) if score else None
+        except (TypeError, ValueError):
+            raise HrbenchError(f"image score {index} is {score[0]!r}, expected a number") from None
+        collector.update(f"{index:06d}", as_array(anomaly_map, f"anomaly map {index}"), defect, score=given)
     evidence = collector.result()
     if normal_maps is not None:
-        checked = (check_map(item, None, f"normal map {index}") for index, item in enumerate(normal_maps))
+        arrays = ((as_array(item, f"normal map {i}"), f"normal map {i}") for i, item in enumerate(normal_maps))
+        checked = (check_map(array, None, name) for array, name in arrays)
         (calibration,) = Calibration.of(checked, [rules.side])
         evidence = replace(evidence, calibration=calibration)
     frame = compute(evidence, rules, threshold=threshold)
     return Evaluation(frame, component_table(evidence, rules), evidence, rules)
 
 
+def as_array(item: Any, name: str) -> npt.NDArray[Any]:
+    """Return an array of what a user gave: an array, nested lists, or a tensor on any device."""
+    if hasattr(item, "detach"):
+        item = item.detach().cpu()
+        item = item.float() if str(item.dtype) == "torch.bfloat16" else item
+    try:
+        return np.asarray(item)
+    except (TypeError, ValueError) as error:
+        raise HrbenchError(f"{name}: not an array of numbers: {error}") from None
+
+
 def _mask(mask: npt.ArrayLike, index: int) -> npt.NDArray[np.bool_]:
-    array = np.asarray(mask)
+    array = as_array(mask, f"mask {index}")
+    if array.dtype.kind not in "biuf":
+        raise HrbenchError(f"mask {index}: of type {array.dtype}, expected numbers, non-zero for defect")
     if array.ndim != 2:
         raise HrbenchError(f"mask {index}: shape {array.shape}, expected (H, W)")
     if array.dtype.kind == "f" and np.isnan(array).any():

@@ -9,43 +9,33 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tifffile
 import torch
 from safetensors.torch import load_file, save_file
 
-from hrbench.data.sample import Category, Sample
+from hrbench._files import atomic, safe_name
+from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector, Scores
-from hrbench.imaging import read_mask
 from hrbench.inference import NativeMaps, predict
-from hrbench.method import Method, all_options, check_options, find_preset, load_method
-from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, compute
-from hrbench.origin import device_name, environment, peak_memory
-from hrbench.pictures import draw_pictures
+from hrbench.method import Method, all_options, check_options, find_preset, load_method, source_digest
+from hrbench.origin import device_name, peak_memory
 from hrbench.progress import track
 from hrbench.protocol import Protocol
-from hrbench.store import RECORD_COLUMNS, SCHEMA_VERSION, Run, atomic, safe_name
-from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.scoring import collections_of, finish_run, rescore, sample_mask
+from hrbench.store import Run
+from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
 from hrbench.views import View
 
-__all__ = [
-    "Job",
-    "collections_of",
-    "finish_run",
-    "make_job",
-    "rescore",
-    "run_job",
-    "sample_mask",
-    "split_normals",
-]
+__all__ = ["Job", "make_job", "run_job", "split_normals"]
 
 log = logging.getLogger("hrbench")
+
+Maps = Callable[..., Iterator[NativeMaps]]
 
 HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
 CHUNK = 16  # test images per evidence shard: an interrupted prediction loses at most these
@@ -88,14 +78,16 @@ class Job:
     def weights(self) -> str:
         """Where the backbone's weights come from: ``pretrained``, ``random``, a file's name, or ``none``."""
         weights = str(self.options.get("weights", "none"))
-        return Path(weights).name if Path(weights).is_file() else weights
+        path = Path(weights).expanduser()
+        return path.name if path.is_file() else weights
 
     @property
     def name(self) -> str:
         """Folder name of the run: readable, and unique by a digest of all that identifies it."""
         options = {key: _identity(key, value) for key, value in self.options.items()}
-        identity = [self.category.digest, self.method_name, options, self.view.text, self.seed]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        code = source_digest(load_method(self.method))
+        identity = [self.category.names_digest, self.method_name, code, options, self.view.text, self.seed]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return safe_name(f"{self.method_name}-{self.preset}-s{self.seed}-{digest[:8]}")
 
     def folder(self, output: Path) -> Path:
@@ -122,6 +114,15 @@ def make_job(
     cls = load_method(method)
     chosen = find_preset(cls, method, preset)
     complete = all_options(cls, check_options(cls, method, {**chosen.options, **(options or {})}))
+    for key, value in complete.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise HrbenchError(
+                f"option {key} of {method} is {value!r}, expected numbers, text, or lists of them: it must be recorded"
+            ) from None
+    if not 0 <= seed < 2**31:
+        raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
     return Job(category, method, preset, complete, View.parse(view or chosen.view), seed)
 
 
@@ -171,23 +172,31 @@ def run_job(
         For a bad file or option; what was finished before stays.
     """
     folder = job.folder(output)
+    if not any(sample.label for sample in job.category.test):
+        raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
     if (folder / "run.json").is_file():
+        if save_maps and not all(_map_path(folder, sample).is_file() for sample in job.category.test):
+            raise HrbenchError(f"{folder}: done before without its maps; choose another output folder to save them")
+        done = Run(folder)
+        if done.config["dataset"]["index_sha256"] != job.category.digest:
+            raise HrbenchError(f"{folder}: done before on other images of the same names; choose another output folder")
         log.info("%s: done before, %s", job.label, folder)
-        return rescore(Run(folder), protocols)
-    partial = folder / "partial"
-    partial.mkdir(parents=True, exist_ok=True)
+        return rescore(done, protocols)
     fit_samples, held_out = split_normals(job.category)
+    partial = folder / "partial"
+    _start_over_if_changed(folder, content_digest(job.category.train))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
     with seeded(job.seed):
         method = load_method(job.method)(**job.options).to(device)
         job.view.check_multiple(method.multiple, job.method_name)
-        fit_seconds = _fit(job, method, fit_samples, held_out, folder, partial, device)
 
-        def maps(samples: Sequence[Sample]) -> Iterator[NativeMaps]:
+        def maps(samples: Sequence[Sample], part: int = 0) -> Iterator[NativeMaps]:
+            torch.manual_seed(mix(job.seed, 1, part))  # what a method draws must not depend on what came before
             return predict(method, samples, job.view, device, batch_size=batch_size)
 
+        fit_seconds = _fit(job, method, fit_samples, held_out, maps, folder, device)
         ways = collections_of(protocols, method.image_score)
         held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
         calibrations = Calibration.of((_finish(method, item) for item in held), [way.side for way in ways])
@@ -198,6 +207,7 @@ def run_job(
     ]
     config = {
         **_describe(job, method),
+        "batch_size": batch_size,
         "device": device_name(device),
         "cost": {"fit_seconds": fit_seconds, **cost, "peak_memory_mib": peak_memory(device)},
     }
@@ -208,121 +218,14 @@ def run_job(
     return run
 
 
-def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[Collection]:
-    """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
-    return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))
-
-
-def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
-    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
-
-    Raises
-    ------
-    HrbenchError
-        If a protocol needs evidence that the run did not collect.
-    """
-    known = run.config["protocols"]
-    new = [p for p in protocols if known.get(p.name, {}).get("sha256") != p.digest]
-    if not new:
-        return run
-    names = [protocol.name for protocol in new]
-    own = run.records.drop(columns=["protocol", *METRIC_COLUMNS]).iloc[0].to_dict()
-    tables = [compute(run.load_evidence(protocol), protocol).assign(**own, protocol=protocol.name) for protocol in new]
-    kept = run.records[~run.records["protocol"].isin(names)]
-    _write_records(run.folder, [kept, *tables])
-    config = {**run.config, "protocols": known | _protocol_digests(new)}
-    _write_config(run.folder, config)
-    return Run(run.folder)
-
-
-def finish_run(
-    folder: Path,
-    category: Category,
-    evidence: Sequence[Evidence],
-    protocols: Sequence[Protocol],
-    config: Mapping[str, Any],
-    anomaly_map: Callable[[Sample], Scores],
-) -> Run:
-    """Write evidence, records, pictures and at last ``run.json`` of a run.
-
-    Parameters
-    ----------
-    folder : Path
-        Its name is the run's.
-    category : Category
-    evidence : sequence of Evidence
-        One per way of collecting; the first serves the first protocol.
-    protocols : sequence of Protocol
-    config : Mapping
-        What ``run.json`` says beyond dataset, protocols, threshold and environment: at least method, view, seed,
-        device and cost.
-    anomaly_map : callable
-        Gives the native map of a test sample, for the pictures.
-    """
-    method = config["method"]
-    own = {
-        "run": folder.name,
-        "dataset": category.dataset,
-        "category": category.name,
-        "method": method["name"],
-        "preset": method["preset"],
-        "view": config["view"],
-        "weights": method["weights_source"],
-        "seed": config["seed"],
-        "ci_low": float("nan"),
-        "ci_high": float("nan"),
-    }
-    tables = []
-    for protocol in protocols:
-        fitting = next(part for part in evidence if part.collection.serves(protocol))
-        tables.append(compute(fitting, protocol).assign(**own, protocol=protocol.name))
-    for part in evidence:
-        part.save(folder / "evidence" / part.collection.name)
-    _write_records(folder, tables)
-    first = evidence[0]
-    draw_pictures(folder / "pictures", first, category, protocols[0], anomaly_map)
-    calibration, rule = first.calibration, protocols[0].threshold
-    complete = {
-        "schema": SCHEMA_VERSION,
-        "run": folder.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset": {
-            "name": category.dataset,
-            "category": category.name,
-            "index_sha256": category.digest,
-            "train": len(category.train),
-            "held_out": calibration.images if calibration else 0,
-            "test": len(category.test),
-            "test_defective": sum(sample.label for sample in category.test),
-        },
-        "protocols": _protocol_digests(protocols),
-        "evidence": [
-            {"name": part.collection.name, "collection": dataclasses.asdict(part.collection)} for part in evidence
-        ],
-        "threshold": {
-            "rule": rule.rule,
-            "value": automatic_threshold(first, rule),
-            "normal_images": calibration.images if calibration else 0,
-        },
-        "environment": environment(),
-        **config,
-    }
-    _write_config(folder, complete)
-    return Run(folder)
-
-
-def _protocol_digests(protocols: Sequence[Protocol]) -> dict[str, dict[str, Any]]:
-    return {p.name: {"version": p.version, "sha256": p.digest} for p in protocols}
-
-
-def _write_records(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
-    with atomic(folder / "records.parquet") as path:
-        pd.concat(tables, ignore_index=True)[list(RECORD_COLUMNS)].to_parquet(path, index=False)
-
-
-def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    with atomic(folder / "run.json") as path:
-        path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+def _start_over_if_changed(folder: Path, digest: str) -> None:
+    """Forget what an earlier attempt learnt if its training images were others."""
+    seen = folder / "partial" / "train.sha256"
+    if not (seen.is_file() and seen.read_text(encoding="utf-8") == digest):
+        shutil.rmtree(folder, ignore_errors=True)
+        seen.parent.mkdir(parents=True)
+        with atomic(seen) as path:
+            path.write_text(digest, encoding="utf-8")
 
 
 def _fit(
@@ -330,16 +233,16 @@ def _fit(
     method: Method,
     fit_samples: list[Sample],
     held_out: list[Sample],
+    maps: Maps,
     folder: Path,
-    partial: Path,
     device: torch.device,
 ) -> float:
     """Fit and calibrate the method, or load what an earlier attempt learnt; return the seconds it took."""
+    partial = folder / "partial"
     weights, timing = folder / "weights.safetensors", partial / "fit.json"
     if weights.is_file() and timing.is_file():
         load_learnt_state(method, load_file(weights))
         return float(json.loads(timing.read_text(encoding="utf-8"))["seconds"])
-    started = time.perf_counter()
     fit = Fit(
         method,
         held_out=ViewedNormals(held_out, job.view),
@@ -352,8 +255,9 @@ def _fit(
     method.fit(ViewedNormals(fit_samples, job.view), fit)
     method.eval()
     if type(method).calibrate is not Method.calibrate:
-        method.calibrate(item.maps for item in predict(method, held_out, job.view, device))
-    seconds = time.perf_counter() - started
+        with torch.no_grad():
+            method.calibrate(item.maps for item in maps(held_out))
+    seconds = fit.seconds
     with atomic(timing) as path:
         path.write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
     with atomic(weights) as path:
@@ -365,7 +269,7 @@ def _fit(
 def _collect(
     job: Job,
     method: Method,
-    maps: Callable[[Sequence[Sample]], Iterator[NativeMaps]],
+    maps: Maps,
     folder: Path,
     ways: Sequence[Collection],
     *,
@@ -373,18 +277,29 @@ def _collect(
 ) -> tuple[list[Evidence], dict[str, float]]:
     """Predict the test images chunk by chunk into evidence shards, and join them.
 
-    A batch never crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
+    Costs are those of the method: forward passes, merging, ``finish``; not decoding, not evidence. A batch never
+    crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
     """
     test = job.category.test
-    shards = [folder / "partial" / f"evidence-{start:06d}" for start in range(0, len(test), CHUNK)]
-    left = [number for number, shard in enumerate(shards) if not shard.is_dir()]
+    chunks = [test[start : start + CHUNK] for start in range(0, len(test), CHUNK)]
+    shards = [folder / "partial" / f"evidence-{number:05d}" for number in range(len(chunks))]
 
-    def collect() -> Iterator[int]:
+    def complete(number: int) -> bool:
+        kept = all(_map_path(folder, sample).is_file() for sample in chunks[number]) if save_maps else True
+        seen = shards[number] / "images.sha256"
+        same = seen.is_file() and seen.read_text(encoding="utf-8") == content_digest(chunks[number])
+        return kept and same and all((shards[number] / way.name).is_dir() for way in ways)
+
+    left = [number for number in range(len(chunks)) if not complete(number)]
+
+    def collect() -> Iterator[None]:
         for number in left:
             collectors = [EvidenceCollector(way) for way in ways]
-            for item in maps(test[number * CHUNK : (number + 1) * CHUNK]):
+            for item in maps(chunks[number], number + 1):
+                started = time.perf_counter()
                 scores = _finish(method, item)
                 sample = item.sample
+                seconds = item.seconds + time.perf_counter() - started
                 mask = sample_mask(sample, scores.shape)
                 for collector in collectors:
                     collector.update(
@@ -393,50 +308,40 @@ def _collect(
                         mask,
                         defect_type=sample.defect_type,
                         decision=item.decision,
-                        seconds=item.seconds,
+                        seconds=seconds,
                     )
                 if save_maps:
-                    _write_map(folder / "maps", sample, scores)
-                yield scores.size
+                    with atomic(_map_path(folder, sample)) as path:
+                        tifffile.imwrite(path, scores, compression="zlib")
+                yield
+            if shards[number].is_dir():  # of an attempt with other protocols, or on other images
+                shutil.rmtree(shards[number])
             with atomic(shards[number]) as path:
+                path.mkdir()
+                (path / "images.sha256").write_text(content_digest(chunks[number]), encoding="utf-8")
                 for collector in collectors:
                     collector.result().save(path / collector.collection.name)
 
-    started = time.perf_counter()
-    done = len(test) - sum(len(test[number * CHUNK : (number + 1) * CHUNK]) for number in left)
-    pixels = sum(track(collect(), f"{job.label} predict", total=len(test), initial=done, unit="img"))
-    wall = time.perf_counter() - started
+    done = len(test) - sum(len(chunks[number]) for number in left)
+    for _ in track(collect(), f"{job.label} predict", total=len(test), initial=done, unit="img"):
+        pass
     evidence = [Evidence.merge([Evidence.load(shard / way.name) for shard in shards]) for way in ways]
-    milliseconds = 1e3 * evidence[0].images["seconds"].to_numpy()
-    warm = milliseconds[1:] if milliseconds.size > 1 else milliseconds
+    images = evidence[0].images
+    warm = images.iloc[1:] if len(images) > 1 else images
+    seconds = warm["seconds"].to_numpy()
     cost = {
-        "predict_seconds": wall,
-        "megapixels_per_second": pixels / 1e6 / wall if pixels else float("nan"),
-        "ms_median": float(np.median(warm)),
-        "ms_p95": float(np.quantile(warm, 0.95)),
+        "predict_seconds": float(images["seconds"].sum()),
+        "megapixels_per_second": float((warm["height"] * warm["width"]).sum() / 1e6 / seconds.sum()),
+        "ms_median": float(1e3 * np.median(seconds)),
+        "ms_p95": float(1e3 * np.quantile(seconds, 0.95)),
     }
     return evidence, cost
 
 
-def sample_mask(sample: Sample, size: tuple[int, ...]) -> Any:
-    """Return the (H, W) bool mask of a defective sample, None for a normal one.
-
-    Raises
-    ------
-    HrbenchError
-        If the mask is of another size, or has no defect pixel.
-    """
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask, (size[0], size[1]))
-    if not mask.any():
-        raise HrbenchError(f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective")
-    return mask
-
-
 def _finish(method: Method, item: NativeMaps) -> Scores:
     """Return the method's anomaly map of one image as an array, checked."""
-    final = method.finish(item.maps)
+    with torch.no_grad():
+        final = method.finish(item.maps)
     array: Scores = final.float().cpu().numpy()
     size = next(iter(item.maps.values())).shape
     if array.shape != tuple(size) or not np.isfinite(array).all():
@@ -448,10 +353,9 @@ def _finish(method: Method, item: NativeMaps) -> Scores:
     return array
 
 
-def _write_map(folder: Path, sample: Sample, scores: Scores) -> None:
-    parts = [safe_name(part) for part in Path(sample.id).with_suffix(".tiff").parts]
-    with atomic(folder.joinpath(*parts)) as path:
-        tifffile.imwrite(path, scores, compression="zlib")
+def _map_path(folder: Path, sample: Sample) -> Path:
+    """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
+    return folder / "maps" / Path(sample.id).with_suffix(".tiff")
 
 
 def _describe(job: Job, method: Method) -> dict[str, Any]:
@@ -463,6 +367,7 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
             "paper": method.paper,
             "reference": job.method,
             "preset": job.preset,
+            "source_sha256": source_digest(type(method)),
             "options": {key: _identity(key, value) for key, value in job.options.items()},
             "weights": method.weights_record(),
             "weights_source": job.weights,
@@ -477,7 +382,6 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
 
 def _identity(key: str, value: Any) -> Any:
     """Return an option as it is recorded: a weights file by its name and content, so that paths may differ."""
-    if key == "weights" and isinstance(value, str | Path) and Path(value).is_file():
-        digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        return f"{Path(value).name} sha256:{digest}"
+    if key == "weights" and isinstance(value, str) and (path := Path(value).expanduser()).is_file():
+        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return value

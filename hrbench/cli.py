@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HrbenchError as error:
         print(f"hrbench: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that cannot be written, a file in a folder's place
+        print(f"hrbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("hrbench: interrupted; the same command continues where it was", file=sys.stderr)
         return 130
@@ -72,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     _dataset_arguments(evaluate)
     evaluate.add_argument("--maps", type=Path, required=True, help="folder of .npy, .tiff or 16-bit .png maps")
     evaluate.add_argument(
-        "--normal-maps", type=Path, help="maps of normal images outside the test set; they set the threshold"
+        "--normal-maps",
+        type=Path,
+        help="maps of normal images outside the test set, that set the threshold (several categories: a folder each)",
     )
     evaluate.add_argument("--name", help="name on the leaderboard (default: the maps' folder)")
     _protocols_argument(evaluate)
-    evaluate.add_argument("--exact", action="store_true", help="no error bound, at 4 bytes of memory per pixel")
+    evaluate.add_argument("--exact", action="store_true", help="no error bound; memory grows with every pixel")
     evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
 
     for name, function, text in (

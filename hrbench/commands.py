@@ -99,7 +99,13 @@ def evaluate(args: argparse.Namespace) -> int:
     name = args.name or args.maps.resolve().name
     runs = [
         score_maps(
-            category, args.maps, args.output, protocols, name=name, normal_maps=args.normal_maps, exact=args.exact
+            category,
+            args.maps,
+            args.output,
+            protocols,
+            name=name,
+            normal_maps=_normal_maps(args.normal_maps, category.name, len(dataset.categories)),
+            exact=args.exact,
         )
         for category in dataset.categories
     ]
@@ -110,6 +116,15 @@ def evaluate(args: argparse.Namespace) -> int:
         )
         done.records.to_csv(done.folder / "records.csv", index=False)
     return 0
+
+
+def _normal_maps(folder: Path | None, category: str, categories: int) -> Path | None:
+    """Return the folder of a category's normal maps: thresholds of different categories must not mix."""
+    if folder is None or categories == 1:
+        return folder
+    if not (folder / category).is_dir():
+        raise HrbenchError(f"{folder / category}: no such folder, expected normal maps of each category in its own")
+    return folder / category
 
 
 def leaderboard(args: argparse.Namespace) -> int:
@@ -238,9 +253,9 @@ def _run_jobs(
     chosen_views: Sequence[str | None] = views or [None]
     jobs = [
         make_job(category, method, preset=preset, view=view, options=(options or {}).get(method), seed=seed)
-        for method in methods
-        for view in chosen_views
-        for seed in seeds
+        for method in dict.fromkeys(methods)
+        for view in dict.fromkeys(chosen_views)
+        for seed in dict.fromkeys(seeds)
         for category in dataset.select(categories)
     ]
     runs, failed = [], 0
@@ -251,6 +266,9 @@ def _run_jobs(
         except HrbenchError as error:
             failed += 1
             print(f"hrbench: {job.label}: {error}", file=sys.stderr)
+        except Exception:  # a fault of the method or of the suite: the other jobs must not be lost with it
+            failed += 1
+            log.exception("hrbench: %s failed", job.label)
     if failed:
         print(f"hrbench: {failed} of {len(jobs)} jobs failed; what was finished is kept", file=sys.stderr)
     return runs, failed

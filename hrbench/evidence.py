@@ -117,7 +117,7 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
         If it is not two-dimensional, not of `size` (H, W), not numeric, or holds NaN or infinity.
     """
     array = np.asarray(anomaly_map)
-    if array.ndim != 2 or (size is not None and array.shape != size):
+    if array.ndim != 2 or 0 in array.shape or (size is not None and array.shape != size):
         expected = "(H, W)" if size is None else f"{size}, that of the image"
         raise HrbenchError(f"{name}: the anomaly map has shape {array.shape}, expected {expected}")
     if array.dtype.kind not in "fiub":
@@ -201,7 +201,7 @@ class Collection:
     side : int or None
         Shrink maps and masks to this square before anything is measured; the image score stays that of the map.
     exact : bool
-        Keep every distinct normal score (4 bytes each, 8 for float64 maps) instead of 22-bit bins.
+        Keep every distinct normal score instead of 22-bit bins: no error bound, and memory grows with every pixel.
     """
 
     rule: str = "max"
@@ -373,6 +373,7 @@ class Evidence:
         components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
         _write(images, facts, folder / "images.parquet")
         _write(components, facts, folder / "components.parquet")
+        (folder / "calibration.parquet").unlink(missing_ok=True)
         if self.calibration is not None:
             known, scores = self.calibration, self.calibration.scores
             table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hrbench.benchmark import collections_of, finish_run, sample_mask
+from hrbench._files import safe_name
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector, Scores
@@ -16,7 +16,8 @@ from hrbench.imaging import image_size
 from hrbench.maps import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
 from hrbench.progress import track
 from hrbench.protocol import Protocol
-from hrbench.store import Run, safe_name
+from hrbench.scoring import collections_of, finish_run, sample_mask
+from hrbench.store import Run
 
 __all__ = ["score_maps"]
 

@@ -17,7 +17,7 @@ from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
 from hrbench.imaging import read_image
 from hrbench.method import Method
-from hrbench.views import Canvas, Placement, View, to_unit
+from hrbench.views import Canvas, Placement, View, stack_tiles, to_unit
 
 __all__ = ["NativeMaps", "predict"]
 
@@ -120,7 +120,7 @@ def _decoded(samples: Sequence[Sample], view: View) -> Iterator[tuple[Sample, Te
 @torch.no_grad()
 def _forward(method: Method, queue: list[tuple[_Pending, int, Tensor]], device: torch.device) -> None:
     started = time.perf_counter()
-    batch = to_unit(torch.stack([tile for _, _, tile in queue]), device)
+    batch = to_unit(stack_tiles([tile for _, _, tile in queue]), device)
     prediction = method.predict(batch)
     for name, maps in prediction.maps.items():
         if maps.ndim != 3 or maps.shape[0] != len(queue):

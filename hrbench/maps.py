@@ -24,7 +24,7 @@ _MAPS = "anomaly_images"
 _DECISIONS = "anomaly_images_thresholded"
 
 
-def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.float32]:
+def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.floating[Any]]:
     """Read one anomaly map.
 
     Parameters
@@ -37,7 +37,7 @@ def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.float
     Returns
     -------
     ndarray of float32, shape (H, W)
-        Higher means more anomalous.
+        Higher means more anomalous; float64 where the file holds more than float32 can.
 
     Raises
     ------
@@ -59,11 +59,11 @@ def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.float
             f"{path}: map is {array.shape[0]} x {array.shape[1]} (height x width), "
             f"expected {size[0]} x {size[1]} as its image; maps are not resized here"
         )
-    with np.errstate(over="ignore"):
-        scores = array.astype(np.float32)
+    wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)  # float32 would merge scores
+    scores: NDArray[np.floating[Any]] = array.astype(np.float64 if wide else np.float32)
     if not np.isfinite(scores).all():
         nan, inf = int(np.isnan(scores).sum()), int(np.isinf(scores).sum())
-        raise HrbenchError(f"{path}: {nan} NaN and {inf} infinite values (as float32), expected finite ones")
+        raise HrbenchError(f"{path}: {nan} NaN and {inf} infinite values, expected finite ones")
     return scores
 
 
@@ -156,7 +156,7 @@ def _load(path: Path) -> NDArray[Any]:
             raise HrbenchError(f"{path}: no such file, {_EXPECTED}")
         try:
             loaded = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, LookupError, TypeError, EOFError, SyntaxError, TokenError) as error:
+        except (ValueError, OSError, LookupError, TypeError, EOFError, SyntaxError, TokenError, MemoryError) as error:
             raise HrbenchError(f"{path}: not a readable array: {error}; {_EXPECTED}") from None
         if not isinstance(loaded, np.ndarray):
             raise HrbenchError(f"{path}: an archive of several arrays, {_EXPECTED}")

@@ -7,15 +7,17 @@ batching, checkpoints, scoring and recording are the suite's.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -249,12 +251,41 @@ def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
 
 
 def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` as a dict; one that the constructor does not take is an error."""
+    """Return `options` as a dict; one that the constructor does not take, or of another type, is an error."""
     known = [key for key in inspect.signature(cls).parameters if key != "self"]
-    for key in options:
+    hints = get_type_hints(cls.__init__)
+    for key, value in options.items():
         if key not in known:
             raise unknown_name(f"option of {name}", key, known)
+        if key in hints and not _fits(value, hints[key]):
+            expected = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
+            raise HrbenchError(f"option {key} of {name} is {value!r}, expected {expected or hints[key]}")
     return dict(options)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of an annotated type, for the types that options have; others pass."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True
+
+
+def source_digest(cls: type[Method]) -> str:
+    """Return the SHA-256 of the source that a method is made of: its module and the ``_*.py`` files beside it."""
+    own = Path(inspect.getfile(cls))
+    state = hashlib.sha256()
+    for path in [own, *sorted(own.parent.glob("_*.py"))]:
+        state.update(path.read_bytes())
+    return state.hexdigest()
 
 
 def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:

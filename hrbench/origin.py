@@ -8,17 +8,21 @@ import resource
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 import hrbench
 from hrbench.errors import HrbenchError
+
+if TYPE_CHECKING:  # torch is imported when a device is used: scoring finished maps needs none
+    import torch
 
 __all__ = ["device_name", "environment", "peak_memory", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
     """Return the torch device called `name`; ``auto`` is the first GPU, else the CPU."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -32,6 +36,8 @@ def pick_device(name: str) -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """Return the device's name for people."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"
@@ -39,6 +45,8 @@ def device_name(device: torch.device) -> str:
 
 def peak_memory(device: torch.device) -> float:
     """Return MiB: allocated on a GPU since its statistics were reset, on a CPU by this process since it began."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if platform.system() == "Darwin" else 2**10

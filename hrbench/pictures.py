@@ -13,12 +13,12 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from hrbench._files import atomic
 from hrbench.data.sample import Category, Sample
 from hrbench.evidence import Evidence, Scores, key_scores
 from hrbench.imaging import read_image, read_mask
 from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
-from hrbench.store import atomic
 
 __all__ = ["draw_pictures", "panel", "select"]
 

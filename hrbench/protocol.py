@@ -15,7 +15,17 @@ from hrbench._layout import protocols_root
 from hrbench._toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
 
-__all__ = ["Curve", "ImageScoreRule", "Protocol", "SizeBins", "ThresholdRule", "list_protocols", "load_protocol"]
+__all__ = [
+    "Bootstrap",
+    "Curve",
+    "Detectability",
+    "ImageScoreRule",
+    "Protocol",
+    "SizeBins",
+    "ThresholdRule",
+    "list_protocols",
+    "load_protocol",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +117,41 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """Intervals by resampling images, stratified by label.
+
+    Attributes
+    ----------
+    draws : int
+        Replicates; 0 for none.
+    level : float
+        Of the two-sided intervals.
+    seed : int
+    """
+
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Detectability:
+    """Probability of detection against component area, hit or miss.
+
+    Attributes
+    ----------
+    share : float
+        A component is a hit if at least this share of its pixels reaches the operating threshold.
+    probability, level : float
+        0.9 and 0.95 make a90 and a90/95.
+    """
+
+    share: float = 0.1
+    probability: float = 0.9
+    level: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """A versioned set of rules by which anomaly maps are measured.
 
@@ -131,6 +176,8 @@ class Protocol:
     curve : Curve
     size_bins : SizeBins
     threshold : ThresholdRule
+    bootstrap : Bootstrap
+    pod : Detectability
     """
 
     name: str
@@ -144,6 +191,8 @@ class Protocol:
     curve: Curve = Curve()
     size_bins: SizeBins = SizeBins()
     threshold: ThresholdRule = ThresholdRule()
+    bootstrap: Bootstrap = Bootstrap()
+    pod: Detectability = Detectability()
 
     def __post_init__(self) -> None:
         def require(ok: bool, key: str, found: object, expected: str) -> None:
@@ -161,6 +210,11 @@ class Protocol:
         ordered = sorted(set(bins.diameters)) == list(bins.diameters) and all(x > 0 for x in bins.diameters)
         require(ordered, "size_bins.diameters", bins.diameters, "rising positive numbers")
         require(0 < rule.fpr < 1, "threshold.fpr", rule.fpr, "a number in (0, 1)")
+        require(self.bootstrap.draws >= 0, "bootstrap.draws", self.bootstrap.draws, "0 or more")
+        require(0 < self.bootstrap.level < 1, "bootstrap.level", self.bootstrap.level, "a number in (0, 1)")
+        for key in ("share", "probability", "level"):
+            given = getattr(self.pod, key)
+            require(0 < given <= 1 if key == "share" else 0 < given < 1, f"pod.{key}", given, "a number in (0, 1)")
         sampled = self.curve.sampling != "all"
         require(not sampled or self.curve.thresholds > 1, "curve.thresholds", self.curve.thresholds, "at least 2")
 
@@ -174,7 +228,7 @@ class Protocol:
         """Hexadecimal SHA-256 of the rules: equal digests mean equal measurement.
 
         Rules at their default do not count, so that a later version of hrbench that knows more rules gives an
-        old file its old digest.
+        old file its old digest; that is why a default never changes.
         """
         rules = _without_defaults(self)
         rules.pop("title")

@@ -13,11 +13,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +24,7 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence import Collection, Evidence
 from hrbench.protocol import Protocol
 
-__all__ = ["RECORD_COLUMNS", "SCHEMA_VERSION", "Picture", "Run", "atomic", "read_runs", "safe_name"]
+__all__ = ["RECORD_COLUMNS", "SCHEMA_VERSION", "Picture", "Run", "read_runs"]
 
 SCHEMA_VERSION = 1
 
@@ -134,22 +129,3 @@ def read_runs(output: Path) -> list[Run]:
     if not runs:
         raise HrbenchError(f"{output}: no finished run in this folder; `hrbench run` makes them")
     return runs
-
-
-def safe_name(text: str) -> str:
-    """Turn a name from a file or an option into one path component that cannot leave its folder."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".") or "_"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, for a file or a folder; move it there if the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)

@@ -16,19 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hrbench._files import atomic
 from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Normals
 from hrbench.progress import track
-from hrbench.store import atomic
-from hrbench.views import Placement, View, to_unit
+from hrbench.views import Placement, View, stack_tiles, to_unit
 
-__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "seeded"]
+__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
 
 CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
 WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
 CHECKPOINT_SECONDS = 30.0
+
+
+def mix(*numbers: int) -> int:
+    """Return a seed of 63 bits that depends on all numbers."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(words[0]) >> 1
 
 
 @contextlib.contextmanager
@@ -78,7 +84,7 @@ class ViewedNormals:
         """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
 
         def load(chosen: list[tuple[int, int]]) -> Tensor:
-            return torch.stack([self._cut(*item) for item in chosen])
+            return stack_tiles([self._cut(*item) for item in chosen])
 
         stream = self._stream(seed)
         for _ in range(start * batch_size):
@@ -159,6 +165,8 @@ class Fit:
         self.label = label
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
+        self._earlier: float = self._saved.get("seconds", 0.0)
+        self._started = time.monotonic()
         self._finished: list[list[float]] = list(self._saved.get("finished", []))
 
     def train(
@@ -172,6 +180,9 @@ class Fit:
         description: str = "fit",
     ) -> list[float]:
         """Run the fit loop; see :meth:`hrbench.method.FitContext.train`."""
+        for option, given in (("steps", steps), ("batch_size", batch_size)):
+            if given < 1:
+                raise HrbenchError(f"{self.label} {description}: {option} is {given}, expected at least 1".strip())
         self._stage += 1
         if self._saved:
             load_learnt_state(self.method, self._saved["method"])
@@ -183,12 +194,12 @@ class Fit:
                 optimizer.load_state_dict(self._saved["optimizer"])
                 losses = list(self._saved["losses"])
             self._saved = {}
-        seed = self.seed * 1000 + self._stage
+        seed = self.seed * 16 + self._stage
         batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
         saved_at = time.monotonic()
         name = f"{self.label} {description}".strip()
         for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
-            torch.manual_seed(seed * 1_000_003 + len(losses))  # a step's randomness does not depend on its past
+            torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             value = loss(to_unit(batch, self.device))
             number = float(value.detach())
@@ -210,12 +221,18 @@ class Fit:
         """Iterate under a progress bar."""
         return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
 
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that of interrupted attempts included up to their last checkpoint."""
+        return self._earlier + time.monotonic() - self._started
+
     def _save(self, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
         if self.checkpoint is None:
             return
         state = {
             "finished": self._finished,
             "losses": losses,
+            "seconds": self.seconds,
             "method": learnt_state(self.method),
             "optimizer": optimizer.state_dict(),
         }
@@ -227,7 +244,7 @@ def learnt_state(method: nn.Module) -> dict[str, Tensor]:
     """Return the state dict without frozen backbones (modules with a `provenance`): those are rebuilt by name."""
     rebuilt = _rebuilt_prefixes(method)
     return {
-        key: value.detach().to("cpu").contiguous()
+        key: value.detach().to("cpu").clone().contiguous()  # a copy: tied tensors cannot be written
         for key, value in method.state_dict().items()
         if not key.startswith(rebuilt)
     }
@@ -241,6 +258,11 @@ def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
     HrbenchError
         If keys or shapes differ.
     """
+    for name, module in method.named_modules():  # the size of a buffer may be learnt, as that of a memory bank
+        for key, buffer in module.named_buffers(recurse=False):
+            saved = state.get(f"{name}.{key}" if name else key)
+            if saved is not None and saved.shape != buffer.shape:
+                setattr(module, key, torch.empty(saved.shape, dtype=buffer.dtype, device=buffer.device))
     own = {key: value for key, value in method.state_dict().items() if key in state}
     shapes = [key for key, value in own.items() if value.shape != state[key].shape]
     missing = set(learnt_state(method)) ^ set(state)

@@ -16,6 +16,7 @@ weights form a partition of unity by construction.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Canvas", "Placement", "View", "tile_starts", "to_uint8_tensor", "to_unit"]
+__all__ = ["Canvas", "Placement", "View", "stack_tiles", "tile_starts", "to_uint8_tensor", "to_unit"]
 
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
@@ -198,6 +199,7 @@ class Canvas:
 
     def __init__(self, placement: Placement, device: torch.device) -> None:
         self.placement = placement
+        self._single: Tensor | None = None
         height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
         self._sum = torch.zeros((height, width), device=device)
         self._windows = tuple(window.to(device) for window in placement.windows)
@@ -205,6 +207,9 @@ class Canvas:
     def add(self, index: int, tile: Tensor) -> None:
         """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
         placement = self.placement
+        if len(placement) == 1 and placement.grid == placement.tile:
+            self._single = tile.float()  # brought to the native size in one step
+            return
         row, column = divmod(index, len(placement.columns))
         full = _resize(tile.float(), placement.tile)
         weighted = full * self._windows[0][row, :, None] * self._windows[1][column, None, :]
@@ -225,7 +230,7 @@ class Canvas:
         placement = self.placement
         left, right, top, bottom = placement.pad
         height, width = placement.native
-        merged = self._sum[: placement.grid[0], : placement.grid[1]]
+        merged = self._sum[: placement.grid[0], : placement.grid[1]] if self._single is None else self._single
         padded = (height + top + bottom, width + left + right)
         if nearest:
             merged = F.interpolate(merged[None, None], padded, mode="nearest-exact")[0, 0]
@@ -245,6 +250,13 @@ def to_uint8_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Te
     if image.dtype == np.uint16:
         return torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1).contiguous()
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+
+
+def stack_tiles(tiles: Sequence[Tensor]) -> Tensor:
+    """Stack tiles of one size; where 8-bit and 16-bit images meet, all become float32 in [0, 1]."""
+    if len({tile.dtype for tile in tiles}) > 1:
+        tiles = [to_unit(tile, tile.device) for tile in tiles]
+    return torch.stack(list(tiles))
 
 
 def to_unit(batch: Tensor, device: torch.device) -> Tensor:

@@ -168,7 +168,7 @@ class FastFlow(Method):
         optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
         steps = self._steps
         if steps is None:
-            steps = (self._epochs or 1) * max(1, len(normals) // self._batch_size)
+            steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
         context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 
     def features(self, batch: Tensor) -> list[Tensor]:
@@ -189,13 +189,14 @@ class FastFlow(Method):
         return negative_log_likelihood(*self.latents(batch))
 
     def predict(self, batch: Tensor) -> Prediction:
-        """Return the map at the finest stride; the view brings it to the image's grid."""
+        """Return the map: the energy at the finest stride, the paper's likelihood at the input's size."""
         energies = [energy(z) for z in self.latents(batch)[0]]
-        return Prediction({"anomaly": fuse(energies, self._map)})
+        grid = batch.shape[-2:] if self._map == "likelihood" else energies[0].shape[-2:]
+        return Prediction({"anomaly": fuse(energies, self._map, (grid[0], grid[1]))})
 
 
-def fuse(energies: Sequence[Tensor], kind: str) -> Tensor:
-    """Average the scales' maps at the finest one's grid.
+def fuse(energies: Sequence[Tensor], kind: str, grid: tuple[int, int] | None = None) -> Tensor:
+    """Average the scales' maps on one grid.
 
     Parameters
     ----------
@@ -203,13 +204,15 @@ def fuse(energies: Sequence[Tensor], kind: str) -> Tensor:
         (B, 1, h, w) per scale, finest first.
     kind : str
         ``energy`` or ``likelihood``. The paper interpolates p = exp(-E), not E, and averages -p.
+    grid : (int, int), optional
+        By default that of the finest scale. The paper's is that of the input.
 
     Returns
     -------
     Tensor
-        (B, h, w) float32 at the finest scale.
+        (B, h, w) float32.
     """
     maps = [-torch.exp(-e) if kind == "likelihood" else e for e in energies]
-    grid = maps[0].shape[-2:]
-    maps = [functional.interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps]
+    size = grid or maps[0].shape[-2:]
+    maps = [functional.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
     return torch.stack(maps).mean(dim=0).squeeze(1)

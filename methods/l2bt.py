@@ -102,7 +102,7 @@ class L2BT(Method):
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self._lr)
         steps = self._steps
         if steps is None:
-            steps = (self._epochs or 1) * math.ceil(len(normals) / self._batch_size)
+            steps = (self._epochs or 0) * math.ceil(len(normals) / self._batch_size)
         context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 
     def translate(self, batch: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from helpers import write_tree
 
 from hrbench import HrbenchError, load_dataset, load_protocol
 from hrbench import benchmark as benchmark_module
+from hrbench import scoring as scoring_module
 from hrbench.benchmark import make_job, run_job, split_normals
 from hrbench.store import RECORD_COLUMNS, read_runs
 
@@ -106,7 +107,7 @@ def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypat
         patch.setattr(torch.optim.Adam, "step", step)
         patch.setattr(benchmark_module, "EvidenceCollector", collector)
         if stop_at == "records":
-            patch.setattr(benchmark_module, "compute", compute)
+            patch.setattr(scoring_module, "compute", compute)
         with pytest.raises(Killed):
             run_job(job, output, PROTOCOLS, device=CPU)
         assert not (job.folder(output) / "run.json").exists()
@@ -193,7 +194,7 @@ def test_fit_reads_no_mask_and_no_test_image(tree, toy, tmp_path, monkeypatch):
     def no_mask(*args):
         raise StopHere
 
-    monkeypatch.setattr(benchmark_module, "read_mask", no_mask)
+    monkeypatch.setattr(scoring_module, "read_mask", no_mask)
     with pytest.raises(StopHere):
         run(tree, toy, tmp_path)
     before_test = [path for path in read if "test" not in path.parts]
@@ -266,3 +267,154 @@ def test_one_training_image_is_too_few(tmp_path, toy):
     root = write_tree(tmp_path / "one", train=1)
     with pytest.raises(HrbenchError, match="1 normal training images, expected at least 2"):
         run(root, toy, tmp_path / "out")
+
+
+def test_changed_images_are_noticed(tree, toy, tmp_path):
+    from PIL import Image
+
+    root = broken_copy(tree, tmp_path / "data")
+    done = run(root, toy, tmp_path / "out")
+    assert run(root, toy, tmp_path / "out").folder == done.folder
+    Image.new("RGB", (70, 48), "white").save(root / "bolt" / "test" / "good" / "000.png")
+    with pytest.raises(HrbenchError, match="done before on other images of the same names"):
+        run(root, toy, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_unfinished_run_repeats_only_what_saw_other_images(tree, toy, tmp_path, monkeypatch, part):
+    from PIL import Image
+
+    root = broken_copy(tree, tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_module, "compute", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(root, toy, tmp_path / "out")
+    changed = {"train": root / "bolt" / "train" / "good", "test": root / "bolt" / "test" / "good"}[part]
+    Image.new("RGB", (70, 48), (90, 80, 70)).save(changed / "001.png")
+    steps, shards = [], []
+    real_step, real_collector = torch.optim.Adam.step, benchmark_module.EvidenceCollector
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a: steps.append(1) or real_step(self, *a))
+    monkeypatch.setattr(benchmark_module, "EvidenceCollector", lambda way: shards.append(1) or real_collector(way))
+    resumed = run(root, toy, tmp_path / "out")
+    assert len(steps) == (20 if part == "train" else 0)
+    assert len(shards) == (3 if part == "train" else 1)
+    fresh = run(root, toy, tmp_path / "fresh")
+    assert np.array_equal(resumed.evidence.defect_scores, fresh.evidence.defect_scores)
+    assert resumed.evidence.images.drop(columns="seconds").equals(fresh.evidence.images.drop(columns="seconds"))
+
+
+def test_adapters_of_one_name_but_other_code_are_different_runs(tree, toy, tmp_path):
+    from pathlib import Path
+
+    other = tmp_path / "toy_adapter.py"
+    other.write_text(Path(toy).read_text().replace("# ", "#  ").replace("return Prediction", "return  Prediction"))
+    assert job_for(tree, str(other)).name != job_for(tree, toy).name
+    assert job_for(tree, str(other)).method_name == job_for(tree, toy).method_name
+
+
+def test_eight_and_sixteen_bit_images_share_a_batch(tree, toy, tmp_path):
+    import tifffile
+    from PIL import Image
+
+    plain = run(tree, toy, tmp_path / "a")
+    root = broken_copy(tree, tmp_path / "data")
+    for path in sorted((root / "bolt").glob("t*/*/00[02].png")):
+        pixels = np.asarray(Image.open(path)).astype(np.uint16) * 257
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tiff"), pixels)
+    mixed = run(root, toy, tmp_path / "b")
+    scores = [
+        r.evidence.images.assign(id=lambda f: f["id"].str.split(".").str[0]).set_index("id")["score"]
+        for r in (plain, mixed)
+    ]
+    pd.testing.assert_series_equal(*scores, rtol=1e-4)
+
+
+def test_a_method_that_draws_while_it_predicts_resumes_alike(tree, tmp_path, monkeypatch, toy):
+    from hrbench.method import load_method
+
+    cls = load_method(toy)
+    plain = cls.predict
+
+    def noisy(self, batch):
+        return plain(self, batch + 0.01 * torch.randn_like(batch))
+
+    monkeypatch.setattr(cls, "predict", noisy)
+    job = job_for(tree, toy)
+    monkeypatch.setattr(benchmark_module, "load_method", lambda _: cls)
+    whole = run_job(job, tmp_path / "a", PROTOCOLS, device=CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_module, "compute", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_job(job, tmp_path / "b", PROTOCOLS, device=CPU)
+    shutil.rmtree(job.folder(tmp_path / "b") / "partial" / "evidence-00001")
+    resumed = run_job(job, tmp_path / "b", PROTOCOLS, device=CPU)
+    assert np.array_equal(resumed.evidence.defect_scores, whole.evidence.defect_scores)
+
+
+def test_learnt_buffers_may_change_their_size(tree, tmp_path, monkeypatch):
+    adapter = tmp_path / "bank.py"
+    adapter.write_text(
+        "import torch\n"
+        "from hrbench.method import Method, Prediction, Preset\n"
+        "class Bank(Method):\n"
+        "    title = paper = 'bank'\n"
+        "    presets = {'native': Preset('tiled:32:8')}\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.register_buffer('bank', torch.zeros(0, 3))\n"
+        "    def fit(self, normals, context):\n"
+        "        self.bank = torch.stack([x.mean(dim=(1, 2)) for x in normals])\n"
+        "    def predict(self, batch):\n"
+        "        distance = (batch[:, None] - self.bank[:, :, None, None]).square().sum(dim=2)\n"
+        "        return Prediction({'m': distance.min(dim=1).values})\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_module, "compute", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(tree, str(adapter), tmp_path / "out")
+    assert run(tree, str(adapter), tmp_path / "out").records["value"].notna().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": "abc"}, "option steps of .* is 'abc', expected int"),
+        ({"steps": True}, "expected int"),
+        ({"noise": "low"}, "expected float"),
+        ({"weights": {1, 2}}, "expected str"),
+    ],
+)
+def test_options_of_another_type_are_named(tree, toy, options, message):
+    with pytest.raises(HrbenchError, match=message):
+        job_for(tree, toy, options=options)
+
+
+def test_options_seeds_and_test_sets_that_make_no_sense(tree, toy, tmp_path):
+    with pytest.raises(HrbenchError, match="steps is -2, expected at least 1"):
+        run(tree, toy, tmp_path, options={"steps": -4})
+    with pytest.raises(HrbenchError, match="seed is -1"):
+        job_for(tree, toy, seed=-1)
+    root = broken_copy(tree, tmp_path / "data")
+    shutil.rmtree(root / "bolt" / "test" / "dent")
+    shutil.rmtree(root / "bolt" / "ground_truth")
+    with pytest.raises(HrbenchError, match="no defective test image"):
+        run(root, toy, tmp_path)
+
+
+def test_records_have_intervals_and_detection_limits(tree, toy, tmp_path):
+    records = run(tree, toy, tmp_path).records
+    assert {"a50", "a90", "a90_95"} <= set(records["metric"])
+    known = records.dropna(subset=["ci_low", "value"])
+    assert (known["ci_low"] <= known["value"] + 1e-9).all()
+    assert (known["value"] <= known["ci_high"] + 1e-9).all()
+
+
+def test_one_pass_serves_protocols_that_collect_differently(tree, toy, tmp_path):
+    low = load_protocol("lowres256")
+    done = run_job(job_for(tree, toy), tmp_path, [*PROTOCOLS, low], device=CPU)
+    assert set(done.records["protocol"]) == {"native", "lowres256"}
+    assert done.load_evidence(low).collection.side == 256
+    assert done.load_evidence(PROTOCOLS[0]).collection.side is None
+    with pytest.raises(HrbenchError, match="needs evidence collected as 512-max-8"):
+        run_job(job_for(tree, toy), tmp_path, [load_protocol("lowres512")], device=CPU)

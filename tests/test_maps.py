@@ -48,9 +48,9 @@ def test_reads_npy(tmp_path: Path, dtype: str) -> None:
     array = (SCORES * 100).astype(dtype) if np.dtype(dtype).kind != "u" else np.arange(35).reshape(SIZE).astype(dtype)
     np.save(tmp_path / "a.npy", array)
     read = read_map(tmp_path / "a.npy", SIZE)
-    assert read.dtype == np.float32
+    assert read.dtype == (np.float64 if dtype in ("float64", "int32") else np.float32)  # no score is merged
     assert read.dtype.isnative
-    np.testing.assert_array_equal(read, array.astype(np.float32))
+    np.testing.assert_array_equal(read, array.astype(read.dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint16"])
@@ -74,10 +74,10 @@ def test_reads_16_bit_png_and_single_channel_axes(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", SCORES[None])
     np.save(tmp_path / "c.npy", SCORES[..., None])
     for name in ("b.npy", "c.npy"):
-        np.testing.assert_array_equal(read_map(tmp_path / name, SIZE), SCORES.astype(np.float32))
+        np.testing.assert_array_equal(read_map(tmp_path / name, SIZE), SCORES)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
     array = SCORES.copy()
     array[2, 3] = bad

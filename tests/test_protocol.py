@@ -87,3 +87,26 @@ def test_image_score_rules():
     ones = np.zeros((100, 150))
     ones[0, :15] = 1
     assert image_score(ones, ImageScoreRule("top:0.001")) == 1
+
+
+def test_defaults_never_change():
+    # a protocol's digest leaves out what is at its default, so a default must mean the same for ever
+    from dataclasses import asdict
+
+    from hrbench.protocol import Protocol
+
+    assert asdict(Protocol("x", "X", 1)) == {
+        "name": "x",
+        "title": "X",
+        "version": 1,
+        "resolution": "native",
+        "image_score": "method",
+        "connectivity": 8,
+        "fpr_limits": (0.30, 0.10, 0.05, 0.01),
+        "headline_fpr": 0.05,
+        "curve": {"sampling": "all", "thresholds": 0},
+        "size_bins": {"quantiles": (0.25, 0.5, 0.75), "diameters": (8.0, 16.0, 32.0, 64.0, 128.0)},
+        "threshold": {"rule": "normal-quantile", "fpr": 0.001, "k": 3.0},
+        "bootstrap": {"draws": 1000, "level": 0.95, "seed": 0},
+        "pod": {"share": 0.1, "probability": 0.9, "level": 0.95},
+    }

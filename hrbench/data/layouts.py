@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from hrbench._files import safe_name
 from hrbench.data._index import inside, list_images, make_category, pair_masks, sample_id, subfolders
 from hrbench.data.descriptor import Descriptor, load_descriptor
 from hrbench.data.sample import Category, Dataset, Sample
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.imaging import read_mask
-from hrbench.store import safe_name
 
 __all__ = ["LAYOUTS", "load_dataset", "present_categories"]
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hrbench._files import atomic
 from hrbench.data._defects import KINDS, add_defect
 from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.store import atomic
 
 __all__ = ["make_dataset"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from hrbench.errors import unknown_name
 
-__all__ = ["Category", "Dataset", "Sample"]
+__all__ = ["Category", "Dataset", "Sample", "content_digest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +61,33 @@ class Category:
     test: tuple[Sample, ...]
 
     @cached_property
+    def names_digest(self) -> str:
+        """SHA-256 over the index without the files' content: which samples there are, not what they show."""
+        rows = ["\t".join(_row(sample)) for sample in (*self.train, *self.test)]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over ids, labels, defect types, splits and mask names: same digest, same images."""
-        state = hashlib.sha256()
-        for sample in (*self.train, *self.test):
-            mask = sample.mask.name if sample.mask else ""
-            row = (sample.split, sample.id, str(sample.label), sample.defect_type, mask)
-            state.update("\t".join(row).encode() + b"\n")
-        return state.hexdigest()
+        """The :func:`content_digest` of all samples: two people with equal ones used the same images."""
+        return content_digest((*self.train, *self.test))
+
+
+def content_digest(samples: Sequence[Sample]) -> str:
+    """Return the SHA-256 over ids, labels, defect types, splits and the content of all images and masks.
+
+    Equal digests mean equal images, wherever they lie. Reads every file once.
+    """
+
+    def row(sample: Sample) -> str:
+        files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+        return "\t".join([*_row(sample), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
+
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256("\n".join(pool.map(row, samples)).encode()).hexdigest()
+
+
+def _row(sample: Sample) -> tuple[str, ...]:
+    return sample.split, sample.id, str(sample.label), sample.defect_type, sample.mask.name if sample.mask else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,4 +113,4 @@ class Dataset:
         for name in names:
             if name not in known:
                 raise unknown_name(f"category of {self.name}", name, known)
-        return tuple(known[name] for name in names)
+        return tuple(known[name] for name in dict.fromkeys(names))

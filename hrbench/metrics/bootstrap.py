@@ -162,7 +162,7 @@ def logit_interval(values: Floats, estimate: float, units: int, level: float = 0
     so that the interval stays inside (0, 1) and is longer on the inner side; t is Student's with n - 1 degrees of
     freedom, n the resampled units, and s is multiplied by ``sqrt(n / (n - 1))``, which a bootstrap variance lacks. Of
     the constructions tried (percentile, expanded percentile, BCa, normal on either scale) this one's simulated coverage
-    with 30 and 100 images was nearest to the level: ``tools/simulate_coverage.py``.
+    with 30 and 100 images was nearest to the level, under the model of ``tools/simulate_coverage.py``.
 
     Where all replicates agree the sample shows no spread (a perfect score, say). The bootstrap then knows nothing, and
     an interval of no width would be a false claim: both ends are NaN.

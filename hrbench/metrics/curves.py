@@ -75,9 +75,12 @@ def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
     return np.where(at_least <= limit, inside, np.where(above < limit, crossing, 0.0))
 
 
-def pixel_areas(evidence: Evidence, limit: float) -> Certified:
-    """Return each defect pixel's share of the normalised area up to FPR `limit`, in [0, 1]."""
-    above, at_least = defect_ranks(evidence)
+def pixel_areas(evidence: Evidence, limit: float, ranks: tuple[Floats, Floats] | None = None) -> Certified:
+    """Return each defect pixel's share of the normalised area up to FPR `limit`, in [0, 1].
+
+    `ranks` are those of :func:`defect_ranks`, where they are known.
+    """
+    above, at_least = ranks or defect_ranks(evidence)
     value = partial_area(above, at_least, limit) / limit
     if evidence.lossless:
         return Certified(value, value, value)
@@ -87,9 +90,9 @@ def pixel_areas(evidence: Evidence, limit: float) -> Certified:
 def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, Certified]:
     """Return each component's own AUPRO, (K,), per FPR limit: AUPRO of any subset is the mean over it."""
     areas = evidence.components["area"].to_numpy(dtype=np.float64)
-    result = {}
+    result, ranks = {}, defect_ranks(evidence)
     for limit in limits:
-        pixels = pixel_areas(evidence, limit)
+        pixels = pixel_areas(evidence, limit, ranks)
         sums = (np.add.reduceat(part, evidence.component_starts) for part in pixels)
         result[limit] = Certified(*(part / areas for part in sums))
     return result
@@ -97,14 +100,16 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
 
 def pixel_average_precision(evidence: Evidence) -> Certified:
     """Return the average precision over all pixels: the step-wise sum of precision over recall."""
-    thresholds, pixels = np.unique(evidence.defect_scores, return_counts=True)
-    hits = np.cumsum(pixels[::-1])[::-1]
-    keys = score_keys(thresholds, evidence.shift)
-    weights = pixels / evidence.defect_scores.size
-    low = float(np.sum(weights * hits / (hits + evidence.normal.at_least(keys))))
+    scores = np.sort(evidence.defect_scores)
+    hits = scores.size - np.searchsorted(scores, scores, side="left")  # defect pixels at or above each
+    keys = score_keys(scores, evidence.shift)
+    false = evidence.normal.at_least(keys)
     if evidence.lossless:
-        return Certified(low, low, low)
-    high = float(np.sum(weights * hits / (hits + evidence.normal.above(keys))))
+        value = float(np.mean(hits / (hits + false)))
+        return Certified(value, value, value)
+    fewest = np.arange(scores.size, 0, -1)  # equal scores may have differed before they became float32
+    low = float(np.mean(fewest / (fewest + false)))
+    high = float(np.mean(hits / (hits + evidence.normal.above(keys))))
     return Certified((low + high) / 2, low, high)
 
 
@@ -157,9 +162,9 @@ def _curve(evidence: Evidence, weights: Floats, points: int) -> tuple[Floats, Fl
     normal = evidence.normal
     keys = score_keys(evidence.defect_scores, evidence.shift)
     thresholds = np.unique(np.concatenate([normal.keys, keys]))[::-1]
-    order = np.argsort(keys)[::-1]
-    gained = np.concatenate([[0.0], np.cumsum(weights[order])])
-    reached = np.searchsorted(-keys[order].astype(np.int64), -thresholds.astype(np.int64), side="right")
+    order = np.argsort(keys)
+    gained = np.concatenate([[0.0], np.cumsum(weights[order[::-1]])])
+    reached = keys.size - np.searchsorted(keys[order], thresholds, side="left")
     fpr = np.concatenate([[0.0], normal.at_least(thresholds) / normal.total])
     value = np.concatenate([[0.0], gained[reached]])
     if fpr.size > points:

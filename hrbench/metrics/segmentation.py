@@ -77,12 +77,18 @@ class Overlap(NamedTuple):
 
 def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
     """Count pixels with a score at or above `threshold`; exact if it is an edge of the evidence's bins."""
-    key = score_keys(np.array([threshold], dtype=evidence.defect_scores.dtype), evidence.shift)
-    on_edge = evidence.lossless or key_scores(key, evidence.shift)[0] == threshold
+    if not np.isfinite(threshold):
+        raise HrbenchError(f"threshold is {threshold}, expected a finite number")
+    lowest = evidence.defect_scores.dtype.type(threshold)
+    if float(lowest) < float(threshold):  # the lowest score of this type that reaches it
+        lowest = np.nextafter(lowest, lowest.dtype.type(np.inf))
+    key = score_keys(np.array([lowest]), evidence.shift)
+    above = key + key.dtype.type(1)
+    on_edge = key_scores(key, evidence.shift)[0] == lowest
     sums = _ImageSums(evidence)
-    high = sums.normals_from(key)[:, 0]
-    low = high if on_edge else sums.normals_from(key + key.dtype.type(1))[:, 0]
-    called = (evidence.defect_scores >= threshold).astype(np.float64)
+    high = sums.normals_from(key if on_edge or not evidence.lossless else above)[:, 0]
+    low = high if on_edge else sums.normals_from(above)[:, 0]
+    called = (evidence.defect_scores >= lowest).astype(np.float64)
     hits = np.bincount(sums.owner, weights=called, minlength=len(evidence.images)).astype(np.float64)
     return Overlap(sums.defect, hits, low, high)
 
@@ -114,9 +120,12 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
 
     Branch and bound over the keys of defect pixels, one of which is best: from one key up to, not including,
     another the hits are at most those at the first and the false positives at least those at the second.
-    Intervals whose bound exceeds the best value by more than `tolerance` are split, down to single bins.
+    Intervals whose bound exceeds the best value by more than `tolerance` (0 for lossless evidence) are split, down to
+    single bins.
     """
     sums = _ImageSums(evidence)
+    if evidence.lossless:
+        tolerance = 0.0
     kept = sums.defect > 0
     defect = sums.defect[kept]
     keys = np.unique(score_keys(evidence.defect_scores, evidence.shift))

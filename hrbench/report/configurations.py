@@ -70,9 +70,17 @@ def _weights_identity(text: str) -> str:
 
 
 def without_duplicates(runs: pd.DataFrame, notes: dict[str, list[str]]) -> pd.DataFrame:
-    """Keep the newest of the runs of one configuration, category and seed: a copy is not a second seed."""
+    """Keep runs on the images of each category's newest run, and of equal configuration and seed the newest."""
     same = [*_IDENTITY, "dataset", "category", "seed"]
     newest = runs.sort_values(["created", "position"], kind="stable")
+    current = newest.groupby(["dataset", "category"])["images"].transform("last")
+    other = newest["images"] != current
+    for (dataset, category), number in newest[other].groupby(["dataset", "category"]).size().items():
+        notes[str(dataset)].append(
+            f"{category}: {number} run{'s' * (number > 1)} on other images than the newest run's left out "
+            "(the dataset index digests differ)."
+        )
+    newest = newest[~other]
     extra = newest.duplicated(same, keep="last")
     for dataset, number in newest[extra].groupby("dataset").size().items():
         notes[str(dataset)].append(
@@ -118,11 +126,6 @@ def remarks(
             names = ", ".join(sorted(set(lacking["category"] + "/" + lacking["run"])))
             notes[str(dataset)].append(f"Without records of protocol {protocol.name!r}, left out: {names}.")
     for dataset, group in runs.groupby("dataset"):
-        versions = group.groupby("category")["images"].nunique()
-        for category in versions[versions > 1].index:
-            notes[str(dataset)].append(
-                f"{category}: the runs saw different images (their dataset index digests differ)."
-            )
         foreign = group[(group["rules"] != "") & (group["rules"] != protocol.digest)]
         for number in sorted(foreign["configuration"].unique()):
             notes[str(dataset)].append(

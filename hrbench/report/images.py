@@ -12,8 +12,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hrbench._files import atomic
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
-from hrbench.store import atomic
 
 __all__ = ["inline_jpeg", "inline_svg", "save"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from hrbench._files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
 from hrbench.report.cards import method_cards
@@ -21,7 +22,7 @@ from hrbench.report.plots import Material, figures, gather
 from hrbench.report.rows import leaderboard_rows
 from hrbench.report.summary import Summary, lookup, summarise
 from hrbench.report.tables import csv_table, markdown_page
-from hrbench.store import Run, atomic
+from hrbench.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
 

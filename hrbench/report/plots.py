@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from hrbench._files import safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.protocol import Protocol
@@ -19,7 +20,7 @@ from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.images import save
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
-from hrbench.store import Run, safe_name
+from hrbench.store import Run
 
 __all__ = ["Material", "figures", "gather", "write_plots"]
 

@@ -306,3 +306,62 @@ def test_scoring_does_not_import_torch():
 
     code = "import sys, hrbench; hrbench.evaluate; import hrbench.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_scores_that_only_float64_tells_apart_stay_within_the_bound():
+    mask = np.array([[True, True, True, False, False, False]])
+    scores = 1 - 1e-12 * np.array([[9.0, 8, 7, 3, 2, 1]])
+    exact = hrbench.evaluate([scores], [mask], exact=True).frame
+    binned = hrbench.evaluate([scores], [mask]).frame
+    difference = (exact["value"] - binned["value"]).abs()
+    assert (difference.isna() | (difference <= binned["error_bound"] + 1e-12)).all()
+    assert exact.set_index("metric").loc["pixel_auroc", "value"].iloc[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_curves_of_any_precision_integrate_to_the_metrics(dtype):
+    maps, masks = random_case(41, levels=30, dtype=dtype)
+    result = hrbench.evaluate([m - 1 for m in maps], masks, exact=True)
+    points = np.stack(hrbench.metrics.pro_curve(result.evidence, result.protocol, "all", 10**6), axis=1)
+    assert (np.diff(points, axis=0) >= -1e-12).all()
+    assert oracle.area_up_to(points, 0.3) == pytest.approx(result.value("aupro", "all", 0.3), abs=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.50001, 0.7, 1.0, 1.5])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_any_threshold_is_counted_as_it_is(threshold, exact, dtype):
+    rng = np.random.default_rng(0)
+    scores = rng.choice([0.5, 0.6999, 0.7, 0.7001, 1.0], (20, 20)).astype(dtype)
+    mask = rng.random((20, 20)) > 0.8
+    result = hrbench.evaluate([scores], [mask], exact=exact, threshold=threshold)
+    called = scores.astype(np.float64) >= threshold
+    frame = result.frame.set_index("metric")
+    iou = np.sum(called & mask) / np.sum(called | mask)
+    assert abs(frame.loc["iou", "value"] - iou) <= frame.loc["iou", "error_bound"] + 1e-12
+    fpr = np.sum(called & ~mask) / np.sum(~mask)
+    assert abs(frame.loc["fpr", "value"] - fpr) <= frame.loc["fpr", "error_bound"] + 1e-12
+    if exact or dtype == np.float16:
+        assert frame.loc["iou", "error_bound"] == 0
+
+
+def test_tensors_and_lists_are_arrays_too():
+    import torch
+
+    mask = torch.zeros(8, 8)
+    mask[2:4, 2:5] = 1
+    scores = torch.rand(8, 8, requires_grad=True)
+    plain = hrbench.evaluate([scores.detach().numpy()], [mask.numpy()]).frame
+    assert hrbench.evaluate([scores], [mask]).frame.equals(plain)
+    assert hrbench.evaluate([scores.tolist()], [mask.bool().tolist()]).value("pixel_auroc") >= 0
+    assert hrbench.evaluate([scores.bfloat16()], [mask]).frame["error_bound"].fillna(0).eq(0).all()
+    for maps, masks, scored, message in (
+        ([[[1, 2], [3]]], [None], None, "anomaly map 0: not an array"),
+        ([scores], [[["0", "1"]]], None, "mask 0: of type"),
+        ([scores], [mask], [None], "image score 0 is None"),
+        ([np.zeros((0, 4))], [None], None, r"shape \(0, 4\)"),
+    ):
+        with pytest.raises(hrbench.HrbenchError, match=message):
+            hrbench.evaluate(maps, masks, image_scores=scored)
+    with pytest.raises(hrbench.HrbenchError, match="threshold is nan"):
+        hrbench.evaluate([scores], [mask], threshold=float("nan"))

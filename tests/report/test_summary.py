@@ -121,11 +121,12 @@ def test_other_rules_are_a_row_of_their_own_without_rank(make_run: Factory, prot
 
 
 def test_notes_differing_images_and_devices(make_run: Factory, protocol: Protocol) -> None:
-    other = make_run(CONFIGS[1], device="cuda")
-    other.config["dataset"]["index_sha256"] = "ffff"
-    notes = " ".join(summarise([make_run(), other], protocol).notes["bsdata"])
-    assert "different images" in notes
-    assert "cpu (2 threads); cuda" in notes
+    runs = [make_run(), make_run(CONFIGS[1], device="cuda")]
+    assert "cpu (2 threads); cuda" in " ".join(summarise(runs, protocol).notes["bsdata"])
+    runs[1].config["dataset"]["index_sha256"] = "ffff"
+    summary = summarise(runs, protocol)
+    assert "1 run on other images than the newest run's left out" in " ".join(summary.notes["bsdata"])
+    assert len(board(summary, "bsdata")) == 1
 
 
 def test_runs_without_records_of_the_protocol_are_named(make_run: Factory, protocol: Protocol) -> None:

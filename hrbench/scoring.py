@@ -1,0 +1,202 @@
+"""From evidence to a finished run: metrics with intervals, detection limits, pictures, and where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hrbench._files import atomic
+from hrbench.data.sample import Category, Sample
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Collection, Evidence, Scores
+from hrbench.imaging import read_mask
+from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, compute
+from hrbench.metrics.bootstrap import intervals
+from hrbench.metrics.detection import Detection, detection
+from hrbench.origin import environment
+from hrbench.pictures import draw_pictures
+from hrbench.protocol import Protocol
+from hrbench.store import RECORD_COLUMNS, SCHEMA_VERSION, Run
+
+__all__ = ["collections_of", "detection_of", "finish_run", "measure", "rescore", "sample_mask"]
+
+
+def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
+    """Return the (H, W) bool mask of a defective sample, None for a normal one.
+
+    Raises
+    ------
+    HrbenchError
+        If the mask is of another size, or has no defect pixel.
+    """
+    if sample.mask is None:
+        return None
+    mask = read_mask(sample.mask, (size[0], size[1]))
+    if not mask.any():
+        raise HrbenchError(f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective")
+    return mask
+
+
+def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[Collection]:
+    """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
+    return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))
+
+
+def measure(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
+    """Return all metrics under a protocol with their intervals, and the sizes that are found reliably.
+
+    Returns
+    -------
+    DataFrame
+        The columns of :func:`hrbench.metrics.compute`, and ci_low, ci_high, protocol. Added are the metrics ``a50``,
+        ``a90`` and ``a90_95``: component areas in pixels, NaN where not reached.
+    """
+    table = compute(evidence, protocol).assign(ci_low=np.nan, ci_high=np.nan)
+    rules = protocol.bootstrap
+    if rules.draws:
+        ends = intervals(evidence, protocol, draws=rules.draws, level=rules.level, seed=rules.seed)
+        table = table.assign(ci_low=ends["ci_low"], ci_high=ends["ci_high"])
+    found = detection_of(evidence, protocol)
+    if found is not None:
+        rows = pd.DataFrame({"metric": ["a50", "a90", "a90_95"], "subset": "all", "fpr_limit": np.nan})
+        limits = (found.a50, found.a90, found.a90_95)
+        rows["value"] = [np.nan if limit.area is None else limit.area for limit in limits]
+        rows = rows.assign(error_bound=0.0, n=len(evidence.components), ci_low=np.nan, ci_high=np.nan)
+        table = pd.concat([table, rows], ignore_index=True)
+    return table.assign(protocol=protocol.name)
+
+
+def detection_of(evidence: Evidence, protocol: Protocol) -> Detection | None:
+    """Return the probability of detection at the automatic threshold; None where there is no threshold."""
+    threshold = automatic_threshold(evidence, protocol.threshold)
+    if threshold is None:
+        return None
+    pod, rules = protocol.pod, protocol.bootstrap
+    return detection(
+        evidence,
+        threshold,
+        share=pod.share,
+        probability=pod.probability,
+        level=pod.level,
+        draws=rules.draws,
+        seed=rules.seed,
+    )
+
+
+def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
+    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
+
+    Raises
+    ------
+    HrbenchError
+        If a protocol needs evidence that the run did not collect.
+    """
+    known = run.config["protocols"]
+    new = [p for p in protocols if known.get(p.name, {}).get("sha256") != p.digest]
+    if not new:
+        return run
+    names = [protocol.name for protocol in new]
+    own = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
+    tables = [measure(run.load_evidence(protocol), protocol).assign(**own) for protocol in new]
+    kept = run.records[~run.records["protocol"].isin(names)]
+    _write_records(run.folder, [kept, *tables])
+    config = {**run.config, "protocols": known | _protocol_digests(new)}
+    _write_config(run.folder, config)
+    return Run(run.folder)
+
+
+def finish_run(
+    folder: Path,
+    category: Category,
+    evidence: Sequence[Evidence],
+    protocols: Sequence[Protocol],
+    config: Mapping[str, Any],
+    anomaly_map: Callable[[Sample], Scores],
+) -> Run:
+    """Write evidence, records, pictures and at last ``run.json`` of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Its name is the run's.
+    category : Category
+    evidence : sequence of Evidence
+        One per way of collecting; the first serves the first protocol.
+    protocols : sequence of Protocol
+    config : Mapping
+        What ``run.json`` says beyond dataset, protocols, threshold and environment: at least method, view, seed,
+        device and cost.
+    anomaly_map : callable
+        Gives the native map of a test sample, for the pictures.
+    """
+    (folder / "run.json").unlink(missing_ok=True)  # of a run that this one replaces: it is not done any more
+    method = config["method"]
+    own = {
+        "run": folder.name,
+        "dataset": category.dataset,
+        "category": category.name,
+        "method": method["name"],
+        "preset": method["preset"],
+        "view": config["view"],
+        "weights": method["weights_source"],
+        "seed": config["seed"],
+    }
+    tables = []
+    for protocol in protocols:
+        fitting = next(part for part in evidence if part.collection.serves(protocol))
+        tables.append(measure(fitting, protocol).assign(**own))
+    for part in evidence:
+        part.save(folder / "evidence" / part.collection.name)
+    _write_records(folder, tables)
+    first = evidence[0]
+    draw_pictures(folder / "pictures", first, category, protocols[0], anomaly_map)
+    calibration, rule = first.calibration, protocols[0].threshold
+    complete = {
+        "schema": SCHEMA_VERSION,
+        "run": folder.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": {
+            "name": category.dataset,
+            "category": category.name,
+            "index_sha256": category.digest,
+            "train": len(category.train),
+            "held_out": calibration.images if calibration else 0,
+            "test": len(category.test),
+            "test_defective": sum(sample.label for sample in category.test),
+        },
+        "protocols": _protocol_digests(protocols),
+        "evidence": [
+            {"name": part.collection.name, "collection": dataclasses.asdict(part.collection)} for part in evidence
+        ],
+        "threshold": {
+            "rule": rule.rule,
+            "value": automatic_threshold(first, rule),
+            "normal_images": calibration.images if calibration else 0,
+        },
+        "environment": environment(),
+        **config,
+    }
+    _write_config(folder, complete)
+    return Run(folder)
+
+
+def _protocol_digests(protocols: Sequence[Protocol]) -> dict[str, dict[str, Any]]:
+    return {p.name: {"version": p.version, "sha256": p.digest} for p in protocols}
+
+
+def _write_records(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
+    with atomic(folder / "records.parquet") as path:
+        pd.concat(tables, ignore_index=True)[list(RECORD_COLUMNS)].to_parquet(path, index=False)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    with atomic(folder / "run.json") as path:
+        path.write_text(json.dumps(config, indent=1), encoding="utf-8")
