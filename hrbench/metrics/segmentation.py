@@ -76,12 +76,13 @@ class Overlap(NamedTuple):
 
 
 def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
-    """Count pixels with a score at or above `threshold`; exact if it is an edge of the evidence's bins."""
+    """Count pixels with a score at or above `threshold`, both in the evidence's precision (float32, in one pass).
+
+    Exact if the threshold is an edge of the evidence's bins, or the evidence is lossless.
+    """
     if not np.isfinite(threshold):
         raise HrbenchError(f"threshold is {threshold}, expected a finite number")
     lowest = evidence.defect_scores.dtype.type(threshold)
-    if float(lowest) < float(threshold):  # the lowest score of this type that reaches it
-        lowest = np.nextafter(lowest, lowest.dtype.type(np.inf))
     key = score_keys(np.array([lowest]), evidence.shift)
     above = key + key.dtype.type(1)
     on_edge = key_scores(key, evidence.shift)[0] == lowest
