@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector, check_map
+from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
 from hrbench.metrics import component_table, compute
 from hrbench.protocol import Protocol, load_protocol
+from hrbench.scores import check_map
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from hrbench._files import atomic, safe_name
 from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector, Scores
+from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
 from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, all_options, check_options, find_preset, load_method, source_digest
 from hrbench.origin import device_name, peak_memory
 from hrbench.progress import track
 from hrbench.protocol import Protocol
+from hrbench.scores import Scores
 from hrbench.scoring import collections_of, finish_run, rescore, sample_mask
 from hrbench.store import Run
 from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded

@@ -11,11 +11,12 @@ from pathlib import Path
 from hrbench._files import safe_name
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, EvidenceCollector, Scores
+from hrbench.evidence import Calibration, EvidenceCollector
 from hrbench.imaging import image_size
 from hrbench.maps import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
 from hrbench.progress import track
 from hrbench.protocol import Protocol
+from hrbench.scores import Scores
 from hrbench.scoring import collections_of, finish_run, sample_mask
 from hrbench.store import Run
 

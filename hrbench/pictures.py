@@ -15,10 +15,11 @@ from scipy import ndimage
 
 from hrbench._files import atomic
 from hrbench.data.sample import Category, Sample
-from hrbench.evidence import Evidence, Scores, key_scores
+from hrbench.evidence import Evidence
 from hrbench.imaging import read_image, read_mask
 from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
+from hrbench.scores import Scores, key_scores
 
 __all__ = ["draw_pictures", "panel", "select"]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from hrbench._files import atomic
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Collection, Evidence, Scores
+from hrbench.evidence import Collection, Evidence
 from hrbench.imaging import read_mask
 from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, compute
 from hrbench.metrics.bootstrap import intervals
@@ -24,6 +24,7 @@ from hrbench.metrics.detection import Detection, detection
 from hrbench.origin import environment
 from hrbench.pictures import draw_pictures
 from hrbench.protocol import Protocol
+from hrbench.scores import Scores
 from hrbench.store import RECORD_COLUMNS, SCHEMA_VERSION, Run
 
 __all__ = ["collections_of", "detection_of", "finish_run", "measure", "rescore", "sample_mask"]

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from hrbench.evidence import Evidence, score_keys
+from hrbench.evidence import Evidence
 from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
+from hrbench.scores import score_keys
 
 __all__ = [
     "Certified",

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import KEY_SHIFT, Evidence, Keys, key_scores, score_keys
+from hrbench.evidence import Evidence
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
+from hrbench.scores import KEY_SHIFT, Keys, key_scores, score_keys
 
 __all__ = [
     "Overlap",
@@ -186,10 +187,13 @@ class _Grouped:
     """Weights at integer keys, in groups; answers "how much at or above a key, per group" by bisection."""
 
     def __init__(self, keys: Keys, weights: npt.NDArray[Any], groups: npt.NDArray[np.int64], number: int) -> None:
-        order = np.lexsort((keys, groups))
-        self._keys = keys[order]
-        self._bounds = np.searchsorted(groups[order], np.arange(number + 1))
-        self._sums = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
+        rising = (np.diff(groups) > 0) | ((np.diff(groups) == 0) & (keys[1:] >= keys[:-1]))
+        if not rising.all():  # histograms of normal pixels come in order, and they are long
+            order = np.lexsort((keys, groups))
+            keys, weights, groups = keys[order], weights[order], groups[order]
+        self._keys = keys
+        self._bounds = np.searchsorted(groups, np.arange(number + 1))
+        self._sums = np.concatenate([[0.0], np.cumsum(weights, dtype=np.float64)])
 
     def from_key(self, keys: Keys) -> Floats:
         result = np.empty((self._bounds.size - 1, keys.size))
