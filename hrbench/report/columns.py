@@ -43,6 +43,8 @@ class Column:
         One sentence of explanation.
     contest : bool
         Whether the best value is emphasised.
+    interval : bool
+        Whether tables print the interval below the value; elsewhere it would only make them wide.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Column:
     limit: float | None = None
     title: str = ""
     contest: bool = True
+    interval: bool = False
 
     def cell(self, cells: Cells, configuration: int, category: str = "") -> Cell:
         """Return the cell of a configuration in a category, or on average (``""``); empty if absent."""
@@ -91,6 +94,7 @@ def _aupro(protocol: Protocol) -> list[Column]:
             title="Mean share of a defect that is found, averaged over false-positive rates up to "
             + limit_text(limit)
             + ("; the ranking uses this one" if limit == protocol.headline_fpr else ""),
+            interval=limit == protocol.headline_fpr,
         )
         for limit in protocol.fpr_limits
     ]
@@ -99,7 +103,7 @@ def _aupro(protocol: Protocol) -> list[Column]:
 def _rho(protocol: Protocol) -> Column:
     limit = protocol.headline_fpr
     title = "Size robustness: mean AUPRO of q1..q4, times the smaller over the larger of q1 and q4"
-    return Column(f"rho@{limit_text(limit)}", "robust", "ρ", "rho", limit=limit, title=title)
+    return Column(f"rho@{limit_text(limit)}", "robust", "ρ", "rho", limit=limit, title=title, interval=True)
 
 
 def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") -> list[Column]:

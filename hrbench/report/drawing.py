@@ -22,7 +22,7 @@ from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
 from hrbench.report.summary import MIN_COMPONENTS, Cell
 
-__all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "style"]
+__all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "sheet", "style", "value_axis"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -123,10 +123,10 @@ def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], tit
     Whiskers are the confidence interval where there is one, else the spread over seeds (of an average: over
     categories, not drawn). A hollow marker stands for too few components for a number.
     """
-    with _sheet(panels[0][2], title, markers=True) as (figure, grid):
+    with sheet(panels[0][2], title, markers=True) as (figure, grid):
         for place, (heading, bins, series) in enumerate(panels):
             axes = figure.add_subplot(grid[place] if len(panels) > 1 else grid[:])
-            _value_axis(axes, heading, axis if place == 0 else "")
+            value_axis(axes, heading, axis if place == 0 else "")
             axes.set_xlim(-0.5, len(bins) - 0.5)
             axes.set_xticks(range(len(bins)), [b.label for b in bins], linespacing=1.35)
             for text, b in zip(axes.get_xticklabels(), bins, strict=True):
@@ -156,10 +156,10 @@ def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
 def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str) -> Figure:
     """Draw PRO and ROC over a logarithmic FPR axis for (series, PRO, ROC); mark the integration limits."""
     headings = ("PRO: share of each defect found, mean over defects", "ROC: share of all defect pixels found")
-    with _sheet([series for series, _, _ in curves], title, markers=False) as (figure, grid):
+    with sheet([series for series, _, _ in curves], title, markers=False) as (figure, grid):
         for place, heading in enumerate(headings):
             axes = figure.add_subplot(grid[place])
-            _value_axis(axes, heading, "share found" if place == 0 else "", pad=16)
+            value_axis(axes, heading, "share found" if place == 0 else "", pad=16)
             axes.set_xscale("log")
             axes.set_xlim(fpr[0], 1)
             axes.set_xlabel("false-positive rate of normal pixels")
@@ -186,18 +186,42 @@ def _mark_limits(axes: Axes, protocol: Protocol) -> None:
 
 
 @contextmanager
-def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tuple[Figure, GridSpec]]:
-    """Yield a figure with room for two panels, and put title and legend on it afterwards."""
+def sheet(
+    series: Sequence[Series],
+    title: str,
+    markers: bool,
+    *,
+    shape: tuple[int, int] = (1, 2),
+    height: float = 3.3,
+    key: Sequence[tuple[Line2D, str]] = (),
+) -> Iterator[tuple[Figure, GridSpec]]:
+    """Yield a figure with room for panels, and put title and legend on it afterwards.
+
+    Parameters
+    ----------
+    series : sequence of Series
+        Entries of the legend.
+    title : str
+    markers : bool
+        Whether the legend shows the series' markers.
+    shape : tuple of int
+        Rows and columns of panels.
+    height : float
+        Of all panels together, in inches.
+    key : sequence of (Line2D, str)
+        Further entries of the legend.
+    """
     with mpl.rc_context(_SETTINGS):
         # Names come from files; what cannot be printed cannot stand in an SVG file either.
         labels = [" " + printable(item.label) for item in series]
-        columns = max(1, min(4, len(labels), _CHARACTERS // (max(map(len, labels), default=0) + 7)))
-        rows = -(-(len(labels) + markers) // columns)
+        entries = [*labels, *(" " + text for _, text in key)]
+        columns = max(1, min(4, len(entries), _CHARACTERS // (max(map(len, entries), default=0) + 7)))
+        rows = -(-(len(entries) + markers) // columns)
         figure = Figure(
-            figsize=(_WIDTH, 3.3 + 0.2 * rows),
+            figsize=(_WIDTH, height + 0.2 * rows),
             layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.05),
         )
-        yield figure, GridSpec(1, 2, figure)
+        yield figure, GridSpec(*shape, figure)
         handles = []
         for item in series:
             colour, marker, line = style(item.index)
@@ -217,13 +241,16 @@ def _sheet(series: Sequence[Series], title: str, markers: bool) -> Iterator[tupl
             hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
             handles.append(hollow)
             labels.append(f" hollow: fewer than {MIN_COMPONENTS} defects, too few for a number")
+        handles += [handle for handle, _ in key]
+        labels += [" " + text for _, text in key]
         if labels:
             figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6)
         if title:
             figure.suptitle(printable(title), x=0.008, ha="left", fontsize=10, fontweight="bold")
 
 
-def _value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
+def value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
+    """Give `axes` a heading and a vertical axis from 0 to 1."""
     axes.set_title(heading, pad=pad)
     axes.set_ylim(0, 1)
     axes.set_yticks(np.linspace(0, 1, 6), [f"{value:.1f}" for value in np.linspace(0, 1, 6)])

@@ -11,7 +11,7 @@ from typing import Any
 from hrbench.metrics import CUMULATIVE, DISJOINT
 from hrbench.report.columns import Column, best_two, error_text, number_text, why_missing
 from hrbench.report.configurations import THROUGHPUT
-from hrbench.report.rows import interval_text, rank_text
+from hrbench.report.rows import has_interval, rank_text, short_interval
 from hrbench.report.summary import Cell, Cells
 
 __all__ = ["Entry", "Grid", "Line", "grid"]
@@ -25,7 +25,7 @@ class Entry:
     ----------
     text, title, sort : str
     below : list of str
-        Small print: confidence interval, range over the seeds.
+        Small print, for the headline only: confidence interval, range over the seeds.
     place : {0, 1, 2}
         1 for the best of its column, 2 for the second.
     bar : float or None
@@ -126,7 +126,7 @@ def grid(
     shown = [line[i] for line in table for i in kept]
     errors = [cell.error for cell in shown if cell.error == cell.error]
     error = error_text(max(errors)) if errors else ""
-    return Grid(groups, chosen, heads, lines, error, any(interval_text(cell) for cell in shown))
+    return Grid(groups, chosen, heads, lines, error, any(has_interval(cell) for cell in shown))
 
 
 def _entry(column: Column, cell: Cell, best: tuple[str, str], category: str) -> Entry:
@@ -144,11 +144,11 @@ def _entry(column: Column, cell: Cell, best: tuple[str, str], category: str) -> 
 
 
 def _small_print(column: Column, cell: Cell, category: str) -> list[str]:
-    lines = []
-    if interval_text(cell):
-        lines.append("[" + " ".join(f"{end:.3f}".removeprefix("0") for end in (cell.low, cell.high)) + "]")
-    if category and cell.defined > 1 and column.contest:
-        lines.append("–".join(number_text(column, end).removeprefix("0") for end in (cell.minimum, cell.maximum)))
+    if not column.interval:
+        return []
+    lines = [text] if (text := short_interval(cell)) else []
+    if category and cell.defined > 1:
+        lines.append("seeds " + "–".join(number_text(column, end) for end in (cell.minimum, cell.maximum)))
     return lines
 
 

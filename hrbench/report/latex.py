@@ -78,5 +78,5 @@ def _latex(text: str) -> str:
 def _latex_number(column: Column, cell: Cell, place: int) -> str:
     text = number_text(column, cell.shown).replace("–", "--")
     text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[place].format(text)
-    interval = interval_text(cell)
+    interval = interval_text(column, cell)
     return rf"\shortstack[r]{{{text}\\{{\tiny {interval}}}}}" if interval else text

@@ -8,7 +8,8 @@ function sortBy(button) {
   const body = head.closest("table").tBodies[0];
   const before = head.getAttribute("aria-sort");
   // Numbers start with the best on top, names and ranks with the first.
-  const first = head.classList.contains("number") ? "descending" : "ascending";
+  const most = head.classList.contains("number") && !head.classList.contains("least");
+  const first = most ? "descending" : "ascending";
   const other = first === "ascending" ? "descending" : "ascending";
   const order = before === first ? other : first;
   for (const h of heads) h.removeAttribute("aria-sort");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from hrbench.report.configurations import printable
 from hrbench.report.grid import grid
 from hrbench.report.images import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
-from hrbench.report.plots import Material, figures, gather
-from hrbench.report.rows import leaderboard_rows
+from hrbench.report.limits import limit_names, limit_overview, limit_table
+from hrbench.report.plots import KINDS, Material, figures, gather
+from hrbench.report.rows import interval_note, leaderboard_rows, rank_text
 from hrbench.report.summary import Summary, lookup, summarise
 from hrbench.report.tables import csv_table, markdown_page
+from hrbench.report.worth import worth_of
 from hrbench.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
@@ -53,7 +56,7 @@ def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol
     """
     summary = summarise(runs, protocol)
     texts = {
-        "md": markdown_page(summary),
+        "md": markdown_page(summary, runs),
         "csv": csv_table(summary),
         "tex": latex_tables(summary),
         "html": html_page(runs, summary),
@@ -72,6 +75,7 @@ def html_page(runs: Sequence[Run], summary: Summary) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters |= {"rank": rank_text, "spans": _spans}
     material = gather(runs, summary)
     datasets = [_dataset(runs, summary, material, name, f"d{number}") for number, name in enumerate(summary.notes)]
     template = environment.get_template("page.html")
@@ -79,9 +83,16 @@ def html_page(runs: Sequence[Run], summary: Summary) -> str:
         datasets=[dataset for dataset in datasets if dataset["overview"].rows],
         protocol=summary.protocol,
         headline=limit_text(summary.protocol.headline_fpr),
+        intervals=interval_note(summary.protocol),
+        reliable=limit_names(summary.protocol.pod)[1:],
         updated=max((str(run.config.get("created", "")) for run in runs), default=""),
     )
     return text.lstrip()
+
+
+def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[str, int]]:
+    """Return the groups of neighbouring columns, and how many each spans."""
+    return [(name, len(list(group))) for name, group in groupby(heads, key=lambda head: head[0])]
 
 
 def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: str, anchor: str) -> dict[str, Any]:
@@ -104,11 +115,13 @@ def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: st
             "defects": sum(areas[c].size for c in names) if len(areas) == len(names) else 0,
         },
         "overview": grid(overview_columns(protocol), rows, cells),
-        "plots": _svg(summary, material, name, "", anchor),
+        "plots": _svg(summary, material, name, "", anchor, KINDS[:3] if len(names) > 1 else KINDS[:2]),
         "categories": [
             _category(runs, summary, material, name, category, f"{anchor}c{number}")
             for number, category in enumerate(names)
         ],
+        "limits": limit_overview(material.limits, summary, name),
+        "worth": worth_of(runs, summary, name),
         "cards": method_cards(runs, summary, name, rows, anchor),
     }
 
@@ -127,29 +140,29 @@ def _category(
     )
     sizes = [column for group, subsets in groups for column in size_columns(protocol, subsets, group)]
     several = len(summary.category_names(dataset)) > 1
-    plots = _svg(summary, material, dataset, category, anchor)
     return {
         "name": category,
         "anchor": anchor,
         "metrics": grid(category_columns(protocol), rows, cells, category, drop_empty=True),
         "sizes": grid(sizes, rows, cells, category, counts=True),
+        "limits": limit_table(material.limits, summary, dataset, category),
         # With a single category, its plots by size already stand above.
-        "plots": plots if several else {k: v for k, v in plots.items() if k == "curves"},
+        "plots": _svg(summary, material, dataset, category, anchor, KINDS if several else KINDS[2:]),
         "pictures": [entry for row in rows if (entry := _pictures(runs, summary, dataset, category, row))],
     }
 
 
-def _svg(summary: Summary, material: Material, dataset: str, category: str, prefix: str) -> dict[str, Markup]:
+def _svg(
+    summary: Summary, material: Material, dataset: str, category: str, prefix: str, kinds: Sequence[str]
+) -> dict[str, Markup]:
     """Return the plots as markup: matplotlib has escaped the names in them."""
     what = {
         "sizes": "AUPRO per quarter of the defects by area, for every row of the table",
         "diameters": "AUPRO per equivalent diameter of the defects, for every row of the table",
         "curves": "PRO and ROC curves over a logarithmic false-positive rate",
+        "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
     }
-    drawn = figures(summary, material, dataset, category, titled=False)
-    if not category:
-        several = len(summary.category_names(dataset)) > 1
-        drawn = {kind: figure for kind, figure in drawn.items() if kind != "curves" or several}
+    drawn = figures(summary, material, dataset, category, titled=False, kinds=kinds)
     return {
         kind: Markup(inline_svg(figure, f"{prefix}-{kind}", f"{what[kind]}: {category or dataset}"))
         for kind, figure in drawn.items()

@@ -1,10 +1,10 @@
-"""Plots of a report: quality by defect size, and the curves behind the areas."""
+"""Plots of a report: quality by defect size, the curves behind the areas, and the probability of detection."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,22 @@ from matplotlib.figure import Figure
 from hrbench._files import safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
+from hrbench.metrics.detection import Detection
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.images import save
+from hrbench.report.limits import Reliability
+from hrbench.report.pod import draw_detection
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
+from hrbench.scoring import detection_of
 from hrbench.store import Run
 
-__all__ = ["Material", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "Material", "figures", "gather", "write_plots"]
 
 Floats = npt.NDArray[np.float64]
+KINDS = ("sizes", "diameters", "curves", "detection")
+"""What is drawn, in the order of a page; all but the first two need evidence."""
 FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 """False-positive rates at which curves are averaged and drawn: 50 per decade."""
 
@@ -39,17 +45,21 @@ class Material:
         Component areas by (dataset, category).
     curves : dict
         (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by (dataset, category, configuration).
+    limits : dict
+        Probability of detection of the lowest seed, by (dataset, category, configuration).
     """
 
     areas: Mapping[tuple[str, str], npt.NDArray[np.int64]]
     curves: Mapping[tuple[str, str, int], tuple[Floats, Floats]]
+    limits: Mapping[tuple[str, str, int], Reliability] = dataclasses.field(default_factory=dict)
 
 
 def gather(runs: Sequence[Run], summary: Summary) -> Material:
-    """Read areas and curves from the evidence of `runs`; a run whose evidence is gone contributes none."""
+    """Read areas, curves and limits from the evidence of `runs`; a run whose evidence is gone contributes none."""
     areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
     found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
-    for row in summary.runs.to_dict("records"):
+    limits: dict[tuple[str, str, int], Reliability] = {}
+    for row in summary.runs.sort_values("seed", kind="stable").to_dict("records"):
         place = (str(row["dataset"]), str(row["category"]))
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
             evidence = runs[row["position"]].load_evidence(summary.protocol)
@@ -58,8 +68,11 @@ def gather(runs: Sequence[Run], summary: Summary) -> Material:
         areas.setdefault(place, evidence.components["area"].to_numpy())
         curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
         pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in curves)
-        found.setdefault((*place, row["configuration"]), []).append((pro, roc))
-    return Material(areas, {key: _mean(pairs) for key, pairs in found.items()})
+        key = (*place, row["configuration"])
+        found.setdefault(key, []).append((pro, roc))
+        if key not in limits:
+            limits[key] = Reliability(detection_of(evidence, summary.protocol), row["seed"])
+    return Material(areas, {key: _mean(pairs) for key, pairs in found.items()}, limits)
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -71,7 +84,8 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
     """Write all plots as PNG and SVG, and return their paths.
 
     For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and for
-    each of several categories ``DATASET-CATEGORY-...``. Curves need the runs' evidence.
+    each of several categories ``DATASET-CATEGORY-...``. Curves need the runs' evidence, and ``-detection``, drawn
+    per category only, an operating threshold.
 
     Parameters
     ----------
@@ -99,24 +113,35 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
 
 
 def figures(
-    summary: Summary, material: Material, dataset: str, category: str = "", *, titled: bool = True
+    summary: Summary,
+    material: Material,
+    dataset: str,
+    category: str = "",
+    *,
+    titled: bool = True,
+    kinds: Collection[str] = KINDS,
 ) -> dict[str, Figure]:
-    """Draw the plots of a category, or of the average over all (``""``): sizes, diameters and curves."""
+    """Draw the plots of a category, or of the average over all (``""``), by kind: those of `kinds` there are."""
     sheet = _Sheet(summary, material, dataset, category)
     if not sheet.shown:
         return {}
     protocol, title = summary.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
-    panels = [
-        ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
-        ("The same, cumulative (q4 = all)", sheet.bins(CUMULATIVE), sheet.series(CUMULATIVE)),
-    ]
-    drawn = {"sizes": draw_bins(panels, title, axis)}
-    if fixed := diameter_names(protocol.size_bins):
+    drawn = {}
+    if "sizes" in kinds:
+        panels = [
+            ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
+            ("The same, cumulative (q4 = all)", sheet.bins(CUMULATIVE), sheet.series(CUMULATIVE)),
+        ]
+        drawn["sizes"] = draw_bins(panels, title, axis)
+    if "diameters" in kinds and (fixed := diameter_names(protocol.size_bins)):
         panels = [("Equivalent diameter of the defects, px", sheet.bins(fixed), sheet.series(fixed))]
         drawn["diameters"] = draw_bins(panels, title, axis)
-    if curves := sheet.curves():
+    if "curves" in kinds and (curves := sheet.curves()):
         drawn["curves"] = draw_curves(FPR_GRID, curves, protocol, title)
+    if "detection" in kinds:
+        detection = draw_detection(sheet.detections(), protocol.pod, title)
+        drawn |= {} if detection is None else {"detection": detection}
     return drawn
 
 
@@ -163,6 +188,16 @@ class _Sheet:
             if len(pairs) == covered:  # an average over what happens to have evidence left would mislead
                 drawn.append((self._one(row), *_mean(pairs)))
         return drawn
+
+    def detections(self) -> list[tuple[Series, Detection]]:
+        if len(self.categories) != 1:  # each category has a threshold of its own
+            return []
+        entries = []
+        for row in self.shown:
+            entry = self.material.limits.get((self.dataset, self.categories[0], row["configuration"]))
+            if entry is not None and entry.detection is not None:
+                entries.append((self._one(row), entry.detection))
+        return entries
 
     def bins(self, subsets: Sequence[str]) -> list[Bin]:
         return [self._bin(column) for column in size_columns(self.summary.protocol, subsets)]

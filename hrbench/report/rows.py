@@ -6,10 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, best_two, number_text
-from hrbench.report.summary import Cell, Cells, Summary
+from hrbench.report.summary import Cell, Cells, Summary, lookup
 
-__all__ = ["footnotes", "interval_text", "leaderboard_rows", "marks", "numbers", "rank_text", "weights_text"]
+__all__ = [
+    "footnotes",
+    "has_interval",
+    "interval_note",
+    "interval_text",
+    "leaderboard_rows",
+    "marks",
+    "numbers",
+    "rank_text",
+    "short_interval",
+    "weights_text",
+]
 
 
 def leaderboard_rows(summary: Summary, dataset: str) -> list[dict[str, Any]]:
@@ -54,11 +66,30 @@ def numbers(
     return table
 
 
-def interval_text(cell: Cell) -> str:
-    """Return the confidence interval, ``[0.790, 0.834]``; nothing where there is none."""
-    if math.isnan(cell.shown) or math.isnan(cell.low) or math.isnan(cell.high):
+def interval_text(column: Column, cell: Cell) -> str:
+    """Return the confidence interval, ``[0.790, 0.834]``; nothing where there is none, or no room for it."""
+    if not column.interval or not has_interval(cell):
         return ""
     return f"[{cell.low:.3f}, {cell.high:.3f}]"
+
+
+def short_interval(cell: Cell) -> str:
+    """Return the confidence interval in small print, ``0.61–0.70``; a narrow one with one more decimal."""
+    if not has_interval(cell):
+        return ""
+    decimals = 2 if cell.high - cell.low >= 0.02 else 3
+    return f"{cell.low:.{decimals}f}–{cell.high:.{decimals}f}"
+
+
+def has_interval(cell: Cell) -> bool:
+    """Tell whether a printed value has a confidence interval."""
+    return not (math.isnan(cell.shown) or math.isnan(cell.low) or math.isnan(cell.high))
+
+
+def interval_note(protocol: Protocol) -> str:
+    """Say where the intervals come from."""
+    rules = protocol.bootstrap
+    return f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws."
 
 
 def rank_text(row: dict[str, Any]) -> str:
@@ -79,4 +110,7 @@ def footnotes(summary: Summary, dataset: str) -> list[str]:
     if any(row["random"] for row in rows):
         lines.append("RANDOM: the network's weights are random; such a row tests the plumbing, not the method.")
     lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
+    cells = lookup(summary, dataset)
+    if any(has_interval(cell) for cell in cells.values()):
+        lines.append(interval_note(summary.protocol))
     return lines + summary.notes[dataset]

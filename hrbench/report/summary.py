@@ -20,7 +20,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.configurations import THROUGHPUT, describe, identify, remarks, without_duplicates
 from hrbench.store import Run
 
-__all__ = ["MIN_COMPONENTS", "THROUGHPUT", "Cell", "Summary", "lookup", "summarise"]
+__all__ = ["MIN_COMPONENTS", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
 
 MIN_COMPONENTS = 3
 """A size bin with fewer components than this gets no number."""
@@ -123,7 +123,7 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
         If no run was measured under it.
     """
     described = pd.DataFrame([describe(position, run, protocol) for position, run in enumerate(runs)])
-    tables = [_values(run, protocol) for run in runs]
+    tables = [values_of(run, protocol.name) for run in runs]
     measured = [not table.empty for table in tables]
     if not any(measured):
         found = sorted({name for run in runs for name in run.config.get("protocols", {})}) or ["none"]
@@ -134,19 +134,39 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     kept, configurations = identify(kept)
     remarks(kept, described, configurations, protocol, notes)
 
-    values = pd.concat([tables[i].assign(position=i) for i in kept["position"]], ignore_index=True)
-    names = ["position", "dataset", "configuration", "category"]
-    values = values.merge(kept[names], on="position", validate="many_to_one")
-    categories = _mean_over_seeds(values)
-    datasets = _mean_over_categories(categories)
+    categories, datasets = averages(tables, kept)
     leaderboard = _rank(kept, datasets, protocol)
     return Summary(protocol, kept, configurations, leaderboard, categories, datasets, notes)
 
 
-def _values(run: Run, protocol: Protocol) -> pd.DataFrame:
-    """Return the run's records under `protocol`, and its speed as one more metric."""
+def averages(
+    tables: Sequence[pd.DataFrame] | Mapping[int, pd.DataFrame], runs: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average values over seeds, and then over categories.
+
+    Parameters
+    ----------
+    tables : sequence or mapping of int to DataFrame
+        From :func:`values_of`, by the position of the run.
+    runs : DataFrame
+        Position, dataset, configuration and category of the runs that count.
+
+    Returns
+    -------
+    categories, datasets : DataFrame
+        As in :class:`Summary`.
+    """
+    values = pd.concat([tables[i].assign(position=i) for i in runs["position"]], ignore_index=True)
+    names = ["position", "dataset", "configuration", "category"]
+    values = values.merge(runs[names], on="position", validate="many_to_one")
+    categories = _mean_over_seeds(values)
+    return categories, _mean_over_categories(categories)
+
+
+def values_of(run: Run, protocol: str) -> pd.DataFrame:
+    """Return the run's records under the protocol of that name, and its speed as one more metric."""
     records = run.records
-    records = records[records["protocol"] == protocol.name]
+    records = records[records["protocol"] == protocol]
     columns = [*_METRIC, "value", "error_bound", "ci_low", "ci_high", "n"]
     records = records[columns].astype({"metric": str, "subset": str})
     numeric = columns[2:]

@@ -29,13 +29,21 @@ from hrbench.report.rows import (
     weights_text,
 )
 from hrbench.report.summary import Cell, Summary, lookup, summarise
+from hrbench.report.worth import Worth, worth_of
 from hrbench.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
 
 
-def markdown_page(summary: Summary) -> str:
-    """Return the leaderboards of all datasets as one Markdown page."""
+def markdown_page(summary: Summary, runs: Sequence[Run] = ()) -> str:
+    """Return the leaderboards of all datasets as one Markdown page.
+
+    Parameters
+    ----------
+    summary : Summary
+    runs : sequence of Run
+        Those that were summarised; with them, protocols are compared where there are several.
+    """
     protocol = summary.protocol
     headline = limit_text(protocol.headline_fpr)
     parts = [
@@ -57,9 +65,30 @@ def markdown_page(summary: Summary) -> str:
             who = [_markdown(text) for text in (title, row["preset"], row["view"], weights_text(row))]
             lines.append([rank_text(row), *who, *line, row["seeds"], str(row["categories"])])
         parts.append(f"## {_markdown(dataset)}")
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts.append(_markdown_table(lines))
         parts.append("\n".join(f"- {_markdown(text)}" for text in footnotes(summary, dataset)))
+        if runs and (worth := worth_of(runs, summary, dataset)) is not None:
+            parts += _markdown_worth(worth)
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown_worth(worth: Worth) -> list[str]:
+    """Return heading, sentence, table and notes; every metric starts with what it counts."""
+    lines = [["Metric", "Method", *[_markdown(name) for name in worth.protocols]]]
+    lines.append([":--", ":--", *["--:"] * len(worth.protocols)])
+    for block in worth.blocks:
+        if any(block.counts):
+            lines.append([_markdown(block.name), "*defects counted*", *block.counts])
+        for row, cells in block.rows:
+            texts = [f"**{cell.text}**" if cell.best else cell.text for cell in cells]
+            texts = [f"{text} ({c.difference})" if c.difference else text for text, c in zip(texts, cells, strict=True)]
+            lines.append([_markdown(block.name), _markdown(row["short"] + marks(row)), *texts])
+    title = "### What the protocol is worth"
+    return [title, worth.sentence, _markdown_table(lines), _markdown(worth.notes.replace("Small:", "In brackets:"))]
 
 
 def _head(column: Column) -> str:
@@ -78,7 +107,7 @@ def _markdown(text: str) -> str:
 def _markdown_number(column: Column, cell: Cell, place: int) -> str:
     text = number_text(column, cell.shown)
     text = ("{}", "**{}**", "*{}*")[place].format(text)
-    interval = interval_text(cell)
+    interval = interval_text(column, cell)
     return f"{text} {interval}" if interval else text
 
 
@@ -89,7 +118,8 @@ def csv_table(summary: Summary) -> str:
     """
     protocol = summary.protocol
     sizes = (*DISJOINT, *CUMULATIVE, *diameter_names(protocol.size_bins))
-    columns = [*category_columns(protocol), *size_columns(protocol, sizes)]
+    limits = [Column(f"{name}_px", "", "", name) for name in ("a50", "a90", "a90_95")]
+    columns = [*category_columns(protocol), *size_columns(protocol, sizes), *limits]
     records = []
     for dataset in summary.notes:
         cells = lookup(summary, dataset)
@@ -104,6 +134,8 @@ def csv_table(summary: Summary) -> str:
                 record |= {"missing": ";".join(row["missing"])}
                 for column in columns:
                     cell = column.cell(cells, row["configuration"], category)
+                    if column in limits and (not category or cell.defined < cell.total):
+                        cell = Cell()  # a mean over those that reach it would flatter
                     key = column.key
                     record |= {key: cell.shown, f"{key}_error": cell.error, f"{key}_n": cell.n}
                     record |= {f"{key}_ci_low": cell.low, f"{key}_ci_high": cell.high}
@@ -162,5 +194,5 @@ def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) 
 
 def _terminal_number(column: Column, cell: Cell, place: int) -> str:
     text = number_text(column, cell.shown)
-    shown = column.metric == "aupro" and column.subset == "all"
-    return f"{text} {interval_text(cell)}".rstrip() if shown else text
+    shown = column.metric == "aupro"  # the terminal is narrower than a page
+    return f"{text} {interval_text(column, cell)}".rstrip() if shown else text

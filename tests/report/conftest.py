@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from hrbench.errors import HrbenchError
+from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.store import RECORD_COLUMNS, Run
@@ -99,6 +100,9 @@ def _records(config: Config, dataset: str, category: str, seed: int, run: str, i
         ("f1_oracle", 0.59 * config.skill, 167),
     ):
         rows.append((name, "all", math.nan, value + rng.normal() * 0.002, 0.0, n))
+    if threshold:
+        names = {"a50": 60.0, "a90": 400.0, "a90_95": math.nan}
+        rows += [(name, "all", math.nan, value, 0.0, len(areas)) for name, value in names.items()]
     if config.decision:
         rows += [(name, "all", math.nan, 0.12, 0.0, 167) for name in ("iou_decision", "miou_decision")]
 
@@ -180,8 +184,16 @@ def write_run(
     (folder / "pictures" / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
     run = Run(folder)
     components = pd.DataFrame({"image": 0, "area": _areas(category), "defect_type": "pit"})
-    EVIDENCE[folder] = SimpleNamespace(components=components, skill=config.skill)
+    EVIDENCE[folder] = SimpleNamespace(components=components, skill=config.skill, threshold=config.name != "nasty")
     return run
+
+
+@functools.lru_cache
+def found(skill: float, areas: tuple[int, ...]) -> Detection:
+    """Return an analysis in which a method of more skill finds smaller defects."""
+    rng = np.random.default_rng(0)
+    hits = rng.random(len(areas)) < 1 / (1 + np.exp(-2 * (np.log(areas) - 9 + 5 * skill)))
+    return dataclasses.replace(fit_detection(areas, hits), false_per_image=0.125, false_per_pixel=0.00123)
 
 
 @pytest.fixture
@@ -218,11 +230,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _curves() -> Iterator[None]:
-    """Replace the curves, which have tests of their own, by power laws."""
+    """Replace curves and detection, which have tests of their own, by power laws and made-up hits."""
     fpr = np.concatenate([[0.0], np.geomspace(1e-7, 1, 500)])
 
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
+
+    def detect(evidence: SimpleNamespace, *_: object) -> Detection | None:
+        if not evidence.threshold:
+            return None
+        return found(evidence.skill, tuple(evidence.components["area"]))
 
     def load(run: Run, protocol: Protocol) -> SimpleNamespace:
         if run.folder not in EVIDENCE:
@@ -233,4 +250,5 @@ def _curves() -> Iterator[None]:
         patch.setattr(Run, "load_evidence", load)
         patch.setattr(plots, "roc_curve", power)
         patch.setattr(plots, "pro_curve", power)
+        patch.setattr(plots, "detection_of", detect)
         yield

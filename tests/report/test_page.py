@@ -147,6 +147,17 @@ def test_every_number_explains_itself(text: str) -> None:
     assert "interval 0." in titles
 
 
+def test_small_print_is_the_interval_of_the_headline(make_run: Factory, protocol: Protocol) -> None:
+    runs = [make_run(seed=seed, intervals=True) for seed in (0, 1)]
+    text = write_leaderboard(runs, runs[0].folder / "page", protocol)["html"].read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.S)
+    small = [re.findall(r"<small>(0\.[^<]*|seeds [^<]*)</small>", row) for row in rows]
+    # AUPRO@0.05 and rho in the overview, both again in the category, then with the range of the seeds.
+    assert [len(found) for found in small if any(re.match(r"0\.\d\d–0\.\d\d$", one) for one in found)] == [2, 4]
+    assert sum(one.startswith("seeds 0.") for found in small for one in found) == 2
+    assert text.count("Intervals: 95 %, bootstrap over images, 1000 draws.") == 2
+
+
 def test_pictures_are_inside_and_whole(text: str) -> None:
     page = Reader(text)
     sources = [a["src"] for a in page.all("img")]

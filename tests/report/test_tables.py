@@ -12,7 +12,8 @@ from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, best_two, error_text, number_text, overview_columns, size_text
 from hrbench.report.configurations import THROUGHPUT
 from hrbench.report.latex import latex_tables
-from hrbench.report.summary import Summary, summarise
+from hrbench.report.rows import short_interval
+from hrbench.report.summary import Cell, Summary, summarise
 from hrbench.report.tables import csv_table, markdown_page, terminal_table
 from hrbench.store import Run
 
@@ -86,6 +87,22 @@ def test_markdown_shows_intervals_where_there_are_any(make_run: Factory, protoco
     with_intervals = markdown_page(summarise([make_run(intervals=True)], protocol))
     assert re.search(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", with_intervals)
     assert "–" in markdown_page(summarise([make_run(CONFIGS[3])], protocol))
+
+
+def test_intervals_are_printed_for_the_headline_and_its_robustness_only(make_run: Factory, protocol: Protocol) -> None:
+    summary = summarise([make_run(intervals=True)], protocol)
+    note = "Intervals: 95 %, bootstrap over images, 1000 draws."
+    for text in (markdown_page(summary), latex_tables(summary).replace("\\%", "%")):
+        assert note in text
+        assert len(re.findall(r"0\.\d{3}, 0\.\d{3}", text)) == 2
+    assert note not in markdown_page(summarise([make_run(seed=1)], protocol))
+
+
+def test_short_intervals() -> None:
+    assert short_interval(Cell(0.65, low=0.614, high=0.697)) == "0.61–0.70"
+    assert short_interval(Cell(0.915, low=0.912, high=0.918)) == "0.912–0.918"
+    assert short_interval(Cell(0.5)) == ""
+    assert short_interval(Cell(0.5, low=0.4, high=0.6, few=True)) == ""
 
 
 def test_csv_has_full_precision_and_one_row_per_average_and_category(summary: Summary) -> None:

@@ -1,0 +1,166 @@
+"""The plot of the probability of detection against defect size."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hrbench.metrics import equivalent_diameter
+from hrbench.metrics.detection import Detection
+from hrbench.protocol import Detectability
+from hrbench.report.configurations import printable
+from hrbench.report.drawing import MUTED, PAPER, Series, sheet, style, value_axis
+from hrbench.report.limits import limit_names, limit_text, unreached
+
+__all__ = ["draw_detection"]
+
+Floats = npt.NDArray[np.float64]
+
+_OVERLAID = 4  # more curves than these get a panel each
+_COLUMNS = 3
+_STROKES = 500  # of a rug that can be told apart
+
+
+def draw_detection(items: Sequence[tuple[Series, Detection]], pod: Detectability, title: str) -> Figure | None:
+    """Draw POD curves with their bands, hits above and misses below; None if no defect was analysed.
+
+    A filled marker is a90, a hollow one a90/95; a hollow arrow at the right edge says that the limit is not reached.
+    """
+    items = [(series, found) for series, found in items if found.areas.size]
+    if not items:
+        return None
+    low = min(float(found.areas.min()) for _, found in items)
+    high = max(float(found.areas.max()) for _, found in items)
+    margin = max(1.08, (high / low) ** 0.03)
+    span = (low / margin, high * margin)
+    if len(items) <= _OVERLAID:
+        shown = [Series(f"{series.label}, {_limits(found, pod)}", series.index) for series, found in items]
+        with sheet(shown, title, markers=False, shape=(1, 1), height=3.6, key=_key(pod)) as (figure, grid):
+            axes = figure.add_subplot(grid[0])
+            _axes(axes, span, "", len(items), pod.probability, most=12)
+            axes.set_ylabel("probability of detection")
+            axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
+            _draw(axes, items, span[1])
+        return figure
+    rows = -(-len(items) // _COLUMNS)
+    with sheet([], title, markers=False, shape=(rows, _COLUMNS), height=2.7 * rows, key=_key(pod)) as (figure, grid):
+        for place, (series, found) in enumerate(items):
+            axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
+            label = textwrap.shorten(printable(series.label), 84, placeholder=" …")
+            heading = textwrap.fill(label, 42, break_long_words=True)
+            _axes(axes, span, f"{heading}\n{_limits(found, pod)}", 1, pod.probability, most=4)
+            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
+            axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
+            axes.set_xlabel("" if place + _COLUMNS < len(items) else "area, px; ⌀ of an equal circle")
+            _draw(axes, [(series, found)], span[1])
+    return figure
+
+
+def _limits(found: Detection, pod: Detectability) -> str:
+    """Return the limits as part of a legend."""
+    if found.method == "none":
+        return f"no curve, {int(found.hits.sum()):,} of {found.hits.size:,} hit"
+    _, a90, a90_95 = limit_names(pod)
+    return f"{a90} {limit_text(found.a90)}, {a90_95} {limit_text(found.a90_95)}"
+
+
+def _key(pod: Detectability) -> list[tuple[Line2D, str]]:
+    _, a90, a90_95 = limit_names(pod)
+    edge: dict[str, Any] = {"color": MUTED, "mec": MUTED, "mew": 1.2, "ms": 6.0}
+    return [
+        (Line2D([], [], marker="o", mfc=MUTED, lw=1, ls="-", **edge), a90),
+        (Line2D([], [], marker="o", mfc=PAPER, lw=1, ls=(0, (4, 2)), **edge), f"{a90_95} (profile likelihood)"),
+        (Line2D([], [], marker=">", mfc=PAPER, ls="", **edge), "not reached"),
+    ]
+
+
+def _axes(axes: Axes, span: tuple[float, float], heading: str, rugs: int, level: float, most: int) -> None:
+    value_axis(axes, heading, "")
+    gap, height = _rug(rugs)
+    middle, room = gap + rugs * height / 2, 1.8 * gap + rugs * height
+    axes.set_ylim(-room, 1 + room)
+    axes.set_yticks([-middle, level, 1 + middle], ["missed", f"{level:g}", "hit"], minor=True, color=MUTED)
+    axes.set_xscale("log")
+    axes.set_xlim(*span)
+    ticks = _ticks(*span, most)
+    axes.set_xticks(ticks, [_tick(area) for area in ticks], linespacing=1.4)
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    axes.tick_params(axis="y", which="minor", length=0)
+
+
+def _rug(rugs: int) -> tuple[float, float]:
+    """Return the gap between curves and rug, and the height of its rows."""
+    return (0.06, 0.11) if rugs == 1 else (0.03, 0.05)
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round areas inside an interval, at most so many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    chosen: list[float] = []
+    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        chosen = [area for power in powers for step in steps if low <= (area := step * 10.0**power) <= high]
+        if len(chosen) <= most:
+            break
+    return chosen or [math.sqrt(low * high)]
+
+
+def _tick(area: float) -> str:
+    across = float(equivalent_diameter(area))
+    return f"{area:,.0f}\n⌀ {across:.{0 if across >= 9.95 else 1}f}"
+
+
+def _draw(axes: Axes, items: Sequence[tuple[Series, Detection]], edge: float) -> None:
+    """Draw curves, limits and rugs; what would lie at the same place at the right edge is put below each other."""
+    axes.axhline(items[0][1].probability, color=MUTED, lw=0.6, ls=":", zorder=1)
+    arrows = 0
+    gap, height = _rug(len(items))
+    for number, (series, found) in enumerate(items):
+        colour, _, line = style(series.index)
+        curve = found.curve()
+        axes.fill_between(curve["area"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0, zorder=2)
+        axes.plot(curve["area"], curve["pod"], color=colour, ls=line, lw=1.6, zorder=4)
+        for hit, base, up in ((True, 1 + gap, 1), (False, -gap, -1)):
+            x = _strokes(found.areas[found.hits == hit])
+            foot = base + up * number * height
+            y = np.tile([foot, foot + up * 0.8 * height, math.nan], x.size)
+            axes.plot(np.repeat(x, 3), y, color=colour, lw=1, alpha=0.8, zorder=3, solid_capstyle="butt")
+        arrows += _draw_limits(axes, series, found, edge, arrows)
+
+
+def _draw_limits(axes: Axes, series: Series, found: Detection, edge: float, arrows: int) -> bool:
+    """Draw the two limits as verticals; return whether an arrow was needed."""
+    colour, _, _ = style(series.index)
+    level = found.probability
+    marker: dict[str, Any] = {"marker": "o", "mec": colour, "mew": 1.2, "ms": 6.0, "zorder": 6, "ls": ""}
+    a90, upper = found.a90, found.a90_95
+    if upper.area is not None:
+        axes.plot([upper.area] * 2, [0, level], color=colour, lw=1, ls=(0, (4, 2)), zorder=3)
+        axes.plot([upper.area], [level], mfc=PAPER, **marker)
+    if a90.area is not None:
+        axes.plot([a90.area] * 2, [0, level], color=colour, lw=1, zorder=3)
+        axes.plot([a90.area], [level], mfc=colour, **marker)
+    if not unreached(upper):
+        return False
+    height = level - 0.07 * arrows
+    if a90.area is not None:
+        axes.plot([a90.area, edge], [height] * 2, color=colour, lw=1, ls=(0, (4, 2)), zorder=3)
+    axes.plot([edge], [height], mfc=PAPER, clip_on=False, **{**marker, "marker": ">", "ms": 8.0})
+    return True
+
+
+def _strokes(areas: Floats) -> Floats:
+    """Return the places of a rug: equal areas once, and not more of them than a reader can tell apart."""
+    places: Floats = np.unique(areas)
+    if places.size > _STROKES:
+        x = np.log(places)
+        step = np.ptp(x) / _STROKES
+        places = np.exp(np.unique(np.round(x / step)) * step)
+    return places
