@@ -184,7 +184,6 @@ def run_job(
         log.info("%s: done before, %s", job.label, folder)
         return rescore(done, protocols)
     fit_samples, held_out = split_normals(job.category)
-    partial = folder / "partial"
     _start_over_if_changed(folder, content_digest(job.category.train))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -202,20 +201,20 @@ def run_job(
         held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
         calibrations = Calibration.of((_finish(method, item) for item in held), [way.side for way in ways])
         evidence, cost = _collect(job, method, maps, folder, ways, save_maps=save_maps)
-    evidence = [
-        dataclasses.replace(part, calibration=calibration)
-        for part, calibration in zip(evidence, calibrations, strict=True)
-    ]
-    config = {
-        **_describe(job, method),
-        "batch_size": batch_size,
-        "device": device_name(device),
-        "cost": {"fit_seconds": fit_seconds, **cost, "peak_memory_mib": peak_memory(device)},
-    }
-    run = finish_run(
-        folder, job.category, evidence, protocols, config, lambda sample: _finish(method, next(maps([sample])))
-    )
-    shutil.rmtree(partial)
+        evidence = [
+            dataclasses.replace(part, calibration=calibration)
+            for part, calibration in zip(evidence, calibrations, strict=True)
+        ]
+        config = {
+            **_describe(job, method),
+            "batch_size": batch_size,
+            "device": device_name(device),
+            "cost": {"fit_seconds": fit_seconds, **cost, "peak_memory_mib": peak_memory(device)},
+        }
+        run = finish_run(
+            folder, job.category, evidence, protocols, config, lambda sample: _finish(method, next(maps([sample])))
+        )
+    shutil.rmtree(folder / "partial")
     return run
 
 

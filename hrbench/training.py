@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -276,11 +277,11 @@ def _rebuilt_prefixes(method: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name, module in method.named_modules() if hasattr(module, "provenance") and name)
 
 
-def _load_checkpoint(path: Path | None) -> dict:  # type: ignore[type-arg]
+def _load_checkpoint(path: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        state: dict = torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[type-arg]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise HrbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start the fit again") from None
     return state

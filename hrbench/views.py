@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Canvas", "Placement", "View", "stack_tiles", "tile_starts", "to_uint8_tensor", "to_unit"]
+__all__ = ["Canvas", "Placement", "View", "image_tensor", "stack_tiles", "tile_starts", "to_unit"]
 
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
@@ -120,7 +120,7 @@ class View:
         """
         height, width = image.shape[:2]
         placement = self.place((height, width))
-        tensor = to_uint8_tensor(image)
+        tensor = image_tensor(image)
         if any(placement.pad):
             tensor = _edge_pad(tensor, placement.pad)
         if tensor.shape[1:] != placement.grid:
@@ -245,7 +245,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
     return (*range(0, last, tile - overlap), last)
 
 
-def to_uint8_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Tensor:
+def image_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Tensor:
     """Return an (H, W, 3) image as (3, H, W): uint8 as it is, uint16 as float32 in [0, 1]."""
     if image.dtype == np.uint16:
         return torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1).contiguous()

@@ -1,9 +1,54 @@
 """Small data for tests."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from hrbench.contract import StackedNormals
+from hrbench.method import FitContext, Normals
+
+
+def noise_normals(images: int) -> StackedNormals:
+    """Return coloured noise, (images, 3, 64, 64) in [0, 0.5]."""
+    return StackedNormals(0.5 * torch.rand((images, 3, 64, 64), generator=torch.Generator().manual_seed(0)))
+
+
+class PlainContext(FitContext):
+    """The plainest fit loop, of at most 60 steps; remembers what it was asked, and its losses."""
+
+    seed = 0
+    device = torch.device("cpu")
+    held_out = noise_normals(4)
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.steps = 0
+
+    def train(
+        self,
+        normals: Normals,
+        loss: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        batch_size: int,
+        description: str = "fit",
+    ) -> list[float]:
+        self.steps = steps
+        for batch in normals.batches(batch_size, steps=min(steps, 60), seed=self.seed):
+            optimizer.zero_grad()
+            value = loss(batch)
+            value.backward()
+            optimizer.step()
+            self.losses.append(float(value.detach()))
+        return self.losses
+
+    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+        return inputs
 
 
 def write_tree(root: Path, *, categories=("bolt",), train=8, good=3, bad=5, size=(48, 70)) -> Path:

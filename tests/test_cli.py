@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -53,22 +54,40 @@ def test_maps_of_a_run_score_the_same_when_evaluated(tree, toy, tmp_path, capsys
 
 
 def test_submission_layout_with_decisions_and_normal_maps(tmp_path):
-    root = write_tree(tmp_path / "data", size=(32, 40))
+    root = tmp_path / "data" / "can"
+    tree = write_tree(tmp_path / "mvtec", size=(32, 40)) / "bolt"
+    for old, new in (
+        ("train/good", "train/good"),
+        ("test/good", "test_public/good"),
+        ("test/dent", "test_public/bad"),
+        ("ground_truth/dent", "test_public/ground_truth/bad"),
+    ):
+        shutil.copytree(tree / old, root / new)
+    shutil.copytree(root / "train" / "good", root / "validation" / "good")
+    for path in (root / "test_public" / "good").iterdir():  # stems are unique in a split
+        path.rename(path.with_name(f"1{path.name}"))
     rng = np.random.default_rng(0)
-    for path in sorted((root / "bolt" / "test").rglob("*.png")):
-        name = f"{path.parent.name}/{path.stem}"
-        scores = rng.random((32, 40)).astype(np.float16)
-        target = tmp_path / "maps" / "bolt" / "test" / f"{name}.tiff"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(target, scores)
+    maps, decisions = (
+        tmp_path / "submission" / f"anomaly_images{s}" / "can" / "test_public" for s in ("", "_thresholded")
+    )
+    maps.mkdir(parents=True)
+    decisions.mkdir(parents=True)
+    for path in sorted((root / "test_public").glob("[gb]*d/*.png")):
+        tifffile.imwrite(maps / f"{path.stem}.tiff", rng.random((32, 40)).astype(np.float16))
+        mask = root / "test_public" / "ground_truth" / "bad" / f"{path.stem}_mask.png"
+        decided = np.asarray(Image.open(mask)) if path.parent.name == "bad" else np.zeros((32, 40), np.uint8)
+        Image.fromarray(decided).save(decisions / f"{path.stem}.png")
     normal = tmp_path / "normal"
     normal.mkdir()
     np.save(normal / "one.npy", rng.random((32, 40)))
-    code = main(["evaluate", "--root", str(root), "--maps", str(tmp_path / "maps"), "--normal-maps", str(normal),
-                 "--output", str(tmp_path / "out"), "--exact"])  # fmt: skip
-    assert code == 0
+    command = ["evaluate", "--dataset", "mvtec_ad_2", "--root", str(root.parent), "--categories", "can", "--exact"]
+    command += ["--maps", str(maps.parents[2]), "--normal-maps", str(normal), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
     (run,) = read_runs(tmp_path / "out")
-    assert run.records.set_index("metric")["value"]["iou"] >= 0
+    values = run.records.set_index("metric")["value"]
+    assert 0 <= values["iou"] < 0.5
+    assert values["iou_decision"] == values["miou_decision"] == 1  # the masks themselves were handed in
+    assert values["fpr_decision"] == 0
     assert run.config["threshold"]["normal_images"] == 1
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import PlainContext, noise_normals
 from torch import Tensor
 
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, create_method, methods_package
+from hrbench.method import Method, create_method, methods_package
 
 methods_package()
 from hrbench.methods.fastflow import FastFlow, fuse  # noqa: E402
@@ -19,65 +18,11 @@ from hrbench.methods.fastflow import FastFlow, fuse  # noqa: E402
 SMALL = {"backbone": "test_resnet", "weights": "random", "flow_steps": 2, "batch_size": 4, "steps": 6}
 
 
-class Normals:
-    """Coloured noise, (24, 3, 64, 64)."""
-
-    def __init__(self) -> None:
-        self.inputs = torch.rand((24, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 0.5
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.inputs)
-
-    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        for step in range(steps):
-            chosen = torch.randint(len(self), (batch_size,), generator=generator)
-            if step >= start:
-                yield self.inputs[chosen]
-
-
-class Context(FitContext):
-    """The plainest fit loop; remembers what it was asked."""
-
-    seed = 0
-    device = torch.device("cpu")
-    held_out = Normals()
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.steps = 0
-
-    def train(
-        self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
-        *,
-        steps: int,
-        batch_size: int,
-        description: str = "fit",
-    ) -> list[float]:
-        self.steps = steps
-        for batch in itertools.islice(normals.batches(batch_size, steps=steps, seed=self.seed), 60):
-            optimizer.zero_grad()
-            value = loss(batch)
-            value.backward()
-            optimizer.step()
-            self.losses.append(float(value.detach()))
-        return self.losses
-
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
-        return inputs
-
-
-def fitted(**options: object) -> tuple[Method, Context]:
+def fitted(**options: object) -> tuple[Method, PlainContext]:
     torch.manual_seed(0)
     method = create_method("fastflow", **{**SMALL, **options})
-    context = Context()
-    method.fit(Normals(), context)
+    context = PlainContext()
+    method.fit(noise_normals(24), context)
     return method.eval(), context
 
 
@@ -192,7 +137,7 @@ def test_only_flows_and_norms_learn() -> None:
 def test_channel_norm_measures_the_features_of_normals() -> None:
     method, _ = fitted(strides=(4,), batch_size=24, steps=1)
     # The moments come from one batch of 24; the same batch is standardised by them.
-    chosen = next(Normals().batches(24, steps=1, seed=0))
+    chosen = next(noise_normals(24).batches(24, steps=1, seed=0))
     x = method.norms[0](method.features(chosen)[0])
     std, mean = torch.std_mean(x, dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)

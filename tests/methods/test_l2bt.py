@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import PlainContext, noise_normals
 from torch import Tensor, nn
 
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, create_method, methods_package
+from hrbench.method import Method, create_method, methods_package
 from hrbench.views import View
 
 methods_package()
 from hrbench.methods.l2bt import blur, distance, student  # noqa: E402
 
 SMALL = {"teacher": "test_vit", "weights": "random", "steps": 20, "lr": 1e-3}
-
-
-class Normals:
-    """Coloured noise, (16, 3, 64, 64)."""
-
-    def __init__(self) -> None:
-        self.inputs = torch.rand((16, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.inputs)
-
-    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        for step in range(steps):
-            chosen = torch.randint(len(self), (batch_size,), generator=generator)
-            if step >= start:
-                yield self.inputs[chosen]
-
-
-class Context(FitContext):
-    """The plainest fit loop; remembers what it was asked."""
-
-    seed = 0
-    device = torch.device("cpu")
-    held_out = Normals()
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def train(
-        self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
-        *,
-        steps: int,
-        batch_size: int,
-        description: str = "fit",
-    ) -> list[float]:
-        for batch in normals.batches(batch_size, steps=steps, seed=self.seed):
-            optimizer.zero_grad()
-            value = loss(batch)
-            value.backward()
-            optimizer.step()
-            self.losses.append(float(value.detach()))
-        return self.losses
-
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
-        return inputs
 
 
 class TwoLayers(nn.Module):
@@ -87,11 +35,11 @@ class TwoLayers(nn.Module):
         return pair[::-1] if self.swapped else pair
 
 
-def fitted(**options: object) -> tuple[Method, Context]:
+def fitted(**options: object) -> tuple[Method, PlainContext]:
     torch.manual_seed(0)
     method = create_method("l2bt", **{**SMALL, **options})
-    context = Context()
-    method.fit(Normals(), context)
+    context = PlainContext()
+    method.fit(noise_normals(16), context)
     return method.eval(), context
 
 
