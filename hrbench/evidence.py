@@ -1,8 +1,8 @@
 """Evidence: the small sufficient statistics that inference leaves behind, and every metric starts from.
 
-Defect pixels are few and kept exactly, per connected component. Normal pixels are many and are counted, per
-image, under an order-preserving integer key of their score: the upper 22 bits of the float32, or all bits in
-exact mode. Merging is concatenation, so shards, processes and resumed runs end with the same bits in any order.
+Defect pixels are few and kept exactly, per connected component. Normal pixels are many: per image they are counted
+under the upper 22 bits of an order-preserving integer key of their score or, in exact mode, kept as sorted keys of
+all bits. Merging is concatenation, so shards, processes and resumed runs end with the same bits in any order.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import ndimage
 
+from hrbench.components import find_components
 from hrbench.errors import HrbenchError
 from hrbench.protocol import ImageScoreRule, Protocol
 from hrbench.resample import bilinear, nearest
 from hrbench.scores import (
     KEY_SHIFT,
     Counts,
-    Keys,
     NormalScores,
     Scores,
     check_map,
     image_score,
     key_scores,
+    pooled_ranks,
     score_keys,
 )
 
@@ -52,7 +52,6 @@ _IMAGE_DTYPES = {
     "score": "float64",
     "normal_pixels": "int64",
     "defect_pixels": "int64",
-    "normal_bins": "int64",
     "decision_tp": "Int64",
     "decision_fp": "Int64",
     "seconds": "float64",
@@ -159,18 +158,16 @@ class Evidence:
     ----------
     images : DataFrame
         One row per image in order of its id: id, label, height, width, score, normal_pixels, defect_pixels,
-        normal_bins (rows of `normal_keys`), decision_tp, decision_fp (null without a decision), seconds.
+        decision_tp, decision_fp (null without a decision), seconds.
     components : DataFrame
         One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
         right (exclusive), decision_pixels.
     defect_scores : ndarray of float32 (float64 in exact mode if the maps were), (sum of areas,)
         Scores of all defect pixels, component after component.
-    normal_keys, normal_counts : ndarray, (sum of normal_bins,)
-        Each image's histogram of normal pixels, image after image.
-    shift : int
-        Bits that the keys dropped; 0 in exact mode.
+    normals : sequence of NormalScores
+        Each image's normal pixels; all of one `shift`, which is 0 in exact mode.
     lossless : bool
-        True if no score lost a set bit to `shift` (float16 maps, exact mode): then every metric is exact.
+        True if no score lost a set bit (float16 maps, exact mode): then every metric is exact.
     collection : Collection
     calibration : Calibration or None
     """
@@ -178,12 +175,15 @@ class Evidence:
     images: pd.DataFrame
     components: pd.DataFrame
     defect_scores: Scores
-    normal_keys: Keys
-    normal_counts: Counts
-    shift: int
+    normals: Sequence[NormalScores]
     lossless: bool
     collection: Collection
     calibration: Calibration | None = None
+
+    @property
+    def shift(self) -> int:
+        """Bits that the keys dropped; 0 in exact mode."""
+        return self.normals[0].shift
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
@@ -192,14 +192,18 @@ class Evidence:
 
     @cached_property
     def normal(self) -> NormalScores:
-        """All normal pixels of all images, pooled."""
-        return NormalScores.sum([NormalScores(self.normal_keys, self.normal_counts, self.shift)])
+        """All normal pixels of all images, pooled; in exact mode a copy of all of them."""
+        return NormalScores.sum(self.normals)
 
-    def image_normals(self, row: int) -> NormalScores:
-        """Return the histogram of one image, by its row in `images`."""
-        start = _starts(self.images["normal_bins"])[row]
-        part = slice(start, start + int(self.images["normal_bins"].iloc[row]))
-        return NormalScores(self.normal_keys[part], self.normal_counts[part], self.shift)
+    @cached_property
+    def normal_pixels(self) -> int:
+        """Number of normal pixels of all images."""
+        return int(self.images["normal_pixels"].sum())
+
+    @cached_property
+    def ranking(self) -> DefectRanks:
+        """All defect pixels in order of their score, among the normal ones."""
+        return DefectRanks.of(self.defect_scores, self.normals)
 
     @staticmethod
     def merge(parts: Sequence[Evidence]) -> Evidence:
@@ -224,19 +228,15 @@ class Evidence:
         order = np.argsort(images["id"].to_numpy(dtype=str), kind="stable")
         rank = pd.Series(np.argsort(order), index=images["id"])
         component_order = np.argsort(rank.loc[components["image"]].to_numpy(), kind="stable")
-        keys = np.concatenate([part.normal_keys for part in parts])
-        counts = np.concatenate([part.normal_counts for part in parts])
+        normals = [normal for part in parts for normal in part.normals]
         scores = np.concatenate([part.defect_scores for part in parts])
-        bins = _take_groups(images["normal_bins"], order)
         pixels = _take_groups(components["area"], component_order)
         calibrated = [part for part in parts if part.calibration is not None]
         return Evidence(
             images=images.iloc[order].reset_index(drop=True),
             components=components.iloc[component_order].reset_index(drop=True),
             defect_scores=scores[pixels],
-            normal_keys=keys[bins],
-            normal_counts=counts[bins],
-            shift=first.shift,
+            normals=[normals[row] for row in order],
             lossless=all(part.lossless for part in parts),
             collection=first.collection,
             calibration=calibrated[0].calibration if calibrated else None,
@@ -248,8 +248,11 @@ class Evidence:
         collection = dataclasses.asdict(self.collection)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         images = pa.Table.from_pandas(self.images, preserve_index=False)
-        images = images.append_column("normal_keys", _lists(self.images["normal_bins"], self.normal_keys))
-        images = images.append_column("normal_counts", _lists(self.images["normal_bins"], self.normal_counts))
+        bins = [part.keys.size for part in self.normals]
+        images = images.append_column("normal_keys", _lists(bins, np.concatenate([part.keys for part in self.normals])))
+        counts = [part.counts for part in self.normals if part.counts is not None]
+        if counts:
+            images = images.append_column("normal_counts", _lists(bins, np.concatenate(counts)))
         components = pa.Table.from_pandas(self.components, preserve_index=False)
         components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
         _write(images, facts, folder / "images.parquet")
@@ -271,17 +274,51 @@ class Evidence:
             table, about = _read(folder / "calibration.parquet")
             scores = NormalScores(table["normal_keys"].to_numpy(), table["normal_counts"].to_numpy(), about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
+        keys = _arrays(images["normal_keys"])
+        counts = [None] * len(keys) if "normal_counts" not in images.column_names else _arrays(images["normal_counts"])
         return Evidence(
             images=_frame(images, _IMAGE_DTYPES),
             components=_frame(components, _COMPONENT_DTYPES),
             defect_scores=_flat(components["scores"]),
-            normal_keys=_flat(images["normal_keys"]),
-            normal_counts=_flat(images["normal_counts"]),
-            shift=facts["shift"],
+            normals=[NormalScores(*pair, facts["shift"]) for pair in zip(keys, counts, strict=True)],
             lossless=facts["lossless"],
             collection=Collection(**facts["collection"]),
             calibration=calibration,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class DefectRanks:
+    """Defect pixels in rising order of their score, and how many normal pixels are above each.
+
+    Attributes
+    ----------
+    order : ndarray of int, (P,)
+        Places in `Evidence.defect_scores`.
+    starts : ndarray of int, (D,)
+        First pixel of each of the D distinct scores, in this order.
+    above, at_least : ndarray of int64, (D,)
+        Normal pixels with a key above, and at or above, that of each distinct score.
+    """
+
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    above: Counts
+    at_least: Counts
+
+    @staticmethod
+    def of(scores: Scores, normals: Sequence[NormalScores]) -> DefectRanks:
+        """Rank defect scores (P,) among the normal pixels of all images."""
+        order = np.argsort(scores)
+        ranked = scores[order]
+        starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])[: ranked.size])
+        return DefectRanks(order, starts, *pooled_ranks(normals, score_keys(ranked[starts], normals[0].shift)))
+
+    def per_pixel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Spread values of the distinct scores, (D,), to the pixels in the order of `Evidence.defect_scores`."""
+        result = np.empty(self.order.size, values.dtype)
+        result[self.order] = np.repeat(values, np.diff(self.starts, append=self.order.size))
+        return result
 
 
 class EvidenceCollector:
@@ -295,9 +332,8 @@ class EvidenceCollector:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self._rule = ImageScoreRule(collection.rule)
-        self._structure = np.ones((3, 3), bool) if collection.connectivity == 8 else None
         self._images: list[dict[str, Any]] = []
-        self._components: list[pd.DataFrame] = []
+        self._components: list[dict[str, Any]] = []
         self._scores: list[Scores] = []
         self._normals: list[NormalScores] = []
         self._lossless = True
@@ -345,24 +381,18 @@ class EvidenceCollector:
                 None if decision is None else nearest(decision, size),
             )
         if not self.collection.exact:
-            with np.errstate(over="ignore"):
-                narrow = scores.astype(np.float32, copy=False)
-            if narrow is not scores and not np.isfinite(narrow).all():
-                raise HrbenchError(f"{image_id}: the anomaly map exceeds the range of float32")
-            same = narrow is scores or bool((narrow == scores).all())
-            dropped = np.bitwise_or.reduce(narrow.view(np.uint32), axis=None) & ((1 << KEY_SHIFT) - 1)
-            self._lossless &= same and not dropped
-            scores = narrow
-        shift = 0 if self.collection.exact else KEY_SHIFT
-        defect = None if mask is None or not mask.any() else mask
-        normal = NormalScores.of(scores if defect is None else scores[~defect], shift)
-        self._normals.append(normal)
-        if defect is not None:
-            self._add_components(image_id, scores, defect, defect_type, decision)
-        defect_pixels = 0 if defect is None else int(np.count_nonzero(defect))
+            scores = self._narrowed(scores, image_id)
+        defects, own = 0, None
+        if mask is not None and mask.any():
+            own = self._add_components(image_id, scores, mask, defect_type, decision)
+            defects = own.size
+        if self.collection.exact:
+            self._normals.append(NormalScores.sorted(scores if own is None else scores[~np.asarray(mask)]))
+        else:
+            self._normals.append(NormalScores.of(scores, KEY_SHIFT, without=own))
         hits = false = None
         if decision is not None:
-            hits = 0 if defect is None else int(np.count_nonzero(decision & defect))
+            hits = 0 if mask is None else int(np.count_nonzero(decision & mask))
             false = int(np.count_nonzero(decision)) - hits
         self._images.append(
             {
@@ -371,14 +401,24 @@ class EvidenceCollector:
                 "height": scores.shape[0],
                 "width": scores.shape[1],
                 "score": score,
-                "normal_pixels": scores.size - defect_pixels,
-                "defect_pixels": defect_pixels,
-                "normal_bins": normal.keys.size,
+                "normal_pixels": scores.size - defects,
+                "defect_pixels": defects,
                 "decision_tp": hits,
                 "decision_fp": false,
                 "seconds": seconds,
             }
         )
+
+    def _narrowed(self, scores: Scores, image_id: str) -> Scores:
+        """Return the map in float32, and note whether a set bit is lost to it or to the keys."""
+        with np.errstate(over="ignore"):
+            narrow = scores.astype(np.float32, copy=False)
+        if narrow is not scores and not np.isfinite(narrow).all():
+            raise HrbenchError(f"{image_id}: the anomaly map exceeds the range of float32")
+        if self._lossless:
+            dropped = np.bitwise_or.reduce(narrow.view(np.uint32), axis=None) & ((1 << KEY_SHIFT) - 1)
+            self._lossless = not dropped and (narrow is scores or bool((narrow == scores).all()))
+        return narrow
 
     def _add_components(
         self,
@@ -387,30 +427,19 @@ class EvidenceCollector:
         defect: npt.NDArray[np.bool_],
         defect_type: str,
         decision: npt.NDArray[np.bool_] | None,
-    ) -> None:
-        ys, xs = np.flatnonzero(defect.any(axis=1)), np.flatnonzero(defect.any(axis=0))
-        box = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]  # labelling costs more than all the rest
-        labels, number = ndimage.label(defect[box], self._structure)
-        boxes = np.array([[b[0].start, b[1].start, b[0].stop, b[1].stop] for b in ndimage.find_objects(labels)])
-        boxes += np.array([ys[0], xs[0], ys[0], xs[0]])
-        inside = labels > 0
-        owner = labels[inside] - 1
-        order = np.argsort(owner, kind="stable")
-        hits = None
+    ) -> Scores:
+        """Add the components of one mask and return the scores of their pixels."""
+        found = find_components(defect, self.collection.connectivity)
+        own: Scores = scores.ravel()[found.pixels]
+        self._scores.append(own)
+        hits: Sequence[int | None] = [None] * found.areas.size
         if decision is not None:
-            hits = np.bincount(owner[decision[box][inside]], minlength=number)
-        self._scores.append(scores[box][inside][order])
-        columns: dict[str, Any] = {
-            "image": image_id,
-            "defect_type": defect_type,
-            "area": np.bincount(owner, minlength=number),
-            "top": boxes[:, 0],
-            "left": boxes[:, 1],
-            "bottom": boxes[:, 2],
-            "right": boxes[:, 3],
-            "decision_pixels": hits,
-        }
-        self._components.append(pd.DataFrame(columns).astype(_COMPONENT_DTYPES))
+            first = np.cumsum(found.areas) - found.areas
+            hits = np.add.reduceat(decision.ravel()[found.pixels], first, dtype=np.int64).tolist()
+        columns = dict(zip(("top", "left", "bottom", "right"), found.boxes.T, strict=True))
+        repeated = {"image": [image_id] * found.areas.size, "defect_type": [defect_type] * found.areas.size}
+        self._components.append({**repeated, "area": found.areas, **columns, "decision_pixels": hits})
+        return own
 
     def result(self) -> Evidence:
         """Return the evidence so far, images in order of their id."""
@@ -419,16 +448,14 @@ class EvidenceCollector:
         double = any(part.keys.dtype == np.uint64 for part in self._normals)
         if double:  # exact mode met float32 and float64 maps: bring all to float64
             self._normals = [_widen(part) for part in self._normals]
-        empty = pd.DataFrame(columns=list(_COMPONENT_DTYPES)).astype(_COMPONENT_DTYPES)
+        columns = {name: [x for part in self._components for x in part[name]] for name in _COMPONENT_DTYPES}
         evidence = Evidence(
             images=pd.DataFrame(self._images).astype(_IMAGE_DTYPES),
-            components=pd.concat(self._components, ignore_index=True) if self._components else empty,
+            components=pd.DataFrame(columns).astype(_COMPONENT_DTYPES),
             defect_scores=np.concatenate(
                 [np.zeros(0, np.float64 if double else np.float32), *self._scores], dtype=None
             ),
-            normal_keys=np.concatenate([part.keys for part in self._normals]),
-            normal_counts=np.concatenate([part.counts for part in self._normals]),
-            shift=0 if self.collection.exact else KEY_SHIFT,
+            normals=tuple(self._normals),
             lossless=self.collection.exact or self._lossless,
             collection=self.collection,
         )
@@ -438,7 +465,7 @@ class EvidenceCollector:
 def _widen(part: NormalScores) -> NormalScores:
     if part.keys.dtype == np.uint64:
         return part
-    return NormalScores(score_keys(key_scores(part.keys).astype(np.float64)), part.counts, part.shift)
+    return NormalScores(score_keys(key_scores(part.keys).astype(np.float64)), None, part.shift)
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
@@ -456,14 +483,18 @@ def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.N
     return rows
 
 
-def _lists(lengths: pd.Series[int], values: npt.NDArray[Any]) -> pa.LargeListArray:
-    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(dtype=np.int64))])
-    return pa.LargeListArray.from_arrays(offsets, pa.array(values))
+def _lists(lengths: Iterable[int], values: npt.NDArray[Any]) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(np.cumsum([0, *lengths]), pa.array(values))
 
 
 def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values
+
+
+def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
+    lengths = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(_flat(column), np.cumsum(lengths)[:-1])
 
 
 def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hrbench._files import atomic
+from hrbench.components import find_components
 from hrbench.data.sample import Category, Sample
 from hrbench.evidence import Evidence
 from hrbench.imaging import read_image, read_mask
@@ -78,8 +79,8 @@ def draw_pictures(
     """
     samples = {sample.id: sample for sample in category.test}
     normal = evidence.normal
-    levels = np.searchsorted(np.cumsum(normal.counts), np.array([0.5, 0.9995]) * normal.total)
-    low, high = key_scores(normal.keys[levels], normal.shift).astype(float)
+    levels = normal.ranked((np.array([0.5, 0.9995]) * (normal.total - 1)).astype(np.int64))
+    low, high = key_scores(levels, normal.shift).astype(float)
     index = []
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(select(evidence, protocol).itertuples()):
@@ -137,9 +138,9 @@ def _close_up(mask: npt.NDArray[np.bool_] | None, anomaly_map: Scores) -> tuple[
     """Return a square around the smallest defect, or around the highest score of a normal image."""
     height, width = anomaly_map.shape
     if mask is not None and mask.any():
-        labels, _ = ndimage.label(mask, np.ones((3, 3)))
-        smallest = int(np.argmin(np.bincount(labels.ravel())[1:]))
-        rows, columns = ndimage.find_objects(labels)[smallest]
+        found = find_components(mask)
+        top, left, bottom, right = found.boxes[np.argmin(found.areas)].tolist()
+        rows, columns = slice(top, bottom), slice(left, right)
     else:
         row, column = np.unravel_index(int(np.argmax(anomaly_map)), anomaly_map.shape)
         rows, columns = slice(int(row), int(row) + 1), slice(int(column), int(column) + 1)

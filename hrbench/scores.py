@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ __all__ = [
     "check_map",
     "image_score",
     "key_scores",
+    "pooled_ranks",
     "score_keys",
 ]
 
 Keys = npt.NDArray[np.unsignedinteger[Any]]
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]
 Scores = npt.NDArray[np.floating[Any]]
 
+_PIECE = 1 << 16  # pixels that stay in the cache between two steps
 KEY_SHIFT = 10  # float32 bits dropped in one-pass evidence: 22 remain, a relative width of 2**-13 per bin
 
 
@@ -44,12 +47,17 @@ def score_keys(scores: Scores, shift: int = 0) -> Keys:
     """
     size = scores.dtype.itemsize
     signed, unsigned = np.dtype(f"i{size}"), np.dtype(f"u{size}")
-    bits = (scores + scores.dtype.type(0)).view(signed)  # -0 + 0 = +0
-    flip = bits >> signed.type(8 * size - 1)  # all ones below zero: every bit turns; else none but the sign
-    flip |= np.iinfo(signed).min
-    flip ^= bits
-    keys: Keys = flip.view(unsigned)
-    return np.right_shift(keys, unsigned.type(shift), out=keys) if shift else keys
+    bits, sign = scores.view(signed), 8 * size - 1
+    if bits.size and bits.min() < 0:
+        bits = (scores + scores.dtype.type(0)).view(signed)  # -0 + 0 = +0
+        flip = bits >> signed.type(sign)  # all ones below zero: every bit turns; else none but the sign
+        flip |= np.iinfo(signed).min
+        flip ^= bits
+        keys: Keys = flip.view(unsigned)
+        return np.right_shift(keys, unsigned.type(shift), out=keys) if shift else keys
+    keys = bits.view(unsigned) >> unsigned.type(shift)
+    keys |= unsigned.type(1 << (sign - shift))
+    return keys
 
 
 def key_scores(keys: Keys, shift: int = 0) -> Scores:
@@ -95,57 +103,129 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
 
 @dataclasses.dataclass(frozen=True)
 class NormalScores:
-    """A histogram of normal pixels' scores under order-preserving keys.
+    """Normal pixels' scores under order-preserving keys: a histogram, or in exact mode every one of them.
 
     Attributes
     ----------
     keys : ndarray of unsigned, (K,)
-        Rising, unique.
-    counts : ndarray of int64, (K,)
+        Rising; unique where there are counts.
+    counts : ndarray of int, (K,), or None
+        Pixels per key; None in exact mode, where each key stands for one pixel.
     shift : int
         Bits that the keys dropped.
     """
 
     keys: Keys
-    counts: Counts
+    counts: Counts | None
     shift: int
 
     @cached_property
     def total(self) -> int:
         """Number of normal pixels."""
-        return int(self.counts.sum())
-
-    @cached_property
-    def _cumulative(self) -> Counts:
-        return np.concatenate([[0], np.cumsum(self.counts)])
+        return self.keys.size if self.counts is None else int(self.counts.sum(dtype=np.int64))
 
     def at_least(self, keys: Keys) -> Counts:
         """Count the normal pixels with a key at or above each of `keys`."""
-        return self.total - self._cumulative[np.searchsorted(self.keys, keys, side="left")]
+        return self.total - self._below(np.searchsorted(self.keys, keys, side="left"))
 
     def above(self, keys: Keys) -> Counts:
         """Count the normal pixels with a key above each of `keys`."""
-        return self.total - self._cumulative[np.searchsorted(self.keys, keys, side="right")]
+        return self.total - self._below(np.searchsorted(self.keys, keys, side="right"))
+
+    def ranked(self, ranks: npt.ArrayLike) -> Keys:
+        """Return the keys of the pixels of the given zero-based ranks, counted from the lowest score."""
+        if self.counts is None:
+            return self.keys[np.asarray(ranks, dtype=np.int64)]
+        return self.keys[np.searchsorted(self._cumulative[1:], ranks, side="right")]
+
+    @cached_property
+    def distinct(self) -> NormalScores:
+        """The same with counts."""
+        return self if self.counts is not None else NormalScores(*np.unique_counts(self.keys), self.shift)
+
+    @cached_property
+    def _cumulative(self) -> Counts:
+        counts = self.distinct.counts
+        assert counts is not None
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
+        return positions if self.counts is None else self._cumulative[positions]
 
     @staticmethod
-    def of(scores: Scores, shift: int) -> NormalScores:
-        """Count scores of any shape."""
-        return NormalScores(*_count(score_keys(scores.ravel(), shift)), shift)
+    def of(scores: Scores, shift: int, without: Scores | None = None) -> NormalScores:
+        """Count scores of any shape in bins of `shift` bits, less those of `without`, which are among them.
+
+        The work is done in pieces that stay in the cache; memory is that of the bins between the extremes.
+        """
+        flat, size = scores.ravel(), _PIECE
+        low, high = (int(score_keys(np.array([end]), shift)[0]) for end in (flat.min(), flat.max()))
+        bins = np.zeros(high - low + 1, dtype=np.int64)
+        base = score_keys(flat[:1], shift).dtype.type(low)
+
+        def index(part: Scores) -> npt.NDArray[np.intp]:
+            return np.subtract(score_keys(part, shift), base, dtype=np.intp, casting="same_kind")
+
+        for start in range(0, flat.size, size):
+            np.add.at(bins, index(flat[start : start + size]), 1)
+        if without is not None:
+            np.subtract.at(bins, index(without), 1)
+        used = np.flatnonzero(bins)
+        return NormalScores(used.astype(base.dtype) + base, bins[used].astype(np.uint32), shift)
+
+    @staticmethod
+    def sorted(scores: Scores) -> NormalScores:
+        """Keep every score."""
+        keys = score_keys(scores.ravel())
+        keys.sort()
+        return NormalScores(keys, None, 0)
 
     @staticmethod
     def sum(parts: Sequence[NormalScores]) -> NormalScores:
-        """Add histograms of one shift."""
-        shift = parts[0].shift
-        keys = np.concatenate([part.keys for part in parts])
-        counts = np.concatenate([part.counts for part in parts])
-        if shift:  # few distinct keys: add under a dense index (float64 sums of integers below 2**53 are exact)
-            low = keys.min(initial=np.iinfo(keys.dtype).max)
-            dense = np.bincount((keys - low).astype(np.int64), weights=counts) if keys.size else np.zeros(0)
-            used = np.flatnonzero(dense)
-            return NormalScores(used.astype(keys.dtype) + low, dense[used].astype(np.int64), shift)
-        return NormalScores(*_count(np.repeat(keys, counts)), shift)
+        """Pool parts of one shift."""
+        first = parts[0]
+        if first.counts is None:
+            keys = np.concatenate([part.keys for part in parts])
+            keys.sort()
+            return NormalScores(keys, None, first.shift)
+        ends = [(int(part.keys[0]), int(part.keys[-1])) for part in parts if part.keys.size]
+        if not ends:
+            return first
+        low = min(end[0] for end in ends)
+        bins = np.zeros(max(end[1] for end in ends) - low + 1, dtype=np.int64)
+        for part in parts:
+            assert part.counts is not None
+            bins[part.keys.astype(np.int64) - low] += part.counts
+        used = np.flatnonzero(bins)
+        return NormalScores(used.astype(first.keys.dtype) + first.keys.dtype.type(low), bins[used], first.shift)
 
 
-def _count(keys: Keys) -> tuple[Keys, Counts]:
-    unique, counts = np.unique(keys, return_counts=True)
-    return unique, counts.astype(np.int64)
+def pooled_ranks(parts: Sequence[NormalScores], keys: Keys) -> tuple[Counts, Counts]:
+    """Count the pixels of all `parts` (above, at or above) each of some keys, without a copy of the parts.
+
+    Parameters
+    ----------
+    parts : sequence of NormalScores
+        All of one shift.
+    keys : ndarray of unsigned
+        Rising.
+    """
+    if parts[0].counts is not None:
+        pooled = NormalScores.sum(parts)
+        return pooled.above(keys), pooled.at_least(keys)
+    total = sum(part.total for part in parts)
+    sample = np.sort(np.concatenate([part.keys[:: _PIECE // 64] for part in parts]))
+    cuts = np.unique(sample[1024::1024])  # pieces of about a million pixels
+    inner = np.searchsorted(keys, cuts, side="left")
+    places = [np.concatenate([[0], np.searchsorted(part.keys, cuts, side="left"), [part.total]]) for part in parts]
+    at_least, above, below = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64), 0
+    for number, (start, stop) in enumerate(pairwise([0, *inner, keys.size])):
+        piece = np.concatenate(
+            [part.keys[place[number] : place[number + 1]] for part, place in zip(parts, places, strict=True)]
+        )
+        if stop > start:
+            piece.sort()
+            at_least[start:stop] = total - below - np.searchsorted(piece, keys[start:stop], side="left")
+            above[start:stop] = total - below - np.searchsorted(piece, keys[start:stop], side="right")
+        below += piece.size
+    return above, at_least

@@ -1,6 +1,6 @@
 """Small data for tests."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hrbench.contract import StackedNormals
+from hrbench.evidence import Evidence
 from hrbench.method import FitContext, Normals
 
 
@@ -81,3 +82,18 @@ def write_tree(root: Path, *, categories=("bolt",), train=8, good=3, bad=5, size
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(target)
     return root
+
+
+def assert_same_bits(found: Evidence, expected: Evidence, but: Sequence[str] = ()) -> None:
+    """Compare evidence, all but some columns of its images, to the last bit."""
+    assert found.images.drop(columns=list(but)).equals(expected.images.drop(columns=list(but)))
+    assert found.components.equals(expected.components)
+    assert (found.shift, found.lossless, found.collection) == (expected.shift, expected.lossless, expected.collection)
+    pairs = [(found.defect_scores, expected.defect_scores)]
+    for own, other in zip(found.normals, expected.normals, strict=True):
+        assert (own.counts is None) == (other.counts is None)
+        pairs += [(own.keys, other.keys), (own.counts, other.counts)]
+    for own, other in pairs:
+        if own is not None:
+            assert own.dtype == other.dtype
+            assert np.array_equal(own, other)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
+from hrbench.components import find_components
 from hrbench.data.descriptor import Counts, load_descriptor
 from hrbench.data.layouts import load_dataset, present_categories
 from hrbench.data.sample import Category, Dataset, Sample
@@ -21,7 +21,6 @@ __all__ = ["check_dataset", "dataset_stats", "dataset_summary"]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
-_EIGHT = np.ones((3, 3), dtype=bool)
 
 
 def check_dataset(name: str | Path, root: Path | str, progress: Progress | None = None) -> list[str]:
@@ -200,9 +199,7 @@ def _headers(sample: Sample) -> list[str]:
 
 def _areas(path: Path, size: tuple[int, int]) -> list[int]:
     """Return the areas of a mask's 8-connected components in px."""
-    labels, count = ndimage.label(read_mask(path, size), structure=_EIGHT)
-    if count == 0:
+    areas = find_components(read_mask(path, size)).areas
+    if not areas.size:
         raise HrbenchError(f"{path}: mask with no defect pixel, expected at least one for a defective image")
-    # Counting inside each component's bounding box is much cheaper than over the whole image.
-    boxes = enumerate(ndimage.find_objects(labels), start=1)
-    return [int((labels[box] == label).sum()) for label, box in boxes]
+    return [int(area) for area in areas]

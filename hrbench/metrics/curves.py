@@ -62,9 +62,8 @@ class Certified(NamedTuple):
 
 def defect_ranks(evidence: Evidence) -> tuple[Floats, Floats]:
     """Return, per defect pixel, the shares of normal pixels (above its key, at or above its key)."""
-    normal = evidence.normal
-    keys = score_keys(evidence.defect_scores, evidence.shift)
-    return normal.above(keys) / normal.total, normal.at_least(keys) / normal.total
+    ranking, total = evidence.ranking, evidence.normal_pixels
+    return ranking.per_pixel(ranking.above / total), ranking.per_pixel(ranking.at_least / total)
 
 
 def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
@@ -101,16 +100,15 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
 
 def pixel_average_precision(evidence: Evidence) -> Certified:
     """Return the average precision over all pixels: the step-wise sum of precision over recall."""
-    scores = np.sort(evidence.defect_scores)
-    hits = scores.size - np.searchsorted(scores, scores, side="left")  # defect pixels at or above each
-    keys = score_keys(scores, evidence.shift)
-    false = evidence.normal.at_least(keys)
+    ranking, number = evidence.ranking, evidence.defect_scores.size
+    hits = number - ranking.starts  # defect pixels at or above each distinct score
+    pixels = np.diff(ranking.starts, append=number)
     if evidence.lossless:
-        value = float(np.mean(hits / (hits + false)))
+        value = float(pixels @ (hits / (hits + ranking.at_least))) / number
         return Certified(value, value, value)
-    fewest = np.arange(scores.size, 0, -1)  # equal scores may have differed before they became float32
-    low = float(np.mean(fewest / (fewest + false)))
-    high = float(np.mean(hits / (hits + evidence.normal.above(keys))))
+    fewest = np.arange(number, 0, -1)  # equal scores may have differed before they became float32
+    low = float(np.mean(fewest / (fewest + np.repeat(ranking.at_least, pixels))))
+    high = float(pixels @ (hits / (hits + ranking.above))) / number
     return Certified((low + high) / 2, low, high)
 
 
@@ -160,7 +158,7 @@ def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", point
 
 
 def _curve(evidence: Evidence, weights: Floats, points: int) -> tuple[Floats, Floats]:
-    normal = evidence.normal
+    normal = evidence.normal.distinct
     keys = score_keys(evidence.defect_scores, evidence.shift)
     thresholds = np.unique(np.concatenate([normal.keys, keys]))[::-1]
     order = np.argsort(keys)

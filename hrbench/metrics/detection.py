@@ -281,7 +281,7 @@ def detection(
     return replace(
         result,
         cautions=cautions,
-        false_per_pixel=float(called.sum() / evidence.normal.total),
+        false_per_pixel=float(called.sum() / evidence.normal_pixels),
         false_per_image=float(np.mean(good > 0)) if good.size else math.nan,
     )
 

@@ -40,7 +40,7 @@ def sampled_aupro(
     if curve.sampling == "equal-rank":
         rate = np.linspace(0, 1, curve.thresholds)
         ranks = np.round((1 - rate) * (normal.total - 1)).astype(np.int64)  # from the lowest score
-        keys = normal.keys[np.searchsorted(np.cumsum(normal.counts), ranks, side="right")]
+        keys = normal.ranked(ranks)
         rates = [rate, rate]
         bins = [keys, keys + keys.dtype.type(1)]
         if evidence.lossless:

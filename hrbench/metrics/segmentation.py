@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
-from hrbench.scores import KEY_SHIFT, Keys, key_scores, score_keys
+from hrbench.scores import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
 
 __all__ = [
     "Overlap",
@@ -42,8 +42,7 @@ def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None
             key += np.uint32(1)
     else:
         allowed = int(rule.fpr * normal.total)
-        reached = normal.total - np.cumsum(normal.counts)  # normal pixels above each key
-        key = normal.keys[np.argmax(reached <= allowed)] + np.uint32(1)
+        key = normal.ranked(normal.total - 1 - allowed) + np.uint32(1)  # at most `allowed` pixels are above
     return float(key_scores(np.array([key], dtype=np.uint32), KEY_SHIFT)[0])
 
 
@@ -107,12 +106,10 @@ def overlap_of_decisions(evidence: Evidence) -> Overlap | None:
 
 def oracle_iou(evidence: Evidence) -> tuple[Certified, Certified]:
     """Return the highest pooled IoU over all thresholds, and the F1 there. It looks at test labels."""
-    thresholds, pixels = np.unique(evidence.defect_scores, return_counts=True)
-    hits = np.cumsum(pixels[::-1])[::-1]
-    keys = score_keys(thresholds, evidence.shift)
-    defect = evidence.defect_scores.size
-    low = float(np.max(hits / (defect + evidence.normal.at_least(keys))))
-    high = low if evidence.lossless else float(np.max(hits / (defect + evidence.normal.above(keys))))
+    ranking, defect = evidence.ranking, evidence.defect_scores.size
+    hits = defect - ranking.starts
+    low = float(np.max(hits / (defect + ranking.at_least)))
+    high = low if evidence.lossless else float(np.max(hits / (defect + ranking.above)))
     iou = Certified(low, low, high)
     return iou, _f1(iou)
 
@@ -169,38 +166,18 @@ class _ImageSums:
         self.owner = np.repeat(component_rows, evidence.components["area"].to_numpy())
         self.defect = evidence.images["defect_pixels"].to_numpy(dtype=np.float64)
         keys = score_keys(evidence.defect_scores, evidence.shift)
-        bins = evidence.images["normal_bins"].to_numpy()
-        self._defects = _Grouped(keys, np.ones(keys.size), self.owner, self.defect.size)
-        owners = np.repeat(np.arange(bins.size), bins)
-        self._normals = _Grouped(evidence.normal_keys, evidence.normal_counts, owners, bins.size)
+        order = np.lexsort((keys, self.owner))
+        bounds = np.searchsorted(self.owner[order], np.arange(1, self.defect.size))
+        self._defects = [NormalScores(part, None, evidence.shift) for part in np.split(keys[order], bounds)]
+        self._normals = evidence.normals
 
     def defects_from(self, keys: Keys) -> Floats:
         """Return (images, keys): defect pixels with a key at or above each."""
-        return self._defects.from_key(keys)
+        return np.stack([part.at_least(keys) for part in self._defects]).astype(np.float64)
 
     def normals_from(self, keys: Keys) -> Floats:
         """Return (images, keys): normal pixels with a key at or above each."""
-        return self._normals.from_key(keys)
-
-
-class _Grouped:
-    """Weights at integer keys, in groups; answers "how much at or above a key, per group" by bisection."""
-
-    def __init__(self, keys: Keys, weights: npt.NDArray[Any], groups: npt.NDArray[np.int64], number: int) -> None:
-        rising = (np.diff(groups) > 0) | ((np.diff(groups) == 0) & (keys[1:] >= keys[:-1]))
-        if not rising.all():  # histograms of normal pixels come in order, and they are long
-            order = np.lexsort((keys, groups))
-            keys, weights, groups = keys[order], weights[order], groups[order]
-        self._keys = keys
-        self._bounds = np.searchsorted(groups, np.arange(number + 1))
-        self._sums = np.concatenate([[0.0], np.cumsum(weights, dtype=np.float64)])
-
-    def from_key(self, keys: Keys) -> Floats:
-        result = np.empty((self._bounds.size - 1, keys.size))
-        for group, (start, stop) in enumerate(zip(self._bounds, self._bounds[1:], strict=False)):
-            at = start + np.searchsorted(self._keys[start:stop], keys, side="left")
-            result[group] = self._sums[stop] - self._sums[at]
-        return result
+        return np.stack([part.at_least(keys) for part in self._normals]).astype(np.float64)
 
 
 def _share(part: float, whole: float) -> float:
@@ -219,5 +196,5 @@ def require_defects(evidence: Evidence) -> None:
     """Raise an error if no rank metric is defined."""
     if not len(evidence.components):
         raise HrbenchError("no defect pixel in any mask: expected at least one defective image with its mask")
-    if not evidence.normal.total:
+    if not evidence.normal_pixels:
         raise HrbenchError("no normal pixel in any image: the masks cover everything, are they inverted?")

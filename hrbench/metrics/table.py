@@ -107,7 +107,7 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         rows.add(f"iou{suffix}", overlap.iou() if overlap else _UNDEFINED, images)
         rows.add(f"miou{suffix}", overlap.mean_iou() if overlap else _UNDEFINED, defective)
         rows.add(f"f1{suffix}", overlap.f1() if overlap else _UNDEFINED, images)
-        rows.add(f"fpr{suffix}", overlap.fpr(evidence.normal.total) if overlap else _UNDEFINED, images)
+        rows.add(f"fpr{suffix}", overlap.fpr(evidence.normal_pixels) if overlap else _UNDEFINED, images)
     iou, f1 = oracle_iou(evidence)
     rows.add("iou_oracle", iou, images)
     rows.add("f1_oracle", f1, images)

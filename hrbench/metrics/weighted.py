@@ -44,8 +44,8 @@ class WeightedMetrics:
         self.ties = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
 
         # Bins fall: bin j holds the scores from edge j up to edge j - 1; the last one, scores below all normal ones.
-        edges = _edges(evidence.normal)
-        at_least = [evidence.image_normals(row).at_least(edges[::-1]) for row in range(len(images))]
+        edges = _edges(evidence.normal.distinct)
+        at_least = [part.at_least(edges[::-1]) for part in evidence.normals]
         counts = np.array(at_least, dtype=np.float64)
         self.at_least = np.concatenate([counts, counts[:, -1:]], axis=1)
         self.total = self.at_least[:, -1]
@@ -203,7 +203,7 @@ def _edges(normal: NormalScores) -> Keys:
     else:
         shares = [np.geomspace(1 / normal.total, 0.01, 300), np.linspace(0, 0.01, 1001), np.linspace(0.01, 0.1, 401)]
         wanted = np.concatenate([*shares, np.linspace(0.1, 1, 401)]) * normal.total
-        above = normal.total - np.cumsum(normal.counts)  # pixels above each key, falling
+        above = normal.above(normal.keys)
         chosen = np.unique(np.append(np.searchsorted(-above, -wanted).clip(max=last), 0))
     single = chosen[np.diff(chosen, append=last + 1) == 1]
     tops = np.append(normal.keys[single], normal.keys[-1:]) + normal.keys.dtype.type(1)

@@ -52,7 +52,6 @@ def resample(evidence: Evidence, weights) -> Evidence:
         name = evidence.images["id"].iloc[row]
         kept = (evidence.components["image"] == name).to_numpy()
         pixels = np.repeat(kept, evidence.components["area"])
-        normal = evidence.image_normals(row)
         for copy in range(times):
             new = f"{name}-{copy}"
             parts.append(
@@ -61,8 +60,7 @@ def resample(evidence: Evidence, weights) -> Evidence:
                     images=evidence.images.iloc[[row]].assign(id=new),
                     components=evidence.components[kept].assign(image=new),
                     defect_scores=evidence.defect_scores[pixels],
-                    normal_keys=normal.keys,
-                    normal_counts=normal.counts,
+                    normals=[evidence.normals[row]],
                 )
             )
     return Evidence.merge(parts)

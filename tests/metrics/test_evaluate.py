@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import assert_same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from metrics import oracle
@@ -279,11 +280,7 @@ def test_evidence_merges_in_any_order_and_survives_the_disk(tmp_path):
         merged.save(tmp_path / str(order[0]))
         loaded = Evidence.load(tmp_path / str(order[0]))
         for evidence in (merged, loaded):
-            assert evidence.images.equals(whole.images)
-            assert evidence.components.equals(whole.components)
-            for name in ("defect_scores", "normal_keys", "normal_counts"):
-                assert np.array_equal(getattr(evidence, name), getattr(whole, name))
-                assert getattr(evidence, name).dtype == getattr(whole, name).dtype
+            assert_same_bits(evidence, whole)
     first, second = (tmp_path / "0" / "images.parquet", tmp_path / "2" / "images.parquet")
     assert first.read_bytes() == second.read_bytes()
     with pytest.raises(hrbench.HrbenchError, match="occurs twice"):
