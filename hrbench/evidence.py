@@ -27,13 +27,12 @@ from hrbench.protocol import ImageScoreRule, Protocol
 from hrbench.resample import bilinear, nearest
 from hrbench.scores import (
     KEY_SHIFT,
-    Counts,
+    DefectRanks,
     NormalScores,
     Scores,
     check_map,
     image_score,
     key_scores,
-    pooled_ranks,
     score_keys,
 )
 
@@ -191,6 +190,13 @@ class Evidence:
         return _starts(self.components["area"])
 
     @cached_property
+    def component_images(self) -> npt.NDArray[np.int64]:
+        """Row in `images` of each component's image."""
+        rows = pd.Series(np.arange(len(self.images)), index=self.images["id"])
+        found: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
+        return found
+
+    @cached_property
     def normal(self) -> NormalScores:
         """All normal pixels of all images, pooled; in exact mode a copy of all of them."""
         return NormalScores.sum(self.normals)
@@ -201,8 +207,8 @@ class Evidence:
         return int(self.images["normal_pixels"].sum())
 
     @cached_property
-    def ranking(self) -> DefectRanks:
-        """All defect pixels in order of their score, among the normal ones."""
+    def ranks(self) -> DefectRanks:
+        """Where the defect pixels stand among the normal ones."""
         return DefectRanks.of(self.defect_scores, self.normals)
 
     @staticmethod
@@ -230,7 +236,8 @@ class Evidence:
         component_order = np.argsort(rank.loc[components["image"]].to_numpy(), kind="stable")
         normals = [normal for part in parts for normal in part.normals]
         scores = np.concatenate([part.defect_scores for part in parts])
-        pixels = _take_groups(components["area"], component_order)
+        in_order = bool((np.diff(component_order) == 1).all())  # then a copy is spared
+        pixels = slice(None) if in_order else _take_groups(components["area"], component_order)
         calibrated = [part for part in parts if part.calibration is not None]
         return Evidence(
             images=images.iloc[order].reset_index(drop=True),
@@ -272,53 +279,24 @@ class Evidence:
         calibration = None
         if (folder / "calibration.parquet").exists():
             table, about = _read(folder / "calibration.parquet")
-            scores = NormalScores(table["normal_keys"].to_numpy(), table["normal_counts"].to_numpy(), about["shift"])
+            keys, counts = (table[name].to_numpy() for name in ("normal_keys", "normal_counts"))
+            scores = NormalScores.counted(keys, counts, about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
-        keys = _arrays(images["normal_keys"])
-        counts = [None] * len(keys) if "normal_counts" not in images.column_names else _arrays(images["normal_counts"])
+        keys, shift = _arrays(images["normal_keys"]), facts["shift"]
+        if "normal_counts" in images.column_names:
+            pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
+            normals = [NormalScores.counted(own, counts, shift) for own, counts in pairs]
+        else:
+            normals = [NormalScores(own, None, shift) for own in keys]
         return Evidence(
             images=_frame(images, _IMAGE_DTYPES),
             components=_frame(components, _COMPONENT_DTYPES),
             defect_scores=_flat(components["scores"]),
-            normals=[NormalScores(*pair, facts["shift"]) for pair in zip(keys, counts, strict=True)],
+            normals=normals,
             lossless=facts["lossless"],
             collection=Collection(**facts["collection"]),
             calibration=calibration,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class DefectRanks:
-    """Defect pixels in rising order of their score, and how many normal pixels are above each.
-
-    Attributes
-    ----------
-    order : ndarray of int, (P,)
-        Places in `Evidence.defect_scores`.
-    starts : ndarray of int, (D,)
-        First pixel of each of the D distinct scores, in this order.
-    above, at_least : ndarray of int64, (D,)
-        Normal pixels with a key above, and at or above, that of each distinct score.
-    """
-
-    order: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
-    above: Counts
-    at_least: Counts
-
-    @staticmethod
-    def of(scores: Scores, normals: Sequence[NormalScores]) -> DefectRanks:
-        """Rank defect scores (P,) among the normal pixels of all images."""
-        order = np.argsort(scores)
-        ranked = scores[order]
-        starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])[: ranked.size])
-        return DefectRanks(order, starts, *pooled_ranks(normals, score_keys(ranked[starts], normals[0].shift)))
-
-    def per_pixel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Spread values of the distinct scores, (D,), to the pixels in the order of `Evidence.defect_scores`."""
-        result = np.empty(self.order.size, values.dtype)
-        result[self.order] = np.repeat(values, np.diff(self.starts, append=self.order.size))
-        return result
 
 
 class EvidenceCollector:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +16,13 @@ from hrbench.protocol import ImageScoreRule
 __all__ = [
     "KEY_SHIFT",
     "Counts",
+    "DefectRanks",
     "Keys",
     "NormalScores",
     "Scores",
     "check_map",
     "image_score",
     "key_scores",
-    "pooled_ranks",
     "score_keys",
 ]
 
@@ -108,21 +107,27 @@ class NormalScores:
     Attributes
     ----------
     keys : ndarray of unsigned, (K,)
-        Rising; unique where there are counts.
-    counts : ndarray of int, (K,), or None
-        Pixels per key; None in exact mode, where each key stands for one pixel.
+        Rising; unique in a histogram.
+    cumulative : ndarray of int, (K + 1,), or None
+        Of a histogram: the pixels below each key, and at last all pixels. None in exact mode, where each key is one
+        pixel.
     shift : int
         Bits that the keys dropped.
     """
 
     keys: Keys
-    counts: Counts | None
+    cumulative: Counts | None
     shift: int
 
-    @cached_property
+    @property
     def total(self) -> int:
         """Number of normal pixels."""
-        return self.keys.size if self.counts is None else int(self.counts.sum(dtype=np.int64))
+        return self.keys.size if self.cumulative is None else int(self.cumulative[-1])
+
+    @property
+    def counts(self) -> Counts | None:
+        """Pixels per key of a histogram, (K,)."""
+        return None if self.cumulative is None else np.diff(self.cumulative)
 
     def at_least(self, keys: Keys) -> Counts:
         """Count the normal pixels with a key at or above each of `keys`."""
@@ -134,23 +139,27 @@ class NormalScores:
 
     def ranked(self, ranks: npt.ArrayLike) -> Keys:
         """Return the keys of the pixels of the given zero-based ranks, counted from the lowest score."""
-        if self.counts is None:
+        if self.cumulative is None:
             return self.keys[np.asarray(ranks, dtype=np.int64)]
-        return self.keys[np.searchsorted(self._cumulative[1:], ranks, side="right")]
+        return self.keys[np.searchsorted(self.cumulative[1:], ranks, side="right")]
 
-    @cached_property
-    def distinct(self) -> NormalScores:
-        """The same with counts."""
-        return self if self.counts is not None else NormalScores(*np.unique_counts(self.keys), self.shift)
-
-    @cached_property
-    def _cumulative(self) -> Counts:
-        counts = self.distinct.counts
-        assert counts is not None
-        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    def histogram(self) -> NormalScores:
+        """Return the same as a histogram."""
+        if self.cumulative is not None:
+            return self
+        keys, counts = np.unique(self.keys, return_counts=True)
+        return NormalScores.counted(keys, counts, self.shift)
 
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
-        return positions if self.counts is None else self._cumulative[positions]
+        return positions if self.cumulative is None else self.cumulative[positions].astype(np.int64)
+
+    @staticmethod
+    def counted(keys: Keys, counts: Counts, shift: int) -> NormalScores:
+        """Make a histogram from distinct rising keys and their pixels."""
+        total = int(counts.sum(dtype=np.int64))
+        cumulative: Counts = np.zeros(keys.size + 1, np.uint32 if total < 1 << 32 else np.int64)
+        np.cumsum(counts, out=cumulative[1:], dtype=cumulative.dtype)
+        return NormalScores(keys, cumulative, shift)
 
     @staticmethod
     def of(scores: Scores, shift: int, without: Scores | None = None) -> NormalScores:
@@ -158,20 +167,15 @@ class NormalScores:
 
         The work is done in pieces that stay in the cache; memory is that of the bins between the extremes.
         """
-        flat, size = scores.ravel(), _PIECE
-        low, high = (int(score_keys(np.array([end]), shift)[0]) for end in (flat.min(), flat.max()))
-        bins = np.zeros(high - low + 1, dtype=np.int64)
-        base = score_keys(flat[:1], shift).dtype.type(low)
-
-        def index(part: Scores) -> npt.NDArray[np.intp]:
-            return np.subtract(score_keys(part, shift), base, dtype=np.intp, casting="same_kind")
-
-        for start in range(0, flat.size, size):
-            np.add.at(bins, index(flat[start : start + size]), 1)
+        flat = scores.ravel()
+        base, last = score_keys(np.array([flat.min(), flat.max()]), shift)
+        bins = np.zeros(int(last - base) + 1, dtype=np.int64)
+        for piece in _pieces(flat.size):
+            np.add.at(bins, _offsets(flat[piece], shift, base), 1)
         if without is not None:
-            np.subtract.at(bins, index(without), 1)
+            np.subtract.at(bins, _offsets(without, shift, base), 1)
         used = np.flatnonzero(bins)
-        return NormalScores(used.astype(base.dtype) + base, bins[used].astype(np.uint32), shift)
+        return NormalScores.counted(used.astype(base.dtype) + base, bins[used], shift)
 
     @staticmethod
     def sorted(scores: Scores) -> NormalScores:
@@ -183,34 +187,73 @@ class NormalScores:
     @staticmethod
     def sum(parts: Sequence[NormalScores]) -> NormalScores:
         """Pool parts of one shift."""
-        first = parts[0]
-        if first.counts is None:
+        shift, used = parts[0].shift, [part.keys for part in parts if part.keys.size]
+        if parts[0].cumulative is None or not used:
             keys = np.concatenate([part.keys for part in parts])
             keys.sort()
-            return NormalScores(keys, None, first.shift)
-        ends = [(int(part.keys[0]), int(part.keys[-1])) for part in parts if part.keys.size]
-        if not ends:
-            return first
-        low = min(end[0] for end in ends)
-        bins = np.zeros(max(end[1] for end in ends) - low + 1, dtype=np.int64)
+            return dataclasses.replace(parts[0], keys=keys)
+        base, last = min(keys[0] for keys in used), max(keys[-1] for keys in used)
+        bins = np.zeros(int(last - base) + 1, dtype=np.int64)
         for part in parts:
-            assert part.counts is not None
-            bins[part.keys.astype(np.int64) - low] += part.counts
-        used = np.flatnonzero(bins)
-        return NormalScores(used.astype(first.keys.dtype) + first.keys.dtype.type(low), bins[used], first.shift)
+            bins[np.subtract(part.keys, base, dtype=np.intp, casting="same_kind")] += part.counts
+        filled = np.flatnonzero(bins)
+        return NormalScores.counted(filled.astype(base.dtype) + base, bins[filled], shift)
 
 
-def pooled_ranks(parts: Sequence[NormalScores], keys: Keys) -> tuple[Counts, Counts]:
-    """Count the pixels of all `parts` (above, at or above) each of some keys, without a copy of the parts.
+@dataclasses.dataclass(frozen=True)
+class DefectRanks:
+    """Where defect pixels stand among the normal ones: all that rank metrics need to know of the latter.
 
-    Parameters
+    Attributes
     ----------
-    parts : sequence of NormalScores
-        All of one shift.
-    keys : ndarray of unsigned
-        Rising.
+    keys : ndarray of unsigned, (K,)
+        The distinct keys of defect pixels, rising.
+    pixels : ndarray of int64, (K,)
+        Defect pixels of each key.
+    place : ndarray of int, (P,)
+        Which key each defect pixel has.
+    above, at_least : ndarray of int64, (K,)
+        Normal pixels of all images with a key above, and at or above, each key.
     """
-    if parts[0].counts is not None:
+
+    keys: Keys
+    pixels: Counts
+    place: npt.NDArray[np.signedinteger[Any]]
+    above: Counts
+    at_least: Counts
+
+    @staticmethod
+    def of(scores: Scores, normals: Sequence[NormalScores]) -> DefectRanks:
+        """Rank defect scores, (P,), among the normal pixels of all images."""
+        shift = normals[0].shift
+        if not shift or not scores.size:
+            keys, place, pixels = np.unique(score_keys(scores), return_inverse=True, return_counts=True)
+            return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))
+        # Few distinct keys: a table is faster than sorting, and pieces spare wide arrays of all pixels.
+        base, last = score_keys(np.array([scores.min(), scores.max()]), shift)
+        table = np.zeros(int(last - base) + 1, dtype=np.int64)
+        for piece in _pieces(scores.size):
+            np.add.at(table, _offsets(scores[piece], shift, base), 1)
+        used = np.flatnonzero(table)
+        keys, pixels = used.astype(base.dtype) + base, table[used]
+        table[used] = np.arange(used.size)
+        place = np.empty(scores.size, np.int32)
+        for piece in _pieces(scores.size):
+            place[piece] = table[_offsets(scores[piece], shift, base)]
+        return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    return (slice(start, start + _PIECE) for start in range(0, size, _PIECE))
+
+
+def _offsets(scores: Scores, shift: int, base: np.unsignedinteger[Any]) -> npt.NDArray[np.intp]:
+    return np.subtract(score_keys(scores, shift), base, dtype=np.intp, casting="same_kind")
+
+
+def _pooled_ranks(parts: Sequence[NormalScores], keys: Keys) -> tuple[Counts, Counts]:
+    """Count the pixels of all `parts` (above, at or above) each of rising keys, without a copy of the parts."""
+    if parts[0].cumulative is not None:
         pooled = NormalScores.sum(parts)
         return pooled.above(keys), pooled.at_least(keys)
     total = sum(part.total for part in parts)

@@ -13,7 +13,8 @@ the true value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,15 +31,15 @@ __all__ = [
     "binary_auroc",
     "binary_average_precision",
     "component_areas",
-    "defect_ranks",
     "partial_area",
-    "pixel_areas",
     "pixel_average_precision",
     "pro_curve",
     "roc_curve",
 ]
 
 Floats = npt.NDArray[np.float64]
+
+_PIECE = 1 << 16  # pixels at a time, where all at once would cost memory
 
 
 class Certified(NamedTuple):
@@ -53,17 +54,12 @@ class Certified(NamedTuple):
         """Largest possible error of `value`."""
         return np.maximum(self.high - self.value, self.value - self.low)
 
-    def mean(self, keep: npt.NDArray[np.bool_] | slice = slice(None)) -> Certified:
+    def mean(self, keep: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
         """Average over the kept entries; NaN if there is none."""
-        if self.value[keep].size == 0:
+        if not keep.any():
             return Certified(np.nan, np.nan, np.nan)
-        return Certified(*(float(part[keep].mean()) for part in self))
-
-
-def defect_ranks(evidence: Evidence) -> tuple[Floats, Floats]:
-    """Return, per defect pixel, the shares of normal pixels (above its key, at or above its key)."""
-    ranking, total = evidence.ranking, evidence.normal_pixels
-    return ranking.per_pixel(ranking.above / total), ranking.per_pixel(ranking.at_least / total)
+        own = None if weights is None else weights[keep]
+        return Certified(*(float(np.average(part[keep], weights=own)) for part in self))
 
 
 def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
@@ -75,40 +71,60 @@ def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
     return np.where(at_least <= limit, inside, np.where(above < limit, crossing, 0.0))
 
 
-def pixel_areas(evidence: Evidence, limit: float, ranks: tuple[Floats, Floats] | None = None) -> Certified:
-    """Return each defect pixel's share of the normalised area up to FPR `limit`, in [0, 1].
-
-    `ranks` are those of :func:`defect_ranks`, where they are known.
-    """
-    above, at_least = ranks or defect_ranks(evidence)
-    value = partial_area(above, at_least, limit) / limit
-    if evidence.lossless:
-        return Certified(value, value, value)
-    return Certified(value, np.maximum(limit - at_least, 0) / limit, np.maximum(limit - above, 0) / limit)
-
-
 def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, Certified]:
-    """Return each component's own AUPRO, (K,), per FPR limit: AUPRO of any subset is the mean over it."""
-    areas = evidence.components["area"].to_numpy(dtype=np.float64)
-    result, ranks = {}, defect_ranks(evidence)
-    for limit in limits:
-        pixels = pixel_areas(evidence, limit, ranks)
-        sums = (np.add.reduceat(part, evidence.component_starts) for part in pixels)
-        result[limit] = Certified(*(part / areas for part in sums))
-    return result
+    """Return each component's own AUPRO, (K,), per FPR limit: AUPRO of any subset is the mean over it.
+
+    At limit 1, the mean weighted by area is the ROC area of the subset's pixels.
+    """
+    areas = evidence.components["area"].to_numpy()
+    ranks, total = evidence.ranks, evidence.normal_pixels
+    # A piece of keys, or whole components of about a piece of pixels, at a time: arrays of all would be wide.
+    first = np.unique(np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE)))
+    blocks = list(pairwise([*first, areas.size]))
+
+    def per_component(gain: Callable[[Floats, Floats], Floats]) -> Floats:
+        gains = np.empty(ranks.keys.size)
+        for start in range(0, gains.size, _PIECE):
+            piece = slice(start, start + _PIECE)
+            gains[piece] = gain(ranks.above[piece] / total, ranks.at_least[piece] / total)
+        sums = []
+        for start, stop in blocks:
+            starts = evidence.component_starts[start:stop]
+            pixels = ranks.place[starts[0] : starts[-1] + areas[stop - 1]]
+            sums.append(np.add.reduceat(gains[pixels], starts - starts[0]))
+        shares: Floats = np.concatenate(sums) / areas
+        return shares
+
+    return {limit: _certified_area(per_component, limit, evidence.lossless) for limit in limits}
+
+
+def _certified_area(
+    per_component: Callable[[Callable[[Floats, Floats], Floats]], Floats], limit: float, lossless: bool
+) -> Certified:
+    value = per_component(lambda above, at_least: partial_area(above, at_least, limit) / limit)
+    if lossless:
+        return Certified(value, value, value)
+    low = per_component(lambda _, at_least: np.maximum(limit - at_least, 0) / limit)
+    return Certified(value, low, per_component(lambda above, _: np.maximum(limit - above, 0) / limit))
 
 
 def pixel_average_precision(evidence: Evidence) -> Certified:
     """Return the average precision over all pixels: the step-wise sum of precision over recall."""
-    ranking, number = evidence.ranking, evidence.defect_scores.size
-    hits = number - ranking.starts  # defect pixels at or above each distinct score
-    pixels = np.diff(ranking.starts, append=number)
-    if evidence.lossless:
-        value = float(pixels @ (hits / (hits + ranking.at_least))) / number
+    ranks, number = evidence.ranks, evidence.defect_scores.size
+    if evidence.lossless:  # every key is one score
+        hits = np.cumsum(ranks.pixels[::-1])[::-1]  # defect pixels at or above each key
+        value = float(ranks.pixels @ (hits / (hits + ranks.at_least))) / number
         return Certified(value, value, value)
-    fewest = np.arange(number, 0, -1)  # equal scores may have differed before they became float32
-    low = float(np.mean(fewest / (fewest + np.repeat(ranking.at_least, pixels))))
-    high = float(pixels @ (hits / (hits + ranking.above))) / number
+    scores = np.sort(evidence.defect_scores)
+    ends = np.cumsum(ranks.pixels)
+    low = high = 0.0
+    for start in range(0, number, _PIECE):
+        part = scores[start : start + _PIECE]
+        key = np.searchsorted(ends, np.arange(start, start + part.size), side="right")
+        hits = number - np.searchsorted(scores, part, side="left")
+        high += float((hits / (hits + ranks.above[key])).sum()) / number
+        fewest = number - np.arange(start, start + part.size)  # equal scores may have differed before float32
+        low += float((fewest / (fewest + ranks.at_least[key])).sum()) / number
     return Certified((low + high) / 2, low, high)
 
 
@@ -158,7 +174,7 @@ def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", point
 
 
 def _curve(evidence: Evidence, weights: Floats, points: int) -> tuple[Floats, Floats]:
-    normal = evidence.normal.distinct
+    normal = evidence.normal.histogram()
     keys = score_keys(evidence.defect_scores, evidence.shift)
     thresholds = np.unique(np.concatenate([normal.keys, keys]))[::-1]
     order = np.argsort(keys)

@@ -81,7 +81,7 @@ def component_hits(evidence: Evidence, threshold: float, share: float) -> Bools:
     areas = evidence.components["area"].to_numpy()
     if not areas.size:
         return np.zeros(0, bool)
-    called = np.add.reduceat((evidence.defect_scores >= threshold).astype(np.int64), evidence.component_starts)
+    called = np.add.reduceat(evidence.defect_scores >= threshold, evidence.component_starts, dtype=np.int32)
     hits: Bools = (called >= share * areas * (1 - 1e-12)) & (called > 0)
     return hits
 
@@ -264,8 +264,7 @@ def detection(
         with components, there is no bootstrap.
     """
     images, components = evidence.images, evidence.components
-    rows = pd.Series(np.arange(len(images)), index=images["id"])
-    owner = rows.loc[components["image"]].to_numpy()
+    owner = evidence.component_images
     units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
     weights = None
     if draws and units >= MIN_IMAGES:

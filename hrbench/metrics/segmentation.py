@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -89,8 +90,8 @@ def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
     sums = _ImageSums(evidence)
     high = sums.normals_from(key if on_edge or not evidence.lossless else above)[:, 0]
     low = high if on_edge else sums.normals_from(above)[:, 0]
-    called = (evidence.defect_scores >= lowest).astype(np.float64)
-    hits = np.bincount(sums.owner, weights=called, minlength=len(evidence.images)).astype(np.float64)
+    called = np.add.reduceat(evidence.defect_scores >= lowest, evidence.component_starts, dtype=np.int32)
+    hits = np.bincount(evidence.component_images, weights=called, minlength=len(evidence.images)).astype(np.float64)
     return Overlap(sums.defect, hits, low, high)
 
 
@@ -106,10 +107,10 @@ def overlap_of_decisions(evidence: Evidence) -> Overlap | None:
 
 def oracle_iou(evidence: Evidence) -> tuple[Certified, Certified]:
     """Return the highest pooled IoU over all thresholds, and the F1 there. It looks at test labels."""
-    ranking, defect = evidence.ranking, evidence.defect_scores.size
-    hits = defect - ranking.starts
-    low = float(np.max(hits / (defect + ranking.at_least)))
-    high = low if evidence.lossless else float(np.max(hits / (defect + ranking.above)))
+    ranks, defect = evidence.ranks, evidence.defect_scores.size
+    hits = np.cumsum(ranks.pixels[::-1])[::-1]
+    low = float(np.max(hits / (defect + ranks.at_least)))
+    high = low if evidence.lossless else float(np.max(hits / (defect + ranks.above)))
     iou = Certified(low, low, high)
     return iou, _f1(iou)
 
@@ -127,7 +128,7 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
         tolerance = 0.0
     kept = sums.defect > 0
     defect = sums.defect[kept]
-    keys = np.unique(score_keys(evidence.defect_scores, evidence.shift))
+    keys = evidence.ranks.keys
     known: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
 
     def count(indices: list[int]) -> float:
@@ -161,15 +162,17 @@ class _ImageSums:
     """Per-image counts of pixels at or above given keys."""
 
     def __init__(self, evidence: Evidence) -> None:
-        rows = evidence.images.reset_index().set_index("id")["index"]
-        component_rows = rows.loc[evidence.components["image"]].to_numpy()
-        self.owner = np.repeat(component_rows, evidence.components["area"].to_numpy())
         self.defect = evidence.images["defect_pixels"].to_numpy(dtype=np.float64)
-        keys = score_keys(evidence.defect_scores, evidence.shift)
-        order = np.lexsort((keys, self.owner))
-        bounds = np.searchsorted(self.owner[order], np.arange(1, self.defect.size))
-        self._defects = [NormalScores(part, None, evidence.shift) for part in np.split(keys[order], bounds)]
         self._normals = evidence.normals
+        self._scores, self._shift = evidence.defect_scores, evidence.shift
+
+    @cached_property
+    def _defects(self) -> list[NormalScores]:
+        ends = np.cumsum(self.defect, dtype=np.int64)
+        parts = np.split(score_keys(self._scores, self._shift), ends[:-1])
+        for part in parts:
+            part.sort()
+        return [NormalScores(part, None, self._shift) for part in parts]
 
     def defects_from(self, keys: Keys) -> Floats:
         """Return (images, keys): defect pixels with a key at or above each."""

@@ -14,7 +14,6 @@ from hrbench.metrics.curves import (
     binary_auroc,
     binary_average_precision,
     component_areas,
-    pixel_areas,
     pixel_average_precision,
 )
 from hrbench.metrics.robustness import size_robustness
@@ -79,9 +78,9 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
 
     areas = evidence.components["area"].to_numpy()
     subsets = size_subsets(areas, protocol.size_bins)
-    pixels = pixel_areas(evidence, 1.0)
+    pixels = component_areas(evidence, [1.0])[1.0]
     for name, keep in subsets.items():
-        rows.add("pixel_auroc", pixels.mean(np.repeat(keep, areas)), keep.sum(), name)
+        rows.add("pixel_auroc", pixels.mean(keep, areas.astype(np.float64)), keep.sum(), name)
     rows.add("pixel_ap", pixel_average_precision(evidence), areas.size)
 
     parts = component_areas(evidence, protocol.fpr_limits) if protocol.curve.sampling == "all" else {}

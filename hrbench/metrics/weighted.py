@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from hrbench.evidence import Evidence
 from hrbench.metrics.curves import partial_area
@@ -32,9 +31,8 @@ class WeightedMetrics:
 
     def __init__(self, evidence: Evidence, protocol: Protocol, threshold: float | None) -> None:
         images = evidence.images
-        rows = pd.Series(np.arange(len(images)), index=images["id"])
         areas = evidence.components["area"].to_numpy()
-        self.owner: Ints = rows.loc[evidence.components["image"]].to_numpy()
+        self.owner = evidence.component_images
         self.subsets = size_subsets(areas, protocol.size_bins)
         self.limits = protocol.fpr_limits
         self.sampled = protocol.curve.sampling != "all"
@@ -44,7 +42,7 @@ class WeightedMetrics:
         self.ties = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
 
         # Bins fall: bin j holds the scores from edge j up to edge j - 1; the last one, scores below all normal ones.
-        edges = _edges(evidence.normal.distinct)
+        edges = _edges(evidence.normal.histogram())
         at_least = [part.at_least(edges[::-1]) for part in evidence.normals]
         counts = np.array(at_least, dtype=np.float64)
         self.at_least = np.concatenate([counts, counts[:, -1:]], axis=1)
