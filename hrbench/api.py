@@ -126,7 +126,7 @@ def evaluate(
         (calibration,) = Calibration.of(checked, [rules.side])
         evidence = replace(evidence, calibration=calibration)
     frame = compute(evidence, rules, threshold=threshold)
-    return Evaluation(frame, component_table(evidence, rules), evidence, rules)
+    return Evaluation(frame, component_table(evidence, rules, threshold=threshold), evidence, rules)
 
 
 def as_array(item: Any, name: str) -> npt.NDArray[Any]:

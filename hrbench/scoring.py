@@ -18,8 +18,8 @@ from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Collection, Evidence
 from hrbench.imaging import read_mask
-from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, compute
-from hrbench.metrics.bootstrap import intervals
+from hrbench.metrics import METRIC_COLUMNS, automatic_threshold, component_table, compute
+from hrbench.metrics.bootstrap import replicates
 from hrbench.metrics.detection import Detection, detection
 from hrbench.origin import environment
 from hrbench.pictures import draw_pictures
@@ -27,7 +27,7 @@ from hrbench.protocol import Protocol
 from hrbench.scores import Scores
 from hrbench.store import RECORD_COLUMNS, SCHEMA_VERSION, Run
 
-__all__ = ["collections_of", "detection_of", "finish_run", "measure", "rescore", "sample_mask"]
+__all__ = ["Measured", "collections_of", "detection_of", "finish_run", "measure", "rescore", "sample_mask"]
 
 
 def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
@@ -51,28 +51,47 @@ def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bo
     return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))
 
 
-def measure(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
-    """Return all metrics under a protocol with their intervals, and the sizes that are found reliably.
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a run keeps of one protocol, as tables with a column `protocol`.
 
-    Returns
-    -------
-    DataFrame
-        The columns of :func:`hrbench.metrics.compute`, and ci_low, ci_high, protocol. Added are the metrics ``a50``,
-        ``a90`` and ``a90_95``: component areas in pixels, NaN where not reached.
+    Attributes
+    ----------
+    records : DataFrame
+        The columns of :func:`hrbench.metrics.compute`, and ci_low, ci_high. Added are the metrics ``a50``, ``a90`` and
+        ``a90_95``: component areas in pixels, NaN where not reached.
+    components : DataFrame
+        See :func:`hrbench.metrics.component_table`.
+    replicates : DataFrame
+        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals.
     """
-    table = compute(evidence, protocol).assign(ci_low=np.nan, ci_high=np.nan)
-    rules = protocol.bootstrap
+
+    records: pd.DataFrame
+    components: pd.DataFrame
+    replicates: pd.DataFrame
+
+
+_TABLES = tuple(field.name for field in dataclasses.fields(Measured))
+
+
+def measure(evidence: Evidence, protocol: Protocol) -> Measured:
+    """Return all metrics under a protocol with their intervals, and the sizes that are found reliably."""
+    records = compute(evidence, protocol).assign(ci_low=np.nan, ci_high=np.nan)
+    rules, drawn = protocol.bootstrap, pd.DataFrame()
     if rules.draws:
-        ends = intervals(evidence, protocol, draws=rules.draws, level=rules.level, seed=rules.seed)
-        table = table.assign(ci_low=ends["ci_low"], ci_high=ends["ci_high"])
+        result = replicates(evidence, protocol, draws=rules.draws, seed=rules.seed)
+        ends = result.intervals(rules.level)
+        records = records.assign(ci_low=ends["ci_low"], ci_high=ends["ci_high"])
+        drawn = result.table("aupro", fpr_limit=protocol.headline_fpr)
     found = detection_of(evidence, protocol)
     if found is not None:
         rows = pd.DataFrame({"metric": ["a50", "a90", "a90_95"], "subset": "all", "fpr_limit": np.nan})
         limits = (found.a50, found.a90, found.a90_95)
         rows["value"] = [np.nan if limit.area is None else limit.area for limit in limits]
         rows = rows.assign(error_bound=0.0, n=len(evidence.components), ci_low=np.nan, ci_high=np.nan)
-        table = pd.concat([table, rows], ignore_index=True)
-    return table.assign(protocol=protocol.name)
+        records = pd.concat([records, rows], ignore_index=True)
+    tables = (records, component_table(evidence, protocol), drawn)
+    return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 
 
 def detection_of(evidence: Evidence, protocol: Protocol) -> Detection | None:
@@ -106,9 +125,9 @@ def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
         return run
     names = [protocol.name for protocol in new]
     own = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
-    tables = [measure(run.load_evidence(protocol), protocol).assign(**own) for protocol in new]
-    kept = run.records[~run.records["protocol"].isin(names)]
-    _write_records(run.folder, [kept, *tables])
+    earlier = (getattr(run, name) for name in _TABLES)
+    kept = Measured(*(table[~table["protocol"].isin(names)] for table in earlier))
+    _write_tables(run.folder, [kept, *(measure(run.load_evidence(protocol), protocol) for protocol in new)], own)
     config = {**run.config, "protocols": known | _protocol_digests(new)}
     _write_config(run.folder, config)
     return Run(run.folder)
@@ -150,13 +169,13 @@ def finish_run(
         "weights": method["weights_source"],
         "seed": config["seed"],
     }
-    tables = []
+    measured = []
     for protocol in protocols:
         fitting = next(part for part in evidence if part.collection.serves(protocol))
-        tables.append(measure(fitting, protocol).assign(**own))
+        measured.append(measure(fitting, protocol))
     for part in evidence:
         part.save(folder / "evidence" / part.collection.name)
-    _write_records(folder, tables)
+    _write_tables(folder, measured, own)
     first = evidence[0]
     draw_pictures(folder / "pictures", first, category, protocols[0], anomaly_map)
     calibration, rule = first.calibration, protocols[0].threshold
@@ -193,9 +212,14 @@ def _protocol_digests(protocols: Sequence[Protocol]) -> dict[str, dict[str, Any]
     return {p.name: {"version": p.version, "sha256": p.digest} for p in protocols}
 
 
-def _write_records(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
-    with atomic(folder / "records.parquet") as path:
-        pd.concat(tables, ignore_index=True)[list(RECORD_COLUMNS)].to_parquet(path, index=False)
+def _write_tables(folder: Path, measured: Sequence[Measured], own: Mapping[str, Any]) -> None:
+    for name in _TABLES:
+        parts = [table for part in measured if len(table := getattr(part, name))]
+        whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"protocol": []})
+        if name == "records":
+            whole = whole.assign(**own)[list(RECORD_COLUMNS)]
+        with atomic(folder / f"{name}.parquet") as path:
+            whole.to_parquet(path, index=False)
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:

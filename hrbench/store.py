@@ -4,6 +4,8 @@
 
     run.json            configuration, origin, cost and environment; written last: its presence means done
     records.parquet     one tidy row per metric
+    components.parquet  one row per defect component and protocol: size, kind, place, AUPRO@L, overlap
+    replicates.parquet  bootstrap replicates of the headline metric, one row per protocol
     weights.safetensors what the method learnt
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
     pictures/           worst and best images, with pictures.json that describes them
@@ -84,6 +86,21 @@ class Run:
     def records(self) -> pd.DataFrame:
         """One row per metric, with the columns :data:`RECORD_COLUMNS`."""
         return pd.read_parquet(self.folder / "records.parquet")
+
+    @cached_property
+    def components(self) -> pd.DataFrame:
+        """One row per protocol and defect component, see :func:`hrbench.metrics.component_table`."""
+        return self._table("components")
+
+    @cached_property
+    def replicates(self) -> pd.DataFrame:
+        """One row per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
+        return self._table("replicates")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """Read a table; an empty one where an earlier version has left none."""
+        path = self.folder / f"{name}.parquet"
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"protocol": [], "metric": []})
 
     @cached_property
     def evidence(self) -> Evidence:

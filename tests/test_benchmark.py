@@ -41,7 +41,8 @@ def evidence_bytes(run):
 def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
     done = run(tree, toy, tmp_path, options={"decide": True})
     assert sorted(path.name for path in done.folder.iterdir()) == [
-        "evidence", "pictures", "records.parquet", "run.json", "weights.safetensors",
+        "components.parquet", "evidence", "pictures", "records.parquet", "replicates.parquet", "run.json",
+        "weights.safetensors",
     ]  # fmt: skip
     records = done.records
     assert tuple(records.columns) == RECORD_COLUMNS
@@ -54,6 +55,12 @@ def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
     assert done.config["method"]["options"]["decide"] is True
     assert done.config["cost"]["megapixels_per_second"] > 0
     assert len(done.evidence.images) == 8
+    components = done.components[done.components["protocol"] == "native"]
+    own = records[(records["metric"] == "aupro") & (records["subset"] == "all")].set_index("fpr_limit")["value"]
+    for limit in (0.3, 0.1, 0.05, 0.01):
+        assert components[f"aupro@{limit}"].mean() == pytest.approx(own[limit], abs=1e-12)
+    assert (components["overlap"] >= 0.1).mean() == value["recall", "all"]
+    assert (components["overlap_decision"] >= 0.1).mean() == value["recall_decision", "all"]
     assert done.evidence.components["defect_type"].unique().tolist() == ["dent"]
     assert [picture.kind for picture in done.pictures] == ["worst", "worst", "worst", "best", "false alarm"]
     assert all(picture.path.is_file() for picture in done.pictures)
@@ -150,6 +157,8 @@ def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, mon
     assert set(again.config["protocols"]) == {"native", "strict"}
     limits = again.records.loc[again.records["protocol"] == "strict", "fpr_limit"].dropna().unique()
     assert limits.tolist() == [0.02]
+    assert again.components.groupby("protocol").size().tolist() == [len(again.evidence.components)] * 2
+    assert again.replicates.set_index("protocol")["fpr_limit"].to_dict() == {"native": 0.05, "strict": 0.02}
 
 
 def test_what_identifies_a_run(tree, toy, tmp_path):

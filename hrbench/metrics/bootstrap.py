@@ -136,6 +136,22 @@ class Replicates:
             ends[row] = logit_interval(self.values[:, row], self.estimate[row], int(self.units[row]), level)
         return self.keys.assign(ci_low=ends[:, 0], ci_high=ends[:, 1])
 
+    def table(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> pd.DataFrame:
+        """Return one row of the replicates as a table that :meth:`of_table` reads back."""
+        row = self.row(metric, subset, fpr_limit)
+        facts = {"estimate": self.estimate[row], "units": self.units[row], "components": self.components[row]}
+        kept = self.keys.iloc[[row]].reset_index(drop=True)
+        return kept.assign(**facts, sample=self.sample, values=[self.values[:, row]])
+
+    @staticmethod
+    def of_table(table: pd.DataFrame) -> Replicates:
+        """Read what :meth:`table` gave."""
+        columns = {name: table[name].to_numpy() for name in ("estimate", "units", "components")}
+        values = np.stack([np.asarray(part, dtype=np.float64) for part in table["values"]], axis=1)
+        return Replicates(
+            table[_KEY_COLUMNS].reset_index(drop=True), **columns, values=values, sample=table["sample"].iloc[0]
+        )
+
     def row(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> int:
         """Return the number of one row; an unknown one is an error."""
         limit = self.keys["fpr_limit"].isna() if fpr_limit is None else self.keys["fpr_limit"] == fpr_limit
@@ -295,7 +311,8 @@ def average(parts: Sequence[Replicates]) -> Replicates:
         result: Ints = np.where(present, np.stack(counts), 0).sum(axis=0) // np.maximum(number, 1)
         return result
 
-    sample = hashlib.sha256("".join(part.sample for part in parts).encode()).hexdigest()
+    # The seeds of one category share their images: how many seeds there are does not matter to pairing.
+    sample = hashlib.sha256("".join(dict.fromkeys(part.sample for part in parts)).encode()).hexdigest()
     units, components = mean([part.units for part in parts]), mean([part.components for part in parts])
     return Replicates(first.keys, estimate, values, units, components, sample)
 

@@ -37,7 +37,7 @@ from hrbench.metrics.logistic import (
     penalised_loss,
     size_at,
 )
-from hrbench.metrics.segmentation import overlap_at
+from hrbench.metrics.segmentation import component_hits, overlap_at
 
 __all__ = [
     "Detection",
@@ -74,16 +74,6 @@ class DetectionLimit(NamedTuple):
 
     def __str__(self) -> str:
         return self.reason if self.area is None else f"{self.area:,.0f} px"
-
-
-def component_hits(evidence: Evidence, threshold: float, share: float) -> Bools:
-    """Return whether at least `share` of each component's pixels, and at least one, is at or above `threshold`."""
-    areas = evidence.components["area"].to_numpy()
-    if not areas.size:
-        return np.zeros(0, bool)
-    called = np.add.reduceat(evidence.defect_scores >= threshold, evidence.component_starts, dtype=np.int32)
-    hits: Bools = (called >= share * areas * (1 - 1e-12)) & (called > 0)
-    return hits
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,8 @@ from hrbench.scores import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
 __all__ = [
     "Overlap",
     "automatic_threshold",
+    "called_pixels",
+    "component_hits",
     "oracle_iou",
     "oracle_mean_iou",
     "overlap_at",
@@ -90,9 +92,32 @@ def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
     sums = _ImageSums(evidence)
     high = sums.normals_from(key if on_edge or not evidence.lossless else above)[:, 0]
     low = high if on_edge else sums.normals_from(above)[:, 0]
-    called = np.add.reduceat(evidence.defect_scores >= lowest, evidence.component_starts, dtype=np.int32)
+    called = called_pixels(evidence, threshold)
     hits = np.bincount(evidence.component_images, weights=called, minlength=len(evidence.images)).astype(np.float64)
     return Overlap(sums.defect, hits, low, high)
+
+
+def called_pixels(evidence: Evidence, threshold: float) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each component are at or above `threshold`, (K,)."""
+    if not evidence.defect_scores.size:
+        return np.zeros(0, np.int64)
+    called = evidence.defect_scores >= evidence.defect_scores.dtype.type(threshold)
+    return np.add.reduceat(called, evidence.component_starts, dtype=np.int32).astype(np.int64)
+
+
+def component_hits(evidence: Evidence, threshold: float | None, share: float) -> npt.NDArray[np.bool_]:
+    """Return whether at least `share` of each component's pixels, and at least one, is called, (K,).
+
+    Called is what is at or above `threshold` or, where that is None, in the method's own decision.
+    """
+    components = evidence.components
+    if threshold is None:
+        called = components["decision_pixels"].to_numpy(dtype=np.int64)
+    else:
+        called = called_pixels(evidence, threshold)
+    areas = components["area"].to_numpy()
+    hits: npt.NDArray[np.bool_] = (called >= share * areas * (1 - 1e-12)) & (called > 0)
+    return hits
 
 
 def overlap_of_decisions(evidence: Evidence) -> Overlap | None:

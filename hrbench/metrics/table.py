@@ -20,6 +20,8 @@ from hrbench.metrics.robustness import size_robustness
 from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
     automatic_threshold,
+    called_pixels,
+    component_hits,
     oracle_iou,
     oracle_mean_iou,
     overlap_at,
@@ -52,8 +54,9 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     -------
     DataFrame
         Columns ``metric, subset, fpr_limit, value, error_bound, n``. `fpr_limit` is NaN for metrics without
-        one; `n` counts what the value rests on: components for `aupro`, `rho` and pixel metrics, images for
-        `image_*`, `iou` and its kin (defective ones for `miou`). The true value lies within
+        one; `n` counts what the value rests on: components for `aupro`, `rho`, `recall` and pixel metrics, images for
+        `image_*`, `iou` and its kin (defective ones for `miou`). `recall` is the share of components that are hit,
+        as in the protocol's rule for the probability of detection. The true value lies within
         `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label,
         a subset without components.
 
@@ -107,6 +110,10 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         rows.add(f"miou{suffix}", overlap.mean_iou() if overlap else _UNDEFINED, defective)
         rows.add(f"f1{suffix}", overlap.f1() if overlap else _UNDEFINED, images)
         rows.add(f"fpr{suffix}", overlap.fpr(evidence.normal_pixels) if overlap else _UNDEFINED, images)
+        hits = component_hits(evidence, None if suffix else threshold, protocol.pod.share) if overlap else None
+        for name, keep in subsets.items():
+            found = float(hits[keep].mean()) if hits is not None and keep.any() else np.nan
+            rows.add(f"recall{suffix}", Certified(found, found, found), keep.sum(), name)
     iou, f1 = oracle_iou(evidence)
     rows.add("iou_oracle", iou, images)
     rows.add("f1_oracle", f1, images)
@@ -122,11 +129,18 @@ class _Rows:
         self.rows.append((metric, subset, limit, float(value.value), float(value.bound), int(n)))
 
 
-def component_table(evidence: Evidence, protocol: Protocol) -> pd.DataFrame:
+def component_table(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> pd.DataFrame:
     """Return one row per defect component, so that any grouping by size or kind is a group-by.
 
-    Columns: those of `evidence.components`, and ``aupro@L`` for each FPR limit of the protocol.
+    Columns: those of `evidence.components`; ``aupro@L`` for each FPR limit of the protocol, exact over all thresholds
+    whatever the protocol's sampling; ``overlap`` and ``overlap_decision``, the share of the component that is called at
+    the operating threshold (see :func:`compute`) and in the method's own decision, NaN where there is none.
     """
     areas = component_areas(evidence, protocol.fpr_limits)
     columns = {f"aupro@{limit:g}": area.value for limit, area in areas.items()}
+    if threshold is None:
+        threshold = automatic_threshold(evidence, protocol.threshold)
+    pixels = evidence.components["area"]
+    columns["overlap"] = np.nan if threshold is None else called_pixels(evidence, threshold) / pixels
+    columns["overlap_decision"] = evidence.components["decision_pixels"].astype("Float64").astype(float) / pixels
     return evidence.components.assign(**columns)

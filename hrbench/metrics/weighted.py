@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hrbench.evidence import Evidence
 from hrbench.metrics.curves import partial_area
-from hrbench.metrics.segmentation import Overlap, automatic_threshold, overlap_at, overlap_of_decisions
+from hrbench.metrics.segmentation import Overlap, automatic_threshold, component_hits, overlap_at, overlap_of_decisions
 from hrbench.metrics.sizes import CUMULATIVE, DISJOINT, size_subsets
 from hrbench.protocol import Protocol
 from hrbench.scores import Keys, NormalScores, score_keys
@@ -62,6 +62,14 @@ class WeightedMetrics:
         self.hits = np.cumsum(_count(pixel_owner, pixel_bin, None, (self.defective.size, bins)), axis=1)
         self.ious = self.hits / (self.hits[:, -1:] + self.at_least[self.defective])
 
+        threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
+        self.overlaps = {"": None if threshold is None else overlap_at(evidence, threshold)}
+        found = {} if threshold is None else {"": component_hits(evidence, threshold, protocol.pod.share)}
+        decided = overlap_of_decisions(evidence)
+        if decided is not None:
+            self.overlaps["_decision"] = decided
+            found["_decision"] = component_hits(evidence, None, protocol.pod.share)
+
         # Subsets overlap; the classes of components that belong to the same subsets do not, and are far fewer sums.
         members = np.stack(list(self.subsets.values()))
         patterns, kind = np.unique(members, axis=1, return_inverse=True)
@@ -78,13 +86,11 @@ class WeightedMetrics:
             below = _count(*place, None, size) @ (self.total[:, None] - middle).T
             own_pixels = np.bincount(own, weights=areas[kept], minlength=owners.size).astype(np.float64)
             own_components = np.bincount(own, minlength=owners.size).astype(np.float64)
-            self.classes.append(_Class(owners, shares, below, own_components, own_pixels))
-
-        threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
-        self.overlaps = {"": None if threshold is None else overlap_at(evidence, threshold)}
-        decided = overlap_of_decisions(evidence)
-        if decided is not None:
-            self.overlaps["_decision"] = decided
+            own_hits: dict[str, Floats] = {
+                name: np.bincount(own[hits[kept]], minlength=owners.size).astype(np.float64)
+                for name, hits in found.items()
+            }
+            self.classes.append(_Class(owners, shares, below, own_components, own_pixels, own_hits))
 
     def __call__(self, weights: Floats) -> tuple[list[MetricKey], Floats]:
         """Return the metrics' keys and their values, (draws, metrics), for weights (draws, images)."""
@@ -105,6 +111,7 @@ class WeightedMetrics:
             )
             for suffix, overlap in self.overlaps.items():
                 values |= self._overlap_metrics(weights, total, overlap, suffix)
+                values |= self._recall(weights, suffix)
             iou = (hits / (hits[:, -1:] + at_least)).max(axis=1)
             values["iou_oracle", "all", _NO_LIMIT] = iou
             values["f1_oracle", "all", _NO_LIMIT] = 2 * iou / (1 + iou)
@@ -173,13 +180,22 @@ class WeightedMetrics:
         f1 = [2 * iou / (1 + iou) for iou in ious]
         return {name: (low + high) / 2 for name, (low, high) in zip(names, (ious, mean_ious, f1, shares), strict=True)}
 
+    def _recall(self, weights: Floats, suffix: str) -> dict[MetricKey, Floats]:
+        if self.overlaps[suffix] is None:
+            return {(f"recall{suffix}", name, _NO_LIMIT): np.full(len(weights), np.nan) for name in self.subsets}
+        hits = np.stack([weights[:, part.owners] @ part.hits[suffix] for part in self.classes], axis=1)
+        components = np.stack([weights[:, part.owners] @ part.components for part in self.classes], axis=1)
+        shares = (hits @ self.patterns.T) / (components @ self.patterns.T)
+        return {(f"recall{suffix}", name, _NO_LIMIT): share for name, share in zip(self.subsets, shares.T, strict=True)}
+
 
 @dataclass(frozen=True)
 class _Class:
     """Components of the same subsets, per image that has any (n_c of n images).
 
     `shares` (n_c, bins) sums, over components, the share of their pixels in each bin; `below` (n_c, n) counts pairs of
-    a defect pixel and a lower normal pixel of each image, since the ROC area is bilinear in the weights.
+    a defect pixel and a lower normal pixel of each image, since the ROC area is bilinear in the weights. `hits` counts
+    components that are hit, at the threshold and in the method's own decision.
     """
 
     owners: Ints
@@ -187,6 +203,7 @@ class _Class:
     below: Floats
     components: Floats
     pixels: Floats
+    hits: dict[str, Floats]
 
 
 def _edges(normal: NormalScores) -> Keys:

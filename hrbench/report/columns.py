@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hrbench.metrics import CUMULATIVE, DISJOINT
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import THROUGHPUT
-from hrbench.report.summary import MIN_COMPONENTS, Cell, Cells
+from hrbench.report.summary import MIN_COMPONENTS, SIZED, Cell, Cells
 
 __all__ = [
     "Column",
@@ -173,14 +173,25 @@ def category_columns(protocol: Protocol) -> list[Column]:
         Column("iou", auto, "IoU", "iou", title=_iou()[0].title),
         Column("miou", auto, "mean IoU", "miou", title=f"{mean_iou}, at the automatic threshold"),
         Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),
+        *_recall("recall", auto),
         Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False),
         Column("iou_decision", own, "IoU", "iou_decision", title=f"Pooled IoU {own}"),
         Column("miou_decision", own, "mean IoU", "miou_decision", title=f"{mean_iou}, {own}"),
+        *_recall("recall_decision", own),
         Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False),
         Column("iou_oracle", "oracle*", "IoU", "iou_oracle", title=_iou()[1].title),
         Column("miou_oracle", "oracle*", "mean IoU", "miou_oracle", title=f"{mean_iou}, best in hindsight"),
         Column("f1_oracle", "oracle*", "F1", "f1_oracle", title=f"{dice}, best in hindsight"),
         _speed(),
+    ]
+
+
+def _recall(metric: str, where: str) -> list[Column]:
+    title = f"Share of the defects of which enough is called {where}"
+    smallest = f"{title}: the smallest quarter of each category, by area"
+    return [
+        Column(metric, where, "recall", metric, title=title),
+        Column(f"{metric}_tiny", where, "of tiny", metric, "tiny", title=smallest),
     ]
 
 
@@ -215,10 +226,10 @@ def why_missing(column: Column, cell: Cell) -> str:
     if cell.total == 0:
         own = column.metric.endswith("_decision")
         return "the method takes no decision of its own" if own else "not measured"
-    if column.metric in ("iou", "miou", "f1", "fpr"):
-        return "no automatic threshold: no held-out normal images"
-    if column.metric == "aupro" and cell.n == 0:
+    if column.metric in SIZED and cell.n == 0:
         return "no defect of this size"
+    if column.metric in ("iou", "miou", "f1", "fpr", "recall"):
+        return "no automatic threshold: no held-out normal images"
     return "undefined here"
 
 

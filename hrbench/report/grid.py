@@ -11,7 +11,7 @@ from typing import Any
 from hrbench.metrics import CUMULATIVE, DISJOINT
 from hrbench.report.columns import Column, best_two, error_text, number_text, why_missing
 from hrbench.report.configurations import THROUGHPUT
-from hrbench.report.rows import has_interval, rank_text, short_interval
+from hrbench.report.rows import has_interval, rank_interval, rank_text, short_interval
 from hrbench.report.summary import Cell, Cells
 
 __all__ = ["Entry", "Grid", "Line", "grid"]
@@ -49,6 +49,7 @@ class Line:
 
     row: dict[str, Any]
     rank: str
+    rank_interval: str
     entries: list[Entry]
 
 
@@ -120,7 +121,7 @@ def grid(
         entries = [
             _entry(columns[i], line[i], two if fair else ("", ""), category) for i, two in zip(kept, best, strict=True)
         ]
-        lines.append(Line(row, rank_text(row), entries))
+        lines.append(Line(row, rank_text(row), "" if category else rank_interval(row), entries))
     heads = [f"n = {max((line[i].n for line in table), default=0):,}" if counts else "" for i in kept]
     groups = [(name, len(list(group))) for name, group in groupby(chosen, key=lambda c: c.group)]
     shown = [line[i] for line in table for i in kept]

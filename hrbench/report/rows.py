@@ -18,6 +18,7 @@ __all__ = [
     "leaderboard_rows",
     "marks",
     "numbers",
+    "rank_interval",
     "rank_text",
     "short_interval",
     "weights_text",
@@ -97,6 +98,12 @@ def rank_text(row: dict[str, Any]) -> str:
     return "–" if math.isnan(row["rank"]) else f"{row['rank']:.0f}"
 
 
+def rank_interval(row: dict[str, Any]) -> str:
+    """Return the interval of the rank, ``1–3``; nothing where there is none, or it is the rank itself."""
+    low, high = min(row["rank_low"], row["rank"]), max(row["rank_high"], row["rank"])  # NaN stays
+    return f"{low:.0f}–{high:.0f}" if high > low else ""
+
+
 def footnotes(summary: Summary, dataset: str) -> list[str]:
     """Return what the marks mean and the notes of the dataset, in plain text."""
     rows = leaderboard_rows(summary, dataset)
@@ -113,4 +120,6 @@ def footnotes(summary: Summary, dataset: str) -> list[str]:
     cells = lookup(summary, dataset)
     if any(has_interval(cell) for cell in cells.values()):
         lines.append(interval_note(summary.protocol))
+    if any(rank_interval(row) for row in rows):
+        lines.append("Ranks, with their intervals: over the same draws of images for all rows.")
     return lines + summary.notes[dataset]

@@ -18,12 +18,16 @@ import pandas as pd
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import THROUGHPUT, describe, identify, remarks, without_duplicates
+from hrbench.report.ranking import headline_ranks
 from hrbench.store import Run
 
-__all__ = ["MIN_COMPONENTS", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
+__all__ = ["MIN_COMPONENTS", "SIZED", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
 
 MIN_COMPONENTS = 3
 """A size bin with fewer components than this gets no number."""
+
+SIZED = ("aupro", "recall", "recall_decision")
+"""Metrics by size of defect that the rule applies to."""
 
 _METRIC = ["metric", "subset", "fpr_limit"]
 
@@ -78,8 +82,8 @@ class Summary:
         One row per configuration, indexed by its number: the parts of its name, `label`, `short` (only what
         tells it from the others) and whether its weights are `random`.
     leaderboard : DataFrame
-        One row per dataset and configuration, best first: `rank` (NaN when not comparable), `seeds`,
-        `categories` and the `missing` ones.
+        One row per dataset and configuration, best first: `rank` (NaN when not comparable) and the interval
+        `rank_low` to `rank_high` where there is one, `seeds`, `categories` and the `missing` ones.
     categories, datasets : DataFrame
         One row per dataset, configuration (, category), metric, subset and limit: fields of :class:`Cell`.
     notes : dict of str to list of str
@@ -136,6 +140,8 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
 
     categories, datasets = averages(tables, kept)
     leaderboard = _rank(kept, datasets, protocol)
+    firm = headline_ranks(runs, kept, leaderboard[leaderboard["rank"].notna()], protocol)
+    leaderboard = leaderboard.merge(firm, on=["dataset", "configuration"], how="left")
     return Summary(protocol, kept, configurations, leaderboard, categories, datasets, notes)
 
 
@@ -184,7 +190,7 @@ def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
     # The seeds see the same images, so their intervals do not shrink by averaging: the ends are averaged.
     table = _mean(values.rename(columns={"error_bound": "error", "ci_low": "low", "ci_high": "high"}), keys)
     table["n"] = values.groupby(keys, dropna=False)["n"].max().fillna(0).astype(int).to_numpy()
-    few = (table["metric"] == "aupro") & (table["subset"] != "all") & table["n"].between(1, MIN_COMPONENTS - 1)
+    few = table["metric"].isin(SIZED) & (table["subset"] != "all") & table["n"].between(1, MIN_COMPONENTS - 1)
     return table.assign(few=few)
 
 

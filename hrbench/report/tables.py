@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from hrbench.report.rows import (
     leaderboard_rows,
     marks,
     numbers,
+    rank_interval,
     rank_text,
     weights_text,
 )
@@ -63,7 +65,7 @@ def markdown_page(summary: Summary, runs: Sequence[Run] = ()) -> str:
         for row, line in zip(rows, written, strict=True):
             title = row["title"] + marks(row)
             who = [_markdown(text) for text in (title, row["preset"], row["view"], weights_text(row))]
-            lines.append([rank_text(row), *who, *line, row["seeds"], str(row["categories"])])
+            lines.append([_rank(row), *who, *line, row["seeds"], str(row["categories"])])
         parts.append(f"## {_markdown(dataset)}")
         parts.append(_markdown_table(lines))
         parts.append("\n".join(f"- {_markdown(text)}" for text in footnotes(summary, dataset)))
@@ -129,7 +131,8 @@ def csv_table(summary: Summary) -> str:
                 if category in row["missing"]:
                     continue
                 record: dict[str, Any] = {"dataset": dataset, "category": category}
-                record |= {"rank": "" if category else rank_text(row).strip("–")} | names
+                record |= {name: math.nan if category else row[name] for name in ("rank", "rank_low", "rank_high")}
+                record |= names
                 record |= {"seeds": row["seeds"], "categories": row["categories"]}
                 record |= {"missing": ";".join(row["missing"])}
                 for column in columns:
@@ -176,7 +179,7 @@ def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) 
     written = numbers(rows, columns, lookup(summary, dataset), _terminal_number)
     for i, (row, line) in enumerate(zip(rows, written, strict=True)):
         who = [printable(texts[i]) for texts in names.values()]
-        lines.append([rank_text(row), *who, *line, row["seeds"], str(row["categories"])])
+        lines.append([_rank(row), *who, *line, row["seeds"], str(row["categories"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for line in lines:
@@ -190,6 +193,11 @@ def _terminal_board(summary: Summary, dataset: str, rows: list[dict[str, Any]]) 
     notes = [printable(note) for note in footnotes(summary, dataset) if not note.startswith("*")]
     title = f"{printable(dataset)} ({', '.join(about)})"
     return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
+
+
+def _rank(row: dict[str, Any]) -> str:
+    interval = rank_interval(row)
+    return f"{rank_text(row)} ({interval})" if interval else rank_text(row)
 
 
 def _terminal_number(column: Column, cell: Cell, place: int) -> str:

@@ -301,6 +301,27 @@ def test_ranks_over_categories():
         bootstrap.rank_intervals(averaged, "aupro")
 
 
+def test_a_row_of_replicates_survives_the_disk(tmp_path):
+    whole = bootstrap.replicates(collect(case(11)), NATIVE, draws=20)
+    whole.table("aupro", fpr_limit=0.05).to_parquet(tmp_path / "table.parquet")
+    read = bootstrap.Replicates.of_table(pd.read_parquet(tmp_path / "table.parquet"))
+    index = whole.row("aupro", fpr_limit=0.05)
+    assert np.array_equal(read.values[:, 0], whole.values[:, index])
+    assert (read.estimate[0], read.units[0], read.components[0]) == (
+        whole.estimate[index],
+        whole.units[index],
+        whole.components[index],
+    )
+    assert read.sample == whole.sample
+    assert read.row("aupro", fpr_limit=0.05) == 0
+
+
+def test_seeds_of_one_category_stay_paired():
+    images = case(10)
+    first, second, third = (bootstrap.replicates(collect(images), NATIVE, draws=20) for _ in range(3))
+    assert bootstrap.average([first, second]).sample == bootstrap.average([third]).sample
+
+
 def test_average_leaves_out_categories_without_the_row():
     whole = bootstrap.replicates(collect(case(11)), NATIVE, draws=20)
     index = whole.row("image_auroc")

@@ -112,6 +112,39 @@ def test_threshold_metrics_by_hand():
     assert result.value("fpr") == pytest.approx(4 / 190)
 
 
+def test_recall_by_size_by_hand():
+    maps, masks = random_case(11, images=9)
+    result = hrbench.evaluate(maps, masks, threshold=1.25)
+    parts = oracle.components(masks)
+    areas = np.array([part.sum() for _, part in parts])
+    called = np.array([np.sum(maps[index][part] >= 1.25) for index, part in parts])
+    hit = called >= np.maximum(1, 0.1 * areas)
+    edges = [*np.quantile(areas, [0.25, 0.5, 0.75]), np.inf]
+    expected = {"all": hit.mean()} | {f"q{i + 1}": hit[areas <= edge].mean() for i, edge in enumerate(edges)}
+    assert 0 < expected["all"] < 1
+    for subset, value in expected.items():
+        assert result.value("recall", subset) == pytest.approx(value, abs=1e-12)
+    assert np.allclose(sorted(result.components["overlap"]), sorted(called / areas))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_limit_equal_to_a_reached_rate(exact):
+    from dataclasses import replace
+
+    from hrbench.evidence import Collection, EvidenceCollector
+
+    maps, masks = random_case(13, levels=6)
+    points = oracle.pro_points(maps, masks)
+    limits = tuple(float(x) for x in points[2:5, 0])
+    collector = EvidenceCollector(Collection(exact=exact))
+    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
+        collector.update(f"{index}", scores, mask)
+    protocol = replace(hrbench.load_protocol("native"), fpr_limits=limits, headline_fpr=limits[0])
+    found = rows(hrbench.metrics.compute(collector.result(), protocol), "aupro")
+    for limit in limits:
+        assert abs(found[limit][0] - oracle.area_up_to(points, limit)) <= found[limit][1] + 1e-12
+
+
 def test_threshold_comes_from_normal_maps_only():
     maps, masks = random_case(5)
     rng = np.random.default_rng(0)
@@ -203,6 +236,14 @@ def test_size_subsets_of_the_published_scheme():
     n = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["n"]
     assert n[["q1", "q2", "q3", "q4"]].tolist() == [1, 2, 3, 4]
     assert n[["tiny", "small", "medium", "large"]].tolist() == [1, 1, 1, 1]
+
+
+def test_equal_areas_share_a_quarter():
+    masks = [np.pad(np.ones((1, size), bool), 2) for size in (10, 10, 10, 20)]
+    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).frame
+    n = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["n"]
+    assert n[["q1", "q2", "q3", "q4"]].tolist() == [3, 3, 3, 4]
+    assert n[["tiny", "small", "medium", "large"]].tolist() == [3, 0, 0, 1]
 
 
 def test_fixed_bins_of_equivalent_diameter():
