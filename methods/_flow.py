@@ -104,6 +104,11 @@ class FlowStep(nn.Module):
             x = torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=1)
             return x, -log_scale.sum(dim=(1, 2, 3)) - self._affine_log_det(gain, y)
 
+    def set_permutation(self, permutation: Tensor) -> None:
+        """Take a (C,) permutation: output channel i is channel permutation[i]."""
+        self.permutation.copy_(permutation)
+        self.inverse_permutation.copy_(torch.argsort(permutation))
+
     def _coupling(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = (_DAMPING * self.subnet(passive)).chunk(2, dim=1)
         return _ALPHA * torch.tanh(raw / self._clamp_scale), shift
