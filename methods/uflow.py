@@ -123,7 +123,7 @@ class UFlow(Method):
                 "weights": "random",
                 "strides": (4, 8),
                 "batch_size": 4,
-                "steps": 100,
+                "steps": 70,
             },
         ),
     }
