@@ -1,4 +1,4 @@
-"""Where the methods and protocols lie: inside the installed package, or beside it in a checkout."""
+"""Where methods, protocols and published figures lie: inside the installed package, or beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["methods_package", "protocols_root"]
+__all__ = ["methods_package", "protocols_root", "published_root"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +19,12 @@ def protocols_root() -> Traversable:
     """Return the folder of protocol files: ``hrbench/protocols`` in a wheel, ``protocols`` in a checkout."""
     installed = files("hrbench") / "protocols"
     return installed if installed.is_dir() else _CHECKOUT / "protocols"
+
+
+def published_root() -> Traversable:
+    """Return the folder of published figures: ``hrbench/published`` in a wheel, ``results/published`` in a checkout."""
+    installed = files("hrbench") / "published"
+    return installed if installed.is_dir() else _CHECKOUT / "results" / "published"
 
 
 def methods_package() -> ModuleType:

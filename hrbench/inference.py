@@ -121,7 +121,11 @@ def _decoded(samples: Sequence[Sample], view: View) -> Iterator[tuple[Sample, Te
 def _forward(method: Method, queue: list[tuple[_Pending, int, Tensor]], device: torch.device) -> None:
     started = time.perf_counter()
     batch = to_unit(stack_tiles([tile for _, _, tile in queue]), device)
-    prediction = method.predict(batch)
+    method.inputs_per_image = [len(image.placement) for image, _, _ in queue]
+    try:
+        prediction = method.predict(batch)
+    finally:
+        method.inputs_per_image = None
     for name, maps in prediction.maps.items():
         if maps.ndim != 3 or maps.shape[0] != len(queue):
             raise HrbenchError(

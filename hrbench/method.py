@@ -151,6 +151,10 @@ class Method(nn.Module):
         The paper's rule from merged native map to image score: ``max``, ``mean`` or ``top:SHARE``.
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
+    inputs_per_image : sequence of int, optional
+        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into.
+        Only for decisions whose false alarms are counted per image: what decides on n inputs by itself errs up to n
+        times as often. None where an input is all there is.
     """
 
     title: ClassVar[str] = ""
@@ -159,6 +163,7 @@ class Method(nn.Module):
     multiple: int = 1
     image_score: ClassVar[str] = "max"
     presets: ClassVar[Mapping[str, Preset]] = {}
+    inputs_per_image: Sequence[int] | None = None
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Learn from normal images only."""

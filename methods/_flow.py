@@ -26,6 +26,7 @@ __all__ = [
     "FlowStep",
     "energy",
     "feature_norm",
+    "fuse",
     "measure_channels",
     "negative_log_likelihood",
 ]
@@ -102,6 +103,11 @@ class FlowStep(nn.Module):
             log_scale, shift = self._coupling(passive)
             x = torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=1)
             return x, -log_scale.sum(dim=(1, 2, 3)) - self._affine_log_det(gain, y)
+
+    def set_permutation(self, permutation: Tensor) -> None:
+        """Take a (C,) permutation: output channel i is channel permutation[i]."""
+        self.permutation.copy_(permutation)
+        self.inverse_permutation.copy_(torch.argsort(permutation))
 
     def _coupling(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = (_DAMPING * self.subnet(passive)).chunk(2, dim=1)
@@ -291,6 +297,29 @@ def negative_log_likelihood(latents: Sequence[Tensor], log_dets: Sequence[Tensor
 def energy(z: Tensor) -> Tensor:
     """Return E = 1/2 mean over channels of z^2: (B, C, h, w) latents to (B, 1, h, w). Normal is about 1/2."""
     return 0.5 * z.square().mean(dim=1, keepdim=True)
+
+
+def fuse(energies: Sequence[Tensor], kind: str, grid: tuple[int, int] | None = None) -> Tensor:
+    """Average the scales' maps on one grid.
+
+    Parameters
+    ----------
+    energies : sequence of Tensor
+        (B, 1, h, w) per scale, finest first.
+    kind : str
+        ``energy`` or ``likelihood``. The paper interpolates p = exp(-E), not E, and averages -p.
+    grid : (int, int), optional
+        By default that of the finest scale. The paper's is that of the input.
+
+    Returns
+    -------
+    Tensor
+        (B, h, w) float32.
+    """
+    maps = [-torch.exp(-e) if kind == "likelihood" else e for e in energies]
+    size = grid or maps[0].shape[-2:]
+    maps = [functional.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
+    return torch.stack(maps).mean(dim=0).squeeze(1)
 
 
 class _Permute(torch.autograd.Function):

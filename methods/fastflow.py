@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
 
-from ._flow import FlowSequence, energy, feature_norm, measure_channels, negative_log_likelihood
+from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 
 __all__ = ["FastFlow"]
 
@@ -193,26 +192,3 @@ class FastFlow(Method):
         energies = [energy(z) for z in self.latents(batch)[0]]
         grid = batch.shape[-2:] if self._map == "likelihood" else energies[0].shape[-2:]
         return Prediction({"anomaly": fuse(energies, self._map, (grid[0], grid[1]))})
-
-
-def fuse(energies: Sequence[Tensor], kind: str, grid: tuple[int, int] | None = None) -> Tensor:
-    """Average the scales' maps on one grid.
-
-    Parameters
-    ----------
-    energies : sequence of Tensor
-        (B, 1, h, w) per scale, finest first.
-    kind : str
-        ``energy`` or ``likelihood``. The paper interpolates p = exp(-E), not E, and averages -p.
-    grid : (int, int), optional
-        By default that of the finest scale. The paper's is that of the input.
-
-    Returns
-    -------
-    Tensor
-        (B, h, w) float32.
-    """
-    maps = [-torch.exp(-e) if kind == "likelihood" else e for e in energies]
-    size = grid or maps[0].shape[-2:]
-    maps = [functional.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
-    return torch.stack(maps).mean(dim=0).squeeze(1)

@@ -19,7 +19,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "hrbench", "methods", "protocols"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hrbench", "methods", "protocols", "results"):
         (source / name).symlink_to(ROOT / name)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -52,7 +52,7 @@ def test_only_hrbench_is_added(site):
     names = {path.name for path in packages.iterdir()} - {"dependencies.pth", "bin"}
     assert names == {"hrbench", "hrbench-0.1.0.dist-info"}
     for inside in ("methods/fastflow.py", "methods/l2bt.py", "protocols/native.toml", "protocols/datasets/visa.toml",
-                   "templates/adapter.txt", "report/page.html", "py.typed"):  # fmt: skip
+                   "templates/adapter.txt", "report/page.html", "published/flows.csv", "py.typed"):  # fmt: skip
         assert (packages / "hrbench" / inside).is_file(), inside
 
 

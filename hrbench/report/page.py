@@ -21,6 +21,7 @@ from hrbench.report.images import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
 from hrbench.report.limits import limit_names, limit_overview, limit_table
 from hrbench.report.plots import KINDS, Material, figures, gather
+from hrbench.report.published import published_tables, read_published
 from hrbench.report.rows import interval_note, leaderboard_rows, rank_text
 from hrbench.report.summary import Summary, lookup, summarise
 from hrbench.report.tables import csv_table, markdown_page
@@ -85,6 +86,7 @@ def html_page(runs: Sequence[Run], summary: Summary) -> str:
         headline=limit_text(summary.protocol.headline_fpr),
         intervals=interval_note(summary.protocol),
         reliable=limit_names(summary.protocol.pod)[1:],
+        published=published_tables(read_published(), summary.notes),
         updated=max((str(run.config.get("created", "")) for run in runs), default=""),
     )
     return text.lstrip()

@@ -12,6 +12,7 @@ from hrbench.views import View
 SMALL = {
     "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
     "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
+    "uflow": {"preset": "demo", "steps": 2, "batch_size": 2},
 }  # fmt: skip
 
 

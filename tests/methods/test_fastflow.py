@@ -13,7 +13,8 @@ from hrbench.errors import HrbenchError
 from hrbench.method import Method, create_method, methods_package
 
 methods_package()
-from hrbench.methods.fastflow import FastFlow, fuse  # noqa: E402
+from hrbench.methods._flow import fuse  # noqa: E402
+from hrbench.methods.fastflow import FastFlow  # noqa: E402
 
 SMALL = {"backbone": "test_resnet", "weights": "random", "flow_steps": 2, "batch_size": 4, "steps": 6}
 

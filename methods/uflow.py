@@ -1,0 +1,404 @@
+"""U-Flow: one U-shaped normalising flow over all scales of frozen features, and a threshold without data.
+
+Tailanian, Pardo and Musé, "U-Flow: A U-shaped Normalizing Flow for Anomaly Detection with Unsupervised Threshold",
+Journal of Mathematical Imaging and Vision (2024), doi 10.1007/s10851-024-01193-y, arXiv 2211.12353. The flow turns
+the features of normal images into white noise, coarse scales feeding finer ones. Because the noise's law is known, a
+statistical test says which regions are too energetic to be noise (see ``_nfa.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+
+from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
+from ._freia import load_freia
+from ._nfa import INTERPOLATIONS, TESTS, log10_nfa
+
+__all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
+
+_MAPS = ("energy", "likelihood", "nfa")
+_RECALIBRATIONS = ("none", "scale", "channel")
+_HELD_OUT_INPUTS = 512
+
+# The last blocks used of the paper's two transformers.
+_BLOCKS = {"cait_m48_448": 40, "cait_s24_224": 20}
+
+_PAPER: Mapping[str, Any] = {
+    "map": "likelihood",
+    "test": "tree",
+    "interpolation": "bilinear",
+    "lr": 1e-4,
+    "batch_size": 8,
+    "steps": None,
+    "epochs": 200,
+}
+_PAPER_PYRAMID: Mapping[str, Any] = {**_PAPER, "norm": "layer-affine", "input_size": 448}
+
+
+class UFlow(Method):
+    """U-Flow on two CaiTs, or on any timm backbone whose feature strides double.
+
+    Parameters
+    ----------
+    backbone : str
+        A timm model: any with ``features_only``, or with `coarse_backbone` a transformer.
+    weights : str
+        ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+    strides : sequence of int
+        Of the feature maps used, in input pixels, each twice the one before; ignored for transformers.
+    coarse_backbone : str, optional
+        A second transformer, for the coarse scale: it sees the input at half its size.
+    coarse_weights : str, optional
+        Of the second transformer; by default as `weights`, unless that is a file.
+    blocks : sequence of two int, optional
+        Zero-based blocks of both transformers whose patch tokens are used. By default the paper's, for its two
+        (CaiT-M48 40, CaiT-S24 20).
+    flow_steps : int
+        Steps per stage.
+    kernels : sequence of int
+        Kernel sizes of the steps' subnets, repeated over the steps.
+    clamp : str
+        Of the log-scales: ``legacy`` or ``new``.
+    norm : str
+        Between features and flow: ``layer-affine`` (the paper's for convolutional backbones; needs `input_size`),
+        ``layer``, ``channel`` (local, hence seam-free when tiled) or ``none`` (the paper's for its transformers).
+    input_size : int, optional
+        Height and width of the input in pixels, for ``layer-affine``.
+    map : str
+        The anomaly map: ``energy``, the mean over scales of E = 1/2 mean_c z^2; the paper's ``likelihood``, the mean of
+        -exp(-E), which saturates for strong anomalies; or ``nfa``, -log10 of the number of false alarms, which is
+        constant wherever the test finds nothing.
+    test : str
+        What decides: ``tree`` (the paper's), ``tree-by-size``, ``window`` (the paper's first) or ``none``.
+    interpolation : str
+        Of the test's result: ``bilinear`` to the input's size as in the paper, or ``nearest``, which does not dilate.
+    recalibrate : str
+        Divide the latents by their root mean square on held-out normal images: ``none``, per ``scale`` or per
+        ``channel``.
+    checkpoint : str, optional
+        File of a flow that the authors' code has trained; replaces training (see ``uflow.md``).
+    lr, weight_decay : float
+        Of Adam.
+    batch_size : int
+        Inputs per training step.
+    steps : int, optional
+        Training steps.
+    epochs : int, optional
+        Passes over the training inputs, instead of `steps`; an incomplete last batch does not count.
+    """
+
+    title = "U-Flow"
+    paper = "Tailanian et al., JMIV 2024, arXiv 2211.12353"
+    weights_licence = "CaiT: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
+    image_score = "max"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            "whole:448",
+            {
+                **_PAPER,
+                "backbone": "cait_m48_448.fb_dist_in1k",
+                "coarse_backbone": "cait_s24_224.fb_dist_in1k",
+                "norm": "none",
+            },
+        ),
+        "paper-resnet18": Preset("whole:448", {**_PAPER_PYRAMID, "backbone": "resnet18.tv_in1k"}),
+        "paper-wrn50": Preset("whole:448", {**_PAPER_PYRAMID, "backbone": "wide_resnet50_2.tv_in1k"}),
+        "native": Preset("tiled:512:128"),
+        "demo": Preset(
+            "tiled:256:64",
+            {
+                "backbone": "test_resnet.r160_in1k",
+                "weights": "random",
+                "strides": (4, 8),
+                "batch_size": 4,
+                "steps": 70,
+            },
+        ),
+    }
+
+    def __init__(
+        self,
+        backbone: str = "resnet18.tv_in1k",
+        weights: str = "pretrained",
+        strides: Sequence[int] = (4, 8, 16),
+        coarse_backbone: str | None = None,
+        coarse_weights: str | None = None,
+        blocks: Sequence[int] | None = None,
+        flow_steps: int = 4,
+        kernels: Sequence[int] = (3, 1),
+        clamp: str = "legacy",
+        norm: str = "channel",
+        input_size: int | None = None,
+        map: str = "energy",  # noqa: A002 - the option's name for people
+        test: str = "tree-by-size",
+        interpolation: str = "nearest",
+        recalibrate: str = "none",
+        checkpoint: str | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-5,
+        batch_size: int = 16,
+        steps: int | None = 5000,
+        epochs: int | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value, known in (
+            ("map", map, _MAPS),
+            ("test", test, (*TESTS, "none")),
+            ("interpolation", interpolation, INTERPOLATIONS),
+            ("recalibrate", recalibrate, _RECALIBRATIONS),
+        ):
+            if value not in known:
+                raise unknown_name(f"{option} of uflow", value, known)
+        if map == "nfa" and test == "none":
+            raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(TESTS))
+        if (steps is None) == (epochs is None):
+            raise HrbenchError(f"uflow: expected steps or epochs, one of them; got {steps} and {epochs}")
+        self.backbone: FeaturePyramid | TransformerPair
+        if coarse_backbone is not None:
+            self.backbone = _transformers((backbone, coarse_backbone), weights, coarse_weights, blocks)
+        else:
+            if blocks is not None or coarse_weights is not None:
+                raise HrbenchError("uflow: blocks and coarse_weights belong to a coarse_backbone, and there is none")
+            self.backbone = load_pyramid(backbone, weights, level_indices(backbone, sorted(strides)))
+        channels, used = self.backbone.channels, self.backbone.strides
+        if any(coarse != 2 * fine for fine, coarse in pairwise(used)):
+            raise HrbenchError(f"strides {list(used)} of uflow: expected each twice the one before")
+        self.multiple = max(used)
+        if input_size is not None and input_size % self.multiple:
+            raise HrbenchError(f"input_size {input_size} of uflow: expected a multiple of {self.multiple}")
+        grids = [(input_size // s, input_size // s) if input_size else None for s in used]
+        self.norms = nn.ModuleList(feature_norm(norm, c, grid) for c, grid in zip(channels, grids, strict=True))
+        self.flow = UShapedFlow(channels, flow_steps, kernels, clamp=clamp)
+        self.spreads = nn.ModuleList(_Spread(c) for c in self.flow.latent_channels)
+        # What a view must deliver, where the norm is tied to it.
+        self.input_size = input_size if norm == "layer-affine" else None
+        self._map, self._test, self._interpolation, self._recalibrate = map, test, interpolation, recalibrate
+        self._checkpoint = checkpoint
+        self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
+        self._steps, self._epochs = steps, epochs
+
+    def fit(self, normals: Normals, context: FitContext) -> None:
+        """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
+        measure_channels(self.features, list(self.norms), normals, context, batch_size=self._batch_size)
+        if self._checkpoint is not None:
+            load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms))
+        else:
+            trainable = [p for p in self.parameters() if p.requires_grad]
+            optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
+            steps = self._steps
+            if steps is None:
+                steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
+            context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
+        if self._recalibrate != "none":
+            self._measure_spreads(context)
+
+    def features(self, batch: Tensor) -> list[Tensor]:
+        """Return the (B, C, h, w) maps of a (B, 3, H, W) batch, finest first."""
+        maps: list[Tensor] = self.backbone(batch)
+        return maps
+
+    def latents(self, batch: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return z (B, C, h, w) per scale, finest first, and log|det J| (B,)."""
+        found: tuple[list[Tensor], Tensor] = self.flow(
+            [norm(x) for norm, x in zip(self.norms, self.features(batch), strict=True)]
+        )
+        return found
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the negative log-likelihood, a scalar of the order of the number of features."""
+        latents, log_det = self.latents(batch)
+        # The flow is one: its determinant is counted once.
+        return negative_log_likelihood(latents, [log_det] + [torch.zeros_like(log_det)] * (len(latents) - 1))
+
+    def predict(self, batch: Tensor) -> Prediction:
+        """Return the chosen map, and where NFA < 1 for the image that the inputs belong to.
+
+        An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
+        """
+        latents = [spread(z) for spread, z in zip(self.spreads, self.latents(batch)[0], strict=True)]
+        size = (batch.shape[-2], batch.shape[-1])
+        log_nfa = None
+        if self._test != "none":
+            grid = size if self._interpolation == "bilinear" else None
+            log_nfa = log10_nfa(latents, test=self._test, grid=grid, interpolation=self._interpolation)
+            inputs = torch.tensor(self.inputs_per_image or [1] * len(batch), device=log_nfa.device)
+            log_nfa = log_nfa + inputs.float().log10()[:, None, None]
+        if self._map == "nfa" and log_nfa is not None:
+            anomaly = -log_nfa
+        else:
+            anomaly = fuse([energy(z) for z in latents], self._map, size if self._map == "likelihood" else None)
+        return Prediction({"anomaly": anomaly}, None if log_nfa is None else log_nfa < 0)
+
+    @torch.no_grad()
+    def _measure_spreads(self, context: FitContext) -> None:
+        held_out, size = context.held_out, self._batch_size
+        steps = math.ceil(min(len(held_out), _HELD_OUT_INPUTS) / size)
+        batches = held_out.batches(size, steps=steps, seed=context.seed)
+        squares = [torch.zeros(c, dtype=torch.float64) for c in self.flow.latent_channels]
+        for batch in context.track(batches, total=steps, description="recalibration"):
+            for total, z in zip(squares, self.latents(batch.to(context.device))[0], strict=True):
+                total += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
+        for spread, square in zip(self.spreads, squares, strict=True):
+            assert isinstance(spread, _Spread)
+            spread.set_variance(square if self._recalibrate == "channel" else square.mean().expand_as(square))
+
+
+class UShapedFlow(nn.Module):
+    """One flow over all scales, from coarse to fine: part of each stage's output goes up to the next.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the features, finest first.
+    steps : int
+        Per stage.
+    kernels : sequence of int
+        Kernel sizes, repeated over the steps of a stage.
+    clamp : str
+        See :class:`FlowStep`.
+
+    Attributes
+    ----------
+    latent_channels : tuple of int
+        Of the latents, finest first.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], steps: int = 4, kernels: Sequence[int] = (3, 1), *, clamp: str = "legacy"
+    ) -> None:
+        super().__init__()
+        self._up: list[int] = []  # channels that go up from each stage, coarsest first
+        stages, latent_channels = [], []
+        rising = 0
+        for level, own in reversed(list(enumerate(channels))):
+            here = own + rising // 4
+            rising = 4 * (here // 8) if level else 0
+            if level and not rising:
+                raise HrbenchError(f"a coarse scale of {here} channels cannot feed a finer one, expected at least 8")
+            stages.append(FlowSequence(here, steps, kernels, clamp=clamp))
+            self._up.append(rising)
+            latent_channels.append(here - rising)
+        self.stages = nn.ModuleList(stages)
+        self.latent_channels = tuple(reversed(latent_channels))
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Map (B, C, h, w) features, finest first, to latents of as many numbers; also return log|det J|, (B,)."""
+        _check_doubling(features)
+        latents: list[Tensor] = []
+        total = torch.zeros(len(features[0]), device=features[0].device)
+        rising: Tensor | None = None
+        for x, stage, up in zip(reversed(features), self.stages, self._up, strict=True):
+            # Two by two pixels take four neighbouring channels: a shuffle, without a determinant.
+            joined = x if rising is None else torch.cat((x.to(rising), functional.pixel_shuffle(rising, 2)), dim=1)
+            out, log_det = stage(joined)
+            rising, latent = out[:, :up], out[:, up:]
+            latents.append(latent)
+            total = total + log_det
+        return latents[::-1], total
+
+    def inverse(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Map latents back to features, both finest first; also return log|det J| of the inverse, (B,)."""
+        features: list[Tensor] = []
+        total = torch.zeros(len(latents[0]), device=latents[0].device)
+        falling: Tensor | None = None
+        came_up = [*self._up[-2::-1], 0]  # finest first
+        for z, stage, taken in zip(latents, reversed(self._typed()), came_up, strict=True):
+            x, log_det = stage.inverse(z if falling is None else torch.cat((falling, z), dim=1))
+            own = x.shape[1] - taken // 4
+            features.append(x[:, :own])
+            falling = functional.pixel_unshuffle(x[:, own:], 2) if taken else None
+            total = total + log_det
+        return features, total
+
+    def steps_in_order(self) -> list[nn.Module]:
+        """Return all steps in the order in which features pass them."""
+        return [step for stage in self._typed() for step in stage.steps]
+
+    def _typed(self) -> list[FlowSequence]:
+        return [stage for stage in self.stages if isinstance(stage, FlowSequence)]
+
+
+class TransformerPair(nn.Module):
+    """Patch tokens of two transformers as two scales: the second one sees the input at half its size.
+
+    Attributes
+    ----------
+    channels, strides : tuple of int
+        Of both maps, finest first; strides are in pixels of the input.
+    """
+
+    def __init__(self, fine: PatchTokens, coarse: PatchTokens) -> None:
+        super().__init__()
+        self.fine, self.coarse = fine, coarse
+        self.channels = (fine.width, coarse.width)
+        self.strides = (fine.patch, 2 * coarse.patch)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return both (B, C, h, w) maps of (B, 3, H, W) images in [0, 1]."""
+        half = (images.shape[-2] // 2, images.shape[-1] // 2)
+        small = functional.interpolate(images, half, mode="bicubic", align_corners=True)
+        maps = []
+        for transformer, seen in ((self.fine, images), (self.coarse, small)):
+            (tokens,) = transformer(seen)
+            maps.append(tokens.transpose(1, 2).reshape(len(tokens), -1, *transformer.grid(seen)))
+        return maps
+
+
+class _Spread(nn.Module):
+    """Divide each channel of a latent by a root mean square; by one until it is set."""
+
+    variance: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("variance", torch.ones(channels, 1, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z / self.variance.sqrt()
+
+    def set_variance(self, variance: Tensor) -> None:
+        self.variance.copy_(variance.view(-1, 1, 1).clamp_min(1e-6))
+
+
+def _transformers(
+    models: tuple[str, str], weights: str, coarse_weights: str | None, blocks: Sequence[int] | None
+) -> TransformerPair:
+    if coarse_weights is None:
+        if weights not in ("pretrained", "random"):
+            raise HrbenchError(
+                f"uflow: weights {weights!r} are of {models[0]}; expected coarse_weights for {models[1]}"
+            )
+        coarse_weights = weights
+    if blocks is None:
+        unknown = [model for model in models if model.partition(".")[0] not in _BLOCKS]
+        if unknown:
+            raise HrbenchError(f"uflow: no block is known for {unknown[0]}; expected blocks, one of each transformer")
+        blocks = [_BLOCKS[model.partition(".")[0]] for model in models]
+    if len(blocks) != 2:
+        raise HrbenchError(f"blocks {list(blocks)} of uflow: expected two, one of each transformer")
+    fine, coarse = (
+        load_tokens(model, source, (block,))
+        for model, source, block in zip(models, (weights, coarse_weights), blocks, strict=True)
+    )
+    return TransformerPair(fine, coarse)
+
+
+def _check_doubling(features: Sequence[Tensor]) -> None:
+    sizes = [tuple(x.shape[-2:]) for x in features]
+    for fine, coarse in pairwise(sizes):
+        if fine != (2 * coarse[0], 2 * coarse[1]):
+            shown = ", ".join(f"{h}x{w}" for h, w in sizes)
+            raise HrbenchError(f"features of uflow are {shown}: expected each half the size of the one before")

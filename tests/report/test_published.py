@@ -1,0 +1,101 @@
+"""Published figures: the files that come with hrbench, what a bad file says, and their place on the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hrbench.errors import HrbenchError
+from hrbench.protocol import Protocol
+from hrbench.report import page
+from hrbench.report.published import COLUMNS, Figure, published_tables, read_published
+from hrbench.report.summary import summarise
+from hrbench.store import Run
+
+HEAD = ",".join(COLUMNS)
+LINE = "A,resnet18,mvtec_ad,mean,pixel_auroc,0.981,256,last epoch,arXiv 1"
+
+
+def written(folder: Path, *lines: str, head: str = HEAD) -> Path:
+    (folder / "a.csv").write_text("\n".join((head, *lines)) + "\n")
+    return folder
+
+
+def figure(method: str = "A", dataset: str = "mvtec_ad", category: str = "mean", value: str = "0.9") -> Figure:
+    return Figure(method, "resnet18", dataset, category, "pixel_auroc", value, "256", "last epoch", "arXiv 1")
+
+
+def test_the_files_that_come_along_are_sound() -> None:
+    figures = read_published()
+    assert {"FastFlow", "U-Flow"} <= {f.method for f in figures}
+    uflow = [f for f in figures if f.method == "U-Flow" and f.dataset == "mvtec_ad" and f.metric == "miou"]
+    assert len({f.category for f in uflow}) == 16
+    # The mean that is printed is that of the categories that are printed, to their last digit.
+    for series, metric in {(f.series, f.metric) for f in figures if f.dataset == "mvtec_ad"}:
+        own = {f.category: float(f.value) for f in figures if (f.series, f.metric) == (series, metric)}
+        mean = own.pop("mean", None)
+        if mean is not None and len(own) == 15:
+            assert sum(own.values()) / 15 == pytest.approx(mean, abs=1.1e-3), (series, metric)
+
+
+def test_no_folder_is_no_figure(tmp_path: Path) -> None:
+    assert read_published(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([LINE, LINE], r"a.csv, line 3: the same figure as in a.csv, line 2"),
+        ([LINE.replace("0.981", "98.1")], r"a.csv, line 2: value is '98.1', expected a share"),
+        (
+            [LINE.replace("0.981", "-1").replace("pixel_auroc", "ms_per_image")],
+            "'-1', expected a number that is not neg",
+        ),
+        ([LINE.replace("0.981", "inf").replace("pixel_auroc", "ms_per_image")], "value is 'inf'"),
+        ([LINE.replace("0.981", "1.2").replace("pixel_auroc", "aupro@0.3")], "value is '1.2', expected a share"),
+        ([LINE.replace("0.981", "good")], "value is 'good'"),
+        ([LINE.replace("0.981", "nan")], "value is 'nan'"),
+        ([LINE.replace("last epoch", " ")], "selection is empty, expected text"),
+        ([LINE + ",more"], "10 fields, expected 9"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(HrbenchError, match=message):
+        read_published(written(tmp_path, *lines))
+
+
+def test_other_columns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(HrbenchError, match=r"a.csv: columns method, value; expected method, backbone"):
+        read_published(written(tmp_path, head="method,value"))
+
+
+def test_tables_have_series_by_category_mean_first() -> None:
+    figures = [figure(category="zipper"), figure(), figure("B", category="cable", value="0.80"), figure(dataset="visa")]
+    (only,) = published_tables(figures, ["MVTec AD", "bolts"])
+    (table,) = only["metrics"]
+    assert table["categories"] == ["mean", "cable", "zipper"]
+    assert [(row["series"][0], row["values"]) for row in table["rows"]] == [
+        ("A", ["0.9", "", "0.9"]),
+        ("B", ["", "0.80", ""]),
+    ]
+
+
+def test_the_page_shows_them_apart(
+    make_run: Callable[..., Run], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run()]
+    summary = summarise(runs, protocol)
+    (dataset,) = summary.notes
+    plain = page.html_page(runs, summary)
+    assert "Published elsewhere" not in plain
+    monkeypatch.setattr(page, "read_published", lambda: [figure("<b>A</b>", dataset, value="0.1234")])
+    text = page.html_page(runs, summary)
+    before, after = text.split('<section id="published">')
+    assert "0.1234" not in before
+    assert "0.1234" in after
+    assert "&lt;b&gt;A" in after
+    assert "<b>A</b>" not in after
+    assert re.sub(r"\s+", " ", before) == re.sub(r"\s+", " ", plain)[: len(re.sub(r"\s+", " ", before))]

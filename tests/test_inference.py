@@ -1,0 +1,69 @@
+"""What the inference loop tells a method, and how decisions of tiles become one of the image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrbench.data.sample import Sample
+from hrbench.inference import predict
+from hrbench.method import Method, Prediction
+from hrbench.views import View
+
+SIZES = [(20, 16), (16, 16), (40, 30), (16, 40)]  # tiles of 16 that overlap by 4: 2, 1, 9 and 3
+
+
+class Probe(Method):
+    """Decides for a tile if it is white in its centre, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[list[int]] = []
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        assert self.inputs_per_image is not None
+        assert len(self.inputs_per_image) == len(batch)
+        self.told.append(list(self.inputs_per_image))
+        return Prediction({"anomaly": batch.mean(dim=1)}, decision=batch[:, 0] > 0.5)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    found = []
+    for number, (height, width) in enumerate(SIZES):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[height // 2 - 2 : height // 2 + 2, width // 2 - 3 : width // 2 + 3] = 255
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        found.append(Sample(path.name, path, None, 0, "good", "test", "bolt"))
+    return found
+
+
+def test_a_method_is_told_how_many_inputs_an_image_has(samples):
+    method = Probe()
+    list(predict(method, samples, View.parse("tiled:16:4"), torch.device("cpu"), batch_size=5))
+    assert method.told == [[2, 2, 1, 9, 9], [9, 9, 9, 9, 9], [9, 9, 3, 3, 3]]  # batches are filled across images
+    assert method.inputs_per_image is None
+    whole = Probe()
+    list(predict(whole, samples, View.parse("whole:16"), torch.device("cpu"), batch_size=5))
+    assert whole.told == [[1, 1, 1, 1]]
+
+
+def test_what_an_image_has_is_forgotten_when_predict_fails(samples):
+    method = Probe()
+    method.predict = lambda batch: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        list(predict(method, samples, View.parse("whole:16"), torch.device("cpu")))
+    assert method.inputs_per_image is None
+
+
+def test_a_pixel_is_called_if_any_tile_over_it_calls_it(samples):
+    for item, (height, width) in zip(
+        predict(Probe(), samples, View.parse("tiled:16:4"), torch.device("cpu")), SIZES, strict=True
+    ):
+        expected = np.zeros((height, width), bool)
+        expected[height // 2 - 2 : height // 2 + 2, width // 2 - 3 : width // 2 + 3] = True
+        assert item.decision is not None
+        np.testing.assert_array_equal(item.decision, expected)

@@ -1,0 +1,112 @@
+"""Measure the false alarms of U-Flow's tests on normal images, and what they find, on a dataset of yours.
+
+    python tools/false_alarms.py ROOT [--dataset folder] [--categories NAME ...] [--preset native] [--view VIEW]
+        [--set OPTION=VALUE ...]
+
+Fits once per category, as ``hrbench run`` does, and then decides with every test and recalibration. False alarms are
+the connected regions (8 neighbours) that are called in the normal test images, which neither fit nor recalibration has
+seen. IoU is pooled over all test images; found is the share of the defects with at least one called pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.measure import label
+
+from hrbench.benchmark import make_job, split_normals
+from hrbench.data import load_dataset
+from hrbench.data.sample import Category
+from hrbench.inference import predict
+from hrbench.method import create_method, methods_package
+from hrbench.scoring import sample_mask
+from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.views import View
+
+methods_package()
+from hrbench.methods._nfa import TESTS  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def fitted(category: Category, options: dict[str, object], view: View, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what U-Flow learns, its recalibration per channel included."""
+    fit, held_out = split_normals(category)
+    with seeded(0):
+        method = create_method("uflow", **{**options, "recalibrate": "channel"}).to(device)
+        context = Fit(method, held_out=ViewedNormals(held_out, view), seed=0, device=device, label=category.name)
+        method.train()
+        method.fit(ViewedNormals(fit, view), context)
+    return learnt_state(method)
+
+
+def recalibrated(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    """Return the state with its variances per channel, averaged per scale, or at one."""
+
+    def change(variance: torch.Tensor) -> torch.Tensor:
+        if how == "none":
+            return torch.ones_like(variance)
+        return variance.mean().expand_as(variance).clone() if how == "scale" else variance
+
+    return {key: change(value) if key.startswith("spreads.") else value for key, value in state.items()}
+
+
+def measure(
+    category: Category, options: dict[str, object], state: dict[str, torch.Tensor], view: View, device: torch.device
+) -> tuple[float, float, float, float]:
+    """Return false alarms per normal image, share of normal images with any, pooled IoU, share of defects found."""
+    with seeded(0):
+        method = create_method("uflow", **options).to(device)
+    load_learnt_state(method, state)
+    alarms: list[int] = []
+    found: list[bool] = []
+    both = either = 0
+    for item in predict(method, category.test, view, device):
+        called = item.decision
+        assert called is not None
+        mask = sample_mask(item.sample, called.shape)
+        if mask is None:
+            alarms.append(int(label(called, connectivity=2).max()))
+            mask = np.zeros_like(called)
+        both, either = both + int((called & mask).sum()), either + int((called | mask).sum())
+        components = label(mask, connectivity=2)
+        found += [bool(called[components == k].any()) for k in range(1, int(components.max()) + 1)]
+    return float(np.mean(alarms)), float(np.mean(np.array(alarms) > 0)), both / max(1, either), float(np.mean(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--dataset", default="folder")
+    parser.add_argument("--categories", nargs="+")
+    parser.add_argument("--preset", default="native")
+    parser.add_argument("--view")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    from hrbench.commands import _options  # the command line's own reading of OPTION=VALUE
+
+    given = _options(arguments.set, None, ["uflow"])["uflow"]
+    print("| category | test | recalibrate | false alarms per normal image | with any | IoU | found |")
+    print("|---|---|---|---|---|---|---|")
+    for category in load_dataset(arguments.dataset, arguments.root, arguments.categories).categories:
+        job = make_job(category, "uflow", preset=arguments.preset, view=arguments.view, options=given)
+        device = torch.device(arguments.device)
+        state = fitted(category, dict(job.options), job.view, device)
+        for test in TESTS:
+            for how in ("none", "scale", "channel"):
+                options = {**job.options, "test": test, "recalibrate": how}
+                numbers = measure(category, options, recalibrated(state, how), job.view, device)
+                print(
+                    "| {} | `{}` | `{}` | {:.2f} | {:.0%} | {:.3f} | {:.0%} |".format(
+                        category.name, test, how, *numbers
+                    ),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
