@@ -382,6 +382,6 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
 
 def _identity(key: str, value: Any) -> Any:
     """Return an option as it is recorded: a weights file by its name and content, so that paths may differ."""
-    if key == "weights" and isinstance(value, str) and (path := Path(value).expanduser()).is_file():
+    if key.endswith("weights") and isinstance(value, str) and (path := Path(value).expanduser()).is_file():
         return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return value
