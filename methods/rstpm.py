@@ -31,7 +31,7 @@ __all__ = ["RSTPM"]
 _COMBINATIONS = ("prod", "geomean", "sum")
 _MODES = ("mul", "only", "off")
 _FLOOR = 1e-3  # of the discriminator's gate: what it does not see keeps its rank among the unseen
-_LOGIT = "discriminator"
+_LOGIT = "logit"
 
 
 class RSTPM(Method):
@@ -88,17 +88,17 @@ class RSTPM(Method):
         "demo": Preset(
             "tiled:256:64",
             {
-                "teacher": "test_resnet.r160_in1k",
-                "second_teacher": "test_efficientnet.r160_in1k",
+                "teacher": "test_efficientnet.r160_in1k",
+                "second_teacher": "test_byobnet.r160_in1k",
                 "weights": "random",
                 "strides": (4, 8),
                 "anomalies": "tiny",
-                "width": 8,
+                "width": 4,
                 "batch_size": 4,
-                "steps": 60,
+                "steps": 50,
                 "discriminator_lr": 3e-3,
-                "discriminator_batch_size": 4,
-                "discriminator_steps": 60,
+                "discriminator_batch_size": 2,
+                "discriminator_steps": 50,
             },
         ),
     }
@@ -163,16 +163,24 @@ class RSTPM(Method):
         self._discriminator_batch_size = discriminator_batch_size
 
     def fit(self, normals: Normals, context: FitContext) -> None:
-        """Train both students on normal images (SGD), then the discriminator on pseudo-anomalies (Adam)."""
+        """Train both students on normal images, then the discriminator on pseudo-anomalies."""
+        self.fit_students(normals, context)
+        if self.discriminator is not None:
+            self.fit_discriminator(normals, context)
+
+    def fit_students(self, normals: Normals, context: FitContext) -> None:
+        """Train both students on normal images (SGD, constant learning rate)."""
         students = [*self.student.parameters(), *self.second_student.parameters()]
         optimizer = torch.optim.SGD(students, self._lr, self._momentum, weight_decay=self._weight_decay)
         steps = max(self._steps, self._epochs * max(1, len(normals) // self._batch_size))
         context.train(
             normals, self.student_loss, optimizer, steps=steps, batch_size=self._batch_size, description="students"
         )
-        if self.discriminator is None:
-            return
-        # From here on the students must give the maps that they give at test time.
+
+    def fit_discriminator(self, normals: Normals, context: FitContext) -> None:
+        """Train the discriminator on pseudo-anomalies (Adam, constant learning rate); the students stay as they are."""
+        assert self.discriminator is not None
+        # Their maps must be those of test time: statistics of a batch with anomalies would be others.
         self.student.eval()
         self.second_student.eval()
         context.train(
