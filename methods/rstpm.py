@@ -244,6 +244,8 @@ class RSTPM(Method):
 class Imitation(nn.Module):
     """The plain student: the teacher's architecture up to the levels compared, from random weights.
 
+    Some families (EfficientNet's) timm builds beyond them; those layers get no gradient and stay random.
+
     Parameters
     ----------
     model : str
