@@ -13,6 +13,8 @@ SMALL = {
     "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
     "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
     "uflow": {"preset": "demo", "steps": 2, "batch_size": 2},
+    "rstpm": {"weights": "random", "teacher": "test_efficientnet", "second_teacher": "test_byobnet", "strides": (4, 8),
+              "width": 4, "batch_size": 2, "steps": 2, "discriminator_batch_size": 2, "discriminator_steps": 2},
 }  # fmt: skip
 
 
