@@ -37,6 +37,7 @@ _RESIDUAL_QUANTILE = 0.995
 
 _PAPER: Mapping[str, Any] = {
     "corruption": "polygon",
+    "blur": 4.0,
     "input_size": 224,
     "mae_steps": None,
     "mae_epochs": 305,
@@ -109,9 +110,11 @@ class ISSTAD(Method):
                 "decoder_depth": 4,
                 "mae_depth": 2,
                 "mae_lr": 2e-3,
-                "lr": 2e-3,
-                "mae_steps": 100,
-                "steps": 100,
+                "lr": 4e-3,
+                "mae_batch_size": 8,
+                "batch_size": 8,
+                "mae_steps": 50,
+                "steps": 160,
             },
         ),
     }
@@ -141,7 +144,7 @@ class ISSTAD(Method):
         epochs: int | None = None,
         map: str = "product",  # noqa: A002 - the option's name for people
         residual: str = "calibrated",
-        blur: float = 4.0,
+        blur: float = 1.0,
         input_size: int | None = None,
     ) -> None:
         super().__init__()

@@ -191,6 +191,7 @@ def test_finish_multiplies_and_blurs() -> None:
     torch.testing.assert_close(constant, 0.7 * maps["classification"])
     for name in maps:
         torch.testing.assert_close(made(blur=0.0, map=name).finish(maps), maps[name])
+    torch.testing.assert_close(made().finish(maps), gaussian_blur(product, (1.0, 1.0)))
     # Of a whole image that was shrunk, the blur is in the input's pixels.
     found = made(blur=1.0, input_size=20).finish(maps)
     torch.testing.assert_close(found, gaussian_blur(product, (2.5, 3.0)))
