@@ -336,7 +336,8 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     luminance = (2 * mean_1 * mean_2 + c1) / (mean_1.square() + mean_2.square() + c1)
     variances = square_1 - mean_1.square() + square_2 - mean_2.square()
     structure = (2 * (product - mean_1 * mean_2) + c2) / (variances + c2)
-    return (luminance * structure).mean()
+    similarity: Tensor = (luminance * structure).mean()
+    return similarity
 
 
 def gaussian_blur(
