@@ -2,7 +2,8 @@
 
 Two kinds: :func:`load_pyramid` for multi-scale maps of any ``features_only`` model, :func:`load_tokens` for
 the patch tokens of a vision transformer. Both take RGB in [0, 1], normalise inside, stay in eval mode,
-need no gradients, and say in `provenance` where their weights came from.
+need no gradients, and say in `provenance` where their weights came from. :func:`load_transformer` is for
+methods that train the transformer further: it freezes nothing.
 
 Weights are one of
 
@@ -44,6 +45,7 @@ __all__ = [
     "level_indices",
     "load_pyramid",
     "load_tokens",
+    "load_transformer",
     "token_depth",
     "weights_folder",
 ]
@@ -217,6 +219,37 @@ def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool =
     return PatchTokens(network, model, _fill(network, model, weights), chosen, norm)
 
 
+def load_transformer(model: str, weights: str, **options: Any) -> tuple[nn.Module, str, dict[str, Tensor]]:
+    """Build a plain vision transformer that the method itself trains, so that its weights are learnt state.
+
+    Parameters
+    ----------
+    model : str
+        A timm ViT, with or without a weights tag.
+    weights : str
+        ``pretrained``, ``random`` or a path (see the module): where training starts.
+    **options
+        Of the timm model.
+
+    Returns
+    -------
+    nn.Module
+        The timm model without a head, as timm leaves it: trainable, in train mode.
+    str
+        Provenance of the initial weights.
+    dict of str to Tensor
+        What the file holds beyond the transformer: a decoder or a head.
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown model, and for weights that cannot be found, read or matched to the model.
+    """
+    network = _create_transformer(model, **options)
+    rest: dict[str, Tensor] = {}
+    return network, _fill(network, model, weights, rest), rest
+
+
 def level_indices(model: str, strides: Iterable[int]) -> tuple[int, ...]:
     """Return the ``out_indices`` of a ``features_only`` model whose maps have the given strides.
 
@@ -267,17 +300,17 @@ def _create(model: str, **options: Any) -> nn.Module:
     return network
 
 
-def _create_transformer(model: str) -> nn.Module:
+def _create_transformer(model: str, **options: Any) -> nn.Module:
     # CaiT is the one family here without dynamic_img_size.
     dynamic = {} if model.startswith("cait") else {"dynamic_img_size": True}
-    network = _create(model, num_classes=0, **dynamic)
+    network = _create(model, num_classes=0, **dynamic, **options)
     if not all(hasattr(network, name) for name in ("blocks", "patch_embed", "forward_intermediates")):
         raise HrbenchError(f"timm model {model!r} is not a vision transformer with patch tokens")
     return network
 
 
-def _fill(network: nn.Module, model: str, weights: str) -> str:
-    """Load weights into `network` and return their provenance."""
+def _fill(network: nn.Module, model: str, weights: str, rest: dict[str, Tensor] | None = None) -> str:
+    """Load weights into `network` and return their provenance; `rest` receives what it has no place for."""
     if weights == "random":
         return f"{model} random"
     if weights == "pretrained":
@@ -298,6 +331,8 @@ def _fill(network: nn.Module, model: str, weights: str) -> str:
         shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
         raise HrbenchError(f"weights {str(path)!r} do not fit {model}: {shown}")
     network.load_state_dict(matched)
+    if rest is not None:
+        rest.update({key: value for key, value in given.items() if key not in matched})
     return f"{model} {source} sha256:{_digest(matched)}"
 
 

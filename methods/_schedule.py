@@ -1,0 +1,73 @@
+"""Learning rates that change over a fit, and clipped gradients, as hooks of the optimizer.
+
+The fit loop (:mod:`hrbench.training`) knows neither. Both hooks depend only on how many steps the optimizer has
+taken, which its state remembers, so that a fit that is continued ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["adamw", "clip_gradients", "cosine", "set_rate"]
+
+
+def cosine(step: int, steps: int, *, warmup: int = 0, least: float = 0.0) -> float:
+    """Return the factor of the learning rate at a step: a linear rise to 1, then half a cosine down to `least`.
+
+    Parameters
+    ----------
+    step : int
+        From 0 to `steps` - 1. The rise reaches 1 at step `warmup` - 1; a first step of rate 0 would be wasted.
+    steps, warmup : int
+    least : float
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, steps: int, *, warmup: int = 0, least: float = 0.0) -> None:
+    """Let the optimizer's learning rates follow :func:`cosine` over the next `steps` steps of a fresh optimizer."""
+    base = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def before(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        taken = int(next((state["step"] for state in opt.state.values()), 0))
+        factor = cosine(taken, steps, warmup=warmup, least=least)
+        for group, rate in zip(opt.param_groups, base, strict=True):
+            group["lr"] = rate * factor
+
+    optimizer.register_step_pre_hook(before)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Scale the gradients down to a total length of at most `norm` before every step."""
+
+    def before(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        nn.utils.clip_grad_norm_([p for group in opt.param_groups for p in group["params"]], norm)
+
+    optimizer.register_step_pre_hook(before)
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    *,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> torch.optim.AdamW:
+    """Return AdamW as transformers are trained: no weight decay on biases and norms."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in parameters:
+        groups[parameter.ndim > 1].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.95),
+    )

@@ -1,0 +1,372 @@
+"""ISSTAD: a masked autoencoder learns the normal image, then to repair corrupted ones and to mark what it repaired.
+
+Jin, Guo, Zhu, "ISSTAD: Incremental Self-Supervised Learning Based on Transformer for Anomaly Detection and
+Localization", arXiv 2303.17354; Jin, Guo, Wu, Zhu, Engineering Applications of Artificial Intelligence 160, 111978
+(2025). Stage 1: a masked autoencoder is trained on normal images. Stage 2: its encoder is frozen; a deeper decoder
+gets images with drawn defects, repairs them, and after each of its blocks one shared linear head says of every pixel
+whether it is defective. The anomaly map is the product of that probability and the squared repair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+
+from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
+from ._pseudo_anomalies import GENERATORS, corrupt
+from ._schedule import adamw, clip_gradients, set_rate
+
+__all__ = ["ISSTAD", "classification_loss", "gaussian_blur", "ssim"]
+
+_MAPS = ("product", "classification", "repair")
+_RESIDUALS = ("calibrated", "minmax")
+_WARMUP = 40 / 305  # share of stage 1's steps
+_LEAST_RATE = 1e-3  # of stage 2's, at its end
+_CLASS_WEIGHTS = (3.0, 1.0)  # normal, defective
+_REPAIR_WEIGHT, _SSIM_WEIGHT = 0.5, 0.1
+_RESIDUAL_QUANTILE = 0.995
+
+_PAPER: Mapping[str, Any] = {
+    "corruption": "polygon",
+    "blur": 4.0,
+    "input_size": 224,
+    "mae_steps": None,
+    "mae_epochs": 305,
+    "steps": None,
+    "epochs": 200,
+}
+
+
+class ISSTAD(Method):
+    """ISSTAD on any plain timm vision transformer.
+
+    Parameters
+    ----------
+    backbone : str
+        A timm ViT with a class token; the paper's is ``vit_large_patch16_224.mae``.
+    weights : str
+        Where stage 1 starts: ``pretrained``, ``random``, or a path to a masked autoencoder's encoder, with or without
+        its decoder (see :mod:`hrbench.backbones`).
+    patch : int, optional
+        Height and width of a patch in pixels; by default the backbone's. Another one needs random weights.
+    decoder_width, decoder_heads, decoder_depth : int
+        Of the decoder: channels, attention heads, blocks in stage 2.
+    mae_depth : int
+        Decoder blocks in stage 1; the others are first used in stage 2.
+    mask_ratio : float
+        Share of the patches that stage 1 hides.
+    crop_area : float
+        Least share of an input's area that stage 1 crops and enlarges; 1 does not crop.
+    corruption : str
+        How defects are drawn: ``polygon`` and ``patches`` are the paper's, ``mixture`` adds tiny ones (see
+        :mod:`hrbench.methods._pseudo_anomalies`).
+    corruption_share : float
+        Share of stage 2's inputs with drawn defects.
+    mae_lr, lr : float
+        Highest learning rates of the stages, both AdamW.
+    mae_batch_size, batch_size : int
+        Inputs per training step.
+    mae_steps, steps : int, optional
+        Training steps.
+    mae_epochs, epochs : int, optional
+        Passes over the training inputs, instead of steps; an incomplete last batch does not count.
+    map : str
+        ``product``, or one factor alone: ``classification`` or ``repair``.
+    residual : str
+        Scale of the squared repair: ``calibrated`` once on held-out normal images, or ``minmax`` of each image, which
+        makes its largest residual 1 even where nothing is wrong.
+    blur : float
+        Standard deviation of the final Gaussian in input pixels; 0 is none.
+    input_size : int, optional
+        Input height and width where the view is the whole image: there the blur is as many times wider as the image
+        is larger. Without it an input pixel is a native pixel.
+    """
+
+    title = "ISSTAD"
+    paper = "Jin et al., arXiv 2303.17354"
+    weights_licence = "MAE (default backbones): CC-BY-NC-4.0, no commercial use; others: see timm"
+    image_score = "mean"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset("whole:224", _PAPER),
+        "paper-base": Preset("whole:224", {**_PAPER, "backbone": "vit_base_patch16_224.mae"}),
+        "native": Preset("tiled:224:56"),
+        "demo": Preset(
+            "tiled:128:32",
+            {
+                "backbone": "test_vit",
+                "weights": "random",
+                "patch": 8,
+                "decoder_width": 64,
+                "decoder_heads": 4,
+                "decoder_depth": 4,
+                "mae_depth": 2,
+                "mae_lr": 2e-3,
+                "lr": 4e-3,
+                "mae_batch_size": 8,
+                "batch_size": 8,
+                "mae_steps": 50,
+                "steps": 160,
+            },
+        ),
+    }
+
+    residual_scale: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "vit_large_patch16_224.mae",
+        weights: str = "pretrained",
+        patch: int | None = None,
+        decoder_width: int = 512,
+        decoder_heads: int = 16,
+        decoder_depth: int = 12,
+        mae_depth: int = 6,
+        mask_ratio: float = 0.75,
+        crop_area: float = 0.2,
+        corruption: str = "mixture",
+        corruption_share: float = 2 / 3,
+        mae_lr: float = 1e-3 * 20 / 256,
+        lr: float = 5e-4,
+        mae_batch_size: int = 20,
+        batch_size: int = 16,
+        mae_steps: int | None = 4000,
+        mae_epochs: int | None = None,
+        steps: int | None = 6000,
+        epochs: int | None = None,
+        map: str = "product",  # noqa: A002 - the option's name for people
+        residual: str = "calibrated",
+        blur: float = 1.0,
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for kind, name, known in (
+            ("map", map, _MAPS),
+            ("residual", residual, _RESIDUALS),
+            ("corruption", corruption, GENERATORS),
+        ):
+            if name not in known:
+                raise unknown_name(f"{kind} of isstad", name, known)
+        for option, share in (("mask_ratio", mask_ratio), ("corruption_share", corruption_share)):
+            if not 0 < share < 1:
+                raise HrbenchError(f"{option} of isstad is {share}, expected more than 0 and less than 1")
+        if not 0 < crop_area <= 1:
+            raise HrbenchError(f"crop_area of isstad is {crop_area}, expected more than 0 and at most 1")
+        if not 0 < mae_depth <= decoder_depth:
+            raise HrbenchError(f"mae_depth of isstad is {mae_depth}, expected 1 to decoder_depth, {decoder_depth}")
+        if blur < 0:
+            raise HrbenchError(f"blur of isstad is {blur}, expected 0 or more")
+        self._painting = _Budget("mae_", mae_lr, mae_batch_size, mae_steps, mae_epochs)
+        self._repairing = _Budget("", lr, batch_size, steps, epochs)
+        self.network = MaskedAutoencoder(
+            backbone, weights, patch=patch, width=decoder_width, heads=decoder_heads, depth=decoder_depth
+        )
+        self.classifier = nn.Linear(decoder_width, 2 * self.network.patch**2)
+        self.multiple = self.network.patch
+        self.register_buffer("residual_scale", torch.ones(()))
+        self._depth, self._mae_depth = decoder_depth, mae_depth
+        self._mask_ratio, self._crop_area = mask_ratio, crop_area
+        self._corruption, self._corruption_share = corruption, corruption_share
+        self._map, self._residual, self._blur, self._input_size = map, residual, blur, input_size
+
+    def fit(self, normals: Normals, context: FitContext) -> None:
+        """Train the masked autoencoder, then all of the decoder on corrupted images."""
+        decoder = self.network.decoder
+        unused = {id(p) for block in list(decoder.blocks)[self._mae_depth :] for p in block.parameters()}
+        painting = adamw((p for p in self.network.parameters() if id(p) not in unused), self._painting.lr)
+        steps = self._painting.of(normals)
+        set_rate(painting, steps, warmup=round(steps * _WARMUP))
+        context.train(
+            normals,
+            self.painting_loss,
+            painting,
+            steps=steps,
+            batch_size=self._painting.batch_size,
+            description="paint",
+        )
+        repairing = adamw(self.repairing_parameters(), self._repairing.lr)
+        steps = self._repairing.of(normals)
+        set_rate(repairing, steps, least=_LEAST_RATE)
+        clip_gradients(repairing, 1.0)
+        context.train(
+            normals, self.loss, repairing, steps=steps, batch_size=self._repairing.batch_size, description="repair"
+        )
+
+    def repairing_parameters(self) -> list[nn.Parameter]:
+        """Return what stage 2 trains: the decoder without its mask token, and the head."""
+        decoder = self.network.decoder
+        return [p for p in (*decoder.parameters(), *self.classifier.parameters()) if p is not decoder.mask_token]
+
+    def painting_loss(self, batch: Tensor) -> Tensor:
+        """Return stage 1's loss: the mean squared error over hidden patches, of normalised pixels."""
+        images = self.network.normalised(random_crops(batch, self._crop_area))
+        painted, hidden = self.network.paint(images, mask_ratio=self._mask_ratio, blocks=self._mae_depth)
+        return masked_error(painted, images, hidden, self.network.patch)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return stage 2's loss: classification, plus half the squared error and a tenth of 1 - SSIM of the repair.
+
+        The target is the clean image. With the corrupted one as target, as in the released code, the network learns
+        to copy.
+        """
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        drawn = corrupt(batch, rng, generator=self._corruption, probability=self._corruption_share)
+        repaired, logits = self.look(self.network.normalised(drawn.images))
+        clean = self.network.normalised(batch)
+        return (
+            classification_loss(logits, drawn.labels)
+            + _REPAIR_WEIGHT * functional.mse_loss(repaired, clean)
+            + _SSIM_WEIGHT * (1 - ssim(self.network.denormalised(repaired), batch))
+        )
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Repair and classify; the encoder is frozen.
+
+        Parameters
+        ----------
+        images : Tensor
+            (B, 3, H, W), normalised.
+
+        Returns
+        -------
+        Tensor
+            (B, 3, H, W) repaired, normalised.
+        Tensor
+            (B, K, 2, H, W) logits of normal and defective after each of the K decoder blocks.
+        """
+        grid = self.network.grid(images)
+        with torch.no_grad():
+            tokens = self.network.encode(images)
+        decoded = self.network.decode(tokens, grid, blocks=self._depth)
+        logits = [unpatchify(self.classifier(x), grid, self.network.patch) for x in decoded]
+        return self.network.pixels(decoded[-1], grid), torch.stack(logits, dim=1)
+
+    def predict(self, batch: Tensor) -> Prediction:
+        """Return the probability of a defect, mean over decoder blocks, and the squared repair, mean over channels."""
+        images = self.network.normalised(batch)
+        repaired, logits = self.look(images)
+        classification = (logits[:, :, 1] - logits[:, :, 0]).sigmoid().mean(dim=1)
+        return Prediction({"classification": classification, "repair": (repaired - images).square().mean(dim=1)})
+
+    def calibrate(self, maps: Iterable[dict[str, Tensor]]) -> None:
+        """Take as unit of the squared repair its 99.5th percentile, mean over the held-out normal images."""
+        found = []
+        for item in maps:
+            values = item["repair"].flatten()
+            found.append(values.kthvalue(max(1, math.ceil(_RESIDUAL_QUANTILE * len(values)))).values)
+        if found:
+            self.residual_scale.copy_(torch.stack(found).mean().clamp(min=1e-12))
+
+    def finish(self, maps: dict[str, Tensor]) -> Tensor:
+        """Multiply the merged maps and blur the product.
+
+        The product does not saturate although the probability does: the squared repair has no upper end.
+        """
+        classification, residual = maps["classification"], maps["repair"]
+        if self._residual == "minmax":
+            residual = (residual - residual.min()) / (residual.max() - residual.min()).clamp(min=1e-12)
+        else:
+            residual = residual / self.residual_scale
+        combined = {
+            "product": classification * residual,
+            "classification": classification,
+            "repair": residual,
+        }[self._map]
+        if not self._blur:
+            return combined
+        height, width = combined.shape
+        pitch = [n / self._input_size if self._input_size else 1.0 for n in (height, width)]
+        return gaussian_blur(combined, (self._blur * pitch[0], self._blur * pitch[1]))
+
+    def weights_record(self) -> dict[str, str]:
+        """Return where the weights came from before stage 1; all of them are learnt further, hence saved."""
+        return {"encoder": self.network.origin}
+
+
+class _Budget:
+    """Learning rate, batch size and length of one stage."""
+
+    def __init__(self, prefix: str, lr: float, batch_size: int, steps: int | None, epochs: int | None) -> None:
+        if (steps is None) == (epochs is None):
+            raise HrbenchError(
+                f"isstad: expected {prefix}steps or {prefix}epochs, one of them; got {steps} and {epochs}"
+            )
+        self.lr, self.batch_size = lr, batch_size
+        self._steps, self._epochs = steps, epochs
+
+    def of(self, normals: Normals) -> int:
+        """Return the number of steps."""
+        if self._steps is not None:
+            return self._steps
+        return (self._epochs or 0) * max(1, len(normals) // max(1, self.batch_size))
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the weighted cross-entropy over all pixels of all maps; a normal pixel counts three times.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (B, K, 2, H, W) of normal and defective.
+    labels : Tensor
+        (B, H, W) bool, True on defects.
+    """
+    target = labels.long()[:, None].expand(-1, logits.shape[1], -1, -1)
+    weight = logits.new_tensor(_CLASS_WEIGHTS)
+    return functional.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), weight=weight)
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean structural similarity of two batches, (B, C, H, W) in [0, 1]: 1 where they are equal.
+
+    Wang et al., IEEE Transactions on Image Processing 13(4), 600-612 (2004): Gaussian window of 11 x 11 pixels and
+    standard deviation 1.5. Outside the image there are zeros.
+    """
+    moments = torch.stack((first, second, first.square(), second.square(), first * second))
+    mean_1, mean_2, square_1, square_2, product = gaussian_blur(moments, (1.5, 1.5), radius=5, zeros=True)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_1 * mean_2 + c1) / (mean_1.square() + mean_2.square() + c1)
+    variances = square_1 - mean_1.square() + square_2 - mean_2.square()
+    structure = (2 * (product - mean_1 * mean_2) + c2) / (variances + c2)
+    similarity: Tensor = (luminance * structure).mean()
+    return similarity
+
+
+def gaussian_blur(
+    images: Tensor, sigma: tuple[float, float], *, radius: int | None = None, zeros: bool = False
+) -> Tensor:
+    """Blur (..., H, W) images with a Gaussian.
+
+    Parameters
+    ----------
+    images : Tensor
+    sigma : (float, float)
+        Standard deviations along height and width in pixels.
+    radius : int, optional
+        Reach of the window in pixels; by default four standard deviations.
+    zeros : bool
+        Outside the image there are zeros. By default the weights that are left count, which keeps a constant image
+        constant.
+    """
+
+    def matrix(length: int, deviation: float) -> Tensor:
+        # Dense: on a CPU ten times as fast as a convolution with one channel.
+        reach = math.ceil(4 * deviation) if radius is None else radius
+        steps = torch.arange(-reach, reach + 1, device=images.device)
+        total = torch.exp(-0.5 * (steps / deviation).square()).sum()
+        position = torch.arange(length, device=images.device)
+        distance = position[:, None] - position
+        weights = torch.exp(-0.5 * (distance / deviation).square()) * (distance.abs() <= reach)
+        return (weights / (total if zeros else weights.sum(dim=1, keepdim=True))).to(images.dtype)
+
+    down, across = matrix(images.shape[-2], sigma[0]), matrix(images.shape[-1], sigma[1])
+    blurred: Tensor = down @ images @ across.T
+    return blurred
