@@ -218,7 +218,7 @@ class DefectRanks:
 
     keys: Keys
     pixels: Counts
-    place: npt.NDArray[np.signedinteger[Any]]
+    place: npt.NDArray[np.integer[Any]]
     above: Counts
     at_least: Counts
 
@@ -237,7 +237,7 @@ class DefectRanks:
         used = np.flatnonzero(table)
         keys, pixels = used.astype(base.dtype) + base, table[used]
         table[used] = np.arange(used.size)
-        place = np.empty(scores.size, np.int32)
+        place = np.empty(scores.size, np.min_scalar_type(used.size))
         for piece in _pieces(scores.size):
             place[piece] = table[_offsets(scores[piece], shift, base)]
         return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))

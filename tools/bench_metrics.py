@@ -95,7 +95,9 @@ def hrbench_engine(*, exact: bool) -> Callable[[Set], dict[str, float]]:
         collector = EvidenceCollector(Collection(exact=exact))
         for index, (scores, mask) in enumerate(data.images()):
             collector.update(f"{index:03d}", scores, mask)
-        table = compute(collector.result(), protocol, threshold=5.0)
+        evidence = collector.result()
+        del collector
+        table = compute(evidence, protocol, threshold=5.0)
         rows = table[(table["subset"] == "all")].set_index("metric")
         aupro = rows[rows["fpr_limit"] == LIMIT].loc["aupro"]
         return {
