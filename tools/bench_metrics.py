@@ -71,11 +71,14 @@ class Set:
     def images(self) -> Iterator[Pair]:
         """Yield scores and mask, one image at a time."""
         for path in self.paths:
-            wall, cpu = time.perf_counter(), time.process_time()
-            pair = np.load(path), np.load(path.with_name(path.name.replace("scores", "mask")))
-            self.reading[0] += time.perf_counter() - wall
-            self.reading[1] += time.process_time() - cpu
-            yield pair
+            yield self._read(path)  # and keep none
+
+    def _read(self, path: Path) -> Pair:
+        wall, cpu = time.perf_counter(), time.process_time()
+        pair = np.load(path), np.load(path.with_name(path.name.replace("scores", "mask")))
+        self.reading[0] += time.perf_counter() - wall
+        self.reading[1] += time.process_time() - cpu
+        return pair
 
     def stack(self) -> Pair:
         """Return all scores and all masks, (N, H, W)."""
@@ -95,6 +98,7 @@ def hrbench_engine(*, exact: bool) -> Callable[[Set], dict[str, float]]:
         collector = EvidenceCollector(Collection(exact=exact))
         for index, (scores, mask) in enumerate(data.images()):
             collector.update(f"{index:03d}", scores, mask)
+            del scores, mask
         evidence = collector.result()
         del collector
         table = compute(evidence, protocol, threshold=5.0)
