@@ -137,6 +137,9 @@ def test_blur() -> None:
     impulse = torch.zeros(60, 60)
     impulse[30, 30] = 1
     assert float(gaussian_blur(impulse, (4.0, 4.0)).sum()) == pytest.approx(1, abs=1e-5)
+    large = torch.rand((700, 300), generator=torch.Generator().manual_seed(1)).double()  # several bands of rows
+    both = [gaussian_filter(m, (2, 3), mode="constant", radius=(8, 12)) for m in (large, np.ones((700, 300)))]
+    np.testing.assert_allclose(gaussian_blur(large, (2.0, 3.0)).numpy(), both[0] / both[1], rtol=1e-6)
     edge = gaussian_blur(torch.ones(1, 40, 40), (1.5, 1.5), radius=5, zeros=True)
     assert float(edge[0, 20, 20]) == pytest.approx(1)
     assert float(edge[0, 0, 20]) == pytest.approx(0.5 + 0.266 / 2, abs=1e-2)
