@@ -73,6 +73,7 @@ def log10_nfa(
     interpolation: str = "bilinear",
     window: int = 5,
     quantile: float = 0.9,
+    freedoms: Sequence[float] | None = None,
 ) -> Tensor:
     """Return log10 of the number of false alarms per position; below 0 is an anomaly.
 
@@ -89,6 +90,9 @@ def log10_nfa(
         detections, or ``nearest``.
     window, quantile
         Of the test ``window``: width in cells of the finest scale, and the quantile of z^2 that candidates exceed.
+    freedoms : sequence of float, optional
+        For the tests on trees, per scale: degrees of freedom of the energy of a cell, where channels are not
+        independent. By default their number.
 
     Returns
     -------
@@ -116,9 +120,9 @@ def log10_nfa(
     else:
         charge = functools.partial(log10_tests_by_size, cells=sum(h * w for h, w in shapes))
     scales = []
-    for z in latents:
+    for z, freedom in zip(latents, freedoms or [z.shape[1] for z in latents], strict=True):
         energies = z.float().square().mean(dim=1).cpu().numpy()
-        found = np.stack([tree_map(energy, z.shape[1], charge) for energy in energies])
+        found = np.stack([tree_map(energy, freedom, charge) for energy in energies])
         scales.append(torch.from_numpy(found.astype(np.float32)).to(z.device))
     return torch.stack([_resize(m, size, interpolation, "bilinear") for m in scales]).amin(dim=0)
 
@@ -256,7 +260,7 @@ def clusters(parent: Ints, cost: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return result
 
 
-def chernoff_log10_p(level: Floats, area: Ints, channels: int) -> Floats:
+def chernoff_log10_p(level: Floats, area: Ints, channels: float) -> Floats:
     """Bound log10 of the probability that noise has a mean energy of `level` in each of `area` cells.
 
     Chernoff's bound on the upper tail of chi^2 with `channels` degrees of freedom, to the power of the area. At a
@@ -268,23 +272,23 @@ def chernoff_log10_p(level: Floats, area: Ints, channels: int) -> Floats:
         Least mean over channels of z^2 in the region.
     area : (n,) int64
         Cells of the region.
-    channels : int
-        C of the latents.
+    channels : float
+        C of the latents, or the degrees of freedom that they have.
     """
     rate = np.where(level > 1, level - 1 - np.log(np.maximum(level, 1)), 0.0)
     bound = -area * (channels / 2) * rate / math.log(10)
     return bound.astype(np.float64)
 
 
-def tree_map(energy: npt.NDArray[Any], channels: int, charge: Callable[[Ints], Floats]) -> Floats:
+def tree_map(energy: npt.NDArray[Any], channels: float, charge: Callable[[Ints], Floats]) -> Floats:
     """Return log10 NFA per cell of one map.
 
     Parameters
     ----------
     energy : (h, w) array
         Mean over channels of z^2.
-    channels : int
-        C of the latents.
+    channels : float
+        C of the latents, or the degrees of freedom that they have.
     charge : callable
         From areas to log10 of the number of tests each region is charged.
 

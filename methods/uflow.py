@@ -29,7 +29,7 @@ from ._nfa import INTERPOLATIONS, TESTS, log10_nfa
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
 
 _MAPS = ("energy", "likelihood", "nfa")
-_RECALIBRATIONS = ("none", "scale", "channel")
+_RECALIBRATIONS = ("none", "scale", "channel", "law")
 _HELD_OUT_INPUTS = 512
 
 # The last blocks used of the paper's two transformers.
@@ -86,7 +86,8 @@ class UFlow(Method):
         Of the test's result: ``bilinear`` to the input's size as in the paper, or ``nearest``, which does not dilate.
     recalibrate : str
         Divide the latents by their root mean square on held-out normal images: ``none``, per ``scale`` or per
-        ``channel``.
+        ``channel``. ``law``: per scale, and let the tests on trees take as many degrees of freedom as the variance of
+        the energy on those images says there are, instead of the number of channels, which are not independent.
     checkpoint : str, optional
         File of a flow that the authors' code has trained; replaces training (see ``uflow.md``).
     lr, weight_decay : float
@@ -202,7 +203,7 @@ class UFlow(Method):
                 steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
             context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
         if self._recalibrate != "none":
-            self._measure_spreads(context)
+            self.recalibrate(context)
 
     def features(self, batch: Tensor) -> list[Tensor]:
         """Return the (B, C, h, w) maps of a (B, 3, H, W) batch, finest first."""
@@ -232,7 +233,13 @@ class UFlow(Method):
         log_nfa = None
         if self._test != "none":
             grid = size if self._interpolation == "bilinear" else None
-            log_nfa = log10_nfa(latents, test=self._test, grid=grid, interpolation=self._interpolation)
+            log_nfa = log10_nfa(
+                latents,
+                test=self._test,
+                grid=grid,
+                interpolation=self._interpolation,
+                freedoms=[float(spread.freedom) for spread in self._typed_spreads()],
+            )
             inputs = torch.tensor(self.inputs_per_image or [1] * len(batch), device=log_nfa.device)
             log_nfa = log_nfa + inputs.float().log10()[:, None, None]
         if self._map == "nfa" and log_nfa is not None:
@@ -242,17 +249,27 @@ class UFlow(Method):
         return Prediction({"anomaly": anomaly}, None if log_nfa is None else log_nfa < 0)
 
     @torch.no_grad()
-    def _measure_spreads(self, context: FitContext) -> None:
+    def recalibrate(self, context: FitContext) -> None:
+        """Measure the latents of held-out normal images, at most 512 inputs, as the option says."""
         held_out, size = context.held_out, self._batch_size
         steps = math.ceil(min(len(held_out), _HELD_OUT_INPUTS) / size)
         batches = held_out.batches(size, steps=steps, seed=context.seed)
         squares = [torch.zeros(c, dtype=torch.float64) for c in self.flow.latent_channels]
+        powers = [0.0] * len(squares)  # mean square of the mean energy per cell
         for batch in context.track(batches, total=steps, description="recalibration"):
-            for total, z in zip(squares, self.latents(batch.to(context.device))[0], strict=True):
-                total += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
-        for spread, square in zip(self.spreads, squares, strict=True):
-            assert isinstance(spread, _Spread)
-            spread.set_variance(square if self._recalibrate == "channel" else square.mean().expand_as(square))
+            for scale, z in enumerate(self.latents(batch.to(context.device))[0]):
+                squares[scale] += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
+                powers[scale] += float(z.square().mean(dim=1).square().mean()) / steps
+        for spread, square, power in zip(self._typed_spreads(), squares, powers, strict=True):
+            mean = square.mean()
+            spread.set_variance(square if self._recalibrate == "channel" else mean.expand_as(square))
+            if self._recalibrate == "law":
+                # The scaled chi^2 of the same mean and variance; channels can but take away from its freedom.
+                variance = max(power - float(mean) ** 2, 1e-12)
+                spread.freedom.fill_(min(len(square), max(1.0, 2 * float(mean) ** 2 / variance)))
+
+    def _typed_spreads(self) -> list[_Spread]:
+        return [spread for spread in self.spreads if isinstance(spread, _Spread)]
 
 
 class UShapedFlow(nn.Module):
@@ -358,13 +375,21 @@ class TransformerPair(nn.Module):
 
 
 class _Spread(nn.Module):
-    """Divide each channel of a latent by a root mean square; by one until it is set."""
+    """Divide each channel of a latent by a root mean square; by one until it is set.
+
+    Attributes
+    ----------
+    freedom : Tensor
+        Degrees of freedom of the energy per cell; the number of channels until it is set.
+    """
 
     variance: Tensor
+    freedom: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("variance", torch.ones(channels, 1, 1))
+        self.register_buffer("freedom", torch.tensor(float(channels)))
 
     def forward(self, z: Tensor) -> Tensor:
         return z / self.variance.sqrt()

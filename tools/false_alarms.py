@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from hrbench.benchmark import make_job, split_normals
 from hrbench.data import load_dataset
 from hrbench.data.sample import Category
 from hrbench.inference import predict
-from hrbench.method import create_method, methods_package
+from hrbench.method import Method, create_method, methods_package
 from hrbench.scoring import sample_mask
 from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
 from hrbench.views import View
@@ -29,38 +30,30 @@ from hrbench.views import View
 methods_package()
 from hrbench.methods._nfa import TESTS  # noqa: E402
 
-CPU = torch.device("cpu")
+
+def context_of(category: Category, method: Method, view: View, device: torch.device) -> tuple[ViewedNormals, Fit]:
+    """Return the images to fit on, and the context that has those held out."""
+    fit, held_out = (ViewedNormals(samples, view) for samples in split_normals(category))
+    return fit, Fit(method, held_out=held_out, seed=0, device=device, label=category.name)
 
 
-def fitted(category: Category, options: dict[str, object], view: View, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return what U-Flow learns, its recalibration per channel included."""
-    fit, held_out = split_normals(category)
+def fitted(category: Category, options: dict[str, Any], view: View, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return what U-Flow learns, without recalibration."""
     with seeded(0):
-        method = create_method("uflow", **{**options, "recalibrate": "channel"}).to(device)
-        context = Fit(method, held_out=ViewedNormals(held_out, view), seed=0, device=device, label=category.name)
-        method.train()
-        method.fit(ViewedNormals(fit, view), context)
+        method = create_method("uflow", **{**options, "recalibrate": "none"}).to(device).train()
+        method.fit(*context_of(category, method, view, device))
     return learnt_state(method)
 
 
-def recalibrated(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
-    """Return the state with its variances per channel, averaged per scale, or at one."""
-
-    def change(variance: torch.Tensor) -> torch.Tensor:
-        if how == "none":
-            return torch.ones_like(variance)
-        return variance.mean().expand_as(variance).clone() if how == "scale" else variance
-
-    return {key: change(value) if key.startswith("spreads.") else value for key, value in state.items()}
-
-
 def measure(
-    category: Category, options: dict[str, object], state: dict[str, torch.Tensor], view: View, device: torch.device
+    category: Category, options: dict[str, Any], state: dict[str, torch.Tensor], view: View, device: torch.device
 ) -> tuple[float, float, float, float]:
     """Return false alarms per normal image, share of normal images with any, pooled IoU, share of defects found."""
     with seeded(0):
-        method = create_method("uflow", **options).to(device)
-    load_learnt_state(method, state)
+        method: Any = create_method("uflow", **options).to(device).eval()
+        load_learnt_state(method, state)
+        if options["recalibrate"] != "none":
+            method.recalibrate(context_of(category, method, view, device)[1])
     alarms: list[int] = []
     found: list[bool] = []
     both = either = 0
@@ -97,9 +90,9 @@ def main() -> None:
         device = torch.device(arguments.device)
         state = fitted(category, dict(job.options), job.view, device)
         for test in TESTS:
-            for how in ("none", "scale", "channel"):
+            for how in ("none", "scale", "channel", "law"):
                 options = {**job.options, "test": test, "recalibrate": how}
-                numbers = measure(category, options, recalibrated(state, how), job.view, device)
+                numbers = measure(category, options, state, job.view, device)
                 print(
                     "| {} | `{}` | `{}` | {:.2f} | {:.0%} | {:.3f} | {:.0%} |".format(
                         category.name, test, how, *numbers

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import PlainContext, noise_normals
+from PIL import Image
 from torch import Tensor
 
+from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
+from hrbench.inference import predict
 from hrbench.method import Method, create_method, methods_package
+from hrbench.views import View
 
 methods_package()
 from hrbench.methods._flow import fuse  # noqa: E402
@@ -206,3 +211,18 @@ def test_mistakes_are_named() -> None:
         create_method("fastflow", **SMALL, strides=(5,))
     with pytest.raises(HrbenchError, match="needs input_size"):
         create_method("fastflow", **SMALL, norm="layer-affine")
+
+
+def test_an_image_of_one_tile_is_the_whole_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray((255 * batch(n=1)[0].permute(1, 2, 0).numpy()).astype(np.uint8)).save(path)
+    sample = Sample("a.png", path, None, 0, "good", "test", "x")
+    method, _ = fitted()
+    tiled, whole = (
+        next(iter(predict(method, [sample], View.parse(view), torch.device("cpu")))).maps["anomaly"]
+        for view in ("tiled:64:16", "whole:64")
+    )
+    assert torch.equal(tiled, whole)
+    # A tile on its own sees what it sees as a part: constant features stay constant where nothing is padded.
+    flat = map_of(method, torch.full((1, 3, 256, 256), 0.5))[0, 24:-24, 24:-24]
+    torch.testing.assert_close(flat, flat[:1, :1].expand_as(flat), rtol=1e-4, atol=1e-5)

@@ -495,8 +495,20 @@ def test_recalibration_quiets_a_wide_latent() -> None:
     method = planted(wide, recalibrate="scale", test="tree")
     method.flow.latent_channels = (20, 20)
     assert method.predict(batch(n=1)).decision.float().mean() > 0.5
-    method._measure_spreads(PlainContext())
+    method.recalibrate(PlainContext())
     assert [float(s.variance.mean()) for s in method.spreads] == pytest.approx([4, 9], rel=0.1)
+    assert not method.predict(batch(n=1)).decision.any()
+
+
+def test_the_law_of_dependent_channels_is_measured() -> None:
+    """Five copies of four independent channels have four degrees of freedom, not twenty."""
+    torch.manual_seed(0)
+    copies = [torch.randn(1, 4, 64, 64).repeat(1, 5, 1, 1), 3 * torch.randn(1, 20, 32, 32)]
+    method = planted(copies, recalibrate="law", test="tree-by-size")
+    method.flow.latent_channels = (20, 20)
+    assert method.predict(batch(n=1)).decision.any()
+    method.recalibrate(PlainContext())
+    assert [float(s.freedom) for s in method.spreads] == pytest.approx([4, 20], rel=0.1)
     assert not method.predict(batch(n=1)).decision.any()
 
 
