@@ -114,8 +114,8 @@ class ISSTAD(Method):
                 "lr": 4e-3,
                 "mae_batch_size": 8,
                 "batch_size": 8,
-                "mae_steps": 50,
-                "steps": 160,
+                "mae_steps": 40,
+                "steps": 130,
             },
         ),
     }

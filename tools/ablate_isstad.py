@@ -41,7 +41,7 @@ def main() -> None:
         size=(512, 512),
         train=12,
         test_good=8,
-        test_defective=24,
+        test_defective=40,
     )
     protocol = load_protocol("native")
     parts: dict[str, list[Replicates]] = {generator: [] for generator in arguments.generators}
