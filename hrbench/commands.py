@@ -44,7 +44,7 @@ __all__ = [
 log = logging.getLogger("hrbench")
 
 DEMO_CATEGORIES = ("weave", "brushed_metal", "circuit_board")
-DEMO_METHODS = ("fastflow", "l2bt")
+DEMO_METHODS = ("fastflow", "uflow", "rstpm", "isstad", "l2bt")
 
 
 def demo(args: argparse.Namespace) -> int:
