@@ -7,6 +7,7 @@ what timm must be told to build it, its input normalisation, its licence and how
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import safetensors
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Bundled", "bundled_models", "find_bundled"]
+__all__ = ["Bundled", "bundled_digest", "bundled_models", "find_bundled"]
 
 _FOLDER = Path(__file__).resolve().parent / "weights"
 
@@ -50,6 +51,14 @@ class Bundled:
 def bundled_models() -> list[str]:
     """Return the timm architectures for which ``weights="bundled"`` works."""
     return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def bundled_digest() -> str:
+    """Return the SHA-256 over all bundled files: another release may bundle others under the same names."""
+    sha = hashlib.sha256()
+    for path in sorted(_FOLDER.glob("*.safetensors")):
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()
 
 
 def find_bundled(model: str) -> Bundled:

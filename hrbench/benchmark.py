@@ -17,6 +17,7 @@ import tifffile
 import torch
 from safetensors.torch import load_file, save_file
 
+from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
 from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
@@ -381,7 +382,9 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
 
 
 def _identity(key: str, value: Any) -> Any:
-    """Return an option as it is recorded: a weights file by its name and content, so that paths may differ."""
+    """Return an option as it is recorded: weights by their name and content, so that paths may differ."""
+    if key == "weights" and value == "bundled":
+        return f"bundled sha256:{bundled_digest()}"
     if key == "weights" and isinstance(value, str) and (path := Path(value).expanduser()).is_file():
         return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return value
