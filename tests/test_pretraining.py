@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -65,12 +66,21 @@ def test_a_batch_depends_on_the_step_only_and_mixes_where_it_says() -> None:
     again = pretext.draw_batch(pictures, recipe, 5)
     assert torch.equal(batch.images, again.images)
     assert not torch.equal(batch.images, pretext.draw_batch(pictures, recipe, 6).images)
-    assert set(batch.cover.unique().tolist()) == {0.0, 1.0}
+    shown = batch.cover.flatten(1)
+    assert (shown > 0).any(dim=1).float().mean() > 0.5, "most crops of a mixed batch have shapes"
+    opacity = shown.amax(dim=1, keepdim=True)
+    assert ((shown == 0) | (shown == opacity)).all(), "the shapes of a crop are equally opaque"
+    assert 0.25 <= opacity[opacity > 0].min() <= opacity.max() <= 1
     levels = torch.tensor([50 / 255, 200 / 255])
-    expected = torch.where(
-        batch.cover.bool(), levels[batch.second].view(-1, 1, 1, 1), levels[batch.first].view(-1, 1, 1, 1)
-    )
+    ground, other = (levels[chosen].view(-1, 1, 1, 1) for chosen in (batch.first, batch.second))
+    expected = ground + (other - ground) * batch.cover
     torch.testing.assert_close(batch.images, expected.expand_as(batch.images))
+
+
+def test_without_mixing_there_is_no_cover() -> None:
+    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=8, mixed=0.0)
+    pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
+    assert not pretext.draw_batch(pictures, recipe, 0).cover.any()
 
 
 def test_augmented_images_stay_images() -> None:
@@ -135,6 +145,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         pretext.train(pictures, other, tmp_path, device=torch.device("cpu"))
 
 
+def test_a_training_starts_from_given_weights(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    cpu = torch.device("cpu")
+    first = pretext.train(pictures, TINY, tmp_path / "first", device=cpu, stop=2)
+    still = dataclasses.replace(TINY, rate=0.0, start="given")
+    second = pretext.train(pictures, still, tmp_path / "second", device=cpu, start=tmp_path / "first" / "checkpoint.pt")
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain_backbone.main(["trunk", "--folder", str(tmp_path / "trunk"), "--smoke", "--device", "cpu"])
     trunk = tmp_path / "trunk" / "resnet18.safetensors"
@@ -152,3 +172,4 @@ def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.Capture
         assert file.metadata()["options"] == '{"depth": 3}'
         assert "distillation of resnet18 file:resnet18.safetensors sha256:" in file.metadata()["made_by"]
     assert capsys.readouterr().out.count("MB") == 2
+    assert "</svg>" in (tmp_path / "trunk" / "curve.svg").read_text()

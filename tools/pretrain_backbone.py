@@ -7,15 +7,17 @@ small vision transformer that learns to say what the trunk says:
     python tools/pretrain_backbone.py tokens --folder work/tokens --trunk work/trunk/resnet18.safetensors
 
 Each can be killed and started again with the same command: it goes on from its last checkpoint and ends with the same
-weights (same machine, same number of threads). The folder then holds the weights, ``curve.jsonl`` and the checkpoint.
-``--smoke`` runs the whole way in seconds; ``--probe DATASET`` follows the features' worth on a dataset that `hrbench`
-reads: a measurement, which never reaches the training. Copy the ``.safetensors`` into ``hrbench/weights`` to bundle it.
+weights (same machine, same number of threads). The folder then holds the weights, ``curve.jsonl``, a plot of it and the
+checkpoint. ``--smoke`` runs the whole way in seconds; ``--probe DATASET`` follows the features' worth on a dataset that
+`hrbench` reads: a measurement, which never reaches the training. Copy the ``.safetensors`` into ``hrbench/weights`` to
+bundle it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -28,6 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the pictures
 import numpy as np
 import torch
 from pretrain.canvases import VERSION, canvases
+from pretrain.curve import plot
 from pretrain.distil import distil
 from pretrain.export import export
 from pretrain.pretext import normalised, train
@@ -111,6 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--stop", type=int, help="leave after this many steps; the next start goes on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, help="trunk: checkpoint whose weights are the first ones")
     parser.add_argument("--smoke", action="store_true", help="a tiny run of the whole way")
     options = parser.parse_args(arguments)
 
@@ -122,6 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     common: dict[str, Any] = {"device": torch.device(options.device), "every": options.every, "stop": options.stop}
     constructor: dict[str, Any] = {}
     if options.kind == "trunk":
+        if options.start is not None:
+            recipe = dataclasses.replace(recipe, start=hashlib.sha256(options.start.read_bytes()).hexdigest()[:16])
+        common["start"] = options.start
         probe = prober(options.probe, lambda net, x: list(net(x))[:2])
         network = train(drawn, recipe, options.folder, probe=probe, **common).network
         made_by = "instance discrimination of canvases, per position and pooled (tools/pretrain_backbone.py trunk)"
@@ -131,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         network = distil(drawn, teacher, recipe, options.folder, probe=probe, **common).network
         constructor = {"depth": recipe.depth}
         made_by = f"distillation of {teacher.provenance} (tools/pretrain_backbone.py tokens)"
+    plot([options.folder / "curve.jsonl"], options.folder / "curve.svg")
     if options.stop is None or options.stop >= recipe.steps:
         path = options.folder / f"{recipe.model}.safetensors"
         export(network, path, model=recipe.model, options=constructor, recipe=recipe, canvases=digest, made_by=made_by)

@@ -36,6 +36,7 @@ class Trunk(nn.Module):
             for c in network.feature_info.channels()
         )
         self.project = nn.ModuleList(nn.Linear(c, c) for c in network.feature_info.channels())
+        self.foreign = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in network.feature_info.channels())
         self.scale = recipe.scale
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -59,7 +60,7 @@ class Batch:
     first, second : Tensor, (B,) int64
         Canvases of the ground and of what was cut into it.
     cover : Tensor, (B, 1, H, W) float32
-        Where the second canvas lies: 0 or 1; 0 everywhere in a crop that was not mixed.
+        How much of the second canvas is seen: 0 outside its shapes, and everywhere in a crop that was not mixed.
     """
 
     images: Tensor
@@ -92,38 +93,45 @@ def cut(pictures: NDArray[np.uint8], chosen: NDArray[np.int64], crop: int, rng: 
 
 
 def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change gain, offset, gamma and tint of (B, 3, H, W) images in [0, 1], and add a little noise."""
+    """Change contrast, brightness, tint and light of (B, 3, H, W) images in [0, 1], and add a little noise.
+
+    The contrast varies most: what is faint on a smooth surface must count as much as what is strong at an edge.
+    """
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     batch = len(images)
-    gain = torch.exp(strength * 0.35 * draw(batch, 1, 1, 1)) * torch.exp(strength * 0.12 * draw(batch, 3, 1, 1))
+    gain = torch.exp(strength * (0.7 * draw(batch, 1, 1, 1) - 0.2)) * torch.exp(strength * 0.12 * draw(batch, 3, 1, 1))
     offset = strength * 0.15 * draw(batch, 1, 1, 1) + strength * 0.05 * draw(batch, 3, 1, 1)
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     images = (images - middle) * gain + middle + offset
+    light = functional.interpolate(draw(batch, 1, 2, 2), images.shape[-2:], mode="bilinear", align_corners=True)
+    images = images * torch.exp(0.2 * strength * light)
     grey = torch.rand((batch, 1, 1, 1), generator=generator) < 0.3 * strength
     images = torch.where(grey, images.mean(dim=1, keepdim=True), images)
     images = images.clamp(0, 1)
-    noise = 0.02 * strength * draw(batch, 1, 1, 1).abs() * draw(*images.shape)
+    noise = 0.01 * strength * draw(batch, 1, 1, 1).abs() * draw(*images.shape)
     return (images + noise).clamp(0, 1)
 
 
 def _cover(batch: int, crop: int, mixed: float, generator: torch.Generator) -> Tensor:
-    """Draw shapes (B, 1, crop, crop) of 0 and 1: level sets of smooth noise (blobs) and their borders (lines)."""
+    """Draw shapes (B, 1, crop, crop): level sets of noise (blobs, dots) and their borders (lines), faint or opaque."""
     cover = torch.zeros(batch, 1, crop, crop)
-    for scale, thin in ((2, False), (4, False), (8, False), (3, True), (6, True)):
-        noise = torch.randn((batch, 1, scale + 2, scale + 2), generator=generator)
+    for cells, kind in ((2, "blob"), (4, "blob"), (8, "blob"), (14, "dot"), (3, "line"), (6, "line")):
+        side = max(2, round(cells * crop / 48)) + 2
+        noise = torch.randn((batch, 1, side, side), generator=generator)
         field = functional.interpolate(noise, (crop, crop), mode="bicubic", align_corners=True)
-        kind = torch.rand((batch, 1, 1, 1), generator=generator)
-        if thin:
-            shape = (field.abs() < 0.03 * scale * (0.3 + kind)) & (field.roll(crop // 2, 2) > 0.2)
+        level = torch.rand((batch, 1, 1, 1), generator=generator)
+        if kind == "line":
+            shape = (field.abs() < 0.03 * cells * (0.3 + level)) & (field.roll(crop // 2, 2) > 0.2)
         else:
-            shape = field > 0.2 + 1.6 * kind
-        chosen = torch.rand((batch, 1, 1, 1), generator=generator) < 0.35
+            shape = field > (0.2 + 1.6 * level if kind == "blob" else 1.4 + 0.9 * level)
+        chosen = torch.rand((batch, 1, 1, 1), generator=generator) < 0.3
         cover = torch.maximum(cover, (shape & chosen).float())
+    opacity = (0.25 + 1.5 * torch.rand((batch, 1, 1, 1), generator=generator)).clamp(max=1)
     used = torch.rand((batch, 1, 1, 1), generator=generator) < mixed
-    return cover * used
+    return cover * opacity * used
 
 
 def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe, step: int) -> Batch:
@@ -141,10 +149,10 @@ def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe, step: int) -> Batch:
 
 
 def loss_of(trunk: Trunk, batch: Batch, recipe: Recipe, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss and, per level and pooled, the share of positions whose canvas was named rightly."""
+    """Return the loss, how often the canvas was named rightly per level and pooled, and the loss of the shapes."""
     maps = trunk(batch.images)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    losses, rights = [], {}
+    losses, rights, foreign = [], {}, []
     for level, (features, stride) in enumerate(zip(maps, trunk.strides, strict=True)):
         share = functional.avg_pool2d(batch.cover, stride).flatten(1)
         count = min(recipe.places, share.shape[1])
@@ -154,9 +162,13 @@ def loss_of(trunk: Trunk, batch: Batch, recipe: Recipe, step: int) -> tuple[Tens
         first, second = (label.repeat_interleave(count) for label in (batch.first, batch.second))
         loss, rights[f"right_stride{stride}"] = _blend(logits, first, second, share.gather(1, places).flatten())
         losses.append(loss)
+        hidden = functional.avg_pool2d((batch.cover > 0).float(), stride)
+        foreign.append(functional.binary_cross_entropy_with_logits(trunk.foreign[level](features), hidden))
     logits = trunk.logits(len(maps) - 1, maps[-1].mean(dim=(2, 3)))
     whole, rights["right_pooled"] = _blend(logits, batch.first, batch.second, batch.cover.mean(dim=(1, 2, 3)))
-    return recipe.dense * torch.stack(losses).mean() + (1 - recipe.dense) * whole, rights
+    found = recipe.dense * torch.stack(losses).mean() + (1 - recipe.dense) * whole
+    rights["foreign"] = torch.stack(foreign).mean().detach()
+    return found + recipe.foreign * torch.stack(foreign).mean(), rights
 
 
 def _blend(logits: Tensor, first: Tensor, second: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,10 +189,16 @@ def train(
     every: int = 1000,
     probe: Callable[[nn.Module], dict[str, float]] | None = None,
     stop: int | None = None,
+    start: Path | None = None,
 ) -> Trunk:
-    """Train a trunk on pictures (N, H, W, 3), or go on where ``folder/checkpoint.pt`` ends (see `loop.run`)."""
+    """Train a trunk on pictures (N, H, W, 3), or go on where ``folder/checkpoint.pt`` ends (see `loop.run`).
+
+    `start` is the checkpoint of an earlier training on the same pictures, whose weights are the first ones.
+    """
     torch.manual_seed(recipe.seed)
     trunk = Trunk(recipe).to(device)
+    if start is not None:
+        trunk.load_state_dict(torch.load(start, map_location=device, weights_only=True)["learner"])
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss_of(trunk, draw_batch(pictures, recipe, step).to(device), recipe, step)

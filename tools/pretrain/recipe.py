@@ -28,30 +28,36 @@ class Recipe:
     mixed : float
         Share of crops into which blobs and thin lines of a second canvas are cut; a position's label follows the
         share of its cell that either canvas covers.
+    foreign : float
+        Weight of a second loss: to say at every position of every level how much of its cell the shapes cover.
     jitter : float
-        Strength of the change of brightness, contrast and colour, 0 to 1. Never a blur: fine detail must count.
+        Strength of the change of contrast, brightness and colour, 0 to 1. Never a blur: fine detail must count.
     rate, decay : float
         Peak learning rate of AdamW (one cycle) and its weight decay.
     scale : float
         Of the cosines that the classifiers' logits are.
     seed : int
+    start : str
+        Digest of the checkpoint that the first weights come from; empty for random ones.
     """
 
     model: str = "resnet18"
-    canvases: int = 3000
+    canvases: int = 600
     canvas: int = 256
-    crop: int = 64
-    batch: int = 64
-    steps: int = 8000
+    crop: int = 48
+    batch: int = 32
+    steps: int = 6000
     levels: tuple[int, ...] = (1, 2, 3)
     dense: float = 0.5
-    places: int = 8
-    mixed: float = 0.5
-    jitter: float = 0.5
-    rate: float = 2e-3
+    places: int = 4
+    mixed: float = 0.6
+    foreign: float = 1.0
+    jitter: float = 1.0
+    rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
     seed: int = 0
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +76,11 @@ class Distillation:
 
     model: str = "vit_tiny_patch16_224"
     depth: int = 6
-    canvases: int = 3000
+    canvases: int = 600
     canvas: int = 256
     crop: int = 128
-    batch: int = 24
-    steps: int = 2500
+    batch: int = 16
+    steps: int = 2000
     mixed: float = 0.7
     jitter: float = 0.5
     rate: float = 1.5e-3
