@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,15 @@ def bundled_models() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
 
 
-def bundled_digest() -> str:
-    """Return the SHA-256 over all bundled files: another release may bundle others under the same names."""
+def bundled_digest(names: Iterable[object]) -> str:
+    """Return the SHA-256 over those bundled files that `names` (options of a method, say) name.
+
+    Another release may bundle other files under the same names.
+    """
     sha = hashlib.sha256()
-    for path in sorted(_FOLDER.glob("*.safetensors")):
-        sha.update(path.name.encode() + path.read_bytes())
+    models = {name.partition(".")[0] for name in names if isinstance(name, str)}
+    for model in sorted(models.intersection(bundled_models())):
+        sha.update(model.encode() + (_FOLDER / f"{model}.safetensors").read_bytes())
     return sha.hexdigest()
 
 
