@@ -37,6 +37,9 @@ class Trunk(nn.Module):
         )
         self.project = nn.ModuleList(nn.Linear(c, c) for c in network.feature_info.channels())
         self.foreign = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in network.feature_info.channels())
+        for head in self.foreign:
+            nn.init.zeros_(head.get_parameter("weight"))
+            nn.init.zeros_(head.get_parameter("bias"))
         self.scale = recipe.scale
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -198,7 +201,11 @@ def train(
     torch.manual_seed(recipe.seed)
     trunk = Trunk(recipe).to(device)
     if start is not None:
-        trunk.load_state_dict(torch.load(start, map_location=device, weights_only=True)["learner"])
+        # Not strict: an earlier training may have had no loss of foreign shapes.
+        earlier = torch.load(start, map_location=device, weights_only=True)["learner"]
+        lost = trunk.load_state_dict(earlier, strict=False)
+        if lost.unexpected_keys or any(not key.startswith("foreign.") for key in lost.missing_keys):
+            raise SystemExit(f"{start}: not a checkpoint of this model: {lost}")
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return loss_of(trunk, draw_batch(pictures, recipe, step).to(device), recipe, step)
