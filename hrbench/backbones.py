@@ -11,6 +11,9 @@ Weights are one of
     a file named after the model in the weights folder (``$HRBENCH_WEIGHTS``, else
     ``~/.cache/hrbench/weights``), else the copy in the caches of huggingface_hub and torch.hub, else a
     download from the hub;
+``bundled``
+    weights that come with this package, made from formulas alone (no photographs, no download), for the
+    architectures that :func:`bundled_models` lists; a tag in the model's name does not matter;
 ``random``
     the model's own initialisation from torch's global generator, which the suite seeds;
 a path
@@ -20,6 +23,7 @@ a path
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 import os
@@ -37,11 +41,13 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.cait import Cait
 from torch import Tensor, nn
 
+from hrbench._bundled import Bundled, bundled_models, find_bundled
 from hrbench.errors import HrbenchError
 
 __all__ = [
     "FeaturePyramid",
     "PatchTokens",
+    "bundled_models",
     "level_indices",
     "load_pyramid",
     "load_tokens",
@@ -61,13 +67,12 @@ class _Frozen(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, model: str, provenance: str) -> None:
+    def __init__(self, network: nn.Module, source: _Source) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
-        self.provenance = provenance
-        cfg = timm.get_pretrained_cfg(model)
-        mean, std = (cfg.mean, cfg.std) if cfg else (_IMAGENET_MEAN, _IMAGENET_STD)
-        # Not in the state dict: the model's name determines them.
+        self.provenance = source.fill(network)
+        mean, std = source.normalisation()
+        # Not in the state dict: the weights' name determines them.
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.training = False
@@ -93,8 +98,8 @@ class FeaturePyramid(_Frozen):
         Model, source and digest of the weights.
     """
 
-    def __init__(self, network: nn.Module, model: str, provenance: str) -> None:
-        super().__init__(network, model, provenance)
+    def __init__(self, network: nn.Module, source: _Source) -> None:
+        super().__init__(network, source)
         info: Any = network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
@@ -125,8 +130,8 @@ class PatchTokens(_Frozen):
         Model, source and digest of the weights.
     """
 
-    def __init__(self, network: nn.Module, model: str, provenance: str, blocks: tuple[int, ...], norm: bool) -> None:
-        super().__init__(network, model, provenance)
+    def __init__(self, network: nn.Module, source: _Source, blocks: tuple[int, ...], norm: bool) -> None:
+        super().__init__(network, source)
         net: Any = network
         self.width: int = net.embed_dim
         self.patch: int = net.patch_embed.patch_size[0]
@@ -175,7 +180,7 @@ def load_pyramid(model: str, weights: str, out_indices: Sequence[int]) -> Featur
     model : str
         A timm model with ``features_only``, with or without a weights tag: ``resnet18.tv_in1k``.
     weights : str
-        ``pretrained``, ``random`` or a path (see the module).
+        ``pretrained``, ``bundled``, ``random`` or a path (see the module).
     out_indices : sequence of int
         Which of the model's feature levels (see :func:`level_indices`).
 
@@ -184,8 +189,9 @@ def load_pyramid(model: str, weights: str, out_indices: Sequence[int]) -> Featur
     HrbenchError
         For an unknown model or level, and for weights that cannot be found, read or matched to the model.
     """
-    network = _create(model, features_only=True, out_indices=tuple(out_indices))
-    return FeaturePyramid(network, model, _fill(network, model, weights))
+    source = _Source.of(model, weights)
+    network = _create(source.model, features_only=True, out_indices=tuple(out_indices), **source.options)
+    return FeaturePyramid(network, source)
 
 
 def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool = True) -> PatchTokens:
@@ -196,7 +202,7 @@ def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool =
     model : str
         A timm ViT, DeiT (distilled or not) or CaiT, with or without a weights tag.
     weights : str
-        ``pretrained``, ``random`` or a path (see the module).
+        ``pretrained``, ``bundled``, ``random`` or a path (see the module).
     blocks : sequence of int
         Zero-based blocks in ascending order; CaiT's class-attention blocks do not count.
     norm : bool
@@ -207,7 +213,8 @@ def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool =
     HrbenchError
         For an unknown model or block, and for weights that cannot be found, read or matched to the model.
     """
-    network: Any = _create_transformer(model)
+    source = _Source.of(model, weights)
+    network: Any = _create_transformer(source)
     is_cait = isinstance(network, Cait)
     chosen, depth = tuple(blocks), len(network.blocks)
     if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= depth:
@@ -216,7 +223,7 @@ def load_tokens(model: str, weights: str, blocks: Sequence[int], *, norm: bool =
     if is_cait:
         network.blocks_token_only = network.cls_token = None
         network.patch_embed.strict_img_size = False
-    return PatchTokens(network, model, _fill(network, model, weights), chosen, norm)
+    return PatchTokens(network, source, chosen, norm)
 
 
 def load_transformer(model: str, weights: str, **options: Any) -> tuple[nn.Module, str, dict[str, Tensor]]:
@@ -227,7 +234,7 @@ def load_transformer(model: str, weights: str, **options: Any) -> tuple[nn.Modul
     model : str
         A timm ViT, with or without a weights tag.
     weights : str
-        ``pretrained``, ``random`` or a path (see the module): where training starts.
+        ``pretrained``, ``bundled``, ``random`` or a path (see the module): where training starts.
     **options
         Of the timm model.
 
@@ -245,9 +252,10 @@ def load_transformer(model: str, weights: str, **options: Any) -> tuple[nn.Modul
     HrbenchError
         For an unknown model, and for weights that cannot be found, read or matched to the model.
     """
-    network = _create_transformer(model, **options)
+    source = _Source.of(model, weights)
+    network = _create_transformer(source, **options)
     rest: dict[str, Tensor] = {}
-    return network, _fill(network, model, weights, rest), rest
+    return network, source.fill(network, rest), rest
 
 
 def level_indices(model: str, strides: Iterable[int]) -> tuple[int, ...]:
@@ -264,10 +272,13 @@ def level_indices(model: str, strides: Iterable[int]) -> tuple[int, ...]:
     return tuple(index_of[stride] for stride in strides)
 
 
-def token_depth(model: str) -> int:
-    """Return the number of (self-attention) blocks of a transformer that :func:`load_tokens` takes."""
+def token_depth(model: str, weights: str = "pretrained") -> int:
+    """Return the number of (self-attention) blocks of a transformer that :func:`load_tokens` takes.
+
+    It depends on the weights only where they are ``bundled``: those may belong to fewer blocks.
+    """
     with torch.device("meta"):
-        network: Any = _create_transformer(model)
+        network: Any = _create_transformer(_Source.of(model, weights))
     return len(network.blocks)
 
 
@@ -300,40 +311,72 @@ def _create(model: str, **options: Any) -> nn.Module:
     return network
 
 
-def _create_transformer(model: str, **options: Any) -> nn.Module:
+def _create_transformer(source: _Source, **options: Any) -> nn.Module:
+    model = source.model
     # CaiT is the one family here without dynamic_img_size.
     dynamic = {} if model.startswith("cait") else {"dynamic_img_size": True}
-    network = _create(model, num_classes=0, **dynamic, **options)
+    network = _create(model, num_classes=0, **dynamic, **{**source.options, **options})
     if not all(hasattr(network, name) for name in ("blocks", "patch_embed", "forward_intermediates")):
         raise HrbenchError(f"timm model {model!r} is not a vision transformer with patch tokens")
     return network
 
 
-def _fill(network: nn.Module, model: str, weights: str, rest: dict[str, Tensor] | None = None) -> str:
-    """Load weights into `network` and return their provenance; `rest` receives what it has no place for."""
-    if weights == "random":
-        return f"{model} random"
-    if weights == "pretrained":
-        path, source = _find(model)
-    else:
-        path = Path(weights).expanduser()
-        source = f"file:{path.name}"
-        if not path.is_file():
-            raise HrbenchError(f"weights {weights!r}: no such file, and neither 'pretrained' nor 'random'")
-    given = _read(path)
-    matched = _match(network, given)
-    if isinstance(matched, list):
-        # Files of the original authors name things differently; timm knows how to convert them.
-        with contextlib.suppress(Exception):
-            inner = getattr(network, "model", network)
-            matched = _match(network, sys.modules[type(inner).__module__].checkpoint_filter_fn(given, inner))
-    if isinstance(matched, list):
-        shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
-        raise HrbenchError(f"weights {str(path)!r} do not fit {model}: {shown}")
-    network.load_state_dict(matched)
-    if rest is not None:
-        rest.update({key: value for key, value in given.items() if key not in matched})
-    return f"{model} {source} sha256:{_digest(matched)}"
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A model and where its weights come from: what both kinds of extractor are built with."""
+
+    model: str
+    weights: str
+    bundled: Bundled | None = None
+
+    @staticmethod
+    def of(model: str, weights: str) -> _Source:
+        if weights != "bundled":
+            return _Source(model, weights)
+        found = find_bundled(model)
+        return _Source(found.model, weights, found)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the constructor is told beyond the model's name."""
+        return self.bundled.options if self.bundled else {}
+
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Return mean and standard deviation of the input's channels."""
+        if self.bundled:
+            return self.bundled.mean, self.bundled.std
+        cfg = timm.get_pretrained_cfg(self.model)
+        return (cfg.mean, cfg.std) if cfg else (_IMAGENET_MEAN, _IMAGENET_STD)
+
+    def fill(self, network: nn.Module, rest: dict[str, Tensor] | None = None) -> str:
+        """Load the weights into `network` and return their provenance; `rest` receives what it has no place for."""
+        if self.weights == "random":
+            return f"{self.model} random"
+        if self.bundled:
+            path, source = self.bundled.path, "bundled"
+        elif self.weights == "pretrained":
+            path, source = _find(self.model)
+        else:
+            path = Path(self.weights).expanduser()
+            source = f"file:{path.name}"
+            if not path.is_file():
+                raise HrbenchError(
+                    f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled' nor 'random'"
+                )
+        given = _read(path)
+        matched = _match(network, given)
+        if isinstance(matched, list):
+            # Files of the original authors name things differently; timm knows how to convert them.
+            with contextlib.suppress(Exception):
+                inner = getattr(network, "model", network)
+                matched = _match(network, sys.modules[type(inner).__module__].checkpoint_filter_fn(given, inner))
+        if isinstance(matched, list):
+            shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
+            raise HrbenchError(f"weights {str(path)!r} do not fit {self.model}: {shown}")
+        network.load_state_dict(matched)
+        if rest is not None:
+            rest.update({key: value for key, value in given.items() if key not in matched})
+        return f"{self.model} {source} sha256:{_digest(matched)}"
 
 
 def _find(model: str) -> tuple[Path, str]:
@@ -371,6 +414,7 @@ def _find(model: str) -> tuple[Path, str]:
     raise HrbenchError(
         f"no pretrained weights for {model} ({reason}). {remedy} put it at {folder / (model + suffix)} "
         f"(or set HRBENCH_WEIGHTS to another folder), or pass weights=PATH; "
+        f"weights=bundled works without a download for {', '.join(bundled_models())}; "
         f"weights=random runs without them, for trying things out."
     )
 

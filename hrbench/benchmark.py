@@ -17,6 +17,7 @@ import tifffile
 import torch
 from safetensors.torch import load_file, save_file
 
+from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
 from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
@@ -85,7 +86,7 @@ class Job:
     @property
     def name(self) -> str:
         """Folder name of the run: readable, and unique by a digest of all that identifies it."""
-        options = {key: _identity(key, value) for key, value in self.options.items()}
+        options = _identities(self.options)
         code = source_digest(load_method(self.method))
         identity = [self.category.names_digest, self.method_name, code, options, self.view.text, self.seed]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -368,7 +369,7 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
             "reference": job.method,
             "preset": job.preset,
             "source_sha256": source_digest(type(method)),
-            "options": {key: _identity(key, value) for key, value in job.options.items()},
+            "options": _identities(job.options),
             "weights": method.weights_record(),
             "weights_source": job.weights,
             "weights_licence": method.weights_licence,
@@ -380,12 +381,15 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
     }
 
 
-def _identity(key: str, value: Any) -> Any:
-    """Return an option as it is recorded: a weights file by its name and content, so that paths may differ."""
-    if (
-        key.endswith(("weights", "checkpoint"))
-        and isinstance(value, str)
-        and (path := Path(value).expanduser()).is_file()
-    ):
-        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    return value
+def _identities(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they are recorded: files by their name and content, so that paths may differ."""
+
+    def identity(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or not key.endswith(("weights", "checkpoint")):
+            return value
+        if value == "bundled":
+            return f"bundled sha256:{bundled_digest(options.values())}"
+        path = Path(value).expanduser()
+        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else value
+
+    return {key: identity(key, value) for key, value in options.items()}

@@ -55,7 +55,7 @@ class MaskedAutoencoder(nn.Module):
     backbone : str
         A plain timm ViT with a class token.
     weights : str
-        ``pretrained``, ``random`` or a path: an encoder of a masked autoencoder, or one with its decoder, whose
+        ``pretrained``, ``bundled``, ``random`` or a path: an encoder of a masked autoencoder, or one with its decoder, whose
         first blocks are then used too.
     patch : int, optional
         Height and width of a patch in pixels; by default the backbone's.
@@ -98,7 +98,7 @@ class MaskedAutoencoder(nn.Module):
         self._pretrained_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         if weights == "random":
             _initialise(network)
-        else:
+        elif weights != "bundled":  # whose positions were learnt; stage 1 gets used to these
             _check_positions(vit.pos_embed, self._pretrained_grid, backbone)
         vit.pos_embed = None  # closed-form here, and timm's would be trained
         self.encoder = network

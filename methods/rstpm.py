@@ -43,7 +43,7 @@ class RSTPM(Method):
         timm models with ``features_only``: of the plain pair, whose deepest level feeds the reconstruction; and
         of the reconstructing pair. Better two different ones, so that the pairs fail at different places.
     weights : str
-        Of `teacher`: ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+        Of `teacher`: ``pretrained``, ``bundled``, ``random`` or a path (see :mod:`hrbench.backbones`).
     second_weights : str, optional
         Of `second_teacher`; by default as `weights`, unless that is a path.
     strides : sequence of int
@@ -140,10 +140,10 @@ class RSTPM(Method):
         if not 0 < probability <= 1:
             raise HrbenchError(f"probability of rstpm is {probability}, expected above 0 and at most 1")
         if second_weights is None:
-            if weights not in ("pretrained", "random"):
+            if weights not in ("pretrained", "bundled", "random"):
                 raise HrbenchError(
                     f"weights {weights!r} of rstpm are a file for {teacher}: expected second_weights for "
-                    f"{second_teacher} as well, a file, 'pretrained' or 'random'"
+                    f"{second_teacher} as well, a file, 'pretrained', 'bundled' or 'random'"
                 )
             second_weights = weights
 

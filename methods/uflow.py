@@ -55,7 +55,7 @@ class UFlow(Method):
     backbone : str
         A timm model: any with ``features_only``, or with `coarse_backbone` a transformer.
     weights : str
-        ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+        ``pretrained``, ``bundled``, ``random`` or a path (see :mod:`hrbench.backbones`).
     strides : sequence of int
         Of the feature maps used, in input pixels, each twice the one before; ignored for transformers.
     coarse_backbone : str, optional

@@ -177,8 +177,8 @@ def test_what_identifies_a_run(tree, toy, tmp_path):
     weights[1].write_bytes(b"other")
     assert job_for(tree, toy, options={"weights": str(weights[1])}).name != first
     for option in ("coarse_weights", "checkpoint"):
-        assert benchmark_module._identity(option, str(weights[1])).startswith("w.pth sha256:")
-    assert benchmark_module._identity("backbone", str(weights[1])) == str(weights[1])
+        assert benchmark_module._identities({option: str(weights[1])})[option].startswith("w.pth sha256:")
+    assert benchmark_module._identities({"backbone": str(weights[1])})["backbone"] == str(weights[1])
 
 
 def test_held_out_images_are_never_fitted(tree, toy):

@@ -1,0 +1,175 @@
+"""The pretraining tool: pictures by formulas, a task that can be interrupted, files that load."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import pretrain_backbone  # noqa: E402
+from pretrain import pretext  # noqa: E402
+from pretrain.canvases import canvas, canvases  # noqa: E402
+from pretrain.fields import FORMULAS  # noqa: E402
+from pretrain.loop import one_cycle  # noqa: E402
+from pretrain.probe import gaussian, mahalanobis  # noqa: E402
+from pretrain.recipe import Recipe  # noqa: E402
+
+TINY = Recipe(model="test_resnet", levels=(1, 2, 3), canvases=4, canvas=64, crop=32, batch=4, steps=4)
+
+
+@pytest.mark.parametrize("name", sorted(FORMULAS))
+def test_fields_are_in_range_and_depend_on_the_generator_only(name: str) -> None:
+    def draw(seed: int) -> np.ndarray:
+        return FORMULAS[name](np.random.default_rng(seed), 64)
+
+    for seed in range(3):
+        field = draw(seed)
+        assert field.shape == (64, 64)
+        assert field.dtype == np.float32
+        assert 0 <= field.min() <= field.max() <= 1
+        np.testing.assert_array_equal(field, draw(seed))
+    assert any(draw(seed).std() > 0.02 for seed in range(3)), "empty pictures teach nothing"
+
+
+def test_a_canvas_does_not_depend_on_the_others() -> None:
+    drawn, digest = canvases(3, range(4), 48)
+    assert drawn.shape == (4, 48, 48, 3)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[2], canvas(3, 2, 48))
+    assert digest == canvases(3, range(4), 48)[1] != canvases(4, range(4), 48)[1]
+    assert len({picture.tobytes() for picture in drawn}) == 4
+
+
+def test_crops_come_from_their_canvas() -> None:
+    pictures = np.arange(3 * 40 * 40, dtype=np.int64).reshape(3, 40, 40, 1) % 251
+    pictures = np.broadcast_to(pictures, (3, 40, 40, 3)).astype(np.uint8) // 4 + np.uint8(80) * np.arange(
+        3, dtype=np.uint8
+    ).reshape(3, 1, 1, 1)
+    chosen = np.array([2, 0, 1, 0])
+    pieces = pretext.cut(pictures, chosen, 16, np.random.default_rng(0))
+    assert pieces.shape == (4, 3, 16, 16)
+    assert (pieces.flatten(1).float().mean(dim=1) // 80).int().tolist() == chosen.tolist()
+
+
+def test_a_batch_depends_on_the_step_only_and_mixes_where_it_says() -> None:
+    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=16, mixed=1.0, jitter=0.0)
+    pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
+    batch = pretext.draw_batch(pictures, recipe, 5)
+    again = pretext.draw_batch(pictures, recipe, 5)
+    assert torch.equal(batch.images, again.images)
+    assert not torch.equal(batch.images, pretext.draw_batch(pictures, recipe, 6).images)
+    shown = batch.cover.flatten(1)
+    assert (shown > 0).any(dim=1).float().mean() > 0.5, "most crops of a mixed batch have shapes"
+    opacity = shown.amax(dim=1, keepdim=True)
+    assert ((shown == 0) | (shown == opacity)).all(), "the shapes of a crop are equally opaque"
+    assert 0.25 <= opacity[opacity > 0].min() <= opacity.max() <= 1
+    levels = torch.tensor([50 / 255, 200 / 255])
+    ground, other = (levels[chosen].view(-1, 1, 1, 1) for chosen in (batch.first, batch.second))
+    expected = ground + (other - ground) * batch.cover
+    torch.testing.assert_close(batch.images, expected.expand_as(batch.images))
+
+
+def test_without_mixing_there_is_no_cover() -> None:
+    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=8, mixed=0.0)
+    pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
+    assert not pretext.draw_batch(pictures, recipe, 0).cover.any()
+
+
+def test_augmented_images_stay_images() -> None:
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    changed = pretext.augment(images, 1.0, torch.Generator().manual_seed(1))
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert (changed - images).abs().mean() > 0.01
+    torch.testing.assert_close(pretext.augment(images, 0.0, torch.Generator().manual_seed(1)), images)
+
+
+def test_labels_of_mixed_positions_are_shares() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    log = torch.log_softmax(logits, dim=1)[0]
+    loss, right = pretext._blend(logits, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.25]))
+    torch.testing.assert_close(loss, -(0.75 * log[0] + 0.25 * log[2]))
+    assert right == 1
+    assert pretext._blend(logits, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.75]))[1] == 0
+
+
+def test_the_cycle_rises_and_falls() -> None:
+    rates = [one_cycle(step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1)
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[-1] < 0.01
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def test_the_probes_distance_is_mahalanobis() -> None:
+    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) @ torch.tensor(
+        [[2.0, 0.3, 0.0], [0.0, 1.0, -0.5], [0.0, 0.0, 0.4]]
+    )
+    mean, whiten = gaussian(rows)
+    covariance = np.cov(rows.numpy().T.astype(np.float64))
+    covariance += 0.01 * np.trace(covariance) / 3 * np.eye(3)
+    centred = (rows - rows.mean(dim=0)).numpy()
+    expected = np.einsum("nc,cd,nd->n", centred, np.linalg.inv(covariance), centred) / 3
+    found = mahalanobis(rows.T.reshape(1, 3, 20, 25), mean, whiten).flatten()
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    cpu = torch.device("cpu")
+    whole = pretext.train(pictures, TINY, tmp_path / "whole", device=cpu, every=2)
+    pretext.train(pictures, TINY, tmp_path / "parts", device=cpu, every=2, stop=2)
+    parts = pretext.train(pictures, TINY, tmp_path / "parts", device=cpu, every=2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+
+    def without_time(folder: Path) -> list[str]:
+        lines = (folder / "curve.jsonl").read_text().splitlines()
+        return [",".join(part for part in line.split(",") if "seconds" not in part) for line in lines]
+
+    assert without_time(tmp_path / "whole") == without_time(tmp_path / "parts")
+    assert len(without_time(tmp_path / "whole")) == 2
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    pretext.train(pictures, TINY, tmp_path, device=torch.device("cpu"), stop=1)
+    other = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=5)
+    with pytest.raises(SystemExit, match="belongs to another recipe"):
+        pretext.train(pictures, other, tmp_path, device=torch.device("cpu"))
+
+
+def test_a_training_starts_from_given_weights(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    cpu = torch.device("cpu")
+    first = pretext.train(pictures, TINY, tmp_path / "first", device=cpu, stop=2)
+    still = dataclasses.replace(TINY, rate=0.0, start="given")
+    second = pretext.train(pictures, still, tmp_path / "second", device=cpu, start=tmp_path / "first" / "checkpoint.pt")
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain_backbone.main(["trunk", "--folder", str(tmp_path / "trunk"), "--smoke", "--device", "cpu"])
+    trunk = tmp_path / "trunk" / "resnet18.safetensors"
+    with safetensors.safe_open(trunk, framework="pt") as file:
+        header = file.metadata()
+        dtypes = {(file.get_tensor(key).ndim > 1, file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118
+    assert header["model"] == "resnet18"
+    assert header["steps"] == "6"
+    assert dtypes == {(True, torch.float16), (False, torch.float32)}
+    pretrain_backbone.main(
+        ["tokens", "--folder", str(tmp_path / "tokens"), "--trunk", str(trunk), "--smoke", "--device", "cpu",
+         "--set", "depth=3"]
+    )  # fmt: skip
+    with safetensors.safe_open(tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors", framework="pt") as file:
+        assert file.metadata()["options"] == '{"depth": 3}'
+        assert "distillation of resnet18 file:resnet18.safetensors sha256:" in file.metadata()["made_by"]
+    assert capsys.readouterr().out.count("MB") == 2
+    assert "</svg>" in (tmp_path / "trunk" / "curve.svg").read_text()

@@ -1,0 +1,154 @@
+"""Compare backbones by what methods make of them: random, bundled and, where there is a file, ImageNet weights.
+
+    hrbench data make work/procedural --size 384 --train 8 --test-good 8 --test-defective 36 --seed 1
+        --categories weave brushed_metal circuit_board bolts
+    python tools/compare_weights.py work/procedural photographs --output work/compare
+        --file mobilenetv2_100=weights/mobilenetv2_100.pth --write results/backbones
+
+Every configuration runs through the suite like any other method (FastFlow at strides 4 and 8 with 150 steps, a
+Gaussian over the same features), may be interrupted and goes on. The tables hold means over a dataset's categories
+with 95 % bootstrap intervals over images, and paired differences between weights of the same method on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from hrbench.benchmark import make_job, run_job
+from hrbench.data import load_dataset
+from hrbench.metrics import bootstrap
+from hrbench.metrics.bootstrap import Replicates
+from hrbench.protocol import load_protocol
+
+METRICS = {
+    "pixel AUROC": ("pixel_auroc", "all", None),
+    "AUPRO@0.05": ("aupro", "all", 0.05),
+    "AUPRO@0.05, smallest quarter": ("aupro", "tiny", 0.05),
+}
+VIEW = "tiled:256:64"
+GAUSSIAN = "pretrain.adapter:Gaussian"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A backbone with weights, under the name of the tables."""
+
+    name: str
+    backbone: str
+    weights: str
+
+
+def contenders(files: list[str]) -> list[Contender]:
+    """Return random and bundled ResNet18, and per ``model=path`` the model with the file's weights."""
+    found = [Contender("ResNet18, random", "resnet18", "random"), Contender("ResNet18, bundled", "resnet18", "bundled")]
+    for text in files:
+        model, _, path = text.partition("=")
+        found.append(Contender(f"{model}, {Path(path).name}", model, path))
+    return found
+
+
+def measure(
+    root: Path, contender: Contender, method: str, output: Path, *, steps: int, seed: int, device: torch.device
+) -> tuple[Replicates, dict[str, Any]]:
+    """Run a method on all categories of a dataset; return the mean's replicates and the facts of the last run."""
+    protocol = load_protocol("native")
+    options: dict[str, Any] = {"backbone": contender.backbone, "weights": contender.weights, "strides": [4, 8]}
+    preset = "probe"
+    if method == "fastflow":
+        preset = "native"
+        options |= {"steps": steps, "batch_size": 4, "flow_steps": 4, "kernels": [3, 1]}
+    parts, config = [], {}
+    for category in load_dataset("folder", root).categories:
+        job = make_job(category, method, preset=preset, view=VIEW, options=options, seed=seed)
+        run = run_job(job, output, [protocol], device=device)
+        parts.append(bootstrap.replicates(run.evidence, protocol))
+        config = run.config
+    return bootstrap.average(parts), config
+
+
+def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return values with intervals, and paired differences bundled minus each other of the same dataset and method."""
+    values, differences = [], []
+    for (dataset, method, name), (found, config) in results.items():
+        ends = found.intervals()
+        weights = ", ".join(config["method"]["weights"].values())
+        speed = config["cost"]["megapixels_per_second"]
+        for label, key in METRICS.items():
+            row = found.row(*key)
+            low, high = ends.loc[row, ["ci_low", "ci_high"]]
+            values.append((dataset, method, name, label, found.estimate[row], low, high, weights, speed))
+        ours = results.get((dataset, method, "ResNet18, bundled"))
+        if ours is None or name == "ResNet18, bundled":
+            continue
+        frame = bootstrap.paired_difference(ours[0], found)
+        for label, (metric, subset, limit) in METRICS.items():
+            same = frame["fpr_limit"].isna() if limit is None else frame["fpr_limit"] == limit
+            (line,) = frame[(frame["metric"] == metric) & (frame["subset"] == subset) & same].to_dict("records")
+            differences.append((dataset, method, name, label, line["difference"], line["ci_low"], line["ci_high"]))
+    first = ["dataset", "method", "weights", "metric"]
+    columns = [*first, "value", "ci_low", "ci_high", "provenance", "megapixels_per_second"]
+    return pd.DataFrame(values, columns=columns), pd.DataFrame(
+        differences, columns=["dataset", "method", "bundled_minus", "metric", "difference", "ci_low", "ci_high"]
+    )
+
+
+def markdown(values: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Return both tables as text, one row per dataset, method and weights."""
+    lines = []
+    for frame, value, name in ((values, "value", "weights"), (differences, "difference", "bundled_minus")):
+        sign = "+" if value == "difference" else ""
+        title = "Difference: bundled minus the other, paired" if sign else "Value"
+        lines += [f"## {title}, with 95 % bootstrap intervals over images", ""]
+        lines += ["| dataset | method | weights | " + " | ".join(METRICS) + " |", "|---" * (3 + len(METRICS)) + "|"]
+        for (dataset, method, who), group in frame.groupby(["dataset", "method", name], sort=False):
+            rows = group.set_index("metric")
+            cells = [
+                f"{rows.at[m, value]:{sign}.3f} [{rows.at[m, 'ci_low']:{sign}.3f}, {rows.at[m, 'ci_high']:{sign}.3f}]"
+                for m in METRICS
+            ]
+            lines.append(f"| {dataset} | {method} | {who} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", type=Path, help="folders in MVTec AD's layout; the name is the folder's")
+    parser.add_argument("--output", type=Path, required=True, help="where runs are kept")
+    parser.add_argument("--write", type=Path, required=True, help="folder of the tables")
+    parser.add_argument(
+        "--file", nargs="*", default=[], metavar="MODEL=PATH", help="further backbones with real weights"
+    )
+    parser.add_argument("--methods", nargs="*", default=["gaussian", "fastflow"], choices=("gaussian", "fastflow"))
+    parser.add_argument("--steps", type=int, default=150, help="of FastFlow (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    results = {}
+    for root in options.datasets:
+        for method in options.methods:
+            for contender in contenders(options.file):
+                reference = GAUSSIAN if method == "gaussian" else method
+                results[root.name, method, contender.name] = measure(
+                    root, contender, reference, options.output / root.name, steps=options.steps, seed=options.seed,
+                    device=torch.device(options.device),
+                )  # fmt: skip
+                print(root.name, method, contender.name, file=sys.stderr, flush=True)
+    values, differences = tables(results)
+    options.write.mkdir(parents=True, exist_ok=True)
+    values.to_csv(options.write / "weights.csv", index=False, float_format="%.5f")
+    differences.to_csv(options.write / "weights-differences.csv", index=False, float_format="%.5f")
+    (options.write / "weights.md").write_text(markdown(values, differences), encoding="utf-8")
+    print(markdown(values, differences))
+
+
+if __name__ == "__main__":
+    main()

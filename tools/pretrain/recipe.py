@@ -1,0 +1,88 @@
+"""What a pretraining is: every choice that the weights depend on, in one frozen place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["Distillation", "Recipe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Choices of the pretext task: to say from which canvas a piece is.
+
+    Attributes
+    ----------
+    model : str
+        timm architecture with ``features_only``.
+    canvases, canvas : int
+        Number of pictures, which is the number of classes, and their height and width in px.
+    crop, batch, steps : int
+        Height and width of a training crop in px, crops per step, steps.
+    levels : tuple of int
+        ``out_indices`` of the feature maps; each is supervised by a classifier of its own.
+    dense : float
+        Share of the loss that single positions of the maps carry; the rest is the pooled deepest map's.
+    places : int
+        Positions drawn per crop and level for the dense loss.
+    mixed : float
+        Share of crops into which blobs and thin lines of a second canvas are cut; a position's label follows the
+        share of its cell that either canvas covers.
+    foreign : float
+        Weight of a second loss: to say at every position of every level how much of its cell the shapes cover.
+    jitter : float
+        Strength of the change of contrast, brightness and colour, 0 to 1. Never a blur: fine detail must count.
+    rate, decay : float
+        Peak learning rate of AdamW (one cycle) and its weight decay.
+    scale : float
+        Of the cosines that the classifiers' logits are.
+    seed : int
+    start : str
+        Digest of the checkpoint that the first weights come from; empty for random ones.
+    """
+
+    model: str = "resnet18"
+    canvases: int = 600
+    canvas: int = 256
+    crop: int = 48
+    batch: int = 32
+    steps: int = 6000
+    levels: tuple[int, ...] = (1, 2, 3)
+    dense: float = 0.5
+    places: int = 4
+    mixed: float = 0.6
+    foreign: float = 1.0
+    jitter: float = 1.0
+    rate: float = 1.5e-3
+    decay: float = 0.05
+    scale: float = 16.0
+    seed: int = 0
+    start: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """Choices of the transformer's training: to say in one token what the trunk says in many places.
+
+    Attributes
+    ----------
+    model : str
+        timm vision transformer.
+    depth : int
+        Its blocks.
+    canvases, canvas, crop, batch, steps, mixed, jitter, rate, decay, seed :
+        As of a `Recipe`.
+    """
+
+    model: str = "vit_tiny_patch16_224"
+    depth: int = 6
+    canvases: int = 600
+    canvas: int = 256
+    crop: int = 128
+    batch: int = 16
+    steps: int = 2000
+    mixed: float = 0.7
+    jitter: float = 0.5
+    rate: float = 1.5e-3
+    decay: float = 0.05
+    seed: int = 0
