@@ -55,8 +55,8 @@ class MaskedAutoencoder(nn.Module):
     backbone : str
         A plain timm ViT with a class token.
     weights : str
-        ``pretrained``, ``bundled``, ``random`` or a path: an encoder of a masked autoencoder, or one with its decoder, whose
-        first blocks are then used too.
+        ``pretrained``, ``bundled``, ``random`` or a path: an encoder of a masked autoencoder, or one with its decoder,
+        whose first blocks are then used too.
     patch : int, optional
         Height and width of a patch in pixels; by default the backbone's.
     width, heads, depth : int

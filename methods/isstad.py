@@ -55,8 +55,8 @@ class ISSTAD(Method):
     backbone : str
         A timm ViT with a class token; the paper's is ``vit_large_patch16_224.mae``.
     weights : str
-        Where stage 1 starts: ``pretrained``, ``bundled``, ``random``, or a path to a masked autoencoder's encoder, with or without
-        its decoder (see :mod:`hrbench.backbones`).
+        Where stage 1 starts: ``pretrained``, ``bundled``, ``random``, or a path to a masked autoencoder's encoder, with
+        or without its decoder (see :mod:`hrbench.backbones`).
     patch : int, optional
         Height and width of a patch in pixels; by default the backbone's. Another one needs random weights.
     decoder_width, decoder_heads, decoder_depth : int
