@@ -152,7 +152,8 @@ class Method(nn.Module):
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
     inputs_per_image : sequence of int, optional
-        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into.
+        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into, those
+        of all fused views together.
         Only for decisions whose false alarms are counted per image: what decides on n inputs by itself errs up to n
         times as often. None where an input is all there is.
     """
@@ -174,12 +175,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
-        """Combine the merged native maps, each (H, W), into the (H, W) anomaly map."""
+        """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map."""
         (only,) = maps.values()
         return only
 
     def calibrate(self, maps: Iterable[dict[str, Tensor]]) -> None:
-        """Look once, after ``fit``, at the merged native maps of held-out normal images."""
+        """Look once, after ``fit``, at the merged native maps of held-out normal images.
+
+        Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
+        scales that differ between views are evened out later (see :mod:`hrbench.fusion`).
+        """
 
     def weights_record(self) -> dict[str, str]:
         """Return where the pretrained weights came from: ``{"backbone": "resnet18 random ...", ...}``."""

@@ -23,7 +23,7 @@ from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Normals
 from hrbench.progress import track
-from hrbench.views import Placement, View, stack_tiles, to_unit
+from hrbench.views import AnyView, Placement, stack_tiles, to_unit
 
 __all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
 
@@ -54,22 +54,25 @@ def seeded(seed: int) -> Iterator[None]:
 class ViewedNormals:
     """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
 
+    An image's inputs are those of all fused views, one view after another.
+
     Parameters
     ----------
     samples : sequence of Sample
-    view : View
+    view : View or FusedView
     """
 
-    def __init__(self, samples: Sequence[Sample], view: View) -> None:
+    def __init__(self, samples: Sequence[Sample], view: AnyView) -> None:
         self.samples = samples
         self.view = view
-        self._cache: OrderedDict[int, tuple[Tensor, Placement]] = OrderedDict()
+        self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
         self._cached_bytes = 0
         self._lock = Lock()
 
     @cached_property
     def _tiles(self) -> list[int]:
-        return [len(self.view.place(image_size(sample.image))) for sample in self.samples]
+        sizes = [image_size(sample.image) for sample in self.samples]
+        return [sum(len(part.place(size)) for part in self.view.parts) for size in sizes]
 
     def __len__(self) -> int:
         """Return the number of model inputs."""
@@ -112,22 +115,26 @@ class ViewedNormals:
             epoch += 1
 
     def _cut(self, index: int, tile: int) -> Tensor:
-        prepared, placement = self._prepared(index)
-        return placement.cut(prepared, tile)
+        for prepared, placement in self._prepared(index):
+            if tile < len(placement):
+                return placement.cut(prepared, tile)
+            tile -= len(placement)
+        raise IndexError(tile)
 
-    def _prepared(self, index: int) -> tuple[Tensor, Placement]:
+    def _prepared(self, index: int) -> list[tuple[Tensor, Placement]]:
         with self._lock:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
-        entry = self.view.prepare(read_image(self.samples[index].image))
+        pixels = read_image(self.samples[index].image)
+        entry = [part.prepare(pixels) for part in self.view.parts]
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = entry
-                self._cached_bytes += entry[0].nbytes
+                self._cached_bytes += _nbytes(entry)
             while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                _, (dropped, _) = self._cache.popitem(last=False)
-                self._cached_bytes -= dropped.nbytes
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= _nbytes(dropped)
         return entry
 
 
@@ -271,6 +278,10 @@ def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
         odd = ", ".join(sorted({*missing, *shapes})[:5])
         raise HrbenchError(f"saved weights do not fit {type(method).__name__} with these options: {odd}")
     method.load_state_dict(state, strict=False)
+
+
+def _nbytes(entry: list[tuple[Tensor, Placement]]) -> int:
+    return sum(prepared.nbytes for prepared, _ in entry)
 
 
 def _rebuilt_prefixes(method: nn.Module) -> tuple[str, ...]:
