@@ -257,6 +257,7 @@ def _fit(
         device=device,
         checkpoint=partial / "fit.pt",
         label=job.label,
+        scratch=partial,
     )
     method.train()
     method.fit(ViewedNormals(fit_samples, job.view), fit)

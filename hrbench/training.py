@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from hrbench._files import atomic
 from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
+from hrbench.features import Features
 from hrbench.imaging import image_size, read_image
-from hrbench.method import Normals
+from hrbench.method import Batch, Batches, Normals
 from hrbench.progress import track
 from hrbench.views import AnyView, Placement, stack_tiles, to_unit
 
@@ -74,6 +77,11 @@ class ViewedNormals:
         sizes = [image_size(sample.image) for sample in self.samples]
         return [sum(len(part.place(size)) for part in self.view.parts) for size in sizes]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Number of inputs up to the end of each image."""
+        return list(accumulate(self._tiles))
+
     def __len__(self) -> int:
         """Return the number of model inputs."""
         return sum(self._tiles)
@@ -86,22 +94,33 @@ class ViewedNormals:
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
-
-        def load(chosen: list[tuple[int, int]]) -> Tensor:
-            return stack_tiles([self._cut(*item) for item in chosen])
-
-        stream = self._stream(seed)
-        for _ in range(start * batch_size):
-            next(stream)
         with ThreadPoolExecutor(1) as pool:
             waiting = None
-            for _ in range(start, steps):
-                following = pool.submit(load, [next(stream) for _ in range(batch_size)])
+            for chosen in self.order(batch_size, steps=steps, seed=seed, start=start):
+                following = pool.submit(self._stack, chosen)
                 if waiting is not None:
                     yield to_unit(waiting.result(), torch.device("cpu"))
                 waiting = following
             if waiting is not None:
                 yield to_unit(waiting.result(), torch.device("cpu"))
+
+    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the inputs of batches `start` .. `steps` - 1."""
+        stream = (self._ends[image] - self._tiles[image] + tile for image, tile in self._stream(seed))
+        for _ in range(start * batch_size):
+            next(stream)
+        for _ in range(start, steps):
+            yield [next(stream) for _ in range(batch_size)]
+
+    def take(self, chosen: Sequence[int]) -> Tensor:
+        """Return chosen inputs, (N, 3, h, w) float32 in [0, 1]."""
+        return to_unit(self._stack(chosen), torch.device("cpu"))
+
+    def _stack(self, chosen: Sequence[int]) -> Tensor:
+        ends = self._ends
+        images = [bisect_right(ends, number) for number in chosen]
+        starts = [ends[image] - self._tiles[image] for image in images]
+        return stack_tiles([self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)])
 
     def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
         """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
@@ -153,6 +172,8 @@ class Fit:
         same weights, for batches and random numbers depend only on seed and step.
     label : str
         Prefix of progress bars.
+    scratch : Path, optional
+        Folder for kept features that do not fit into memory; without it they are not kept.
     """
 
     def __init__(
@@ -164,6 +185,7 @@ class Fit:
         device: torch.device,
         checkpoint: Path | None = None,
         label: str = "",
+        scratch: Path | None = None,
     ) -> None:
         self.method = method
         self.held_out = held_out
@@ -171,16 +193,21 @@ class Fit:
         self.device = device
         self.checkpoint = checkpoint
         self.label = label
+        self.scratch = scratch
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
         self._earlier: float = self._saved.get("seconds", 0.0)
         self._started = time.monotonic()
         self._finished: list[list[float]] = list(self._saved.get("finished", []))
 
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Features:
+        """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
+        return Features(normals, extract, self.device, scratch=self.scratch)
+
     def train(
         self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
+        normals: Batches[Batch],
+        loss: Callable[[Batch], Tensor],
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -209,7 +236,7 @@ class Fit:
         for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
             torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
-            value = loss(to_unit(batch, self.device))
+            value = loss(to_unit(batch, self.device) if isinstance(batch, Tensor) else batch)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise HrbenchError(
@@ -225,7 +252,7 @@ class Fit:
         self._save([], optimizer)
         return losses
 
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+    def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate under a progress bar."""
         return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
 
