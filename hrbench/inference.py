@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from hrbench.method import Method
 from hrbench.views import AnyView, Canvas, Placement, stack_tiles, to_unit
 
 __all__ = ["NativeMaps", "predict"]
+
+log = logging.getLogger("hrbench")
 
 WORKERS = 2
 AHEAD = 4  # decoded images that wait
@@ -101,7 +104,8 @@ def predict(
     """Yield the native maps of every sample, in order.
 
     Images are decoded ahead by worker threads, once for all views; batches are filled across views and images.
-    Memory holds a bounded number of images, and one map per view of each image in the batch.
+    Memory holds a bounded number of images, and one map per view of each image in the batch. A batch that does not fit
+    into the device's memory is halved, and so are those that follow.
 
     Parameters
     ----------
@@ -112,6 +116,11 @@ def predict(
     device : torch.device
     batch_size : int
         Tiles per forward pass.
+
+    Raises
+    ------
+    HrbenchError
+        For a bad image file, maps of another shape than the batch's, or a device too small for a single input.
     """
     method.eval()
     queue: list[_Input] = []
@@ -121,18 +130,25 @@ def predict(
         while pending and pending[0].done == len(pending[0]):
             yield pending.popleft().finish()
 
+    def forward() -> None:
+        nonlocal batch_size
+        batch = queue[:batch_size]
+        if _forward(method, batch, device):
+            del queue[: len(batch)]
+        else:
+            batch_size = _halved(batch, device)
+
     for sample, looks in _decoded(samples, view):
         image = _Pending(sample, [_Part(placement) for _, placement in looks])
         pending.append(image)
         for part, (prepared, placement) in zip(image.parts, looks, strict=True):
             for index in range(len(placement)):
                 queue.append(_Input(image, part, index, placement.cut(prepared, index)))
-                if len(queue) == batch_size:
-                    _forward(method, queue, device)
-                    queue.clear()
+                while len(queue) >= batch_size:
+                    forward()
         yield from ready()
-    if queue:
-        _forward(method, queue, device)
+    while queue:
+        forward()
     yield from ready()
 
 
@@ -152,13 +168,30 @@ def _decoded(samples: Sequence[Sample], view: AnyView) -> Iterator[tuple[Sample,
             yield done, future.result()
 
 
+def _halved(batch: list[_Input], device: torch.device) -> int:
+    """Return the size of the batches to try where `batch` was too large for the device."""
+    if len(batch) == 1:
+        height, width = batch[0].pixels.shape[1:]
+        raise HrbenchError(
+            f"{batch[0].image.sample.id}: the memory of {device} is too small for one input of {height}x{width} "
+            "pixels; expected a view with smaller inputs, or another device"
+        )
+    size = len(batch) // 2
+    log.warning("%s is out of memory with %d inputs at a time, going on with %d", device, len(batch), size)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return size
+
+
 @torch.no_grad()
-def _forward(method: Method, queue: list[_Input], device: torch.device) -> None:
+def _forward(method: Method, queue: list[_Input], device: torch.device) -> bool:
+    """Predict the inputs and blend them into their images' maps; return False if they were too many for the device."""
     started = time.perf_counter()
-    batch = to_unit(stack_tiles([item.pixels for item in queue]), device)
     method.inputs_per_image = [len(item.image) for item in queue]
     try:
-        prediction = method.predict(batch)
+        prediction = method.predict(to_unit(stack_tiles([item.pixels for item in queue]), device))
+    except torch.cuda.OutOfMemoryError:  # the name that torch 2.4 has; nothing was blended yet
+        return False
     finally:
         method.inputs_per_image = None
     for name, maps in prediction.maps.items():
@@ -182,3 +215,4 @@ def _forward(method: Method, queue: list[_Input], device: torch.device) -> None:
     share = (time.perf_counter() - started) / len(queue)
     for item in queue:
         item.image.seconds += share
+    return True

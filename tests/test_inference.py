@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hrbench import HrbenchError
 from hrbench.data.sample import Sample
 from hrbench.inference import predict
 from hrbench.method import Method, Prediction
@@ -64,6 +65,40 @@ def test_fused_views_are_predicted_as_each_by_itself(samples):
         np.testing.assert_array_equal(item.decision, np.logical_or.reduce([view.decision for view in views]))
     assert [n for batch in method.told for n in batch] == [4] * 4 + [3] * 3 + [12] * 12 + [6] * 6
     assert {len(batch) for batch in method.told} == {5}  # filled across views and images
+
+
+class Small(Probe):
+    """Has room for so many inputs at a time."""
+
+    room = 3
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        if len(batch) > self.room:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return super().predict(batch)
+
+
+def test_a_batch_that_does_not_fit_is_halved(samples, caplog):
+    method, view, cpu = Small(), View.parse("tiled:16:4"), torch.device("cpu")
+    found = list(predict(method, samples, view, cpu, batch_size=13))
+    assert [len(batch) for batch in method.told] == [3, 3, 3, 3, 3]
+    assert [n for batch in method.told for n in batch] == [2, 2, 1, *[9] * 9, 3, 3, 3]
+    assert [record.getMessage().partition("with ")[2] for record in caplog.records] == [
+        "13 inputs at a time, going on with 6",
+        "6 inputs at a time, going on with 3",
+    ]
+    for own, other in zip(found, predict(Probe(), samples, view, cpu, batch_size=13), strict=True):
+        assert own.sample == other.sample
+        assert torch.equal(own.maps["anomaly"], other.maps["anomaly"])
+        np.testing.assert_array_equal(own.decision, other.decision)
+
+
+def test_an_input_that_does_not_fit_is_named(samples):
+    method = Small()
+    method.room = 0
+    with pytest.raises(HrbenchError, match=r"0\.png: the memory of cpu is too small for one input of 16x16 pixels"):
+        list(predict(method, samples, View.parse("tiled:16:4"), torch.device("cpu")))
+    assert method.inputs_per_image is None
 
 
 def test_what_an_image_has_is_forgotten_when_predict_fails(samples):
