@@ -28,7 +28,7 @@ __all__ = ["Features"]
 log = logging.getLogger("hrbench")
 
 MEMORY_BYTES = 1 << 30  # of features that are kept in memory
-DISK_BYTES = 64 << 30  # of features that are kept in a file; beyond, nothing is kept
+DISK_BYTES = 32 << 30  # of features that are kept in a file; beyond, nothing is kept
 FREE_BYTES = 2 << 30  # of the disk that stay free
 GROUP = 8  # inputs whose features are computed together
 
@@ -98,7 +98,9 @@ class Features:
             log.info("%s are computed anew each epoch: neither memory nor disk has room for them", size)
             return None
         try:
-            return [_mapped(self._scratch, shape, x.dtype) for shape, x in zip(shapes, first, strict=True)]
+            stores = [_mapped(self._scratch, shape, x.dtype) for shape, x in zip(shapes, first, strict=True)]
+            log.info("%s are kept on disk below %s while the fit runs", size, self._scratch)
+            return stores
         except OSError as error:
             log.info("%s are computed anew each epoch: %s: %s", size, self._scratch, error)
             return None
