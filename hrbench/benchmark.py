@@ -16,12 +16,14 @@ import numpy as np
 import tifffile
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
 from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
+from hrbench.fusion import Fusion
 from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, all_options, check_options, find_preset, load_method, source_digest
 from hrbench.origin import device_name, peak_memory
@@ -31,7 +33,7 @@ from hrbench.scores import Scores
 from hrbench.scoring import collections_of, finish_run, rescore, sample_mask
 from hrbench.store import Run
 from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
-from hrbench.views import View
+from hrbench.views import AnyView, parse_view
 
 __all__ = ["Job", "make_job", "run_job", "split_normals"]
 
@@ -55,7 +57,7 @@ class Job:
     preset : str
     options : Mapping
         Complete configuration of the method's constructor.
-    view : View
+    view : View or FusedView
     seed : int
     """
 
@@ -63,7 +65,7 @@ class Job:
     method: str
     preset: str
     options: Mapping[str, Any]
-    view: View
+    view: AnyView
     seed: int
 
     @property
@@ -125,7 +127,7 @@ def make_job(
             ) from None
     if not 0 <= seed < 2**31:
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
-    return Job(category, method, preset, complete, View.parse(view or chosen.view), seed)
+    return Job(category, method, preset, complete, parse_view(view or chosen.view), seed)
 
 
 def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
@@ -199,9 +201,14 @@ def run_job(
 
         fit_seconds = _fit(job, method, fit_samples, held_out, maps, folder, device)
         ways = collections_of(protocols, method.image_score)
+        fusion = _fusion(job, method, maps, held_out, folder)
+
+        def finish(item: NativeMaps) -> Scores:
+            return _finish(method, item, fusion)
+
         held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
-        calibrations = Calibration.of((_finish(method, item) for item in held), [way.side for way in ways])
-        evidence, cost = _collect(job, method, maps, folder, ways, save_maps=save_maps)
+        calibrations = Calibration.of((finish(item) for item in held), [way.side for way in ways])
+        evidence, cost = _collect(job, maps, finish, folder, ways, save_maps=save_maps)
         evidence = [
             dataclasses.replace(part, calibration=calibration)
             for part, calibration in zip(evidence, calibrations, strict=True)
@@ -212,9 +219,9 @@ def run_job(
             "device": device_name(device),
             "cost": {"fit_seconds": fit_seconds, **cost, "peak_memory_mib": peak_memory(device)},
         }
-        run = finish_run(
-            folder, job.category, evidence, protocols, config, lambda sample: _finish(method, next(maps([sample])))
-        )
+        if fusion is not None:
+            config["fusion"] = fusion.record()
+        run = finish_run(folder, job.category, evidence, protocols, config, lambda sample: finish(next(maps([sample]))))
     shutil.rmtree(folder / "partial")
     return run
 
@@ -251,13 +258,14 @@ def _fit(
         device=device,
         checkpoint=partial / "fit.pt",
         label=job.label,
+        scratch=partial,
     )
     method.train()
     method.fit(ViewedNormals(fit_samples, job.view), fit)
     method.eval()
     if type(method).calibrate is not Method.calibrate:
         with torch.no_grad():
-            method.calibrate(item.maps for item in maps(held_out))
+            method.calibrate(part for item in maps(held_out) for part in item.parts)
     seconds = fit.seconds
     with atomic(timing) as path:
         path.write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
@@ -267,10 +275,24 @@ def _fit(
     return seconds
 
 
+def _fusion(job: Job, method: Method, maps: Maps, held_out: list[Sample], folder: Path) -> Fusion | None:
+    """Return how maps of several views become one, measured on held-out normals; None where there is one view."""
+    if len(job.view.parts) == 1:
+        return None
+    known = folder / "partial" / "fusion.json"
+    if known.is_file():
+        return Fusion.read(json.loads(known.read_text(encoding="utf-8")))
+    seen = track(maps(held_out), f"{job.label} fusion", total=len(held_out), unit="img")
+    fusion = Fusion.of([part.text for part in job.view.parts], (_finals(method, item) for item in seen))
+    with atomic(known) as path:
+        path.write_text(json.dumps(fusion.record()), encoding="utf-8")
+    return fusion
+
+
 def _collect(
     job: Job,
-    method: Method,
     maps: Maps,
+    finish: Callable[[NativeMaps], Scores],
     folder: Path,
     ways: Sequence[Collection],
     *,
@@ -298,7 +320,7 @@ def _collect(
             collectors = [EvidenceCollector(way) for way in ways]
             for item in maps(chunks[number], number + 1):
                 started = time.perf_counter()
-                scores = _finish(method, item)
+                scores = finish(item)
                 sample = item.sample
                 seconds = item.seconds + time.perf_counter() - started
                 mask = sample_mask(sample, scores.shape)
@@ -339,19 +361,29 @@ def _collect(
     return evidence, cost
 
 
-def _finish(method: Method, item: NativeMaps) -> Scores:
-    """Return the method's anomaly map of one image as an array, checked."""
-    with torch.no_grad():
-        final = method.finish(item.maps)
-    array: Scores = final.float().cpu().numpy()
-    size = next(iter(item.maps.values())).shape
-    if array.shape != tuple(size) or not np.isfinite(array).all():
-        problem = "NaN or infinite pixels" if array.shape == tuple(size) else f"shape {array.shape}"
-        raise HrbenchError(
-            f"{item.sample.id}: {type(method).__name__} gave an anomaly map with {problem}, "
-            f"expected finite scores of shape {tuple(size)}"
-        )
+def _finish(method: Method, item: NativeMaps, fusion: Fusion | None) -> Scores:
+    """Return the anomaly map of one image as an array, checked, and fused where it has several views."""
+    finals = _finals(method, item)
+    final = finals[0] if fusion is None else fusion(finals)
+    array: Scores = final.cpu().numpy()
     return array
+
+
+@torch.no_grad()
+def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
+    """Return the method's anomaly map of each view of one image, checked."""
+    finals = []
+    for part in item.parts:
+        final = method.finish(part).float()
+        size = next(iter(part.values())).shape
+        if final.shape != size or not final.isfinite().all():
+            problem = "NaN or infinite pixels" if final.shape == size else f"shape {tuple(final.shape)}"
+            raise HrbenchError(
+                f"{item.sample.id}: {type(method).__name__} gave an anomaly map with {problem}, "
+                f"expected finite scores of shape {tuple(size)}"
+            )
+        finals.append(final)
+    return finals
 
 
 def _map_path(folder: Path, sample: Sample) -> Path:

@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, adapter.py or package:Class")
     run.add_argument("--preset", default="native", help="of the methods (default: %(default)s)")
     run.add_argument(
-        "--view", nargs="+", help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE]; default: the preset's"
+        "--view",
+        nargs="+",
+        help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE], VIEW+VIEW to fuse; default: the preset's",
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,9 +30,18 @@ class StackedNormals:
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Yield random batches that depend on seed and step only."""
+        for chosen in self.order(batch_size, steps=steps, seed=seed, start=start):
+            yield self.take(chosen)
+
+    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the inputs of each batch."""
         for step in range(start, steps):
             generator = torch.Generator().manual_seed(seed * 100_003 + step)
-            yield self.inputs[torch.randint(len(self.inputs), (batch_size,), generator=generator)]
+            yield torch.randint(len(self.inputs), (batch_size,), generator=generator).tolist()
+
+    def take(self, chosen: Sequence[int]) -> Tensor:
+        """Return chosen inputs."""
+        return self.inputs[list(chosen)]
 
 
 def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:

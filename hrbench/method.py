@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from hrbench._layout import methods_package
 from hrbench.errors import HrbenchError, unknown_name
 
 __all__ = [
+    "Batches",
     "FitContext",
     "Method",
     "Normals",
@@ -35,6 +36,9 @@ __all__ = [
     "list_methods",
     "load_method",
 ]
+
+Batch = TypeVar("Batch", Tensor, list[Tensor])
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,19 @@ class Prediction:
     decision: Tensor | None = None
 
 
-class Normals(Protocol):
+class Batches(Protocol[Batch_co]):
+    """What the fit loop draws from: inputs, or features of inputs."""
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        ...
+
+    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Batch_co]:
+        """Yield batches `start` .. `steps` - 1 of an endless shuffled stream that `seed` determines."""
+        ...
+
+
+class Normals(Batches[Tensor], Protocol):
     """The normal training images as model inputs, that is through the view: whole images or tiles."""
 
     def __len__(self) -> int:
@@ -86,6 +102,14 @@ class Normals(Protocol):
 
         Each is (batch_size, 3, h, w) float32 in [0, 1] on the CPU.
         """
+        ...
+
+    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield which inputs, counted as iteration yields them, :meth:`batches` would give."""
+        ...
+
+    def take(self, chosen: Sequence[int]) -> Tensor:
+        """Return chosen inputs as a batch, as :meth:`batches` does."""
         ...
 
 
@@ -110,10 +134,35 @@ class FitContext(Protocol):
     @property
     def held_out(self) -> Normals: ...  # noqa: D102
 
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Batches[list[Tensor]]:
+        """Return the features of `normals`, computed once and kept where memory or disk allows.
+
+        For parts of a method that never change while it is fitted, as a frozen backbone: with what is returned in place
+        of `normals`, and a loss of features, :meth:`train` runs the backbone once per input instead of once per input
+        and epoch::
+
+            features = context.features(normals, self.backbone)
+            context.train(features, self.feature_loss, optimizer, steps=steps, batch_size=8)
+
+        Parameters
+        ----------
+        normals : Normals
+        extract : callable
+            From a (B, 3, h, w) float32 batch in [0, 1] on the device to tensors whose first axis is B, of shapes that
+            are the same for all inputs. It must neither learn nor draw random numbers. An input's features must not
+            depend on the rest of its batch, for they are computed in other batches than those of the fit.
+
+        Returns
+        -------
+        Batches of list of Tensor
+            On the device; the same inputs in the same order as those of `normals`.
+        """
+        ...
+
     def train(
         self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
+        normals: Batches[Batch],
+        loss: Callable[[Batch], Tensor],
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -122,12 +171,13 @@ class FitContext(Protocol):
     ) -> list[float]:
         """Run the one fit loop: `steps` times ``loss(batch)``, backward, step. Return the losses.
 
-        ``loss`` gets (batch_size, 3, h, w) float32 in [0, 1] on the device and returns a scalar. The loop
-        shows progress, stops on a loss that is not finite, and continues an interrupted fit.
+        ``loss`` gets (batch_size, 3, h, w) float32 in [0, 1] on the device, or a list of features where the first
+        argument is what :meth:`features` returned, and returns a scalar. The loop shows progress, stops on a loss that
+        is not finite, and continues an interrupted fit.
         """
         ...
 
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+    def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate over `inputs` under a progress bar, for methods that fit without gradients."""
         ...
 
@@ -152,7 +202,8 @@ class Method(nn.Module):
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
     inputs_per_image : sequence of int, optional
-        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into.
+        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into, those
+        of all fused views together.
         Only for decisions whose false alarms are counted per image: what decides on n inputs by itself errs up to n
         times as often. None where an input is all there is.
     """
@@ -174,12 +225,16 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
-        """Combine the merged native maps, each (H, W), into the (H, W) anomaly map."""
+        """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map."""
         (only,) = maps.values()
         return only
 
     def calibrate(self, maps: Iterable[dict[str, Tensor]]) -> None:
-        """Look once, after ``fit``, at the merged native maps of held-out normal images."""
+        """Look once, after ``fit``, at the merged native maps of held-out normal images.
+
+        Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
+        scales that differ between views are evened out later (see :mod:`hrbench.fusion`).
+        """
 
     def weights_record(self) -> dict[str, str]:
         """Return where the pretrained weights came from: ``{"backbone": "resnet18 random ...", ...}``."""

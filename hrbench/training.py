@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 from hrbench._files import atomic
 from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
+from hrbench.features import Features
 from hrbench.imaging import image_size, read_image
-from hrbench.method import Normals
+from hrbench.method import Batch, Batches, Normals
 from hrbench.progress import track
-from hrbench.views import Placement, View, stack_tiles, to_unit
+from hrbench.views import AnyView, Placement, stack_tiles, to_unit
 
 __all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
 
@@ -54,22 +57,30 @@ def seeded(seed: int) -> Iterator[None]:
 class ViewedNormals:
     """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
 
+    An image's inputs are those of all fused views, one view after another.
+
     Parameters
     ----------
     samples : sequence of Sample
-    view : View
+    view : View or FusedView
     """
 
-    def __init__(self, samples: Sequence[Sample], view: View) -> None:
+    def __init__(self, samples: Sequence[Sample], view: AnyView) -> None:
         self.samples = samples
         self.view = view
-        self._cache: OrderedDict[int, tuple[Tensor, Placement]] = OrderedDict()
+        self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
         self._cached_bytes = 0
         self._lock = Lock()
 
     @cached_property
     def _tiles(self) -> list[int]:
-        return [len(self.view.place(image_size(sample.image))) for sample in self.samples]
+        sizes = [image_size(sample.image) for sample in self.samples]
+        return [sum(len(part.place(size)) for part in self.view.parts) for size in sizes]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Number of inputs up to the end of each image."""
+        return list(accumulate(self._tiles))
 
     def __len__(self) -> int:
         """Return the number of model inputs."""
@@ -83,22 +94,33 @@ class ViewedNormals:
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
-
-        def load(chosen: list[tuple[int, int]]) -> Tensor:
-            return stack_tiles([self._cut(*item) for item in chosen])
-
-        stream = self._stream(seed)
-        for _ in range(start * batch_size):
-            next(stream)
         with ThreadPoolExecutor(1) as pool:
             waiting = None
-            for _ in range(start, steps):
-                following = pool.submit(load, [next(stream) for _ in range(batch_size)])
+            for chosen in self.order(batch_size, steps=steps, seed=seed, start=start):
+                following = pool.submit(self._stack, chosen)
                 if waiting is not None:
                     yield to_unit(waiting.result(), torch.device("cpu"))
                 waiting = following
             if waiting is not None:
                 yield to_unit(waiting.result(), torch.device("cpu"))
+
+    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the inputs of batches `start` .. `steps` - 1."""
+        stream = (self._ends[image] - self._tiles[image] + tile for image, tile in self._stream(seed))
+        for _ in range(start * batch_size):
+            next(stream)
+        for _ in range(start, steps):
+            yield [next(stream) for _ in range(batch_size)]
+
+    def take(self, chosen: Sequence[int]) -> Tensor:
+        """Return chosen inputs, (N, 3, h, w) float32 in [0, 1]."""
+        return to_unit(self._stack(chosen), torch.device("cpu"))
+
+    def _stack(self, chosen: Sequence[int]) -> Tensor:
+        ends = self._ends
+        images = [bisect_right(ends, number) for number in chosen]
+        starts = [ends[image] - self._tiles[image] for image in images]
+        return stack_tiles([self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)])
 
     def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
         """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
@@ -112,22 +134,26 @@ class ViewedNormals:
             epoch += 1
 
     def _cut(self, index: int, tile: int) -> Tensor:
-        prepared, placement = self._prepared(index)
-        return placement.cut(prepared, tile)
+        for prepared, placement in self._prepared(index):
+            if tile < len(placement):
+                return placement.cut(prepared, tile)
+            tile -= len(placement)
+        raise IndexError(tile)
 
-    def _prepared(self, index: int) -> tuple[Tensor, Placement]:
+    def _prepared(self, index: int) -> list[tuple[Tensor, Placement]]:
         with self._lock:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
-        entry = self.view.prepare(read_image(self.samples[index].image))
+        pixels = read_image(self.samples[index].image)
+        entry = [part.prepare(pixels) for part in self.view.parts]
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = entry
-                self._cached_bytes += entry[0].nbytes
+                self._cached_bytes += _nbytes(entry)
             while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                _, (dropped, _) = self._cache.popitem(last=False)
-                self._cached_bytes -= dropped.nbytes
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= _nbytes(dropped)
         return entry
 
 
@@ -146,6 +172,8 @@ class Fit:
         same weights, for batches and random numbers depend only on seed and step.
     label : str
         Prefix of progress bars.
+    scratch : Path, optional
+        Folder for kept features that do not fit into memory; without it they are not kept.
     """
 
     def __init__(
@@ -157,6 +185,7 @@ class Fit:
         device: torch.device,
         checkpoint: Path | None = None,
         label: str = "",
+        scratch: Path | None = None,
     ) -> None:
         self.method = method
         self.held_out = held_out
@@ -164,16 +193,21 @@ class Fit:
         self.device = device
         self.checkpoint = checkpoint
         self.label = label
+        self.scratch = scratch
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
         self._earlier: float = self._saved.get("seconds", 0.0)
         self._started = time.monotonic()
         self._finished: list[list[float]] = list(self._saved.get("finished", []))
 
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Features:
+        """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
+        return Features(normals, extract, self.device, scratch=self.scratch)
+
     def train(
         self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
+        normals: Batches[Batch],
+        loss: Callable[[Batch], Tensor],
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -202,7 +236,7 @@ class Fit:
         for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
             torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
-            value = loss(to_unit(batch, self.device))
+            value = loss(to_unit(batch, self.device) if isinstance(batch, Tensor) else batch)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise HrbenchError(
@@ -218,7 +252,7 @@ class Fit:
         self._save([], optimizer)
         return losses
 
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+    def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate under a progress bar."""
         return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
 
@@ -271,6 +305,10 @@ def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
         odd = ", ".join(sorted({*missing, *shapes})[:5])
         raise HrbenchError(f"saved weights do not fit {type(method).__name__} with these options: {odd}")
     method.load_state_dict(state, strict=False)
+
+
+def _nbytes(entry: list[tuple[Tensor, Placement]]) -> int:
+    return sum(prepared.nbytes for prepared, _ in entry)
 
 
 def _rebuilt_prefixes(method: nn.Module) -> tuple[str, ...]:

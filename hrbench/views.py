@@ -6,10 +6,11 @@
 ``whole:1036:square``     centred in a square by repeating its borders, then resized
 ``tiled:518:112``         tiles of 518 pixels that overlap by at least 112, at camera pitch
 ``tiled:518:112@0.5``     the same on the image shrunk to half its size
+``VIEW+VIEW``             several of one input size, fused (see :mod:`hrbench.fusion`): whole:512+tiled:512:128
 ========================  ==================================================================================
 
-Every view is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile. Merging
-weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
+Every view but a fused one is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile.
+Merging weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
 weights form a partition of unity by construction.
 """
 
@@ -29,7 +30,18 @@ from torch.nn import functional as F
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Canvas", "Placement", "View", "image_tensor", "stack_tiles", "tile_starts", "to_unit"]
+__all__ = [
+    "AnyView",
+    "Canvas",
+    "FusedView",
+    "Placement",
+    "View",
+    "image_tensor",
+    "parse_view",
+    "stack_tiles",
+    "tile_starts",
+    "to_unit",
+]
 
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
@@ -63,7 +75,7 @@ class View:
 
     @staticmethod
     def parse(text: str) -> View:
-        """Read a view from its text; anything else is an error that shows the forms."""
+        """Read one view from its text; anything else is an error that shows the forms."""
         match = _PATTERN.fullmatch(text)
         forms = "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE"
         if not match:
@@ -80,6 +92,11 @@ class View:
         if min(view.tile) < 1 or (view.square and view.tile[0] != view.tile[1]):
             raise HrbenchError(f"view {text!r}: expected {forms}, sizes of at least one pixel")
         return view
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """The view itself: what it has in common with a fused one."""
+        return (self,)
 
     def check_multiple(self, multiple: int, method: str) -> None:
         """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
@@ -143,6 +160,53 @@ class View:
         for index, tile in enumerate(tiles):
             canvas.add(index, tile)
         return canvas.result()
+
+
+@dataclass(frozen=True)
+class FusedView:
+    """Several views of one input size at the same image; each has its own map, and the maps are fused.
+
+    Attributes
+    ----------
+    text : str
+        As the user wrote it.
+    parts : tuple of View
+        At least two, all different.
+    """
+
+    text: str
+    parts: tuple[View, ...]
+
+    def check_multiple(self, multiple: int, method: str) -> None:
+        """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
+        self.parts[0].check_multiple(multiple, method)
+
+
+AnyView = View | FusedView
+
+
+def parse_view(text: str) -> AnyView:
+    """Read a view, or several joined by ``+``.
+
+    Raises
+    ------
+    HrbenchError
+        For a malformed view, one that is there twice, or views whose inputs differ in size: a method is fitted on
+        the inputs of all views together, which must fit into one batch.
+    """
+    texts = text.split("+")
+    if len(texts) == 1:
+        return View.parse(text)
+    try:
+        parts = tuple(View.parse(part) for part in texts)
+    except HrbenchError as error:
+        raise HrbenchError(f"fused view {text!r}: {error}") from None
+    if len(set(texts)) < len(texts):
+        raise HrbenchError(f"fused view {text!r}: a view is there twice, expected different ones")
+    sizes = list(dict.fromkeys(f"{height}x{width}" for height, width in (part.tile for part in parts)))
+    if len(sizes) > 1:
+        raise HrbenchError(f"fused view {text!r}: inputs of {' and '.join(sizes)} pixels, expected one size for all")
+    return FusedView(text, parts)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Normals
+from hrbench.method import Batches, FitContext
 
 __all__ = [
     "CLAMPS",
@@ -241,36 +241,34 @@ def feature_norm(kind: str, channels: int, grid: tuple[int, int] | None = None) 
 
 @torch.no_grad()
 def measure_channels(
-    features: Any, norms: Sequence[nn.Module], normals: Normals, context: FitContext, *, batch_size: int
+    features: Batches[list[Tensor]], norms: Sequence[nn.Module], context: FitContext, *, batch_size: int
 ) -> None:
     """Give every :class:`ChannelNorm` among `norms` the moments of the features of normal images.
 
     Parameters
     ----------
-    features : callable
-        From a (B, 3, h, w) batch to a list of (B, C, h', w') features, one per norm.
+    features : Batches
+        Lists of (B, C, h', w') features, one per norm; at most 512 random inputs are looked at.
     norms : sequence of Module
         As made by :func:`feature_norm`.
-    normals, context
-        Of ``fit``; at most 512 random inputs are looked at.
+    context : FitContext
     batch_size : int
         Inputs at a time.
     """
     chosen = [(i, norm) for i, norm in enumerate(norms) if isinstance(norm, ChannelNorm)]
     if not chosen:
         return
-    steps = math.ceil(min(len(normals), _MOMENT_INPUTS) / batch_size)
-    batches = normals.batches(batch_size, steps=steps, seed=context.seed)
+    steps = math.ceil(min(len(features), _MOMENT_INPUTS) / batch_size)
+    batches = features.batches(batch_size, steps=steps, seed=context.seed)
     count = 0
     sums = [torch.zeros(2, norm.mean.numel(), dtype=torch.float64) for _, norm in chosen]
-    for batch in context.track(batches, total=steps, description="feature moments"):
-        maps = features(batch.to(context.device))
+    for maps in context.track(batches, total=steps, description="feature moments"):
         for total, (i, _) in zip(sums, chosen, strict=True):
             # Mean over pixels first: on every device that has no float64, float32 holds it well.
             x = maps[i].float()
             mean, mean_square = x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))
-            total += torch.stack((mean, mean_square)).cpu().double() * len(batch)
-        count += len(batch)
+            total += torch.stack((mean, mean_square)).cpu().double() * len(x)
+        count += len(maps[0])
     for total, (_, norm) in zip(sums, chosen, strict=True):
         mean, mean_square = (total / count).unbind()
         norm.set_moments(mean.to(norm.mean), (mean_square - mean.square()).to(norm.mean))

@@ -162,13 +162,14 @@ class FastFlow(Method):
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
-        measure_channels(self.features, list(self.norms), normals, context, batch_size=self._batch_size)
+        features = context.features(normals, self.features)
+        measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         trainable = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
         steps = self._steps
         if steps is None:
             steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
-        context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
+        context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 
     def features(self, batch: Tensor) -> list[Tensor]:
         """Return the backbone's (B, C, h, w) maps of a (B, 3, H, W) batch, finest first."""
@@ -178,17 +179,17 @@ class FastFlow(Method):
             maps = [m.transpose(1, 2).reshape(len(m), -1, *grid) for m in maps]
         return maps
 
-    def latents(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return z (B, C, h, w) and log|det J| (B,) per scale."""
-        pairs = [flow(norm(x)) for x, norm, flow in zip(self.features(batch), self.norms, self.flows, strict=True)]
+    def latents(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return z (B, C, h, w) and log|det J| (B,) per scale, from what :meth:`features` returns."""
+        pairs = [flow(norm(x)) for x, norm, flow in zip(features, self.norms, self.flows, strict=True)]
         return [z for z, _ in pairs], [log_det for _, log_det in pairs]
 
-    def loss(self, batch: Tensor) -> Tensor:
+    def loss(self, features: Sequence[Tensor]) -> Tensor:
         """Return the negative log-likelihood, a scalar of the order of the number of features."""
-        return negative_log_likelihood(*self.latents(batch))
+        return negative_log_likelihood(*self.latents(features))
 
     def predict(self, batch: Tensor) -> Prediction:
         """Return the map: the energy at the finest stride, the paper's likelihood at the input's size."""
-        energies = [energy(z) for z in self.latents(batch)[0]]
+        energies = [energy(z) for z in self.latents(self.features(batch))[0]]
         grid = batch.shape[-2:] if self._map == "likelihood" else energies[0].shape[-2:]
         return Prediction({"anomaly": fuse(energies, self._map, (grid[0], grid[1]))})

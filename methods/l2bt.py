@@ -103,22 +103,29 @@ class L2BT(Method):
         steps = self._steps
         if steps is None:
             steps = (self._epochs or 0) * math.ceil(len(normals) / self._batch_size)
-        context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
+        tokens = context.features(normals, self.teacher)
+        context.train(tokens, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 
-    def translate(self, batch: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return (predicted, actual) (B, N, C) float32 features of the middle and of the last block."""
-        middle, last = self.teacher(batch)
+    def translate(self, tokens: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return (predicted, actual) (B, N, C) float32 features of the middle and of the last block.
+
+        `tokens` are the teacher's, (B, N, C) of both blocks.
+        """
+        middle, last = tokens
         pairs = ((self.backward_student(last), middle), (self.forward_student(middle), last))
         return [(predicted.float(), actual.float()) for predicted, actual in pairs]
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """Return the sum over both directions of 1 - mean cosine: about 2 for fresh students, 0 at best."""
-        cosines = [functional.cosine_similarity(p, a, dim=-1, eps=1e-6).mean() for p, a in self.translate(batch)]
+    def loss(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return the sum over both directions of 1 - mean cosine: about 2 for fresh students, 0 at best.
+
+        `tokens` are the teacher's, (B, N, C) of both blocks.
+        """
+        cosines = [functional.cosine_similarity(p, a, dim=-1, eps=1e-6).mean() for p, a in self.translate(tokens)]
         return torch.stack([1 - c for c in cosines]).sum()
 
     def predict(self, batch: Tensor) -> Prediction:
         """Return the product of both directions' distances per patch, in [0, 4]."""
-        backward, forward = (distance(predicted, actual) for predicted, actual in self.translate(batch))
+        backward, forward = (distance(predicted, actual) for predicted, actual in self.translate(self.teacher(batch)))
         return Prediction({"anomaly": (backward * forward).reshape(len(batch), *self.teacher.grid(batch))})
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:

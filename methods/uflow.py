@@ -192,7 +192,8 @@ class UFlow(Method):
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
-        measure_channels(self.features, list(self.norms), normals, context, batch_size=self._batch_size)
+        features = context.features(normals, self.features)
+        measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         if self._checkpoint is not None:
             load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms))
         else:
@@ -201,7 +202,7 @@ class UFlow(Method):
             steps = self._steps
             if steps is None:
                 steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
-            context.train(normals, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
+            context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
         if self._recalibrate != "none":
             self.recalibrate(context)
 
@@ -210,16 +211,14 @@ class UFlow(Method):
         maps: list[Tensor] = self.backbone(batch)
         return maps
 
-    def latents(self, batch: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return z (B, C, h, w) per scale, finest first, and log|det J| (B,)."""
-        found: tuple[list[Tensor], Tensor] = self.flow(
-            [norm(x) for norm, x in zip(self.norms, self.features(batch), strict=True)]
-        )
+    def latents(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return z (B, C, h, w) per scale, finest first, and log|det J| (B,), from what :meth:`features` returns."""
+        found: tuple[list[Tensor], Tensor] = self.flow([norm(x) for norm, x in zip(self.norms, features, strict=True)])
         return found
 
-    def loss(self, batch: Tensor) -> Tensor:
+    def loss(self, features: Sequence[Tensor]) -> Tensor:
         """Return the negative log-likelihood, a scalar of the order of the number of features."""
-        latents, log_det = self.latents(batch)
+        latents, log_det = self.latents(features)
         # The flow is one: its determinant is counted once.
         return negative_log_likelihood(latents, [log_det] + [torch.zeros_like(log_det)] * (len(latents) - 1))
 
@@ -228,7 +227,7 @@ class UFlow(Method):
 
         An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
         """
-        latents = [spread(z) for spread, z in zip(self.spreads, self.latents(batch)[0], strict=True)]
+        latents = [spread(z) for spread, z in zip(self.spreads, self.latents(self.features(batch))[0], strict=True)]
         size = (batch.shape[-2], batch.shape[-1])
         log_nfa = None
         if self._test != "none":
@@ -257,7 +256,7 @@ class UFlow(Method):
         squares = [torch.zeros(c, dtype=torch.float64) for c in self.flow.latent_channels]
         powers = [0.0] * len(squares)  # mean square of the mean energy per cell
         for batch in context.track(batches, total=steps, description="recalibration"):
-            for scale, z in enumerate(self.latents(batch.to(context.device))[0]):
+            for scale, z in enumerate(self.latents(self.features(batch.to(context.device)))[0]):
                 squares[scale] += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
                 powers[scale] += float(z.square().mean(dim=1).square().mean()) / steps
         for spread, square, power in zip(self._typed_spreads(), squares, powers, strict=True):

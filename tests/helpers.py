@@ -1,6 +1,6 @@
 """Small data for tests."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,26 @@ from torch import Tensor
 
 from hrbench.contract import StackedNormals
 from hrbench.evidence import Evidence
-from hrbench.method import FitContext, Normals
+from hrbench.method import Batch, Batches, FitContext, Normals
 
 
 def noise_normals(images: int) -> StackedNormals:
     """Return coloured noise, (images, 3, 64, 64) in [0, 0.5]."""
     return StackedNormals(0.5 * torch.rand((images, 3, 64, 64), generator=torch.Generator().manual_seed(0)))
+
+
+class PlainFeatures:
+    """Features that are computed for every batch."""
+
+    def __init__(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        self.normals, self.extract = normals, extract
+
+    def __len__(self) -> int:
+        return len(self.normals)
+
+    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[Tensor]]:
+        for batch in self.normals.batches(batch_size, steps=steps, seed=seed, start=start):
+            yield list(self.extract(batch))
 
 
 class PlainContext(FitContext):
@@ -29,10 +43,13 @@ class PlainContext(FitContext):
         self.losses: list[float] = []
         self.steps = 0
 
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> PlainFeatures:
+        return PlainFeatures(normals, extract)
+
     def train(
         self,
-        normals: Normals,
-        loss: Callable[[Tensor], Tensor],
+        normals: Batches[Batch],
+        loss: Callable[[Batch], Tensor],
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -48,7 +65,7 @@ class PlainContext(FitContext):
             self.losses.append(float(value.detach()))
         return self.losses
 
-    def track(self, inputs: Iterable[Tensor], *, total: int, description: str = "fit") -> Iterable[Tensor]:
+    def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         return inputs
 
 

@@ -181,6 +181,51 @@ def test_what_identifies_a_run(tree, toy, tmp_path):
     assert benchmark_module._identities({"backbone": str(weights[1])})["backbone"] == str(weights[1])
 
 
+def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
+    options = {"decide": True}
+    views = ["whole:32", "tiled:32:8"]
+    alone = [run(tree, toy, tmp_path / "alone", view=view, options=options) for view in views]
+    whole = run(tree, toy, tmp_path / "whole", view="+".join(views), options=options)
+    assert whole.config["view"] == "whole:32+tiled:32:8"
+    assert [part["view"] for part in whole.config["fusion"]] == views
+    assert "fusion" not in alone[0].config
+    assert set(whole.records["view"]) == {"whole:32+tiled:32:8"}
+    assert len({done.folder.name for done in (*alone, whole)}) == 3
+    auroc = [done.records.set_index(["metric", "subset"])["value"]["pixel_auroc", "all"] for done in (*alone, whole)]
+    assert auroc[2] > min(auroc[:2])
+    assert auroc[2] > 0.9
+
+    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", -1.0)
+    job, output = job_for(tree, toy, view="+".join(views), options=options), tmp_path / "killed"
+    for victim in ("_fusion", "_collect"):
+        with monkeypatch.context() as patch:
+            patch.setattr(benchmark_module, victim, lambda *_, **__: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                run_job(job, output, PROTOCOLS, device=CPU)
+    monkeypatch.setattr(benchmark_module.Fusion, "of", None)  # it was measured before
+    resumed = run_job(job, output, PROTOCOLS, device=CPU)
+    assert resumed.config["fusion"] == whole.config["fusion"]
+    assert_same_bits(resumed.evidence, whole.evidence, but=("seconds",))
+
+
+def test_a_method_is_calibrated_and_finished_view_by_view(tree, toy, tmp_path, monkeypatch):
+    from hrbench.method import load_method
+
+    cls = load_method(toy)
+    seen, finished = [], []
+    monkeypatch.setattr(cls, "calibrate", lambda self, maps: seen.extend(maps))
+    monkeypatch.setattr(cls, "finish", lambda self, maps: finished.append(maps) or -maps["distance"].sqrt() - 5)
+    monkeypatch.setattr(benchmark_module, "load_method", lambda _: cls)
+    done = run(tree, toy, tmp_path, view="whole:32+tiled:32:8")
+    assert [list(maps) for maps in seen] == [["distance"]] * 2 * done.config["dataset"]["held_out"]
+    assert not torch.equal(seen[0]["distance"], seen[1]["distance"])
+    assert len(finished) % 2 == 0
+    assert done.evidence.images["score"].ge(0).all()  # the maps are negative, what is fused of them is not
+    monkeypatch.setattr(cls, "finish", lambda self, maps: maps["distance"] - float("inf"))
+    with pytest.raises(HrbenchError, match="NaN or infinite"):
+        run(tree, toy, tmp_path / "infinite", view="whole:32+tiled:32:8")
+
+
 def test_held_out_images_are_never_fitted(tree, toy):
     category = load_dataset("folder", tree).categories[0]
     fit, held = split_normals(category)

@@ -10,7 +10,7 @@ import torch
 from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.contract import StackedNormals
 from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.views import View, parse_view
 
 
 @pytest.fixture
@@ -30,6 +30,15 @@ def test_an_epoch_holds_every_tile_once(normals):
     assert Counter(fingerprint(x) for x in epoch) == every
     assert epoch.dtype == torch.float32
     assert 0 <= float(epoch.min()) <= float(epoch.max()) <= 1
+
+
+def test_fused_views_give_the_inputs_of_all(normals):
+    views = [ViewedNormals(normals.samples, View.parse(text)) for text in ("whole:32", "tiled:32:8")]
+    fused = ViewedNormals(normals.samples, parse_view("whole:32+tiled:32:8"))
+    every = Counter(fingerprint(x) for x in fused)
+    assert len(fused) == 8 + 8 * 2 * 3
+    assert every == sum((Counter(fingerprint(x) for x in view) for view in views), Counter())
+    assert Counter(fingerprint(x) for x in torch.cat(list(fused.batches(8, steps=7, seed=1)))) == every
 
 
 def test_the_stream_depends_on_the_seed_and_can_start_anywhere(normals):

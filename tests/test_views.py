@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrbench import HrbenchError
-from hrbench.views import Canvas, View, tile_starts, to_unit
+from hrbench.views import Canvas, FusedView, View, parse_view, tile_starts, to_unit
 
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 VIEWS = st.sampled_from(
@@ -149,6 +149,32 @@ def test_sixteen_bit_images_keep_their_levels():
 def test_malformed_views_are_refused(text):
     with pytest.raises(HrbenchError, match="expected"):
         View.parse(text)
+
+
+def test_views_joined_by_a_plus_are_fused():
+    view = parse_view("whole:32+tiled:32:8+tiled:32:8@0.5")
+    assert isinstance(view, FusedView)
+    assert view.text == "whole:32+tiled:32:8+tiled:32:8@0.5"
+    assert view.parts == tuple(View.parse(text) for text in view.text.split("+"))
+    assert parse_view("whole:32") == View.parse("whole:32")
+    assert parse_view("whole:32").parts == (View.parse("whole:32"),)
+    with pytest.raises(HrbenchError, match="multiples of 14, 32 is not; use 28 or 42"):
+        view.check_multiple(14, "l2bt")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("whole:32+", r"fused view 'whole:32\+': view '': expected whole:SIZE"),
+        ("whole:32+tiled:33", "view 'tiled:33': expected"),
+        ("whole:32+tiled:32:32", "expected an overlap below the tile"),
+        ("whole:32+tiled:32:8+whole:32", "there twice"),
+        ("whole:24x32+tiled:32:8", "inputs of 24x32 and 32x32 pixels, expected one size"),
+    ],
+)
+def test_views_that_cannot_be_fused_are_refused(text, message):
+    with pytest.raises(HrbenchError, match=message):
+        parse_view(text)
 
 
 def test_multiples_name_the_nearest_sizes():

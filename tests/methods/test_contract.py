@@ -6,7 +6,7 @@ import hrbench
 from hrbench.contract import check_method
 from hrbench.errors import HrbenchError
 from hrbench.method import Method, load_method
-from hrbench.views import View
+from hrbench.views import View, parse_view
 
 # A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
 SMALL = {
@@ -32,7 +32,7 @@ def test_presets_are_complete_and_their_views_parse(name):
     cls = load_method(name)
     assert {"paper", "native", "demo"} <= set(cls.presets)
     for preset in cls.presets.values():
-        View.parse(preset.view)
+        parse_view(preset.view)
         hrbench.method.check_options(cls, name, preset.options)
     assert View.parse(cls.presets["native"].view).overlap is not None
     assert cls.presets["demo"].options["weights"] in ("random", "bundled")

@@ -204,16 +204,17 @@ def test_5_four_channels_fill_two_by_two_pixels_in_order() -> None:
 def test_7_loss_does_not_depend_on_the_batch_size() -> None:
     method, _ = fitted()
     x = batch(n=2)
-    torch.testing.assert_close(method.loss(torch.cat((x, x))), method.loss(x))
+    torch.testing.assert_close(method.loss(method.features(torch.cat((x, x)))), method.loss(method.features(x)))
 
 
 def test_7_loss_is_per_sample() -> None:
     method, _ = fitted()
     x = batch()
     with torch.no_grad():
-        z, log_det = method.latents(x)
+        features = method.features(x)
+        z, log_det = method.latents(features)
         expected = sum(0.5 * sum(float(t[i].double().square().sum()) for t in z) - float(log_det[i]) for i in range(3))
-        assert float(method.loss(x)) == pytest.approx(expected / 3, rel=1e-5)
+        assert float(method.loss(features)) == pytest.approx(expected / 3, rel=1e-5)
 
 
 def test_8_training_whitens_held_out_features() -> None:
@@ -302,7 +303,7 @@ def test_9_energy_does_not_saturate_where_likelihood_does() -> None:
 def test_9_energy_is_the_mean_over_scales() -> None:
     method, _ = fitted()
     with torch.no_grad():
-        z, _ = method.latents(batch())
+        z, _ = method.latents(method.features(batch()))
         coarse = functional.interpolate(energy(z[1]), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(map_of(method, batch()), ((energy(z[0]) + coarse) / 2)[:, 0])
 
@@ -321,7 +322,8 @@ def test_nfa_map_and_decision_agree(test: str, interpolation: str) -> None:
     assert torch.equal(found.decision, found.maps["anomaly"] > 0)
     assert found.decision.dtype == torch.bool
     with torch.no_grad():
-        expected = -_nfa.log10_nfa(method.latents(bright)[0], test=test, grid=(size, size), interpolation=interpolation)
+        z, _ = method.latents(method.features(bright))
+        expected = -_nfa.log10_nfa(z, test=test, grid=(size, size), interpolation=interpolation)
     torch.testing.assert_close(found.maps["anomaly"], expected)
 
 
@@ -415,8 +417,9 @@ def test_10_images_of_a_batch_do_not_mix() -> None:
 def test_21_float32_under_autocast() -> None:
     method, _ = fitted()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z, log_det = method.latents(batch())
-        loss = method.loss(batch())
+        features = method.features(batch())
+        z, log_det = method.latents(features)
+        loss = method.loss(features)
         found = method.predict(batch()).maps["anomaly"]
     assert {*(t.dtype for t in z), log_det.dtype, loss.dtype, found.dtype} == {torch.float32}
     assert torch.isfinite(loss)
@@ -464,7 +467,7 @@ def test_an_affine_layer_norm_refuses_other_sizes() -> None:
 def test_only_flow_and_norms_learn() -> None:
     torch.manual_seed(0)
     method = create_method("uflow", **{**SMALL, "norm": "layer-affine", "input_size": 64}).train()
-    method.loss(batch()).backward()
+    method.loss(method.features(batch())).backward()
     for name, parameter in method.named_parameters():
         assert (parameter.grad is None) == name.startswith("backbone."), name
     assert not method.backbone.network.training
@@ -479,7 +482,7 @@ def test_recalibrated_latents_of_held_out_images_have_unit_variance() -> None:
     for kind in ("scale", "channel"):
         method, _ = fitted(recalibrate=kind)
         with torch.no_grad():
-            z, _ = method.latents(held_out)
+            z, _ = method.latents(method.features(held_out))
             squares = [s(t).square().mean(dim=(0, 2, 3)) for s, t in zip(method.spreads, z, strict=True)]
         for square, spread in zip(squares, method.spreads, strict=True):
             assert float(square.mean()) == pytest.approx(1, abs=0.35)  # batches draw with replacement
@@ -580,7 +583,7 @@ def test_a_checkpoint_of_freia_replaces_training(tmp_path: Path) -> None:
         for number in (5, 6):
             x, log_det = dense_step(state, f"flow.module_list.{number}.", x)
             total = total + log_det
-        found, found_log_det = loaded.latents(batch())
+        found, found_log_det = loaded.latents(loaded.features(batch()))
     torch.testing.assert_close(found[0], x, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], low, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found_log_det, total, rtol=1e-4, atol=1e-1)
