@@ -53,7 +53,7 @@ class FastFlow(Method):
     backbone : str
         A timm model: any with ``features_only``, or a ViT, DeiT or CaiT when `block` says which block.
     weights : str
-        ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+        ``pretrained``, ``bundled``, ``random`` or a path (see :mod:`hrbench.backbones`).
     strides : sequence of int
         Of the feature maps used, in input pixels, finest first; ignored for patch tokens.
     block : int, optional
@@ -87,7 +87,10 @@ class FastFlow(Method):
 
     title = "FastFlow"
     paper = "Yu et al., arXiv 2111.07677"
-    weights_licence = "resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; DeiT, CaiT: Apache-2.0; others: see timm"
+    weights_licence = (
+        "bundled: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; DeiT, CaiT: Apache-2.0; "
+        "others: see timm"
+    )
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:256", {**_PAPER, "kernels": (3,)}),
@@ -101,8 +104,8 @@ class FastFlow(Method):
         "demo": Preset(
             "tiled:256:64",
             {
-                "backbone": "test_resnet.r160_in1k",
-                "weights": "random",
+                "backbone": "resnet18",
+                "weights": "bundled",
                 "strides": (4, 8),
                 "flow_steps": 4,
                 "kernels": (3, 1),

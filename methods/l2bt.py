@@ -34,7 +34,7 @@ class L2BT(Method):
     teacher : str
         A timm ViT; the paper's is DINOv2 ViT-B/14 with registers.
     weights : str
-        ``pretrained``, ``random`` or a path (see :mod:`hrbench.backbones`).
+        ``pretrained``, ``bundled``, ``random`` or a path (see :mod:`hrbench.backbones`).
     blocks : sequence of two int, optional
         Zero-based blocks j < k between which the students translate; by default the one at two thirds of the
         depth and the last: 7 and 11 of 12.
@@ -53,7 +53,7 @@ class L2BT(Method):
 
     title = "L2BT"
     paper = "Costanzino et al., arXiv 2407.04092"
-    weights_licence = "DINOv2 (default teacher): Apache-2.0; others: see timm"
+    weights_licence = "bundled: Apache-2.0; DINOv2 (default teacher): Apache-2.0; others: see timm"
     image_score = "top:0.001"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:1036:square", {"steps": None, "epochs": 50, "blur_padding": "zero"}),
@@ -61,8 +61,8 @@ class L2BT(Method):
         "demo": Preset(
             "tiled:256:64",
             {
-                "teacher": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
-                "weights": "random",
+                "teacher": "vit_tiny_patch16_224",
+                "weights": "bundled",
                 "lr": 1e-3,
                 "steps": 60,
             },
@@ -86,7 +86,7 @@ class L2BT(Method):
         if (steps is None) == (epochs is None):
             raise HrbenchError(f"l2bt: expected steps or epochs, one of them; got {steps} and {epochs}")
         if blocks is None:
-            depth = token_depth(teacher)
+            depth = token_depth(teacher, weights)
             blocks = (2 * depth // 3 - 1, depth - 1)
         if len(blocks) != 2:
             raise HrbenchError(f"blocks {list(blocks)} of l2bt: expected two")
