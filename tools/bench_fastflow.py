@@ -67,7 +67,10 @@ def main() -> None:
     options: dict[str, Any] = {"weights": "random", "input_size": arguments.size}
     ours = create_method("fastflow", preset="paper", **options).to(device)
     ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "hrbench": (training(ours, lambda: ours.loss(batch)), inference(ours, lambda: ours.predict(batch)))
+        "hrbench": (
+            training(ours, lambda: ours.loss(ours.features(batch))),
+            inference(ours, lambda: ours.predict(batch)),
+        )
     }
     found = anomalib_fastflow(arguments.size)
     if isinstance(found, str):
