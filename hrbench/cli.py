@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(function=function)
         return added
 
-    demo = command("demo", "demo", "Make a small dataset, run two methods on it, print the leaderboard.")
+    demo = command("demo", "demo", "Make a small dataset, run all methods on it, print the leaderboard.")
     demo.add_argument("--output", type=Path, default=Path("hrbench-demo"), help="folder (default: %(default)s)")
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
 

@@ -43,7 +43,7 @@ __all__ = [
 
 log = logging.getLogger("hrbench")
 
-DEMO_CATEGORIES = ("weave", "brushed_metal", "circuit_board")
+DEMO_CATEGORIES = ("weave", "circuit_board")
 DEMO_METHODS = ("fastflow", "uflow", "rstpm", "isstad", "l2bt")
 
 

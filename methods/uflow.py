@@ -102,7 +102,7 @@ class UFlow(Method):
 
     title = "U-Flow"
     paper = "Tailanian et al., JMIV 2024, arXiv 2211.12353"
-    weights_licence = "CaiT: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
+    weights_licence = "bundled, CaiT: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
@@ -120,8 +120,8 @@ class UFlow(Method):
         "demo": Preset(
             "tiled:256:64",
             {
-                "backbone": "test_resnet.r160_in1k",
-                "weights": "random",
+                "backbone": "resnet18",
+                "weights": "bundled",
                 "strides": (4, 8),
                 "batch_size": 4,
                 "steps": 70,
