@@ -283,7 +283,10 @@ class Evidence:
             scores = NormalScores.counted(keys, counts, about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
         keys, shift = _arrays(images["normal_keys"]), facts["shift"]
-        if "normal_counts" in images.column_names:
+        if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
+            counts = _arrays(images["normal_counts"])
+            normals = [NormalScores(np.repeat(*pair), None, shift) for pair in zip(keys, counts, strict=True)]
+        elif "normal_counts" in images.column_names:
             pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
             normals = [NormalScores.counted(own, counts, shift) for own, counts in pairs]
         else:

@@ -167,11 +167,7 @@ class NormalScores:
 
         The work is done in pieces that stay in the cache; memory is that of the bins between the extremes.
         """
-        flat = scores.ravel()
-        base, last = score_keys(np.array([flat.min(), flat.max()]), shift)
-        bins = np.zeros(int(last - base) + 1, dtype=np.int64)
-        for piece in _pieces(flat.size):
-            np.add.at(bins, _offsets(flat[piece], shift, base), 1)
+        base, bins = _bins(scores.ravel(), shift)
         if without is not None:
             np.subtract.at(bins, _offsets(without, shift, base), 1)
         used = np.flatnonzero(bins)
@@ -230,10 +226,7 @@ class DefectRanks:
             keys, place, pixels = np.unique(score_keys(scores), return_inverse=True, return_counts=True)
             return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))
         # Few distinct keys: a table is faster than sorting, and pieces spare wide arrays of all pixels.
-        base, last = score_keys(np.array([scores.min(), scores.max()]), shift)
-        table = np.zeros(int(last - base) + 1, dtype=np.int64)
-        for piece in _pieces(scores.size):
-            np.add.at(table, _offsets(scores[piece], shift, base), 1)
+        base, table = _bins(scores, shift)
         used = np.flatnonzero(table)
         keys, pixels = used.astype(base.dtype) + base, table[used]
         table[used] = np.arange(used.size)
@@ -241,6 +234,15 @@ class DefectRanks:
         for piece in _pieces(scores.size):
             place[piece] = table[_offsets(scores[piece], shift, base)]
         return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))
+
+
+def _bins(scores: Scores, shift: int) -> tuple[np.unsignedinteger[Any], npt.NDArray[np.int64]]:
+    """Count scores, (P,) with P > 0, under every key from the lowest to the highest; return the lowest, and counts."""
+    base, last = score_keys(np.array([scores.min(), scores.max()]), shift)
+    bins = np.zeros(int(last - base) + 1, dtype=np.int64)
+    for piece in _pieces(scores.size):
+        np.add.at(bins, _offsets(scores[piece], shift, base), 1)
+    return base, bins
 
 
 def _pieces(size: int) -> Iterator[slice]:

@@ -106,7 +106,7 @@ def training(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callab
         model.train()
         optimizer.zero_grad(set_to_none=True)
         value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
 
     return step

@@ -82,30 +82,35 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
     first = np.unique(np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE)))
     blocks = list(pairwise([*first, areas.size]))
 
-    def per_component(gain: Callable[[Floats, Floats], Floats]) -> Floats:
-        gains = np.empty(ranks.keys.size)
-        for start in range(0, gains.size, _PIECE):
+    def per_component(area: Callable[[Floats, Floats, float], Floats], limit: float) -> Floats:
+        shares = np.empty(ranks.keys.size)
+        for start in range(0, shares.size, _PIECE):
             piece = slice(start, start + _PIECE)
-            gains[piece] = gain(ranks.above[piece] / total, ranks.at_least[piece] / total)
+            shares[piece] = area(ranks.above[piece] / total, ranks.at_least[piece] / total, limit) / limit
         sums = []
         for start, stop in blocks:
             starts = evidence.component_starts[start:stop]
             pixels = ranks.place[starts[0] : starts[-1] + areas[stop - 1]]
-            sums.append(np.add.reduceat(gains[pixels], starts - starts[0]))
-        shares: Floats = np.concatenate(sums) / areas
-        return shares
+            sums.append(np.add.reduceat(shares[pixels], starts - starts[0]))
+        means: Floats = np.concatenate(sums) / areas
+        return means
 
-    return {limit: _certified_area(per_component, limit, evidence.lossless) for limit in limits}
+    result = {}
+    for limit in limits:
+        value = per_component(partial_area, limit)
+        ends = (value, value)
+        if not evidence.lossless:
+            ends = per_component(_least_area, limit), per_component(_largest_area, limit)
+        result[limit] = Certified(value, *ends)
+    return result
 
 
-def _certified_area(
-    per_component: Callable[[Callable[[Floats, Floats], Floats]], Floats], limit: float, lossless: bool
-) -> Certified:
-    value = per_component(lambda above, at_least: partial_area(above, at_least, limit) / limit)
-    if lossless:
-        return Certified(value, value, value)
-    low = per_component(lambda _, at_least: np.maximum(limit - at_least, 0) / limit)
-    return Certified(value, low, per_component(lambda above, _: np.maximum(limit - above, 0) / limit))
+def _least_area(_: Floats, at_least: Floats, limit: float) -> Floats:
+    return np.maximum(limit - at_least, 0)
+
+
+def _largest_area(above: Floats, _: Floats, limit: float) -> Floats:
+    return np.maximum(limit - above, 0)
 
 
 def pixel_average_precision(evidence: Evidence) -> Certified:

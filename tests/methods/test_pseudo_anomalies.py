@@ -168,7 +168,7 @@ def test_polygons_are_filled_by_the_even_odd_rule() -> None:
         def uniform(self, *_: object) -> np.ndarray:
             return self.corners
 
-    found = pseudo._shape((100, 100), Corners())  # type: ignore[arg-type]
+    found = pseudo._shape((100, 100), Corners())
     centres = np.stack(np.mgrid[:100, :100], axis=-1).reshape(-1, 2) + 0.5
     expected = Path(Corners.corners).contains_points(centres).reshape(100, 100)  # counts crossings of a ray
     assert np.array_equal(found.numpy(), expected)

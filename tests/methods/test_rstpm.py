@@ -306,7 +306,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
     assert not torch.equal(final(method.eval(), batch()), first)
 
 
-def test_an_interrupted_fit_ends_the_same(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupted_fit_ends_the_same(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", 0.0)
     normals, cpu = noise_normals(8), torch.device("cpu")
     expected = learnt_state(fitted(normals))
@@ -316,7 +316,7 @@ def test_an_interrupted_fit_ends_the_same(tmp_path, monkeypatch) -> None:  # typ
         for name in ("student_loss", "discriminator_loss"):
             plain = getattr(method, name)
 
-            def failing(images: Tensor, plain=plain, calls=calls, stop_at=stop_at) -> Tensor:  # type: ignore[no-untyped-def]
+            def failing(images: Tensor, plain=plain, calls=calls, stop_at=stop_at) -> Tensor:
                 if next(calls) == stop_at:
                     raise KeyboardInterrupt
                 return plain(images)
@@ -371,10 +371,10 @@ def test_mistakes_are_named() -> None:
 
 def test_the_held_out_images_are_not_looked_at() -> None:
     class Sealed(StackedNormals):
-        def __iter__(self):  # type: ignore[no-untyped-def]
+        def __iter__(self):
             raise AssertionError("the last step is kept: no checkpoint is chosen")
 
-        batches = __iter__  # type: ignore[assignment]
+        batches = __iter__
 
     method, normals = made(), noise_normals(8)
     with seeded(0):
