@@ -1,19 +1,64 @@
-"""Learning rates that change over a fit, and clipped gradients, as hooks of the optimizer.
+"""How long a fit is; and, as hooks of the optimizer, learning rates that change over it and clipped gradients.
 
-The fit loop (:mod:`hrbench.training`) knows neither. Both hooks depend only on how many steps the optimizer has
-taken, which its state remembers, so that a fit that is continued ends with the same weights.
+The fit loop (:mod:`hrbench.training`) knows neither of these. Both hooks depend only on how many steps the optimizer
+has taken, which its state remembers, so that a fit that is continued ends with the same weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["adamw", "clip_gradients", "cosine", "set_rate"]
+from hrbench.errors import HrbenchError
+
+__all__ = ["Budget", "adamw", "clip_gradients", "cosine", "set_rate"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a training stage: a number of steps, or of passes over the inputs.
+
+    Attributes
+    ----------
+    method : str
+        Name, for the error.
+    batch_size : int
+        Inputs per step.
+    steps, epochs : int or None
+        One of them.
+    prefix : str
+        Of both options' names.
+
+    Raises
+    ------
+    HrbenchError
+        Unless one of both is given.
+    """
+
+    method: str
+    batch_size: int
+    steps: int | None
+    epochs: int | None
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise HrbenchError(
+                f"{self.method}: expected {self.prefix}steps or {self.prefix}epochs, one of them; "
+                f"got {self.steps} and {self.epochs}"
+            )
+
+    def of(self, inputs: int, *, incomplete: bool = False) -> int:
+        """Return the number of steps; of each pass, an incomplete last batch counts if `incomplete`."""
+        if self.steps is not None:
+            return self.steps
+        size = max(1, self.batch_size)  # the fit loop refuses others
+        return (self.epochs or 0) * (math.ceil(inputs / size) if incomplete else max(1, inputs // size))
 
 
 def cosine(step: int, steps: int, *, warmup: int = 0, least: float = 0.0) -> float:

@@ -19,6 +19,7 @@ from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
 
 from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
+from ._schedule import Budget
 
 __all__ = ["FastFlow"]
 
@@ -137,8 +138,7 @@ class FastFlow(Method):
         super().__init__()
         if map not in _MAPS:
             raise unknown_name("map of fastflow", map, _MAPS)
-        if (steps is None) == (epochs is None):
-            raise HrbenchError(f"fastflow: expected steps or epochs, one of them; got {steps} and {epochs}")
+        self._budget = Budget("fastflow", batch_size, steps, epochs)
         if block is None:
             block = _BLOCKS.get(backbone.partition(".")[0])
         self.backbone: FeaturePyramid | PatchTokens
@@ -161,7 +161,6 @@ class FastFlow(Method):
         self.input_size = input_size if norm == "layer-affine" else None
         self._map = map
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
-        self._steps, self._epochs = steps, epochs
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
@@ -169,9 +168,7 @@ class FastFlow(Method):
         measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         trainable = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
-        steps = self._steps
-        if steps is None:
-            steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
+        steps = self._budget.of(len(normals))
         context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 
     def features(self, batch: Tensor) -> list[Tensor]:

@@ -23,7 +23,7 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset
 
 from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
 from ._pseudo_anomalies import GENERATORS, corrupt
-from ._schedule import adamw, clip_gradients, set_rate
+from ._schedule import Budget, adamw, clip_gradients, set_rate
 
 __all__ = ["ISSTAD", "classification_loss", "gaussian_blur", "ssim"]
 
@@ -165,8 +165,9 @@ class ISSTAD(Method):
             raise HrbenchError(f"mae_depth of isstad is {mae_depth}, expected 1 to decoder_depth, {decoder_depth}")
         if blur < 0:
             raise HrbenchError(f"blur of isstad is {blur}, expected 0 or more")
-        self._painting = _Budget("mae_", mae_lr, mae_batch_size, mae_steps, mae_epochs)
-        self._repairing = _Budget("", lr, batch_size, steps, epochs)
+        self._painting = Budget("isstad", mae_batch_size, mae_steps, mae_epochs, "mae_")
+        self._repairing = Budget("isstad", batch_size, steps, epochs)
+        self._painting_lr, self._repairing_lr = mae_lr, lr
         self.network = MaskedAutoencoder(
             backbone, weights, patch=patch, width=decoder_width, heads=decoder_heads, depth=decoder_depth
         )
@@ -182,8 +183,8 @@ class ISSTAD(Method):
         """Train the masked autoencoder, then all of the decoder on corrupted images."""
         decoder = self.network.decoder
         unused = {id(p) for block in list(decoder.blocks)[self._mae_depth :] for p in block.parameters()}
-        painting = adamw((p for p in self.network.parameters() if id(p) not in unused), self._painting.lr)
-        steps = self._painting.of(normals)
+        painting = adamw((p for p in self.network.parameters() if id(p) not in unused), self._painting_lr)
+        steps = self._painting.of(len(normals))
         set_rate(painting, steps, warmup=round(steps * _WARMUP))
         context.train(
             normals,
@@ -193,8 +194,8 @@ class ISSTAD(Method):
             batch_size=self._painting.batch_size,
             description="paint",
         )
-        repairing = adamw(self.repairing_parameters(), self._repairing.lr)
-        steps = self._repairing.of(normals)
+        repairing = adamw(self.repairing_parameters(), self._repairing_lr)
+        steps = self._repairing.of(len(normals))
         set_rate(repairing, steps, least=_LEAST_RATE)
         clip_gradients(repairing, 1.0)
         context.train(
@@ -290,24 +291,6 @@ class ISSTAD(Method):
     def weights_record(self) -> dict[str, str]:
         """Return where the weights came from before stage 1; all of them are learnt further, hence saved."""
         return {"encoder": self.network.origin}
-
-
-class _Budget:
-    """Learning rate, batch size and length of one stage."""
-
-    def __init__(self, prefix: str, lr: float, batch_size: int, steps: int | None, epochs: int | None) -> None:
-        if (steps is None) == (epochs is None):
-            raise HrbenchError(
-                f"isstad: expected {prefix}steps or {prefix}epochs, one of them; got {steps} and {epochs}"
-            )
-        self.lr, self.batch_size = lr, batch_size
-        self._steps, self._epochs = steps, epochs
-
-    def of(self, normals: Normals) -> int:
-        """Return the number of steps."""
-        if self._steps is not None:
-            return self._steps
-        return (self._epochs or 0) * max(1, len(normals) // max(1, self.batch_size))
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

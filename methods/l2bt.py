@@ -8,7 +8,6 @@ succeed; the product of their errors is the anomaly map.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -19,6 +18,8 @@ from torch.nn import functional
 from hrbench.backbones import load_tokens, token_depth
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+
+from ._schedule import Budget
 
 __all__ = ["L2BT"]
 
@@ -83,8 +84,7 @@ class L2BT(Method):
         super().__init__()
         if blur_padding not in _PADDINGS:
             raise unknown_name("blur_padding of l2bt", blur_padding, _PADDINGS)
-        if (steps is None) == (epochs is None):
-            raise HrbenchError(f"l2bt: expected steps or epochs, one of them; got {steps} and {epochs}")
+        self._budget = Budget("l2bt", batch_size, steps, epochs)
         if blocks is None:
             depth = token_depth(teacher, weights)
             blocks = (2 * depth // 3 - 1, depth - 1)
@@ -94,15 +94,13 @@ class L2BT(Method):
         self.multiple = self.teacher.patch
         self.forward_student = student(self.teacher.width)
         self.backward_student = student(self.teacher.width)
-        self._lr, self._batch_size, self._steps, self._epochs = lr, batch_size, steps, epochs
+        self._lr, self._batch_size = lr, batch_size
         self._blur_padding = blur_padding
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Train both students on the tokens of normal images (Adam, constant learning rate)."""
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self._lr)
-        steps = self._steps
-        if steps is None:
-            steps = (self._epochs or 0) * math.ceil(len(normals) / self._batch_size)
+        steps = self._budget.of(len(normals), incomplete=True)
         tokens = context.features(normals, self.teacher)
         context.train(tokens, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 

@@ -25,6 +25,7 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset
 from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
 from ._nfa import INTERPOLATIONS, TESTS, log10_nfa
+from ._schedule import Budget
 
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
 
@@ -164,8 +165,7 @@ class UFlow(Method):
                 raise unknown_name(f"{option} of uflow", value, known)
         if map == "nfa" and test == "none":
             raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(TESTS))
-        if (steps is None) == (epochs is None):
-            raise HrbenchError(f"uflow: expected steps or epochs, one of them; got {steps} and {epochs}")
+        self._budget = Budget("uflow", batch_size, steps, epochs)
         self.backbone: FeaturePyramid | TransformerPair
         if coarse_backbone is not None:
             self.backbone = _transformers((backbone, coarse_backbone), weights, coarse_weights, blocks)
@@ -188,7 +188,6 @@ class UFlow(Method):
         self._map, self._test, self._interpolation, self._recalibrate = map, test, interpolation, recalibrate
         self._checkpoint = checkpoint
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
-        self._steps, self._epochs = steps, epochs
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
@@ -199,9 +198,7 @@ class UFlow(Method):
         else:
             trainable = [p for p in self.parameters() if p.requires_grad]
             optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
-            steps = self._steps
-            if steps is None:
-                steps = (self._epochs or 0) * max(1, len(normals) // self._batch_size)
+            steps = self._budget.of(len(normals))
             context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
         if self._recalibrate != "none":
             self.recalibrate(context)

@@ -113,16 +113,11 @@ def published_tables(figures: Sequence[Figure], datasets: Iterable[str]) -> list
     """
     shown = []
     for dataset in datasets:
-        own = [figure for figure in figures if _plain(figure.dataset) == _plain(dataset)]
+        own = [figure for figure in figures if figure.dataset == dataset]
         metrics = [_table(name, [f for f in own if f.metric == name]) for name in dict.fromkeys(f.metric for f in own)]
         if metrics:
             shown.append({"dataset": dataset, "metrics": metrics, "figures": len(own)})
     return shown
-
-
-def _plain(name: str) -> str:
-    """Return a name that is the same for ``MVTec AD`` and ``mvtec_ad``."""
-    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def _table(metric: str, figures: Sequence[Figure]) -> dict[str, Any]:
