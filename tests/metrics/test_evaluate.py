@@ -328,6 +328,23 @@ def test_evidence_merges_in_any_order_and_survives_the_disk(tmp_path):
         Evidence.merge([parts[0], parts[0]])
 
 
+def test_exact_evidence_of_an_earlier_form_is_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    maps, masks = random_case(4, levels=20)
+    evidence = hrbench.evaluate(maps, masks, exact=True).evidence
+    evidence.save(tmp_path)
+    table = pq.read_table(tmp_path / "images.parquet")
+    histograms = [part.histogram() for part in evidence.normals]
+    for name in ("keys", "counts"):
+        column = pa.array([getattr(part, name) for part in histograms])
+        table = table.drop([f"normal_{name}"]) if f"normal_{name}" in table.column_names else table
+        table = table.append_column(f"normal_{name}", column)
+    pq.write_table(table, tmp_path / "images.parquet")
+    assert_same_bits(Evidence.load(tmp_path), evidence)
+
+
 def test_curves_integrate_to_the_metrics():
     maps, masks = random_case(19, levels=20)
     result = hrbench.evaluate(maps, masks, exact=True)
