@@ -2,9 +2,9 @@
 
 The students are fitted once per category; on them one discriminator per generator; each is read out in the modes
 ``mul`` and ``only``, the students alone as ``off``. So all cells share their students, and differences to ``off`` are
-paired: both are resampled on the same images.
+paired: both are resampled on the same images. One table per category, then one of the mean over categories.
 
-    hrbench data make DATA --categories brushed_metal --size 384 --train 16 --test-good 12 --test-defective 40
+    hrbench data make DATA --categories brushed_metal weave --size 384 --train 16 --test-good 12 --test-defective 40
     python tools/ablate_rstpm.py DATA --weights mobilenetv2_100.pth
 """
 
@@ -22,7 +22,7 @@ from hrbench.data import Category, load_dataset
 from hrbench.evidence import Collection, EvidenceCollector
 from hrbench.inference import predict
 from hrbench.method import methods_package
-from hrbench.metrics.bootstrap import Replicates, paired_difference, replicates
+from hrbench.metrics.bootstrap import Replicates, average, paired_difference, replicates
 from hrbench.protocol import load_protocol
 from hrbench.scoring import sample_mask
 from hrbench.training import Fit, ViewedNormals, mix, seeded
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     setup = Setup(args.backbone, args.weights, args.view, tuple(args.strides), args.steps, args.seed)
+    every: list[dict[str, Replicates]] = []
     for category in load_dataset("folder", args.root).select(args.categories):
         results: dict[str, Replicates] = {}
         students = make(setup)
@@ -75,7 +76,11 @@ def main() -> None:
             found = read_out(method, category, setup.view)
             results.setdefault("off", found["off"])
             results |= {f"{mode}, {generator}": found[mode] for mode in ("mul", "only")}
-            print(f"\n{category.name}, after {generator}\n\n{table(results)}\n", flush=True)
+        print(f"\n{category.name}\n\n{table(results)}\n", flush=True)
+        every.append(results)
+    if len(every) > 1:
+        means = {name: average([results[name] for results in every]) for name in every[0]}
+        print(f"\nmean of {len(every)} categories\n\n{table(means)}\n")
 
 
 def make(setup: Setup, anomalies: str = "mixture") -> RSTPM:

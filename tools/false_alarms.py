@@ -1,7 +1,7 @@
 """Measure the false alarms of U-Flow's tests on normal images, and what they find, on a dataset of yours.
 
     python tools/false_alarms.py ROOT [--dataset folder] [--categories NAME ...] [--preset native] [--view VIEW]
-        [--set OPTION=VALUE ...]
+        [--set OPTION=VALUE ...] [--tests NAME ...] [--recalibrate NAME ...]
 
 Fits once per category, as ``hrbench run`` does, and then decides with every test and recalibration. False alarms are
 the connected regions (8 neighbours) that are called in the normal test images, which neither fit nor recalibration has
@@ -29,6 +29,8 @@ from hrbench.views import View
 
 methods_package()
 from hrbench.methods._nfa import TESTS  # noqa: E402
+
+RECALIBRATIONS = ("none", "scale", "channel", "law")
 
 
 def context_of(category: Category, method: Method, view: View, device: torch.device) -> tuple[ViewedNormals, Fit]:
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--preset", default="native")
     parser.add_argument("--view")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--tests", nargs="+", default=TESTS, choices=TESTS)
+    parser.add_argument("--recalibrate", nargs="+", default=RECALIBRATIONS, choices=RECALIBRATIONS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     from hrbench.commands import _options  # the command line's own reading of OPTION=VALUE
@@ -89,8 +93,8 @@ def main() -> None:
         job = make_job(category, "uflow", preset=arguments.preset, view=arguments.view, options=given)
         device = torch.device(arguments.device)
         state = fitted(category, dict(job.options), job.view, device)
-        for test in TESTS:
-            for how in ("none", "scale", "channel", "law"):
+        for test in arguments.tests:
+            for how in arguments.recalibrate:
                 options = {**job.options, "test": test, "recalibrate": how}
                 numbers = measure(category, options, state, job.view, device)
                 print(

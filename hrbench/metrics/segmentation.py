@@ -62,12 +62,20 @@ class Overlap(NamedTuple):
         defect, hits = self.defect.sum(), self.hits.sum()
         return _interval(_share(hits, defect + self.false_high.sum()), _share(hits, defect + self.false_low.sum()))
 
-    def mean_iou(self) -> Certified:
-        """Mean over defective images of each one's intersection over union."""
-        kept = self.defect > 0
-        defect, hits = self.defect[kept], self.hits[kept]
-        low = (hits / (defect + self.false_high[kept])).mean()
-        return _interval(float(low), float((hits / (defect + self.false_low[kept])).mean()))
+    def image_ious(self, false: Floats) -> Floats:
+        """Return each image's intersection over union with `false` called normal pixels; 1 where both are empty."""
+        union = self.defect + false
+        return np.divide(self.hits, union, out=np.ones_like(union), where=union > 0)
+
+    def mean_iou(self, *, good: bool = False) -> Certified:
+        """Mean over images of each one's intersection over union: over the defective ones, or all with `good`.
+
+        A good image counts 1 if nothing is called in it and 0 otherwise, as in the tables of U-Flow (arXiv
+        2211.12353) and papers that follow it: there, silence on good images is worth as much as a perfect mask.
+        """
+        kept = slice(None) if good else self.defect > 0
+        low, high = (float(self.image_ious(false)[kept].mean()) for false in (self.false_high, self.false_low))
+        return _interval(low, high)
 
     def f1(self) -> Certified:
         """F1 of the pooled pixels, ``2 IoU / (1 + IoU)``."""

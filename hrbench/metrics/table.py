@@ -48,15 +48,16 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     protocol : Protocol
     threshold : float, optional
         Operating threshold (a pixel is called defective at or above it). By default the protocol's rule
-        applied to held-out normal images; where there are none, `iou`, `miou`, `f1` and `fpr` are NaN.
+        applied to held-out normal images; where there are none, `iou`, `miou`, `miou_all`, `f1` and `fpr` are NaN.
 
     Returns
     -------
     DataFrame
         Columns ``metric, subset, fpr_limit, value, error_bound, n``. `fpr_limit` is NaN for metrics without
         one; `n` counts what the value rests on: components for `aupro`, `rho`, `recall` and pixel metrics, images for
-        `image_*`, `iou` and its kin (defective ones for `miou`). `recall` is the share of components that are hit,
-        as in the protocol's rule for the probability of detection. The true value lies within
+        `image_*`, `iou` and its kin (defective ones for `miou`; for `miou_all` all of them, a good one counting 1 if
+        nothing is called in it). `recall` is the share of components that are hit, as in the protocol's rule for
+        the probability of detection. The true value lies within
         `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label,
         a subset without components.
 
@@ -108,6 +109,7 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     for suffix, overlap in overlaps.items():
         rows.add(f"iou{suffix}", overlap.iou() if overlap else _UNDEFINED, images)
         rows.add(f"miou{suffix}", overlap.mean_iou() if overlap else _UNDEFINED, defective)
+        rows.add(f"miou_all{suffix}", overlap.mean_iou(good=True) if overlap else _UNDEFINED, images)
         rows.add(f"f1{suffix}", overlap.f1() if overlap else _UNDEFINED, images)
         rows.add(f"fpr{suffix}", overlap.fpr(evidence.normal_pixels) if overlap else _UNDEFINED, images)
         hits = component_hits(evidence, None if suffix else threshold, protocol.pod.share) if overlap else None

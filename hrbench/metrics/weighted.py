@@ -166,19 +166,21 @@ class WeightedMetrics:
     def _overlap_metrics(
         self, weights: Floats, normal: Floats, overlap: Overlap | None, suffix: str
     ) -> dict[MetricKey, Floats]:
-        names = [(f"{metric}{suffix}", "all", _NO_LIMIT) for metric in ("iou", "miou", "f1", "fpr")]
+        names = [(f"{metric}{suffix}", "all", _NO_LIMIT) for metric in ("iou", "miou", "miou_all", "f1", "fpr")]
         if overlap is None:
             return {name: np.full(len(weights), np.nan) for name in names}
         drawn = weights[:, self.defective]
         hits = weights @ overlap.hits
-        ious, mean_ious, shares = [], [], []
+        ious, mean_ious, all_ious, shares = [], [], [], []
         for false in (overlap.false_low, overlap.false_high):
             ious.append(hits / (weights @ (overlap.defect + false)))
-            own = overlap.hits / (overlap.defect + false)
+            own = overlap.image_ious(false)
             mean_ious.append(drawn @ own[self.defective] / drawn.sum(axis=1))
+            all_ious.append(weights @ own / weights.sum(axis=1))
             shares.append(weights @ false / normal)
         f1 = [2 * iou / (1 + iou) for iou in ious]
-        return {name: (low + high) / 2 for name, (low, high) in zip(names, (ious, mean_ious, f1, shares), strict=True)}
+        ends = (ious, mean_ious, all_ious, f1, shares)
+        return {name: (low + high) / 2 for name, (low, high) in zip(names, ends, strict=True)}
 
     def _recall(self, weights: Floats, suffix: str) -> dict[MetricKey, Floats]:
         if self.overlaps[suffix] is None:

@@ -161,6 +161,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
     precision = "Average precision"
     disjoint = "Size robustness with the disjoint quarters in place of the cumulative ones"
     mean_iou, dice = "Mean IoU over the defective images", "Pooled F1 (Dice)"
+    with_good = "Mean IoU over all images, a good one counting 1 if nothing is called in it, as in U-Flow's paper"
     auto, own = "at the automatic threshold", "at the method's own decision"
     called = "Share of normal pixels called defective at the"
     return [
@@ -172,11 +173,13 @@ def category_columns(protocol: Protocol) -> list[Column]:
         Column("rho_disjoint", "robust", "ρ′", "rho_disjoint", limit=limit, title=disjoint),
         Column("iou", auto, "IoU", "iou", title=_iou()[0].title),
         Column("miou", auto, "mean IoU", "miou", title=f"{mean_iou}, at the automatic threshold"),
+        Column("miou_all", auto, "with good", "miou_all", title=f"{with_good}, at the automatic threshold"),
         Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),
         *_recall("recall", auto),
         Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False),
         Column("iou_decision", own, "IoU", "iou_decision", title=f"Pooled IoU {own}"),
         Column("miou_decision", own, "mean IoU", "miou_decision", title=f"{mean_iou}, {own}"),
+        Column("miou_all_decision", own, "with good", "miou_all_decision", title=f"{with_good}, {own}"),
         *_recall("recall_decision", own),
         Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False),
         Column("iou_oracle", "oracle*", "IoU", "iou_oracle", title=_iou()[1].title),
@@ -228,7 +231,7 @@ def why_missing(column: Column, cell: Cell) -> str:
         return "the method takes no decision of its own" if own else "not measured"
     if column.metric in SIZED and cell.n == 0:
         return "no defect of this size"
-    if column.metric in ("iou", "miou", "f1", "fpr", "recall"):
+    if column.metric in ("iou", "miou", "miou_all", "f1", "fpr", "recall"):
         return "no automatic threshold: no held-out normal images"
     return "undefined here"
 

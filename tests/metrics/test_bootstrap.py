@@ -76,7 +76,7 @@ def test_weights_of_one_give_the_metrics_themselves(levels, exact):
     error = np.abs(result.estimate - expected["value"].to_numpy())
     assert np.array_equal(np.isnan(result.estimate), expected["value"].isna())
     assert np.nanmax(error) < (2e-5 if levels else 4e-4)  # few distinct scores: every one is a bin
-    counted = expected["metric"].str.contains("^image_|^iou$|^miou$|^f1$|^fpr$|_decision")
+    counted = expected["metric"].str.contains("^image_|^iou$|^miou$|^miou_all$|^f1$|^fpr$|_decision")
     assert np.nanmax(error[counted]) < 1e-12
 
 
@@ -195,7 +195,7 @@ def test_degenerate_samples_are_no_error(good, bad):
     result = bootstrap.replicates(evidence, NATIVE, draws=20)
     frame = result.intervals()
     assert len(frame) == len(compute(evidence, NATIVE))
-    without_threshold = frame["metric"].isin(["iou", "miou", "f1", "fpr"])
+    without_threshold = frame["metric"].isin(["iou", "miou", "miou_all", "f1", "fpr"])
     assert frame.loc[without_threshold, "ci_low"].isna().all()
     if bad >= 10:
         assert frame.loc[frame["metric"] == "pixel_ap", "ci_low"].notna().all()

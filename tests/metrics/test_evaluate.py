@@ -108,8 +108,20 @@ def test_threshold_metrics_by_hand():
     result = hrbench.evaluate([scores, np.zeros((10, 10))], [mask, None], threshold=1.0)
     assert result.value("iou") == pytest.approx(8 / 14)
     assert result.value("miou") == pytest.approx(8 / 14)
+    assert result.value("miou_all") == pytest.approx((8 / 14 + 1) / 2)
     assert result.value("f1") == pytest.approx(16 / 22)
     assert result.value("fpr") == pytest.approx(4 / 190)
+
+
+def test_mean_iou_of_all_images_rewards_silence_on_good_ones():
+    mask = np.zeros((8, 8), bool)
+    mask[2:4, 2:4] = True
+    one_false = np.zeros((8, 8))
+    one_false[5, 5] = 1
+    silent, perfect = np.zeros((8, 8)), mask.astype(float)
+    assert hrbench.evaluate([perfect, silent, silent], [mask, None, None], threshold=1.0).value("miou_all") == 1
+    assert hrbench.evaluate([perfect, one_false], [mask, None], threshold=1.0).value("miou_all") == 0.5
+    assert hrbench.evaluate([perfect, one_false], [mask, None], threshold=1.0).value("miou") == 1
 
 
 def test_recall_by_size_by_hand():
@@ -194,7 +206,7 @@ def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
     maps = [m.astype(np.float64) for m in maps]
     before = hrbench.evaluate(maps, masks).frame
     after = hrbench.evaluate([transform(m) for m in maps], masks).frame
-    rank = ~before["metric"].isin(["iou", "miou", "f1", "fpr"])
+    rank = ~before["metric"].isin(["iou", "miou", "miou_all", "f1", "fpr"])
     difference = (before["value"] - after["value"]).abs()[rank]
     slack = (before["error_bound"] + after["error_bound"])[rank] + 2e-5
     assert (difference.isna() | (difference <= slack)).all()
