@@ -14,10 +14,19 @@ import pandas as pd
 from hrbench.protocol import Protocol
 from hrbench.store import Run
 
-__all__ = ["THROUGHPUT", "describe", "identify", "printable", "remarks", "without_duplicates"]
+__all__ = ["COSTS", "THROUGHPUT", "costs_of", "describe", "identify", "printable", "remarks", "without_duplicates"]
 
 THROUGHPUT = "megapixels_per_second"
 """Name under which the measured speed stands beside the metrics."""
+
+COSTS = {
+    THROUGHPUT: "megapixels per second",
+    "ms_median": "ms",
+    "ms_p95": "ms",
+    "peak_device_mib": "MiB",
+    "peak_host_mib": "MiB",
+}
+"""What prediction costs: names as in ``run.json`` and beside the metrics, and their units."""
 
 _IDENTITY = ["method", "preset", "view", "weights_id", "options", "rules"]
 _LABEL = ["title", "preset", "view", "weights"]
@@ -52,8 +61,18 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
         "rules": rules.get("sha256", ""),
         "seed": config.get("seed", 0),
         "device": str(config.get("device", "–")),
-        "speed": (config.get("cost") or {}).get(THROUGHPUT, math.nan),
+        "batch_size": config.get("batch_size", 0),
+        "own_peak": (config.get("cost") or {}).get("peak_host_since") == "phase",
     }
+
+
+def costs_of(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
+    cost = dict(config.get("cost") or {})
+    if "peak_memory_mib" in cost:  # the one figure of earlier runs: the device's, or on a CPU the process's
+        name = "peak_host_mib" if str(config.get("device", "")).startswith("cpu") else "peak_device_mib"
+        cost.setdefault(name, cost["peak_memory_mib"])
+    return {name: math.nan if cost.get(name) is None else float(cost[name]) for name in COSTS}
 
 
 def _short_weights(text: str) -> str:
