@@ -144,7 +144,9 @@ class View:
         tensor = image_tensor(image)
         if any(placement.pad):
             tensor = _edge_pad(tensor, placement.pad)
-        if tensor.shape[1:] != placement.grid:
+        if tensor.shape[1:] != placement.grid and placement.grid == (1, 1):  # torch fails on one pixel of 8 bits
+            tensor = tensor.double().mean(dim=(1, 2), keepdim=True).to(tensor.dtype)
+        elif tensor.shape[1:] != placement.grid:
             tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
             if tensor.is_floating_point():
                 tensor = tensor.clamp(0, 1)

@@ -49,10 +49,10 @@ def test_tiles_cover_every_pixel_and_stay_inside(length, tile, data):
 @given(size=SIZES, view=EVERY, stride=st.sampled_from([1, 4, 7]))
 def test_constant_tiles_merge_to_the_constant(size, view, stride):
     merged = []
-    for view in parse_view(view).parts:
-        placement = view.place(size)
-        shape = (len(placement), *(max(1, t // stride) for t in view.tile))
-        merged.append(view.merge(torch.full(shape, 0.7), placement))
+    for part in parse_view(view).parts:
+        placement = part.place(size)
+        shape = (len(placement), *(max(1, t // stride) for t in part.tile))
+        merged.append(part.merge(torch.full(shape, 0.7), placement))
         assert merged[-1].shape == size
         assert merged[-1].dtype == torch.float32
         torch.testing.assert_close(merged[-1], torch.full(size, 0.7), rtol=0, atol=1e-6)
@@ -151,6 +151,15 @@ def test_small_images_are_padded_with_their_edge():
     tiles, _ = View.parse("tiled:16:4").split(image)
     assert tiles.shape == (1, 3, 16, 16)
     assert tiles.eq(9).all()
+
+
+@pytest.mark.parametrize("text", ["tiled:8:0@0.01", "whole:1"])
+def test_an_image_may_shrink_to_a_single_pixel(text):
+    view = View.parse(text)
+    for dtype, value in ((np.uint8, 9), (np.uint16, 9 * 257)):
+        tiles, placement = view.split(np.full((3, 5, 3), value, dtype))
+        torch.testing.assert_close(to_unit(tiles, torch.device("cpu")).unique(), torch.tensor([9 / 255]))
+        assert view.merge(tiles[:, 0].float(), placement).shape == (3, 5)
 
 
 def test_sixteen_bit_images_keep_their_levels():
