@@ -68,6 +68,7 @@ def _facts(configs: Sequence[Mapping[str, Any]], summary: Summary) -> list[tuple
         ("Options", _pairs(method.get("options") or {})),
         ("Threshold rule", _shared(str((c.get("threshold") or {}).get("rule") or "none") for c in configs)),
         ("Device", _shared(str(c.get("device") or "") for c in configs)),
+        ("Precision", _shared(str(c.get("precision") or "") for c in configs)),
         ("Environment", _shared(_pairs(c.get("environment") or {}, leave="commit") for c in configs)),
         ("Code", _shared(str((c.get("environment") or {}).get("commit") or "") for c in configs)),
         (

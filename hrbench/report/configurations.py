@@ -28,7 +28,7 @@ COSTS = {
 }
 """What prediction costs: names as in ``run.json`` and beside the metrics, and their units."""
 
-_IDENTITY = ["method", "preset", "view", "weights_id", "options", "rules"]
+_IDENTITY = ["method", "preset", "view", "weights_id", "precision", "options", "rules"]
 _LABEL = ["title", "preset", "view", "weights"]
 
 
@@ -43,6 +43,9 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
     method, dataset = config["method"], config["dataset"]
     weights = {str(k): str(v) for k, v in (method.get("weights") or {}).items()}
     rules = config.get("protocols", {}).get(protocol.name, {})
+    precision = printable(str(config.get("precision") or "float32"))
+    shown = [", ".join(_short_weights(text) for text in weights.values()) or "none"]
+    shown += [precision] * (precision != "float32")
     return {
         "position": position,
         "run": config.get("run", run.folder.name),
@@ -54,7 +57,8 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
         "title": printable(str(method.get("title") or method["name"])),
         "preset": printable(str(method.get("preset") or "–")),
         "view": printable(str(config.get("view") or "–")),
-        "weights": printable(", ".join(_short_weights(text) for text in weights.values())) or "none",
+        "weights": printable(" in ".join(shown)),
+        "precision": precision,
         "weights_id": json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
         "random": any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
         "options": json.dumps(method.get("options") or {}, sort_keys=True, default=str),
@@ -62,6 +66,7 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
         "seed": config.get("seed", 0),
         "device": str(config.get("device", "–")),
         "batch_size": config.get("batch_size", 0),
+        "compiled": bool(config.get("compiled")),
         "own_peak": (config.get("cost") or {}).get("peak_host_since") == "phase",
     }
 

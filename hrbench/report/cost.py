@@ -104,6 +104,7 @@ def cost_table(summary: Summary, dataset: str) -> Grid | None:
     for line in table.rows:
         sizes = [f"{size:g}" for size in _shared(summary, dataset, line.row, "batch_size") if size]
         below = [f"up to {' or '.join(sizes)} inputs at a time"] if sizes else []
+        below += ["compiled"] * any(_shared(summary, dataset, line.row, "compiled"))
         text = device_text(summary, dataset, line.row)
         lines.append(
             dataclasses.replace(line, entries=[*line.entries, Entry(text, _DEVICE.title, text, below, 0, None, False)])

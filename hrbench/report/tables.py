@@ -144,7 +144,7 @@ def csv_table(summary: Summary) -> str:
     for dataset in summary.notes:
         cells = lookup(summary, dataset)
         for row in leaderboard_rows(summary, dataset):
-            names = {k: row[k] for k in ("method", "preset", "view", "weights", "options", "random")}
+            names = {k: row[k] for k in ("method", "preset", "view", "weights", "precision", "options", "random")}
             for category in ["", *summary.category_names(dataset)]:
                 if category in row["missing"]:
                     continue

@@ -189,6 +189,21 @@ def test_the_table_names_the_device(make_run: Factory, protocol: Protocol) -> No
     assert [entry.text for line in both.rows for entry in line.entries].count("2,048") == 1
 
 
+def test_rows_of_another_precision_are_other_rows(make_run: Factory, protocol: Protocol) -> None:
+    runs = [on(make_run, 1, 4.0, GPU, seed=0), on(make_run, 1, 4.0, GPU, seed=1, precision="float32")]
+    runs.append(on(make_run, 1, 9.0, GPU, seed=2, precision="bfloat16", compiled=True))
+    summary = summarise(runs, protocol)
+    table = cost_table(summary, "bsdata")
+    assert table is not None
+    found = {line.row["precision"]: (line.row["seeds"], line.entries[-1].below[1:]) for line in table.rows}
+    assert found == {"float32": ("2", []), "bfloat16": ("1", ["compiled"])}
+    assert sorted(line.row["short"] for line in table.rows) == [
+        "FastFlow · mobilenetv2_100 file",
+        "FastFlow · mobilenetv2_100 file in bfloat16",
+    ]
+    assert "in bfloat16" in page.html_page(runs, summary)
+
+
 def test_memory_that_may_be_another_jobs_is_marked(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), make_run(CONFIGS[1])]  # the second as an earlier version recorded it
     notes = [note for note in cost_notes(summarise(runs, protocol), "bsdata") if note.startswith("Host memory")]
