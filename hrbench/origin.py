@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import platform
 import re
 import resource
@@ -47,22 +50,23 @@ def device_name(device: torch.device) -> str:
 
 def _processor() -> str:
     """Return the processor's name; its architecture where the system tells no name."""
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, name = line.partition(":")
             if key.strip() == "model name" and name.strip():
                 return re.sub(r"\(R\)|\(TM\)", "", " ".join(name.split()))
-    except OSError:
-        pass
     return f"{platform.processor() or platform.machine() or 'unknown'} CPU"
 
 
 def reset_peak_memory(device: torch.device) -> bool:
-    """Count peaks from now on; return whether that of the host could be set back: only Linux can."""
+    """Count peaks from now on, without what is freed; return whether the host's could be set back: only Linux can."""
     import torch
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc keeps what was freed, gigabytes at times
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -55,6 +55,17 @@ def test_a_peak_belongs_to_its_phase():
     assert MemoryPeaks(CPU).record()["peak_host_mib"] < during["peak_host_mib"] - 48
 
 
+@LINUX
+def test_freed_memory_does_not_count():
+    peaks = MemoryPeaks(CPU)
+    blocks = [np.ones(8192, np.uint8) for _ in range(16_000)]
+    during = peaks.record()["peak_host_mib"]
+    kept = blocks[::500]  # between them the heap has holes, which malloc does not return by itself
+    del blocks
+    assert MemoryPeaks(CPU).record()["peak_host_mib"] < during - 100
+    assert len(kept) == 32
+
+
 def test_where_peaks_cannot_be_set_back_the_record_says_so(monkeypatch):
     monkeypatch.setattr("hrbench.cost.reset_peak_memory", lambda device: False)
     record = MemoryPeaks(CPU).record()
