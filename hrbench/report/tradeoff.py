@@ -117,4 +117,4 @@ def _draw_point(axes: Axes, point: Point, best: bool) -> None:
     if fast > slow > 0:
         axes.plot([_time(fast), _time(slow)], [y, y], color=colour, lw=1, alpha=0.75 * alpha, zorder=3)
     face, edge, width = (colour, PAPER, 0.6) if point.comparable else (PAPER, colour, 1.2)
-    axes.plot([x], [y], marker, mfc=face, mec=edge, mew=width, ms=7.5, alpha=alpha, zorder=4)
+    axes.plot([x], [y], marker, mfc=face, mec=edge, mew=width, ms=7.5, alpha=alpha, zorder=4, clip_on=False)

@@ -163,6 +163,29 @@ def test_a_point_has_its_interval_and_the_range_of_its_seeds(make_run: Factory, 
         assert ms * speed == pytest.approx(1000, rel=0.02)
 
 
+@given(
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    speeds=st.lists(st.floats(1e-4, 1e4), min_size=5, max_size=5),
+)
+def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[float]) -> None:
+    points = [
+        Point(Series(str(i), i), Cell(value=speed), Cell(value=value), True)
+        for i, (value, speed) in enumerate(zip(values, speeds, strict=False))
+    ]
+    found = Tradeoff({CPU: points}, {})
+    figure = draw_tradeoff(found, "AUPRO", "")
+    assert figure is not None
+    (axes,) = figure.axes
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    shown = markers(axes)
+    assert len(shown) == len(points)
+    for x, y in shown:
+        assert left < x < right
+        assert bottom <= y <= top
+    assert 2 <= len(axes.get_yticks()) <= 9
+    assert 1 <= len(axes.get_xticks()) <= 12
+
+
 def test_no_speed_no_plot(make_run: Factory, tmp_path: Path, protocol: Protocol) -> None:
     runs = [make_run(cost={})]
     summary = summarise(runs, protocol)
