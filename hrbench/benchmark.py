@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +21,15 @@ from torch import Tensor
 
 from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
+from hrbench.cost import MemoryPeaks, largest_peaks, timing
 from hrbench.data.sample import Category, Sample, content_digest
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
 from hrbench.fusion import Fusion
+from hrbench.imaging import image_size
 from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, all_options, check_options, find_preset, load_method, source_digest
-from hrbench.origin import device_name, peak_memory
+from hrbench.origin import device_name
 from hrbench.progress import track
 from hrbench.protocol import Protocol
 from hrbench.scores import Scores
@@ -188,8 +191,6 @@ def run_job(
         return rescore(done, protocols)
     fit_samples, held_out = split_normals(job.category)
     _start_over_if_changed(folder, content_digest(job.category.train))
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
     with seeded(job.seed):
         method = load_method(job.method)(**job.options).to(device)
@@ -199,7 +200,7 @@ def run_job(
             torch.manual_seed(mix(job.seed, 1, part))  # what a method draws must not depend on what came before
             return predict(method, samples, job.view, device, batch_size=batch_size)
 
-        fit_seconds = _fit(job, method, fit_samples, held_out, maps, folder, device)
+        fit_cost = _fit(job, method, fit_samples, held_out, maps, folder, device)
         ways = collections_of(protocols, method.image_score)
         fusion = _fusion(job, method, maps, held_out, folder)
 
@@ -208,7 +209,7 @@ def run_job(
 
         held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
         calibrations = Calibration.of((finish(item) for item in held), [way.side for way in ways])
-        evidence, cost = _collect(job, maps, finish, folder, ways, save_maps=save_maps)
+        evidence, cost = _collect(job, maps, finish, folder, ways, device, save_maps=save_maps)
         evidence = [
             dataclasses.replace(part, calibration=calibration)
             for part, calibration in zip(evidence, calibrations, strict=True)
@@ -217,7 +218,7 @@ def run_job(
             **_describe(job, method),
             "batch_size": batch_size,
             "device": device_name(device),
-            "cost": {"fit_seconds": fit_seconds, **cost, "peak_memory_mib": peak_memory(device)},
+            "cost": {**{f"fit_{name}": value for name, value in fit_cost.items()}, **cost},
         }
         if fusion is not None:
             config["fusion"] = fusion.record()
@@ -244,13 +245,15 @@ def _fit(
     maps: Maps,
     folder: Path,
     device: torch.device,
-) -> float:
-    """Fit and calibrate the method, or load what an earlier attempt learnt; return the seconds it took."""
+) -> dict[str, Any]:
+    """Fit and calibrate the method, or load what an earlier attempt learnt; return the seconds and memory it took."""
     partial = folder / "partial"
-    weights, timing = folder / "weights.safetensors", partial / "fit.json"
-    if weights.is_file() and timing.is_file():
+    weights, spent = folder / "weights.safetensors", partial / "fit.json"
+    if weights.is_file() and spent.is_file():
         load_learnt_state(method, load_file(weights))
-        return float(json.loads(timing.read_text(encoding="utf-8"))["seconds"])
+        known: dict[str, Any] = json.loads(spent.read_text(encoding="utf-8"))
+        return known
+    memory = MemoryPeaks(device)
     fit = Fit(
         method,
         held_out=ViewedNormals(held_out, job.view),
@@ -266,13 +269,13 @@ def _fit(
     if type(method).calibrate is not Method.calibrate:
         with torch.no_grad():
             method.calibrate(part for item in maps(held_out) for part in item.parts)
-    seconds = fit.seconds
-    with atomic(timing) as path:
-        path.write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+    cost = {"seconds": fit.seconds, **memory.record()}
+    with atomic(spent) as path:
+        path.write_text(json.dumps(cost), encoding="utf-8")
     with atomic(weights) as path:
         save_file(learnt_state(method), path)
     (partial / "fit.pt").unlink(missing_ok=True)
-    return seconds
+    return cost
 
 
 def _fusion(job: Job, method: Method, maps: Maps, held_out: list[Sample], folder: Path) -> Fusion | None:
@@ -295,13 +298,13 @@ def _collect(
     finish: Callable[[NativeMaps], Scores],
     folder: Path,
     ways: Sequence[Collection],
+    device: torch.device,
     *,
     save_maps: bool,
-) -> tuple[list[Evidence], dict[str, float]]:
-    """Predict the test images chunk by chunk into evidence shards, and join them.
+) -> tuple[list[Evidence], dict[str, Any]]:
+    """Predict the test images chunk by chunk into evidence shards, join them, and return them with what they cost.
 
-    Costs are those of the method: forward passes, merging, ``finish``; not decoding, not evidence. A batch never
-    crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
+    A batch never crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
     """
     test = job.category.test
     chunks = [test[start : start + CHUNK] for start in range(0, len(test), CHUNK)]
@@ -313,6 +316,7 @@ def _collect(
         same = seen.is_file() and seen.read_text(encoding="utf-8") == content_digest(chunks[number])
         return kept and same and all((shards[number] / way.name).is_dir() for way in ways)
 
+    memory = MemoryPeaks(device)
     left = [number for number in range(len(chunks)) if not complete(number)]
 
     def collect() -> Iterator[None]:
@@ -342,6 +346,7 @@ def _collect(
             with atomic(shards[number]) as path:
                 path.mkdir()
                 (path / "images.sha256").write_text(content_digest(chunks[number]), encoding="utf-8")
+                (path / "memory.json").write_text(json.dumps(memory.record()), encoding="utf-8")
                 for collector in collectors:
                     collector.result().save(path / collector.collection.name)
 
@@ -349,16 +354,10 @@ def _collect(
     for _ in track(collect(), f"{job.label} predict", total=len(test), initial=done, unit="img"):
         pass
     evidence = [Evidence.merge([Evidence.load(shard / way.name) for shard in shards]) for way in ways]
-    images = evidence[0].images
-    warm = images.iloc[1:] if len(images) > 1 else images
-    seconds = warm["seconds"].to_numpy()
-    cost = {
-        "predict_seconds": float(images["seconds"].sum()),
-        "megapixels_per_second": float((warm["height"] * warm["width"]).sum() / 1e6 / seconds.sum()),
-        "ms_median": float(1e3 * np.median(seconds)),
-        "ms_p95": float(1e3 * np.quantile(seconds, 0.95)),
-    }
-    return evidence, cost
+    peaks = [shard / "memory.json" for shard in shards]
+    known = (json.loads(path.read_text(encoding="utf-8")) for path in peaks if path.is_file())
+    pixels = {sample.id: math.prod(image_size(sample.image)) for sample in test}
+    return evidence, {**timing(evidence[0].images, pixels), **largest_peaks(known)}
 
 
 def _finish(method: Method, item: NativeMaps, fusion: Fusion | None) -> Scores:

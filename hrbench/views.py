@@ -11,7 +11,9 @@
 
 Every view but a fused one is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile.
 Merging weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
-weights form a partition of unity by construction.
+weights form a partition of unity by construction. What a network says near the border of a tile is spoilt by the
+padding of its layers: the outer quarter of an overlap is left to the neighbour. Where a quarter of the overlap is no
+less than the network's receptive radius, the merged map is that of the whole image.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ __all__ = [
     "tile_starts",
     "to_unit",
 ]
+
+SPOILT = 0.25  # share of an overlap, at either of its ends, that the tile which ends there has no part in
 
 _PATTERN = re.compile(
     r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
@@ -140,7 +144,9 @@ class View:
         tensor = image_tensor(image)
         if any(placement.pad):
             tensor = _edge_pad(tensor, placement.pad)
-        if tensor.shape[1:] != placement.grid:
+        if tensor.shape[1:] != placement.grid and placement.grid == (1, 1):  # torch fails on one pixel of 8 bits
+            tensor = tensor.double().mean(dim=(1, 2), keepdim=True).to(tensor.dtype)
+        elif tensor.shape[1:] != placement.grid:
             tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
             if tensor.is_floating_point():
                 tensor = tensor.clamp(0, 1)
@@ -330,15 +336,21 @@ def to_unit(batch: Tensor, device: torch.device) -> Tensor:
 
 
 def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
-    """Return triangular windows, clipped to a plateau, that are normalised to sum to one at every pixel."""
-    steps = [b - a for a, b in pairwise(starts)]
-    ramp = max([tile - step for step in steps], default=1)
+    """Return windows that fade from tile to tile over the inner part of each overlap and sum to one at every pixel."""
     position = torch.arange(tile, dtype=torch.float64) + 0.5
-    window = torch.minimum(position, tile - position).clamp(max=max(1, ramp)) / max(1, ramp)
+    overlaps = [a + tile - b for a, b in pairwise(starts)]
+    rises = [torch.ones_like(position), *(_rise(position, overlap) for overlap in overlaps)]
+    falls = [*(_rise(tile - position, overlap) for overlap in overlaps), torch.ones_like(position)]
+    windows = [rise * fall for rise, fall in zip(rises, falls, strict=True)]
     total = torch.zeros(max(length, tile), dtype=torch.float64)
-    for start in starts:
+    for start, window in zip(starts, windows, strict=True):
         total[start : start + tile] += window
-    return torch.stack([window / total[start : start + tile] for start in starts]).float()
+    return torch.stack([w / total[start : start + tile] for start, w in zip(starts, windows, strict=True)]).float()
+
+
+def _rise(distance: Tensor, overlap: int) -> Tensor:
+    """Return weights by the distance from a border that a neighbour overlaps: zero at first, then a ramp to one."""
+    return ((distance - SPOILT * overlap) / max(1.0, (1 - 2 * SPOILT) * overlap)).clamp(0, 1)
 
 
 def _resize(single: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -11,12 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrbench import HrbenchError
+from hrbench.fusion import Fusion
 from hrbench.views import Canvas, FusedView, View, parse_view, tile_starts, to_unit
 
-SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
-VIEWS = st.sampled_from(
-    ["whole:32", "whole:24x40", "whole:32:square", "tiled:32:8", "tiled:32:0", "tiled:16:15", "tiled:32:8@0.5"]
-)
+TILED = ["tiled:32:8", "tiled:32:0", "tiled:16:15", "tiled:32:8@0.5", "tiled:32:24@0.7"]
+PLAIN = ["whole:32", "whole:24x40", "whole:32:square", *TILED]
+PYRAMIDS = ["whole:32+tiled:32:8", "tiled:32:8+tiled:32:8@0.5+tiled:32:8@0.25", "whole:32:square+tiled:32:24@0.7"]
+EVERY = st.sampled_from([*PLAIN, *PYRAMIDS])
+VIEWS = st.sampled_from(PLAIN)
+# Any size, and those that leave a remainder of one pixel at tiles of 32 with a step of 24, or lack one.
+LENGTHS = st.one_of(st.integers(1, 90), st.sampled_from([1, 31, 32, 33, 55, 56, 57, 65, 81]))
+SIZES = st.tuples(LENGTHS, LENGTHS)
 
 
 def ramp_image(size):
@@ -40,15 +46,29 @@ def test_tiles_cover_every_pixel_and_stay_inside(length, tile, data):
     assert len(set(starts)) == len(starts)
 
 
-@given(size=SIZES, view=VIEWS, stride=st.sampled_from([1, 4, 7]))
+@given(size=SIZES, view=EVERY, stride=st.sampled_from([1, 4, 7]))
 def test_constant_tiles_merge_to_the_constant(size, view, stride):
-    view = View.parse(view)
-    placement = view.place(size)
-    shape = (len(placement), *(max(1, t // stride) for t in view.tile))
-    merged = view.merge(torch.full(shape, 0.7), placement)
-    assert merged.shape == size
-    assert merged.dtype == torch.float32
-    torch.testing.assert_close(merged, torch.full(size, 0.7), rtol=0, atol=1e-6)
+    merged = []
+    for part in parse_view(view).parts:
+        placement = part.place(size)
+        shape = (len(placement), *(max(1, t // stride) for t in part.tile))
+        merged.append(part.merge(torch.full(shape, 0.7), placement))
+        assert merged[-1].shape == size
+        assert merged[-1].dtype == torch.float32
+        torch.testing.assert_close(merged[-1], torch.full(size, 0.7), rtol=0, atol=1e-6)
+    fused = Fusion(("",) * len(merged), (0.1,) * len(merged), (0.3,) * len(merged))(merged)
+    torch.testing.assert_close(fused, torch.full(size, math.log1p(math.exp(2))), rtol=0, atol=1e-5)
+
+
+@given(size=SIZES, view=EVERY, data=st.data())
+def test_every_pixel_is_seen(size, view, data):
+    image = np.full((*size, 3), 60, np.uint8)
+    other = image.copy()
+    other[data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))] = 255
+    for part in parse_view(view).parts:
+        before, _ = part.split(image)
+        after, _ = part.split(other)
+        assert not torch.equal(before, after)
 
 
 @given(size=SIZES, overlap=st.sampled_from([0, 8, 31]))
@@ -61,18 +81,27 @@ def test_split_and_merge_is_the_identity_at_camera_pitch(size, overlap):
         np.testing.assert_allclose(merged.numpy(), image[..., channel], rtol=1e-5, atol=1e-4)
 
 
-@given(size=st.tuples(st.integers(40, 90), st.integers(40, 90)), view=VIEWS, data=st.data())
-def test_a_planted_peak_lands_where_it_was(size, view, data):
-    view = View.parse(view)
-    row, column = (data.draw(st.integers(0, n - 1)) for n in size)
-    image = np.zeros((*size, 3), np.uint8)
-    image[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 255
-    tiles, placement = view.split(image)
-    merged = view.merge(tiles[:, 0].float(), placement).numpy()
-    ys, xs = np.nonzero(merged > merged.max() * 0.7)
-    scale = max(placement.native[0] / placement.grid[0], placement.native[1] / placement.grid[1], 1)
-    assert abs(ys.mean() - row) <= scale + 0.6
-    assert abs(xs.mean() - column) <= scale + 0.6
+def centroid(map_):
+    """Return where the upper half of a map's peak lies."""
+    weights = np.clip(map_ - map_.max() / 2, 0, None).astype(np.float64)
+    rows, columns = np.indices(map_.shape)
+    return np.array([(weights * rows).sum(), (weights * columns).sum()]) / weights.sum()
+
+
+@given(size=SIZES, view=EVERY, stride=st.sampled_from([1, 4]), data=st.data())
+def test_a_planted_peak_lands_within_one_pixel(size, view, stride, data):
+    for part in parse_view(view).parts:
+        placement = part.place(size)
+        pixel = max(n / g for n, g in zip(size, placement.grid, strict=True)) * stride  # one of the map, in native ones
+        width = max(1.5, 1.5 * pixel)
+        row, column = (data.draw(st.integers(0, n - 1)) for n in size)
+        rows, columns = np.indices(size)
+        peak = 250 * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 2 / width**2)
+        tiles, _ = part.split(np.repeat(peak.round().astype(np.uint8)[..., None], 3, axis=2))
+        maps = torch.nn.functional.avg_pool2d(tiles[:, 0].float(), stride)
+        merged = part.merge(maps, placement).numpy()
+        distance = np.linalg.norm(centroid(merged) - centroid(peak))
+        assert distance <= max(1.0, 0.15 * pixel), (part.text, size, row, column, distance, pixel)
 
 
 @given(size=SIZES, view=VIEWS)
@@ -122,6 +151,15 @@ def test_small_images_are_padded_with_their_edge():
     tiles, _ = View.parse("tiled:16:4").split(image)
     assert tiles.shape == (1, 3, 16, 16)
     assert tiles.eq(9).all()
+
+
+@pytest.mark.parametrize("text", ["tiled:8:0@0.01", "whole:1"])
+def test_an_image_may_shrink_to_a_single_pixel(text):
+    view = View.parse(text)
+    for dtype, value in ((np.uint8, 9), (np.uint16, 9 * 257)):
+        tiles, placement = view.split(np.full((3, 5, 3), value, dtype))
+        torch.testing.assert_close(to_unit(tiles, torch.device("cpu")).unique(), torch.tensor([9 / 255]))
+        assert view.merge(tiles[:, 0].float(), placement).shape == (3, 5)
 
 
 def test_sixteen_bit_images_keep_their_levels():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hrbench.report.configurations import printable
+from hrbench.report.configurations import costs_of, printable
 from hrbench.report.summary import Summary
 from hrbench.store import Run
 
@@ -68,6 +68,7 @@ def _facts(configs: Sequence[Mapping[str, Any]], summary: Summary) -> list[tuple
         ("Options", _pairs(method.get("options") or {})),
         ("Threshold rule", _shared(str((c.get("threshold") or {}).get("rule") or "none") for c in configs)),
         ("Device", _shared(str(c.get("device") or "") for c in configs)),
+        ("Precision", _shared(str(c.get("precision") or "") for c in configs)),
         ("Environment", _shared(_pairs(c.get("environment") or {}, leave="commit") for c in configs)),
         ("Code", _shared(str((c.get("environment") or {}).get("commit") or "") for c in configs)),
         (
@@ -89,11 +90,11 @@ def _pairs(mapping: Mapping[str, Any], leave: str = "") -> str:
 
 
 def _run(config: Mapping[str, Any]) -> dict[str, str]:
-    dataset, cost = config["dataset"], config.get("cost") or {}
+    dataset, cost = config["dataset"], {**(config.get("cost") or {}), **costs_of(config)}
     threshold = config.get("threshold") or {}
 
     def written(value: Any, form: str) -> str:
-        return "–" if value is None else format(value, form)
+        return "–" if value is None or value != value else format(value, form)
 
     return {
         "category": str(dataset["category"]),
@@ -101,9 +102,10 @@ def _run(config: Mapping[str, Any]) -> dict[str, str]:
         "training images": f"{dataset.get('train', '–')} ({dataset.get('held_out', 0)} held out)",
         "threshold": written(threshold.get("value"), ".5g"),
         "fit, s": written(cost.get("fit_seconds"), ",.1f"),
-        "median, ms": written(cost.get("ms_median"), ",.0f"),
-        "95 %, ms": written(cost.get("ms_p95"), ",.0f"),
-        "memory, MiB": written(cost.get("peak_memory_mib"), ",.0f"),
+        "median, ms": written(cost["ms_median"], ",.0f"),
+        "95 %, ms": written(cost["ms_p95"], ",.0f"),
+        "host, MiB": written(cost["peak_host_mib"], ",.0f"),
+        "device, MiB": written(cost["peak_device_mib"], ",.0f"),
         "dataset index": str(dataset.get("index_sha256", "–"))[:12],
         "finished": str(config.get("created", "–"))[:16].replace("T", " "),
         "run": str(config.get("run", "–")),

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from hrbench.metrics import CUMULATIVE, DISJOINT
 from hrbench.protocol import Protocol
-from hrbench.report.configurations import THROUGHPUT
+from hrbench.report.configurations import COSTS, THROUGHPUT
 from hrbench.report.summary import MIN_COMPONENTS, SIZED, Cell, Cells
 
 __all__ = [
     "Column",
     "best_two",
     "category_columns",
+    "cost_columns",
     "error_text",
     "limit_text",
     "number_text",
@@ -45,6 +46,8 @@ class Column:
         Whether the best value is emphasised.
     interval : bool
         Whether tables print the interval below the value; elsewhere it would only make them wide.
+    least : bool
+        Whether small is good, so that sorting starts with the smallest.
     """
 
     key: str
@@ -56,6 +59,7 @@ class Column:
     title: str = ""
     contest: bool = True
     interval: bool = False
+    least: bool = False
 
     def cell(self, cells: Cells, configuration: int, category: str = "") -> Cell:
         """Return the cell of a configuration in a category, or on average (``""``); empty if absent."""
@@ -148,6 +152,23 @@ def _speed() -> Column:
     return Column(THROUGHPUT, "speed", "Mpx/s", THROUGHPUT, title=title, contest=False)
 
 
+def cost_columns() -> list[Column]:
+    """Return the columns of what prediction costs: one for each of :data:`hrbench.report.configurations.COSTS`."""
+    image = "per image: its share of the forward passes, merging and finishing its map; not decoding"
+    peaks = "Most memory that the process took while it predicted the test images"
+    costs = (
+        ("speed", "Mpx/s", _speed().title),
+        ("ms per image", "median", f"Median {image}"),
+        ("ms per image", "95 %", f"95 % of the images take at most this {image}"),
+        ("peak memory, MiB", "device", "Most memory that tensors took on the device during prediction"),
+        ("peak memory, MiB", "host", f"{peaks}, libraries and evidence included"),
+    )
+    return [
+        Column(name, group, head, name, title=title, contest=False, least=name != THROUGHPUT)
+        for name, (group, head, title) in zip(COSTS, costs, strict=True)
+    ]
+
+
 def overview_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of the table that a leaderboard opens with."""
     sizes = size_columns(protocol, DISJOINT)
@@ -176,12 +197,12 @@ def category_columns(protocol: Protocol) -> list[Column]:
         Column("miou_all", auto, "with good", "miou_all", title=f"{with_good}, at the automatic threshold"),
         Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),
         *_recall("recall", auto),
-        Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False),
+        Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False, least=True),
         Column("iou_decision", own, "IoU", "iou_decision", title=f"Pooled IoU {own}"),
         Column("miou_decision", own, "mean IoU", "miou_decision", title=f"{mean_iou}, {own}"),
         Column("miou_all_decision", own, "with good", "miou_all_decision", title=f"{with_good}, {own}"),
         *_recall("recall_decision", own),
-        Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False),
+        Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False, least=True),
         Column("iou_oracle", "oracle*", "IoU", "iou_oracle", title=_iou()[1].title),
         Column("miou_oracle", "oracle*", "mean IoU", "miou_oracle", title=f"{mean_iou}, best in hindsight"),
         Column("f1_oracle", "oracle*", "F1", "f1_oracle", title=f"{dice}, best in hindsight"),
@@ -199,16 +220,16 @@ def _recall(metric: str, where: str) -> list[Column]:
 
 
 def number_text(column: Column, value: float) -> str:
-    """Write a value: three decimals, speeds with three digits, an en dash for what is not there."""
+    """Write a value: three decimals, costs with three digits, an en dash for what is not there."""
     if math.isnan(value):
         return "–"
     if column.metric.startswith("fpr"):
         return f"{value:.2g}"
-    if column.metric != THROUGHPUT:
+    if column.metric not in COSTS:
         return f"{value:.3f}"
     if value <= 0:
         return "0"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def error_text(error: float) -> str:
@@ -226,6 +247,8 @@ def why_missing(column: Column, cell: Cell) -> str:
     """Say why a cell holds no number."""
     if cell.few:
         return f"only {cell.n} defect{'s' * (cell.n > 1)}, no number below {MIN_COMPONENTS}"
+    if column.metric in COSTS:
+        return "not measured"
     if cell.total == 0:
         own = column.metric.endswith("_decision")
         return "the method takes no decision of its own" if own else "not measured"
@@ -238,7 +261,7 @@ def why_missing(column: Column, cell: Cell) -> str:
 
 def best_two(column: Column, values: list[float]) -> tuple[str, str]:
     """Return best and second best as printed, so that equal prints are equally emphasised; "" for none."""
-    printed = sorted({number_text(column, v) for v in values if not math.isnan(v)}, key=float, reverse=True)
     if not column.contest or len([v for v in values if not math.isnan(v)]) < 2:
         return "", ""
+    printed = sorted({number_text(column, v) for v in values if not math.isnan(v)}, key=float, reverse=True)
     return printed[0], printed[1] if len(printed) > 1 else ""

@@ -14,12 +14,21 @@ import pandas as pd
 from hrbench.protocol import Protocol
 from hrbench.store import Run
 
-__all__ = ["THROUGHPUT", "describe", "identify", "printable", "remarks", "without_duplicates"]
+__all__ = ["COSTS", "THROUGHPUT", "costs_of", "describe", "identify", "printable", "remarks", "without_duplicates"]
 
 THROUGHPUT = "megapixels_per_second"
 """Name under which the measured speed stands beside the metrics."""
 
-_IDENTITY = ["method", "preset", "view", "weights_id", "options", "rules"]
+COSTS = {
+    THROUGHPUT: "megapixels per second",
+    "ms_median": "ms",
+    "ms_p95": "ms",
+    "peak_device_mib": "MiB",
+    "peak_host_mib": "MiB",
+}
+"""What prediction costs: names as in ``run.json`` and beside the metrics, and their units."""
+
+_IDENTITY = ["method", "preset", "view", "weights_id", "precision", "options", "rules"]
 _LABEL = ["title", "preset", "view", "weights"]
 
 
@@ -34,6 +43,9 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
     method, dataset = config["method"], config["dataset"]
     weights = {str(k): str(v) for k, v in (method.get("weights") or {}).items()}
     rules = config.get("protocols", {}).get(protocol.name, {})
+    precision = printable(str(config.get("precision") or "float32"))
+    shown = [", ".join(_short_weights(text) for text in weights.values()) or "none"]
+    shown += [precision] * (precision != "float32")
     return {
         "position": position,
         "run": config.get("run", run.folder.name),
@@ -45,15 +57,27 @@ def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
         "title": printable(str(method.get("title") or method["name"])),
         "preset": printable(str(method.get("preset") or "–")),
         "view": printable(str(config.get("view") or "–")),
-        "weights": printable(", ".join(_short_weights(text) for text in weights.values())) or "none",
+        "weights": printable(" in ".join(shown)),
+        "precision": precision,
         "weights_id": json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
         "random": any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
         "options": json.dumps(method.get("options") or {}, sort_keys=True, default=str),
         "rules": rules.get("sha256", ""),
         "seed": config.get("seed", 0),
         "device": str(config.get("device", "–")),
-        "speed": (config.get("cost") or {}).get(THROUGHPUT, math.nan),
+        "batch_size": config.get("batch_size", 0),
+        "compiled": bool(config.get("compiled")),
+        "own_peak": (config.get("cost") or {}).get("peak_host_since") == "phase",
     }
+
+
+def costs_of(config: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
+    cost = dict(config.get("cost") or {})
+    if "peak_memory_mib" in cost:  # the one figure of earlier runs: the device's, or on a CPU the process's
+        name = "peak_host_mib" if str(config.get("device", "")).startswith("cpu") else "peak_device_mib"
+        cost.setdefault(name, cost["peak_memory_mib"])
+    return {name: math.nan if cost.get(name) is None else float(cost[name]) for name in COSTS}
 
 
 def _short_weights(text: str) -> str:

@@ -22,7 +22,20 @@ from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
 from hrbench.report.summary import MIN_COMPONENTS, Cell
 
-__all__ = ["GRID", "INK", "MUTED", "PAPER", "Bin", "Series", "draw_bins", "draw_curves", "sheet", "style", "value_axis"]
+__all__ = [
+    "GRID",
+    "INK",
+    "MUTED",
+    "PAPER",
+    "Bin",
+    "Series",
+    "draw_bins",
+    "draw_curves",
+    "log_ticks",
+    "sheet",
+    "style",
+    "value_axis",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -191,6 +204,7 @@ def sheet(
     title: str,
     markers: bool,
     *,
+    lines: bool = True,
     shape: tuple[int, int] = (1, 2),
     height: float = 3.3,
     key: Sequence[tuple[Line2D, str]] = (),
@@ -204,6 +218,8 @@ def sheet(
     title : str
     markers : bool
         Whether the legend shows the series' markers.
+    lines : bool
+        Whether it shows their lines.
     shape : tuple of int
         Rows and columns of panels.
     height : float
@@ -231,7 +247,7 @@ def sheet(
                     [],
                     color=colour,
                     marker=marker if markers else "",
-                    ls=line,
+                    ls=line if lines else "",
                     lw=1.5,
                     mec=PAPER,
                     mew=0.6,
@@ -257,3 +273,14 @@ def value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
     axes.set_ylabel(label)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers inside an interval, at most so many: the ticks of a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    chosen: list[float] = []
+    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        chosen = [number for power in powers for step in steps if low <= (number := step * 10.0**power) <= high]
+        if len(chosen) <= most:
+            break
+    return chosen or [math.sqrt(low * high)]

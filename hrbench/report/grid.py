@@ -10,7 +10,7 @@ from typing import Any
 
 from hrbench.metrics import CUMULATIVE, DISJOINT
 from hrbench.report.columns import Column, best_two, error_text, number_text, why_missing
-from hrbench.report.configurations import THROUGHPUT
+from hrbench.report.configurations import COSTS
 from hrbench.report.rows import has_interval, rank_interval, rank_text, short_interval
 from hrbench.report.summary import Cell, Cells
 
@@ -155,13 +155,13 @@ def _small_print(column: Column, cell: Cell, category: str) -> list[str]:
 
 def _explain(column: Column, cell: Cell, category: str, partial: bool) -> str:
     """Say what stands behind a number."""
-    speed = column.metric == THROUGHPUT
-    parts = [f"{cell.value:.4g} megapixels per second" if speed else f"{cell.value:.6f}"]
+    unit = COSTS.get(column.metric, "")
+    parts = [f"{cell.value:,.4g} {unit}" if unit else f"{cell.value:.6f}"]
     if error := error_text(cell.error):
         parts[0] += " exactly" if error == "0" else f" ± {error} (certified numerical error)"
     if cell.low == cell.low:
         parts.append(f"interval {cell.low:.4f} to {cell.high:.4f}")
-    if cell.n and not speed:
+    if cell.n and not unit:
         parts.append(f"n = {cell.n:,}")
     what = "seeds" if category else "categories"
     if cell.total > 1:

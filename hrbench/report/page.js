@@ -15,8 +15,9 @@ function sortBy(button) {
   for (const h of heads) h.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order);
 
-  const numeric = !head.classList.contains("text");
   const key = (row) => row.cells[column].dataset.sort || "";
+  const isNumber = (text) => text === "" || !isNaN(parseFloat(text));
+  const numeric = !head.classList.contains("text") && [...body.rows].every((row) => isNumber(key(row)));
   const sign = order === "ascending" ? 1 : -1;
   const rows = [...body.rows].sort((a, b) => {
     const x = key(a), y = key(b);

@@ -16,6 +16,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, overview_columns, size_columns
 from hrbench.report.configurations import printable
+from hrbench.report.cost import cost_notes, cost_table
 from hrbench.report.grid import grid
 from hrbench.report.images import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
@@ -32,6 +33,10 @@ __all__ = ["html_page", "write_leaderboard"]
 
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
+
+_SINGLE = ("sizes", "diameters", "cost")
+_OVERVIEW = (*_SINGLE, "curves")
+"""Plots above the categories; with a single one the others stand in its own section."""
 
 
 def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol) -> dict[str, Path]:
@@ -117,12 +122,14 @@ def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: st
             "defects": sum(areas[c].size for c in names) if len(areas) == len(names) else 0,
         },
         "overview": grid(overview_columns(protocol), rows, cells),
-        "plots": _svg(summary, material, name, "", anchor, KINDS[:3] if len(names) > 1 else KINDS[:2]),
+        "plots": _svg(summary, material, name, "", anchor, _OVERVIEW if len(names) > 1 else _SINGLE),
         "categories": [
             _category(runs, summary, material, name, category, f"{anchor}c{number}")
             for number, category in enumerate(names)
         ],
         "limits": limit_overview(material.limits, summary, name),
+        "cost": cost_table(summary, name),
+        "cost_notes": cost_notes(summary, name),
         "worth": worth_of(runs, summary, name),
         "cards": method_cards(runs, summary, name, rows, anchor),
     }
@@ -148,8 +155,7 @@ def _category(
         "metrics": grid(category_columns(protocol), rows, cells, category, drop_empty=True),
         "sizes": grid(sizes, rows, cells, category, counts=True),
         "limits": limit_table(material.limits, summary, dataset, category),
-        # With a single category, its plots by size already stand above.
-        "plots": _svg(summary, material, dataset, category, anchor, KINDS if several else KINDS[2:]),
+        "plots": _svg(summary, material, dataset, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": [entry for row in rows if (entry := _pictures(runs, summary, dataset, category, row))],
     }
 
@@ -163,6 +169,7 @@ def _svg(
         "diameters": "AUPRO per equivalent diameter of the defects, for every row of the table",
         "curves": "PRO and ROC curves over a logarithmic false-positive rate",
         "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
+        "cost": "AUPRO over the time per megapixel, for every row of the table above, with the Pareto front",
     }
     drawn = figures(summary, material, dataset, category, titled=False, kinds=kinds)
     return {

@@ -1,4 +1,4 @@
-"""Plots of a report: quality by defect size, the curves behind the areas, and the probability of detection."""
+"""Plots of a report: quality by defect size, the curves behind the areas, probability of detection, cost."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
+from hrbench.report.cost import tradeoff
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.images import save
 from hrbench.report.limits import Reliability
 from hrbench.report.pod import draw_detection
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
+from hrbench.report.tradeoff import draw_tradeoff
 from hrbench.scoring import detection_of
 from hrbench.store import Run
 
 __all__ = ["KINDS", "Material", "figures", "gather", "write_plots"]
 
 Floats = npt.NDArray[np.float64]
-KINDS = ("sizes", "diameters", "curves", "detection")
-"""What is drawn, in the order of a page; all but the first two need evidence."""
+KINDS = ("sizes", "diameters", "curves", "detection", "cost")
+"""What is drawn; curves and detection need evidence, cost is drawn per dataset only."""
 FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 """False-positive rates at which curves are averaged and drawn: 50 per decade."""
 
@@ -85,7 +87,7 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
 
     For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and for
     each of several categories ``DATASET-CATEGORY-...``. Curves need the runs' evidence, and ``-detection``, drawn
-    per category only, an operating threshold.
+    per category only, an operating threshold. ``DATASET-cost`` needs runs that recorded their speed.
 
     Parameters
     ----------
@@ -142,6 +144,9 @@ def figures(
     if "detection" in kinds:
         detection = draw_detection(sheet.detections(), protocol.pod, title)
         drawn |= {} if detection is None else {"detection": detection}
+    if "cost" in kinds and not category:
+        cost = draw_tradeoff(tradeoff(summary, dataset), axis, title)
+        drawn |= {} if cost is None else {"cost": cost}
     return drawn
 
 

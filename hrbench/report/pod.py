@@ -17,7 +17,7 @@ from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Detectability
 from hrbench.report.configurations import printable
-from hrbench.report.drawing import MUTED, PAPER, Series, sheet, style, value_axis
+from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
 from hrbench.report.limits import limit_names, limit_text, unreached
 
 __all__ = ["draw_detection"]
@@ -90,7 +90,7 @@ def _axes(axes: Axes, span: tuple[float, float], heading: str, rugs: int, level:
     axes.set_yticks([-middle, level, 1 + middle], ["missed", f"{level:g}", "hit"], minor=True, color=MUTED)
     axes.set_xscale("log")
     axes.set_xlim(*span)
-    ticks = _ticks(*span, most)
+    ticks = log_ticks(*span, most)
     axes.set_xticks(ticks, [_tick(area) for area in ticks], linespacing=1.4)
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.tick_params(axis="y", which="minor", length=0)
@@ -99,17 +99,6 @@ def _axes(axes: Axes, span: tuple[float, float], heading: str, rugs: int, level:
 def _rug(rugs: int) -> tuple[float, float]:
     """Return the gap between curves and rug, and the height of its rows."""
     return (0.06, 0.11) if rugs == 1 else (0.03, 0.05)
-
-
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round areas inside an interval, at most so many."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    chosen: list[float] = []
-    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-        chosen = [area for power in powers for step in steps if low <= (area := step * 10.0**power) <= high]
-        if len(chosen) <= most:
-            break
-    return chosen or [math.sqrt(low * high)]
 
 
 def _tick(area: float) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
-from hrbench.report.configurations import THROUGHPUT, describe, identify, remarks, without_duplicates
+from hrbench.report.configurations import THROUGHPUT, costs_of, describe, identify, remarks, without_duplicates
 from hrbench.report.ranking import headline_ranks
 from hrbench.store import Run
 
@@ -170,7 +170,7 @@ def averages(
 
 
 def values_of(run: Run, protocol: str) -> pd.DataFrame:
-    """Return the run's records under the protocol of that name, and its speed as one more metric."""
+    """Return the run's records under the protocol of that name, and what it cost as further metrics."""
     records = run.records
     records = records[records["protocol"] == protocol]
     columns = [*_METRIC, "value", "error_bound", "ci_low", "ci_high", "n"]
@@ -180,9 +180,9 @@ def values_of(run: Run, protocol: str) -> pd.DataFrame:
     records["fpr_limit"] = records["fpr_limit"].round(9)
     if records.empty:
         return records
-    speed = (run.config.get("cost") or {}).get(THROUGHPUT)
-    extra = {"metric": THROUGHPUT, "subset": "all", "value": math.nan if speed is None else float(speed)}
-    return pd.concat([records, pd.DataFrame([extra])], ignore_index=True)
+    costs = [(name, value) for name, value in costs_of(run.config).items() if name == THROUGHPUT or value == value]
+    extra = pd.DataFrame(costs, columns=["metric", "value"]).assign(subset="all")
+    return pd.concat([records, extra], ignore_index=True)
 
 
 def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:

@@ -14,12 +14,14 @@ from hrbench.protocol import Protocol
 from hrbench.report.columns import (
     Column,
     category_columns,
+    cost_columns,
     limit_text,
     number_text,
     overview_columns,
     size_columns,
 )
 from hrbench.report.configurations import THROUGHPUT, printable
+from hrbench.report.cost import cost_notes, cost_table, device_text
 from hrbench.report.rows import (
     footnotes,
     interval_text,
@@ -69,6 +71,7 @@ def markdown_page(summary: Summary, runs: Sequence[Run] = ()) -> str:
         parts.append(f"## {_markdown(dataset)}")
         parts.append(_markdown_table(lines))
         parts.append("\n".join(f"- {_markdown(text)}" for text in footnotes(summary, dataset)))
+        parts += _markdown_cost(summary, dataset)
         if runs and (worth := worth_of(runs, summary, dataset)) is not None:
             parts += _markdown_worth(worth)
     return "\n\n".join(parts) + "\n"
@@ -76,6 +79,19 @@ def markdown_page(summary: Summary, runs: Sequence[Run] = ()) -> str:
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown_cost(summary: Summary, dataset: str) -> list[str]:
+    """Return heading, table and notes of what prediction costs."""
+    if (table := cost_table(summary, dataset)) is None:
+        return []
+    heads = [f"{column.group} {column.head}".strip() for column in table.columns]
+    lines = [["#", "Method", *[_markdown(head) for head in heads]], ["--:", ":--", *["--:"] * len(heads)]]
+    for line in table.rows:
+        name = line.row["short"] + marks(line.row)
+        lines.append([line.rank, _markdown(name), *[_markdown(entry.text) for entry in line.entries]])
+    notes = "\n".join(f"- {_markdown(text)}" for text in cost_notes(summary, dataset))
+    return ["### What it costs", _markdown_table(lines), *([notes] if notes else [])]
 
 
 def _markdown_worth(worth: Worth) -> list[str]:
@@ -121,12 +137,14 @@ def csv_table(summary: Summary) -> str:
     protocol = summary.protocol
     sizes = (*DISJOINT, *CUMULATIVE, *diameter_names(protocol.size_bins))
     limits = [Column(f"{name}_px", "", "", name) for name in ("a50", "a90", "a90_95")]
-    columns = [*category_columns(protocol), *size_columns(protocol, sizes), *limits]
+    costs = cost_columns()
+    metrics = [column for column in category_columns(protocol) if column.key not in {cost.key for cost in costs}]
+    columns = [*metrics, *costs, *size_columns(protocol, sizes), *limits]
     records = []
     for dataset in summary.notes:
         cells = lookup(summary, dataset)
         for row in leaderboard_rows(summary, dataset):
-            names = {k: row[k] for k in ("method", "preset", "view", "weights", "options", "random")}
+            names = {k: row[k] for k in ("method", "preset", "view", "weights", "precision", "options", "random")}
             for category in ["", *summary.category_names(dataset)]:
                 if category in row["missing"]:
                     continue
@@ -134,7 +152,7 @@ def csv_table(summary: Summary) -> str:
                 record |= {name: math.nan if category else row[name] for name in ("rank", "rank_low", "rank_high")}
                 record |= names
                 record |= {"seeds": row["seeds"], "categories": row["categories"]}
-                record |= {"missing": ";".join(row["missing"])}
+                record |= {"missing": ";".join(row["missing"]), "device": device_text(summary, dataset, row)}
                 for column in columns:
                     cell = column.cell(cells, row["configuration"], category)
                     if column in limits and (not category or cell.defined < cell.total):

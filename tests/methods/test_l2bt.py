@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from helpers import PlainContext, noise_normals
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hrbench.errors import HrbenchError
 from hrbench.method import Method, create_method, methods_package
-from hrbench.views import View
+from hrbench.views import View, parse_view
 
 methods_package()
 from hrbench.methods.l2bt import blur, distance, student  # noqa: E402
@@ -227,6 +229,71 @@ def test_a_token_lands_where_it_looked(size: tuple[int, int]) -> None:
     expected = [(k + 0.5) * side / 74 - (side - n) // 2 for k, n in zip((row, column), size, strict=True)]
     assert abs(peak[0] + 0.5 - expected[0]) <= 1
     assert abs(peak[1] + 0.5 - expected[1]) <= 1
+
+
+@pytest.mark.parametrize("teacher", ["test_vit", "test_vit3"])
+@pytest.mark.parametrize("size", [(160, 160), (64, 64), (112, 240), (320, 48)])
+def test_positions_are_resampled_to_any_grid(teacher: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    tokens = create_method("l2bt", **{**SMALL, "teacher": teacher}).teacher
+    net = tokens.network
+    nn.init.normal_(net.pos_embed)
+    grid, prefix = (size[0] // 16, size[1] // 16), net.pos_embed.shape[1] - 100  # pretrained at 10 x 10 patches
+    table = net.pos_embed[:, prefix:].reshape(1, 10, 10, -1).permute(0, 3, 1, 2)
+    table = functional.interpolate(table, grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    fixed = timm.create_model(teacher, num_classes=0, img_size=size)
+    positions = torch.cat([net.pos_embed[:, :prefix], table], dim=1)
+    fixed.load_state_dict({**net.state_dict(), "pos_embed": positions}, strict=False)
+    images = batch(size, 1)
+    with torch.no_grad():
+        expected = fixed.eval().forward_intermediates(
+            (images - tokens.mean) / tokens.std, indices=[3, 5], norm=True, output_fmt="NLC", intermediates_only=True
+        )
+        for own, other in zip(tokens(images), expected, strict=True):
+            torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_never_holds_all_pairs_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    method = create_method("l2bt", **SMALL).eval()
+    plain, calls = functional.scaled_dot_product_attention, []
+
+    def counted(*args: Tensor, **options: object) -> Tensor:
+        calls.append(args[0].shape[-2])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
+    images = batch((128, 160), 1)
+    found = map_of(method, images)
+    assert calls == [8 * 10 + 1] * len(method.teacher.network.blocks)
+    for block in method.teacher.network.blocks:
+        block.attn.fused_attn = False
+    torch.testing.assert_close(map_of(method, images), found, atol=1e-5, rtol=1e-5)
+    assert len(calls) == len(method.teacher.network.blocks)
+
+
+@pytest.mark.parametrize(
+    "text", ["whole:1036", "whole:1036:square", "tiled:518:112", "whole:518+tiled:518:112", "tiled:1036:224@0.5"]
+)
+def test_the_papers_teacher_takes_these_views(text: str) -> None:
+    with torch.device("meta"):
+        method = create_method("l2bt", weights="random")
+        view = parse_view(text)
+        view.check_multiple(method.multiple, "l2bt")
+        for part in view.parts:
+            found = method.predict(torch.empty(2, 3, *part.tile)).maps["anomaly"]
+            assert found.shape == (2, part.tile[0] // 14, part.tile[1] // 14)
+
+
+@pytest.mark.parametrize("text", ["whole:96", "whole:96:square", "tiled:96:32", "whole:96+tiled:96:32+tiled:96:32@0.5"])
+def test_every_view_gives_a_native_map(text: str) -> None:
+    method, _ = fitted(steps=1)
+    image = (batch((101, 150), 1)[0].permute(1, 2, 0) * 255).byte().numpy()
+    for part in parse_view(text).parts:
+        tiles, placement = part.split(image)
+        final = method.finish({"anomaly": part.merge(map_of(method, tiles.float() / 255), placement)})
+        assert final.shape == (101, 150)
+        assert final.isfinite().all()
 
 
 def test_mistakes_are_named() -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report import page, plots, pod
-from hrbench.report.drawing import Series
+from hrbench.report.drawing import Series, log_ticks
 from hrbench.report.images import inline_svg
 from hrbench.report.limits import Reliability, limit_names, limit_overview, limit_table, limit_text, unreached
 from hrbench.report.summary import Summary, summarise
@@ -184,7 +184,7 @@ def test_a_rug_of_many_defects_stays_small() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1, 2), (4.3, 4.4), (3, 700), (1, 3e6), (41, 49)])
 def test_axis_has_few_round_areas(low: float, high: float) -> None:
-    ticks = pod._ticks(low, high, 12)
+    ticks = log_ticks(low, high, 12)
     assert 1 <= len(ticks) <= 12
     assert all(low <= tick <= high for tick in ticks)
     assert re.fullmatch(r"[\d,]+\n⌀ [\d.]+", pod._tick(ticks[0]))
