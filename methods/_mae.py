@@ -167,8 +167,9 @@ class MaskedAutoencoder(nn.Module):
         return found
 
     def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the (B, 3, H, W) normalised image that decoder tokens (B, N, width) stand for."""
-        return unpatchify(self.decoder.pixels(self.decoder.norm(tokens)), grid, self.patch)
+        """Return the (B, 3, H, W) normalised image that decoder tokens (B, N, width) stand for, in float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return unpatchify(self.decoder.pixels(self.decoder.norm(tokens.float())), grid, self.patch)
 
     def paint(self, images: Tensor, *, mask_ratio: float, blocks: int) -> tuple[Tensor, Tensor]:
         """Hide a random share of the patches and paint all from the rest.
