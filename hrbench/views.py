@@ -267,7 +267,7 @@ class Canvas:
         self._device = device
         self._single: Tensor | None = None
         self._merged: Tensor | None = None
-        self._windows = tuple(window.to(device) for window in placement.windows)
+        self._windows = tuple(window.to(device, non_blocking=True) for window in placement.windows)
 
     def add(self, index: int, tile: Tensor) -> None:
         """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
