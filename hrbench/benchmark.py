@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,22 @@ import numpy as np
 import tifffile
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from hrbench._ahead import ahead
 from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
+from hrbench.backbones import compile_frozen
 from hrbench.cost import MemoryPeaks, largest_peaks, timing
 from hrbench.data.sample import Category, Sample, content_digest
-from hrbench.errors import HrbenchError
+from hrbench.errors import HrbenchError, unknown_name
 from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
+from hrbench.finish import AnomalyMap, finish, finish_views
 from hrbench.fusion import Fusion
 from hrbench.imaging import image_size
 from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, all_options, check_options, find_preset, load_method, source_digest
 from hrbench.origin import device_name
+from hrbench.precision import PRECISIONS
 from hrbench.progress import track
 from hrbench.protocol import Protocol
 from hrbench.scores import Scores
@@ -42,7 +45,7 @@ __all__ = ["Job", "make_job", "run_job", "split_normals"]
 
 log = logging.getLogger("hrbench")
 
-Maps = Callable[..., Iterator[NativeMaps]]
+Maps = Callable[..., Iterator[NativeMaps]]  # of samples; with seeds, see `predict`
 
 HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
 CHUNK = 16  # test images per evidence shard: an interrupted prediction loses at most these
@@ -62,6 +65,9 @@ class Job:
         Complete configuration of the method's constructor.
     view : View or FusedView
     seed : int
+    precision : str
+        ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`. It changes values far more than another device does,
+        so that runs of different precision are different runs.
     """
 
     category: Category
@@ -70,6 +76,7 @@ class Job:
     options: Mapping[str, Any]
     view: AnyView
     seed: int
+    precision: str = "float32"
 
     @property
     def method_name(self) -> str:
@@ -94,6 +101,8 @@ class Job:
         options = _identities(self.options)
         code = source_digest(load_method(self.method))
         identity = [self.category.names_digest, self.method_name, code, options, self.view.text, self.seed]
+        if self.precision != "float32":
+            identity.append(self.precision)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return safe_name(f"{self.method_name}-{self.preset}-s{self.seed}-{digest[:8]}")
 
@@ -110,13 +119,14 @@ def make_job(
     view: str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    precision: str = "float32",
 ) -> Job:
     """Check a job's names against what exists and fill in the preset.
 
     Raises
     ------
     HrbenchError
-        For an unknown method, preset, option or a malformed view.
+        For an unknown method, preset, option or precision, or a malformed view.
     """
     cls = load_method(method)
     chosen = find_preset(cls, method, preset)
@@ -130,7 +140,9 @@ def make_job(
             ) from None
     if not 0 <= seed < 2**31:
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
-    return Job(category, method, preset, complete, parse_view(view or chosen.view), seed)
+    if precision not in PRECISIONS[1:]:
+        raise unknown_name("precision", precision, PRECISIONS[1:])
+    return Job(category, method, preset, complete, parse_view(view or chosen.view), seed, precision)
 
 
 def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
@@ -154,6 +166,7 @@ def run_job(
     device: torch.device,
     batch_size: int = 8,
     save_maps: bool = False,
+    compiled: bool = False,
 ) -> Run:
     """Do a job, or what is left of it, and return the run; one that is done already is returned as it is.
 
@@ -172,6 +185,8 @@ def run_job(
         Tiles per forward pass at prediction.
     save_maps : bool
         Also write each native anomaly map as float32 TIFF.
+    compiled : bool
+        Compile frozen backbones, see :func:`hrbench.backbones.compile_frozen`.
 
     Raises
     ------
@@ -192,24 +207,30 @@ def run_job(
     fit_samples, held_out = split_normals(job.category)
     _start_over_if_changed(folder, content_digest(job.category.train))
 
-    with seeded(job.seed):
+    with seeded(job.seed), ExitStack() as left_open:
         method = load_method(job.method)(**job.options).to(device)
         job.view.check_multiple(method.multiple, job.method_name)
+        compiled = compiled and compile_frozen(method, device)
 
-        def maps(samples: Sequence[Sample], part: int = 0) -> Iterator[NativeMaps]:
-            torch.manual_seed(mix(job.seed, 1, part))  # what a method draws must not depend on what came before
-            return predict(method, samples, job.view, device, batch_size=batch_size)
+        def maps(samples: Sequence[Sample], seeds: Mapping[int, int] | None = None) -> Iterator[NativeMaps]:
+            # What a method draws must not depend on what came before.
+            seeds = seeds or {0: mix(job.seed, 1, 0)}
+            found = predict(
+                method, samples, job.view, device, batch_size=batch_size, precision=job.precision, seeds=seeds
+            )
+            return left_open.enter_context(closing(found))  # its threads end with the job, whatever happens
 
         fit_cost = _fit(job, method, fit_samples, held_out, maps, folder, device)
         ways = collections_of(protocols, method.image_score)
         fusion = _fusion(job, method, maps, held_out, folder)
 
-        def finish(item: NativeMaps) -> Scores:
-            return _finish(method, item, fusion)
+        def finished(samples: Sequence[Sample], seeds: Mapping[int, int] | None = None) -> Iterator[AnomalyMap]:
+            return (finish(method, item, fusion) for item in maps(samples, seeds))
 
-        held = track(maps(held_out), f"{job.label} held-out", total=len(held_out), unit="img")
-        calibrations = Calibration.of((finish(item) for item in held), [way.side for way in ways])
-        evidence, cost = _collect(job, maps, finish, folder, ways, device, save_maps=save_maps)
+        with closing(ahead(AnomalyMap.scores, finished(held_out))) as scores:
+            held = track(scores, f"{job.label} held-out", total=len(held_out), unit="img")
+            calibrations = Calibration.of(held, [way.side for way in ways])
+        evidence, cost = _collect(job, finished, folder, ways, device, save_maps=save_maps)
         evidence = [
             dataclasses.replace(part, calibration=calibration)
             for part, calibration in zip(evidence, calibrations, strict=True)
@@ -218,11 +239,18 @@ def run_job(
             **_describe(job, method),
             "batch_size": batch_size,
             "device": device_name(device),
+            "precision": job.precision,
+            "compiled": compiled,
             "cost": {**{f"fit_{name}": value for name, value in fit_cost.items()}, **cost},
         }
         if fusion is not None:
             config["fusion"] = fusion.record()
-        run = finish_run(folder, job.category, evidence, protocols, config, lambda sample: finish(next(maps([sample]))))
+
+        def anomaly_map(sample: Sample) -> Scores:
+            (found,) = finished([sample])
+            return found.scores()
+
+        run = finish_run(folder, job.category, evidence, protocols, config, anomaly_map)
     shutil.rmtree(folder / "partial")
     return run
 
@@ -262,6 +290,7 @@ def _fit(
         checkpoint=partial / "fit.pt",
         label=job.label,
         scratch=partial,
+        precision=job.precision,
     )
     method.train()
     method.fit(ViewedNormals(fit_samples, job.view), fit)
@@ -286,7 +315,7 @@ def _fusion(job: Job, method: Method, maps: Maps, held_out: list[Sample], folder
     if known.is_file():
         return Fusion.read(json.loads(known.read_text(encoding="utf-8")))
     seen = track(maps(held_out), f"{job.label} fusion", total=len(held_out), unit="img")
-    fusion = Fusion.of([part.text for part in job.view.parts], (_finals(method, item) for item in seen))
+    fusion = Fusion.of([part.text for part in job.view.parts], (finish_views(method, item) for item in seen))
     with atomic(known) as path:
         path.write_text(json.dumps(fusion.record()), encoding="utf-8")
     return fusion
@@ -294,8 +323,7 @@ def _fusion(job: Job, method: Method, maps: Maps, held_out: list[Sample], folder
 
 def _collect(
     job: Job,
-    maps: Maps,
-    finish: Callable[[NativeMaps], Scores],
+    finished: Callable[[Sequence[Sample], Mapping[int, int]], Iterator[AnomalyMap]],
     folder: Path,
     ways: Sequence[Collection],
     device: torch.device,
@@ -304,7 +332,8 @@ def _collect(
 ) -> tuple[list[Evidence], dict[str, Any]]:
     """Predict the test images chunk by chunk into evidence shards, join them, and return them with what they cost.
 
-    A batch never crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
+    A thread counts the evidence of an image while the next one is predicted. A batch never crosses a chunk, so that a
+    continued run forms the same batches and ends with the same bits.
     """
     test = job.category.test
     chunks = [test[start : start + CHUNK] for start in range(0, len(test), CHUNK)]
@@ -318,71 +347,55 @@ def _collect(
 
     memory = MemoryPeaks(device)
     left = [number for number in range(len(chunks)) if not complete(number)]
+    samples: list[Sample] = []
+    seeds: dict[int, int] = {}
+    for number in left:
+        seeds[len(samples)] = mix(job.seed, 1, number + 1)
+        samples += chunks[number]
+    chunk_of = {sample.id: number for number in left for sample in chunks[number]}
+    collectors: list[EvidenceCollector] = []
 
-    def collect() -> Iterator[None]:
-        for number in left:
-            collectors = [EvidenceCollector(way) for way in ways]
-            for item in maps(chunks[number], number + 1):
-                started = time.perf_counter()
-                scores = finish(item)
-                sample = item.sample
-                seconds = item.seconds + time.perf_counter() - started
-                mask = sample_mask(sample, scores.shape)
-                for collector in collectors:
-                    collector.update(
-                        sample.id,
-                        scores,
-                        mask,
-                        defect_type=sample.defect_type,
-                        decision=item.decision,
-                        seconds=seconds,
-                    )
-                if save_maps:
-                    with atomic(_map_path(folder, sample)) as path:
-                        tifffile.imwrite(path, scores, compression="zlib")
-                yield
-            if shards[number].is_dir():  # of an attempt with other protocols, or on other images
-                shutil.rmtree(shards[number])
-            with atomic(shards[number]) as path:
-                path.mkdir()
-                (path / "images.sha256").write_text(content_digest(chunks[number]), encoding="utf-8")
-                (path / "memory.json").write_text(json.dumps(memory.record()), encoding="utf-8")
-                for collector in collectors:
-                    collector.result().save(path / collector.collection.name)
+    def count(item: AnomalyMap) -> None:
+        sample, scores = item.sample, item.scores()
+        if not collectors:
+            collectors.extend(EvidenceCollector(way) for way in ways)
+        mask = sample_mask(sample, scores.shape)
+        for collector in collectors:
+            collector.update(
+                sample.id,
+                scores,
+                mask,
+                defect_type=sample.defect_type,
+                decision=item.decision(),
+                seconds=item.seconds,
+            )
+        if save_maps:
+            with atomic(_map_path(folder, sample)) as path:
+                tifffile.imwrite(path, scores, compression="zlib")
+        number = chunk_of[sample.id]
+        if sample is chunks[number][-1]:
+            save(number)
+            collectors.clear()
 
-    done = len(test) - sum(len(chunks[number]) for number in left)
-    for _ in track(collect(), f"{job.label} predict", total=len(test), initial=done, unit="img"):
-        pass
+    def save(number: int) -> None:
+        if shards[number].is_dir():  # of an attempt with other protocols, or on other images
+            shutil.rmtree(shards[number])
+        with atomic(shards[number]) as path:
+            path.mkdir()
+            (path / "images.sha256").write_text(content_digest(chunks[number]), encoding="utf-8")
+            (path / "memory.json").write_text(json.dumps(memory.record()), encoding="utf-8")
+            for collector in collectors:
+                collector.result().save(path / collector.collection.name)
+
+    with closing(ahead(count, finished(samples, seeds))) as counted:
+        done = len(test) - len(samples)
+        for _ in track(counted, f"{job.label} predict", total=len(test), initial=done, unit="img"):
+            pass
     evidence = [Evidence.merge([Evidence.load(shard / way.name) for shard in shards]) for way in ways]
     peaks = [shard / "memory.json" for shard in shards]
     known = (json.loads(path.read_text(encoding="utf-8")) for path in peaks if path.is_file())
     pixels = {sample.id: math.prod(image_size(sample.image)) for sample in test}
     return evidence, {**timing(evidence[0].images, pixels), **largest_peaks(known)}
-
-
-def _finish(method: Method, item: NativeMaps, fusion: Fusion | None) -> Scores:
-    """Return the anomaly map of one image as an array, checked, and fused where it has several views."""
-    finals = _finals(method, item)
-    final = finals[0] if fusion is None else fusion(finals)
-    array: Scores = final.cpu().numpy()
-    return array
-
-
-@torch.no_grad()
-def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
-    """Return the method's anomaly map of each view of one image, checked."""
-    finals = []
-    for part in item.parts:
-        final = method.finish(part).float()
-        size = next(iter(part.values())).shape
-        if final.shape != size or not final.isfinite().all():
-            problem = "NaN or infinite pixels" if final.shape == size else f"shape {tuple(final.shape)}"
-            raise HrbenchError(
-                f"{item.sample.id}: {type(method).__name__} gave an anomaly map with {problem}, "
-                f"expected finite scores of shape {tuple(size)}"
-            )
-        finals.append(final)
-    return finals
 
 
 def _map_path(folder: Path, sample: Sample) -> Path:

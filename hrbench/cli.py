@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
+    run.add_argument(
+        "--precision",
+        default="auto",
+        help="of the networks: float32, bfloat16, or auto, bfloat16 on GPUs that have it (default: %(default)s)",
+    )
+    run.add_argument("--compile", action="store_true", help="compile frozen backbones (torch.compile)")
     _protocols_argument(run)
     run.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
     run.add_argument("--save-maps", action="store_true", help="also keep every native anomaly map as TIFF")

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         protocols=[load_protocol(name) for name in args.protocol],
         batch_size=args.batch_size,
         save_maps=args.save_maps,
+        precision=args.precision,
+        compiled=args.compile,
     )
     if runs:
         from hrbench.report import terminal_table
@@ -241,18 +243,22 @@ def _run_jobs(
     protocols: Sequence[Protocol] | None = None,
     batch_size: int = 8,
     save_maps: bool = False,
+    precision: str = "auto",
+    compiled: bool = False,
 ) -> tuple[list[Run], int]:
     """Check all jobs, then do them one by one; a job that fails does not stop the others."""
     from hrbench.benchmark import make_job, run_job
     from hrbench.origin import pick_device
+    from hrbench.precision import pick_precision
 
     if batch_size < 1:
         raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")
     rules = protocols or [load_protocol("native")]
     target = pick_device(device)
     chosen_views: Sequence[str | None] = views or [None]
+    common = {"preset": preset, "precision": pick_precision(precision, target)}
     jobs = [
-        make_job(category, method, preset=preset, view=view, options=(options or {}).get(method), seed=seed)
+        make_job(category, method, view=view, options=(options or {}).get(method), seed=seed, **common)
         for method in dict.fromkeys(methods)
         for view in dict.fromkeys(chosen_views)
         for seed in dict.fromkeys(seeds)
@@ -262,7 +268,10 @@ def _run_jobs(
     for number, job in enumerate(jobs, start=1):
         log.info("[%d/%d] %s", number, len(jobs), job.label)
         try:
-            runs.append(run_job(job, output, rules, device=target, batch_size=batch_size, save_maps=save_maps))
+            done = run_job(
+                job, output, rules, device=target, batch_size=batch_size, save_maps=save_maps, compiled=compiled
+            )
+            runs.append(done)
         except HrbenchError as error:
             failed += 1
             print(f"hrbench: {job.label}: {error}", file=sys.stderr)

@@ -33,6 +33,7 @@ MAX_PIXELS = 10**9
 # Set here, where every file is opened, and not per call: data loaders read in several threads.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
+_BAND = 256  # rows
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 _EXPECTED = "expected a PNG, JPEG, BMP, WebP, PPM or TIFF image"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -232,12 +233,25 @@ def _to_array(path: Path, image: Image.Image) -> NDArray[Any]:
         image = image.convert("L")
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "F", "I") and not image.mode.startswith("I;16"):
         image = image.convert("RGB")
-    array = np.asarray(image)
+    array = _copied(image)
     if image.mode == "I":  # pillow's name for 16-bit grey in PGM, and in PNG before version 11
         if array.min() < 0 or array.max() > 65535:
             raise HrbenchError(f"{path}: grey values {array.min()} to {array.max()}, expected at most 16 bits")
         array = array.astype(np.uint16)
     return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
+
+
+def _copied(image: Image.Image) -> NDArray[Any]:
+    """Copy the pixels band by band: at once, pillow would make two more copies of them on the way."""
+    image.load()
+    bands = range(0, image.height, _BAND)
+    parts = (np.asarray(image.crop((0, top, image.width, min(top + _BAND, image.height)))) for top in bands)
+    array: NDArray[Any] | None = None
+    for top, part in zip(bands, parts, strict=True):
+        if array is None:
+            array = np.empty((image.height, *part.shape[1:]), part.dtype)
+        array[top : top + _BAND] = part
+    return np.asarray(image) if array is None else array
 
 
 def _colour_png16(path: Path, channels: int) -> NDArray[Any]:

@@ -221,7 +221,13 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def predict(self, batch: Tensor) -> Prediction:
-        """Score a (B, 3, h, w) float32 batch in [0, 1]; called in eval mode without gradients."""
+        """Score a (B, 3, h, w) float32 batch in [0, 1]; called in eval mode without gradients.
+
+        Where a run is in bfloat16 (see :mod:`hrbench.precision`), this and the losses of a fit are called under
+        autocast: convolutions and matrix products then give eight bits. What needs more, as likelihoods, distances to
+        a memory, or the last layer before a map, belongs into ``torch.autocast(batch.device.type, enabled=False)``,
+        its inputs made ``float()``.
+        """
         raise NotImplementedError
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from hrbench.errors import HrbenchError
 from hrbench.features import Features
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Batch, Batches, Normals
+from hrbench.precision import autocast
 from hrbench.progress import track
 from hrbench.views import AnyView, Placement, stack_tiles, to_unit
 
@@ -47,11 +48,16 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         before = torch.are_deterministic_algorithms_enabled()
+        memory: Any = torch.utils.deterministic
+        filled = memory.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Else every new tensor is written twice; it would only hide that something reads what nobody wrote.
+        memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
+            memory.fill_uninitialized_memory = filled
 
 
 class ViewedNormals:
@@ -90,7 +96,7 @@ class ViewedNormals:
         """Yield every input once, image after image: (3, h, w) float32 in [0, 1]."""
         for index, tiles in enumerate(self._tiles):
             for tile in range(tiles):
-                yield to_unit(self._cut(index, tile), torch.device("cpu"))
+                yield to_unit(stack_tiles([self._cut(index, tile)]), torch.device("cpu"))[0]
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
@@ -174,6 +180,9 @@ class Fit:
         Prefix of progress bars.
     scratch : Path, optional
         Folder for kept features that do not fit into memory; without it they are not kept.
+    precision : str
+        ``float32`` or ``bfloat16`` (see :mod:`hrbench.precision`), of losses and kept features. Backward passes follow
+        the forward ones; parameters and optimisers are float32.
     """
 
     def __init__(
@@ -186,6 +195,7 @@ class Fit:
         checkpoint: Path | None = None,
         label: str = "",
         scratch: Path | None = None,
+        precision: str = "float32",
     ) -> None:
         self.method = method
         self.held_out = held_out
@@ -194,6 +204,7 @@ class Fit:
         self.checkpoint = checkpoint
         self.label = label
         self.scratch = scratch
+        self.precision = precision
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
         self._earlier: float = self._saved.get("seconds", 0.0)
@@ -202,7 +213,12 @@ class Fit:
 
     def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Features:
         """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
-        return Features(normals, extract, self.device, scratch=self.scratch)
+
+        def precise(batch: Tensor) -> Sequence[Tensor]:
+            with autocast(self.device, self.precision):
+                return extract(batch)
+
+        return Features(normals, precise, self.device, scratch=self.scratch)
 
     def train(
         self,
@@ -236,7 +252,9 @@ class Fit:
         for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
             torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
-            value = loss(to_unit(batch, self.device) if isinstance(batch, Tensor) else batch)
+            inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
+            with autocast(self.device, self.precision):
+                value = loss(inputs)
             number = float(value.detach())
             if not math.isfinite(number):
                 raise HrbenchError(

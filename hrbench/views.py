@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -136,7 +136,8 @@ class View:
         Returns
         -------
         Tensor
-            (3, h, w) uint8, or float32 in [0, 1] for 16-bit images.
+            (3, h, w) uint8, or float32 in [0, 1] for 16-bit images; where nothing is padded or resized, a view of the
+            image.
         Placement
         """
         height, width = image.shape[:2]
@@ -158,7 +159,7 @@ class View:
     def split(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
         """Return all tiles of an image, (T, 3, h, w) uint8 or float32 in [0, 1], and their placement."""
         prepared, placement = self.prepare(image)
-        return torch.stack([placement.cut(prepared, index) for index in range(len(placement))]), placement
+        return stack_tiles([placement.cut(prepared, index) for index in range(len(placement))]), placement
 
     def merge(self, tiles: Tensor, placement: Placement) -> Tensor:
         """Blend the maps of all tiles, (T, h', w') at any stride, into the native (H, W) float32 map."""
@@ -259,7 +260,7 @@ class Placement:
 
 
 class Canvas:
-    """The growing merged map of one image; holds one map, however many tiles there are.
+    """The growing merged map of one image, or what was decided; holds one map, however many tiles there are.
 
     Parameters
     ----------
@@ -269,10 +270,10 @@ class Canvas:
 
     def __init__(self, placement: Placement, device: torch.device) -> None:
         self.placement = placement
+        self._device = device
         self._single: Tensor | None = None
-        height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
-        self._sum = torch.zeros((height, width), device=device)
-        self._windows = tuple(window.to(device) for window in placement.windows)
+        self._merged: Tensor | None = None
+        self._windows = tuple(window.to(device, non_blocking=True) for window in placement.windows)
 
     def add(self, index: int, tile: Tensor) -> None:
         """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
@@ -283,30 +284,43 @@ class Canvas:
         row, column = divmod(index, len(placement.columns))
         full = _resize(tile.float(), placement.tile)
         weighted = full * self._windows[0][row, :, None] * self._windows[1][column, None, :]
-        top, left = placement.rows[row], placement.columns[column]
-        self._sum[top : top + placement.tile[0], left : left + placement.tile[1]] += weighted
+        self._under(index, torch.float32).add_(weighted)
 
     def add_decision(self, index: int, tile: Tensor) -> None:
         """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile calls it."""
-        placement = self.placement
-        row, column = divmod(index, len(placement.columns))
-        full = F.interpolate(tile[None, None].float(), placement.tile, mode="nearest-exact")[0, 0]
-        top, left = placement.rows[row], placement.columns[column]
-        part = self._sum[top : top + placement.tile[0], left : left + placement.tile[1]]
-        torch.maximum(part, full, out=part)
+        full = _resize(tile.to(torch.uint8), self.placement.tile, nearest=True)
+        self._under(index, torch.uint8).bitwise_or_(full)
 
     def result(self, *, nearest: bool = False) -> Tensor:
-        """Return the (H, W) float32 map on the native grid."""
+        """Return the native map, (H, W) float32, or with `nearest` the decisions, (H, W) uint8.
+
+        No copy is made of a canvas that is as large as the image: it is handed out.
+        """
         placement = self.placement
+        merged = self._single
+        if merged is None:
+            assert self._merged is not None, "no tile was added"
+            merged = self._merged[: placement.grid[0], : placement.grid[1]]
+        if not any(placement.pad):
+            return _resize(merged, placement.native, nearest=nearest).contiguous()
         left, right, top, bottom = placement.pad
         height, width = placement.native
-        merged = self._sum[: placement.grid[0], : placement.grid[1]] if self._single is None else self._single
         padded = (height + top + bottom, width + left + right)
-        if nearest:
-            merged = F.interpolate(merged[None, None], padded, mode="nearest-exact")[0, 0]
-        else:
-            merged = _resize(merged, padded)
-        return merged[top : top + height, left : left + width].contiguous()
+        # The padded axis first: what lies in the padding is then never made at full size.
+        for axis in (0, 1) if top + bottom else (1, 0):
+            size = (padded[0], merged.shape[1]) if axis == 0 else (merged.shape[0], padded[1])
+            merged = _resize(merged, size, nearest=nearest).narrow(axis, (top, left)[axis], placement.native[axis])
+        return merged.contiguous()
+
+    def _under(self, index: int, dtype: torch.dtype) -> Tensor:
+        """Return the part of the canvas that lies under a tile."""
+        placement = self.placement
+        if self._merged is None:
+            height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
+            self._merged = torch.zeros((height, width), dtype=dtype, device=self._device)
+        row, column = divmod(index, len(placement.columns))
+        top, left = placement.rows[row], placement.columns[column]
+        return self._merged[top : top + placement.tile[0], left : left + placement.tile[1]]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
@@ -316,17 +330,23 @@ def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 
 def image_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Tensor:
-    """Return an (H, W, 3) image as (3, H, W): uint8 as it is, uint16 as float32 in [0, 1]."""
+    """Return an (H, W, 3) image as (3, H, W): uint8 as a view of it, uint16 as float32 in [0, 1]."""
     if image.dtype == np.uint16:
-        return torch.from_numpy(image.astype(np.float32) / 65535).permute(2, 0, 1).contiguous()
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+        image = np.divide(image, np.float32(65535), dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
-def stack_tiles(tiles: Sequence[Tensor]) -> Tensor:
-    """Stack tiles of one size; where 8-bit and 16-bit images meet, all become float32 in [0, 1]."""
+def stack_tiles(tiles: Sequence[Tensor], *, pinned: bool = False) -> Tensor:
+    """Copy tiles of one size into a contiguous batch; where 8-bit and 16-bit images meet, all become float32 in [0, 1].
+
+    With `pinned`, the batch lies in memory from which a GPU can fetch it while the host goes on.
+    """
     if len({tile.dtype for tile in tiles}) > 1:
         tiles = [to_unit(tile, tile.device) for tile in tiles]
-    return torch.stack(list(tiles))
+    batch = torch.empty((len(tiles), *tiles[0].shape), dtype=tiles[0].dtype, pin_memory=pinned)
+    for row, tile in zip(batch, tiles, strict=True):
+        row.copy_(tile)
+    return batch
 
 
 def to_unit(batch: Tensor, device: torch.device) -> Tensor:
@@ -335,6 +355,7 @@ def to_unit(batch: Tensor, device: torch.device) -> Tensor:
     return moved if moved.is_floating_point() else moved.float() / 255
 
 
+@lru_cache(maxsize=64)
 def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
     """Return windows that fade from tile to tile over the inner part of each overlap and sum to one at every pixel."""
     position = torch.arange(tile, dtype=torch.float64) + 0.5
@@ -353,9 +374,11 @@ def _rise(distance: Tensor, overlap: int) -> Tensor:
     return ((distance - SPOILT * overlap) / max(1.0, (1 - 2 * SPOILT) * overlap)).clamp(0, 1)
 
 
-def _resize(single: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(single: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
     if tuple(single.shape) == size:
         return single
+    if nearest:
+        return F.interpolate(single[None, None], size, mode="nearest-exact")[0, 0]
     return F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 

@@ -138,7 +138,8 @@ class MaskedAutoencoder(nn.Module):
             )
         vit: Any = self.encoder
         tokens = vit.patch_embed(images).flatten(1, 2)
-        positions = sincos_positions(tokens.shape[-1], self.grid(images), self._pretrained_grid).to(tokens.device)
+        positions = sincos_positions(tokens.shape[-1], self.grid(images), self._pretrained_grid)
+        positions = positions.to(tokens.device, non_blocking=True)  # else a GPU is waited for
         tokens = tokens + positions[1:]
         if keep is not None:
             tokens = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
@@ -167,8 +168,9 @@ class MaskedAutoencoder(nn.Module):
         return found
 
     def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the (B, 3, H, W) normalised image that decoder tokens (B, N, width) stand for."""
-        return unpatchify(self.decoder.pixels(self.decoder.norm(tokens)), grid, self.patch)
+        """Return the (B, 3, H, W) normalised image that decoder tokens (B, N, width) stand for, in float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return unpatchify(self.decoder.pixels(self.decoder.norm(tokens.float())), grid, self.patch)
 
     def paint(self, images: Tensor, *, mask_ratio: float, blocks: int) -> tuple[Tensor, Tensor]:
         """Hide a random share of the patches and paint all from the rest.
@@ -238,7 +240,7 @@ class Decoder(nn.Module):
         if restore is not None:
             hidden = self.mask_token.expand(len(x), restore.shape[1] - rest.shape[1], -1)
             rest = torch.cat((rest, hidden), dim=1).gather(1, restore[..., None].expand(-1, -1, self.width))
-        x = torch.cat((first, rest), dim=1) + positions.to(x.device)
+        x = torch.cat((first, rest), dim=1) + positions.to(x.device, non_blocking=True)
         found = []
         for block in list(self.blocks)[:blocks]:
             x = block(x)

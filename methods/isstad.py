@@ -223,14 +223,15 @@ class ISSTAD(Method):
         drawn = corrupt(batch, rng, generator=self._corruption, probability=self._corruption_share)
         repaired, logits = self.look(self.network.normalised(drawn.images))
         clean = self.network.normalised(batch)
-        return (
-            classification_loss(logits, drawn.labels)
-            + _REPAIR_WEIGHT * functional.mse_loss(repaired, clean)
-            + _SSIM_WEIGHT * (1 - ssim(self.network.denormalised(repaired), batch))
-        )
+        with torch.autocast(batch.device.type, enabled=False):  # the similarity is a ratio of small differences
+            return (
+                classification_loss(logits, drawn.labels)
+                + _REPAIR_WEIGHT * functional.mse_loss(repaired, clean)
+                + _SSIM_WEIGHT * (1 - ssim(self.network.denormalised(repaired), batch))
+            )
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Repair and classify; the encoder is frozen.
+        """Repair and classify; the encoder is frozen. Both heads run in float32: half its bits would be ties.
 
         Parameters
         ----------
@@ -248,7 +249,8 @@ class ISSTAD(Method):
         with torch.no_grad():
             tokens = self.network.encode(images)
         decoded = self.network.decode(tokens, grid, blocks=self._depth)
-        logits = [unpatchify(self.classifier(x), grid, self.network.patch) for x in decoded]
+        with torch.autocast(images.device.type, enabled=False):
+            logits = [unpatchify(self.classifier(x.float()), grid, self.network.patch) for x in decoded]
         return self.network.pixels(decoded[-1], grid), torch.stack(logits, dim=1)
 
     def predict(self, batch: Tensor) -> Prediction:

@@ -247,13 +247,13 @@ class UFlow(Method):
     @torch.no_grad()
     def recalibrate(self, context: FitContext) -> None:
         """Measure the latents of held-out normal images, at most 512 inputs, as the option says."""
-        held_out, size = context.held_out, self._batch_size
+        held_out, size = context.features(context.held_out, self.features), self._batch_size
         steps = math.ceil(min(len(held_out), _HELD_OUT_INPUTS) / size)
         batches = held_out.batches(size, steps=steps, seed=context.seed)
         squares = [torch.zeros(c, dtype=torch.float64) for c in self.flow.latent_channels]
         powers = [0.0] * len(squares)  # mean square of the mean energy per cell
-        for batch in context.track(batches, total=steps, description="recalibration"):
-            for scale, z in enumerate(self.latents(self.features(batch.to(context.device)))[0]):
+        for features in context.track(batches, total=steps, description="recalibration"):
+            for scale, z in enumerate(self.latents(features)[0]):
                 squares[scale] += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
                 powers[scale] += float(z.square().mean(dim=1).square().mean()) / steps
         for spread, square, power in zip(self._typed_spreads(), squares, powers, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from helpers import assert_same_bits, write_tree
 
 from hrbench import HrbenchError, load_dataset, load_protocol
 from hrbench import benchmark as benchmark_module
+from hrbench import inference as inference_module
 from hrbench import scoring as scoring_module
 from hrbench.benchmark import make_job, run_job, split_normals
 from hrbench.store import RECORD_COLUMNS, read_runs
@@ -473,3 +475,55 @@ def test_one_pass_serves_protocols_that_collect_differently(tree, toy, tmp_path)
     assert done.load_evidence(PROTOCOLS[0]).collection.side is None
     with pytest.raises(HrbenchError, match="needs evidence collected as 512-max-8"):
         run_job(job_for(tree, toy), tmp_path, [load_protocol("lowres512")], device=CPU)
+
+
+@pytest.mark.parametrize("view", [None, "whole:32+tiled:32:8@0.5"])
+def test_evidence_does_not_depend_on_what_is_done_ahead(tree, toy, tmp_path, monkeypatch, view):
+    options = {"decide": True}
+    overlapped = run(tree, toy, tmp_path / "a", view=view, options=options)
+
+    def one_after_another(function, items, **_):
+        yield from (function(item) for item in items)
+
+    with monkeypatch.context() as patch:
+        for module in (benchmark_module, inference_module):
+            patch.setattr(module, "ahead", one_after_another)
+        alone = run(tree, toy, tmp_path / "b", view=view, options=options)
+    monkeypatch.setattr(inference_module, "WORKERS_CPU", 5)
+    many = run(tree, toy, tmp_path / "c", view=view, options=options)
+    for other in (alone, many):
+        assert_same_bits(other.evidence, overlapped.evidence, but=("seconds",))
+        pd.testing.assert_frame_equal(other.records, overlapped.records)
+
+
+def test_no_thread_is_left_by_a_job_that_fails_or_is_interrupted(tree, toy, tmp_path, monkeypatch):
+    before = threading.active_count()
+    for number, error in enumerate((HrbenchError("no"), KeyboardInterrupt())):
+        calls = []
+
+        def mask(*_, error=error, calls=calls):
+            calls.append(threading.current_thread())
+            if len(calls) == 3:
+                raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(benchmark_module, "sample_mask", mask)
+            with pytest.raises(type(error)) as held:  # its traceback keeps the frames alive
+                run(tree, toy, tmp_path / str(number))
+        assert threading.main_thread() not in calls  # evidence is counted beside the forward pass
+        assert held.value is error
+        assert threading.active_count() == before
+        run(tree, toy, tmp_path / str(number))
+    runs = [read_runs(tmp_path / str(number))[0] for number in range(2)]
+    assert_same_bits(runs[0].evidence, runs[1].evidence, but=("seconds",))
+    assert threading.active_count() == before
+
+
+def test_what_was_predicted_before_a_bad_file_is_kept(tree, toy, tmp_path):
+    root = broken_copy(tree, tmp_path / "data")
+    victim = root / "bolt" / "test" / "good" / "000.png"  # the last one of the second chunk
+    victim.write_bytes(victim.read_bytes()[:60])
+    with pytest.raises(HrbenchError, match=r"test.good.000\.png"):
+        run(root, toy, tmp_path / "out")
+    kept = job_for(root, toy).folder(tmp_path / "out") / "partial"
+    assert [path.name for path in kept.glob("evidence-*")] == ["evidence-00000"]

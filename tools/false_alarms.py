@@ -60,8 +60,8 @@ def measure(
     found: list[bool] = []
     both = either = 0
     for item in predict(method, category.test, view, device):
-        called = item.decision
-        assert called is not None
+        assert item.decision is not None
+        called = item.decision.cpu().numpy()
         mask = sample_mask(item.sample, called.shape)
         if mask is None:
             alarms.append(int(label(called, connectivity=2).max()))

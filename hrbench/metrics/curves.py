@@ -79,8 +79,8 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
     areas = evidence.components["area"].to_numpy()
     ranks, total = evidence.ranks, evidence.normal_pixels
     # A piece of keys, or whole components of about a piece of pixels, at a time: arrays of all would be wide.
-    first = np.unique(np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE)))
-    blocks = list(pairwise([*first, areas.size]))
+    first = np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE))
+    blocks = list(pairwise(np.unique([*first, areas.size])))  # a piece may begin inside the last component
 
     def per_component(area: Callable[[Floats, Floats, float], Floats], limit: float) -> Floats:
         shares = np.empty(ranks.keys.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import assert_same_bits
 from hypothesis import given
@@ -239,6 +240,14 @@ def test_more_than_65535_components():
     mask[::2, ::2] = True
     result = hrbench.evaluate([np.random.default_rng(0).random(mask.shape)], [mask])
     assert len(result.components) == 90_000
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 50])
+def test_defects_that_are_taken_in_pieces_give_the_same(monkeypatch, piece):
+    maps, masks = random_case(4)
+    expected = hrbench.evaluate(maps, masks).frame
+    monkeypatch.setattr("hrbench.metrics.curves._PIECE", piece)  # some begin inside the last defect
+    pd.testing.assert_frame_equal(hrbench.evaluate(maps, masks).frame, expected, rtol=1e-12)
 
 
 def test_size_subsets_of_the_published_scheme():
