@@ -287,9 +287,11 @@ class Canvas:
         self._under(index, torch.float32).add_(weighted)
 
     def add_decision(self, index: int, tile: Tensor) -> None:
-        """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile calls it."""
+        """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile with a part in it calls it."""
         full = _resize(tile.to(torch.uint8), self.placement.tile, nearest=True)
-        self._under(index, torch.uint8).bitwise_or_(full)
+        row, column = divmod(index, len(self.placement.columns))
+        inside = (self._windows[0][row, :, None] > 0) & (self._windows[1][column, None, :] > 0)
+        self._under(index, torch.uint8).bitwise_or_(full & inside)
 
     def result(self, *, nearest: bool = False) -> Tensor:
         """Return the native map, (H, W) float32, or with `nearest` the decisions, (H, W) uint8.

@@ -130,6 +130,15 @@ def test_decisions_are_joined_by_or_and_stay_binary():
     assert result.shape == (100, 90)
 
 
+def test_what_a_tile_decides_where_it_has_no_part_does_not_count():
+    _, placement = View("tiled", (16, 16), 8).split(np.zeros((16, 24, 3), np.uint8))
+    assert placement.columns == (0, 8)
+    canvas = Canvas(placement, torch.device("cpu"))
+    canvas.add_decision(0, torch.ones(16, 16, dtype=torch.bool))
+    canvas.add_decision(1, torch.zeros(16, 16, dtype=torch.bool))
+    assert canvas.result(nearest=True).tolist() == [[1] * 14 + [0] * 10] * 16  # the last two are left to the neighbour
+
+
 def test_square_view_is_the_published_geometry():
     placement = View.parse("whole:1036:square").place((1000, 1500))
     assert placement.pad == (0, 0, 250, 250)
