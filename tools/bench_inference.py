@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -129,7 +130,8 @@ def main() -> None:
     known = environment()
     text = (
         f"# The way from files to anomaly maps\n\n`python {' '.join(['tools/bench_inference.py', *sys.argv[1:]])}`, "
-        f"commit {known['commit']}: {device_name(device)}, {precision}, torch {known['torch']}\n"
+        f"commit {known['commit']}: {device_name(device)}, {precision}, torch {known['torch']}; "
+        f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores before it began\n"
     )
     print(text)
 
