@@ -102,6 +102,7 @@ class _Pending:
         return sum(len(part.placement) for part in self.parts)
 
     def finish(self, device: torch.device) -> NativeMaps:
+        """Hand out the maps, and keep none: the last batch still knows this image."""
         started = mark(device)
         maps = tuple({name: canvas.result() for name, canvas in part.canvases.items()} for part in self.parts)
         decision: Tensor | None = None
@@ -109,6 +110,7 @@ class _Pending:
             if part.decision is not None:
                 called = part.decision.result(nearest=True).bool()
                 decision = called if decision is None else decision | called
+        self.parts.clear()
         return NativeMaps(self.sample, maps, decision, (*self.spans, (started, mark(device), 1.0)))
 
 
@@ -189,6 +191,7 @@ def predict(
                     if len(inputs) >= batch_size:
                         yield inputs, tiles, seed
                         inputs, tiles, seed = [], [], None
+            del looks, prepared  # before the next image is waited for
         if inputs:
             yield inputs, tiles, seed
 

@@ -354,3 +354,15 @@ def test_a_model_without_published_weights_says_so() -> None:
 def test_weights_folder_defaults_to_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HRBENCH_WEIGHTS")
     assert backbones.weights_folder() == Path.home() / ".cache" / "hrbench" / "weights"
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "test_convnext"])
+def test_the_layout_of_memory_changes_nothing_but_rounding(model):
+    pyramid = load_pyramid(model, "random", (0, 1))
+    images = torch.rand(2, 3, 64, 96)
+    found = pyramid(images)
+    pyramid.network.to(memory_format=torch.contiguous_format)
+    plain = pyramid.network((images - pyramid.mean) / pyramid.std)
+    for own, other in zip(found, plain, strict=True):
+        assert own.is_contiguous()
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hrbench import imaging
 from hrbench.errors import HrbenchError
-from hrbench.imaging import image_size, read_image, read_mask
+from hrbench.imaging import image_size, read_image, read_mask, read_pixels
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -327,3 +327,15 @@ def test_image_size_reads_the_header_only(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(NOISE))
     path.write_bytes(path.read_bytes()[:200])
     assert image_size(path) == (64, 64)
+
+
+@pytest.mark.parametrize("height", [1, 255, 256, 257, 700])
+@pytest.mark.parametrize(("mode", "shape"), [("L", ()), ("LA", (2,)), ("RGB", (3,)), ("RGBA", (4,)), ("I;16", ())])
+def test_pixels_copied_in_bands_are_all_there(tmp_path, height, mode, shape):
+    dtype = np.uint16 if mode == "I;16" else np.uint8
+    pixels = np.random.default_rng(height).integers(0, np.iinfo(dtype).max, (height, 5, *shape)).astype(dtype)
+    Image.fromarray(pixels).save(path := tmp_path / "image.png")
+    found = read_pixels(path)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, pixels)
+    assert read_image(path).flags.writeable

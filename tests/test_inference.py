@@ -200,7 +200,7 @@ def test_no_thread_is_left_when_nobody_wants_more(samples):
 
 
 def test_memory_holds_a_bounded_number_of_images(samples, monkeypatch):
-    """Decoded images: one in use, those ahead, those whose batch is full; maps: those of one batch."""
+    """Decoded images: one in use, those ahead, those that are being stacked; maps: those of one batch."""
     alive: dict[str, int] = {"image": 0, "canvas": 0}
     most = dict(alive)
 
@@ -228,9 +228,8 @@ def test_memory_holds_a_bounded_number_of_images(samples, monkeypatch):
             del item
         gc.collect()
         assert alive == {"image": 0, "canvas": 0}
-        # 4 ahead, one or two more of the tiles that are being stacked; 9 inputs of an image lie in at most 4 batches.
         assert most["image"] <= 2 * inference_module.WORKERS_CPU + 3, count
-        assert most["canvas"] <= 2 * 3, count  # map and decision each
+        assert most["canvas"] <= 2 * 2, count  # map and decision of the image that ends in a batch, and of the next one
 
 
 def test_large_images_are_not_decoded_far_ahead(samples, monkeypatch):
@@ -267,3 +266,15 @@ def test_seconds_are_shares_of_batches_and_ones_own_merging(samples, monkeypatch
     found = list(predict(method, samples, View.parse("tiled:16:4"), CPU, batch_size=5))
     # 2 + 1 + 2 of 9 | 5 of 9 | 2 of 9 + 3; a batch and a merging take one tick each
     assert [item.seconds for item in found] == pytest.approx([2 / 5 + 1, 1 / 5 + 1, 9 / 5 + 1, 3 / 5 + 1])
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (7, 90), (90, 7), (12, 12)])
+def test_padding_is_cut_away_axis_by_axis_and_the_map_is_the_same(size):
+    placement = View.parse("whole:16:square").place(size)
+    tile = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
+    canvas = inference_module.Canvas(placement, CPU)
+    canvas.add(0, tile)
+    side, (left, _, top, _) = max(size), placement.pad
+    square = torch.nn.functional.interpolate(tile[None, None], (side, side), mode="bilinear")[0, 0]
+    expected = square[top : top + size[0], left : left + size[1]]
+    torch.testing.assert_close(canvas.result(), expected, rtol=0, atol=1e-6)

@@ -47,11 +47,11 @@ def test_fit_and_thresholds_never_open_a_test_file(method, toy, tree, tmp_path, 
 
     collect, fitted = benchmark._collect, []
 
-    def restoring(job, method, maps, folder, *rest, **options):
+    def restoring(job, finished, folder, *rest, **options):
         fitted.append((folder / "weights.safetensors").read_bytes())
         for path, content in contents.items():
             path.write_bytes(content)
-        return collect(job, method, maps, folder, *rest, **options)
+        return collect(job, finished, folder, *rest, **options)
 
     monkeypatch.setattr(benchmark, "_collect", restoring)
     found = run(method, root, tmp_path / "hidden")

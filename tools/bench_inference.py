@@ -15,9 +15,11 @@ Per method and view, in native megapixels per second:
 Both take turns in one process; ratios are medians of the repeats', after a warm-up.
 
 ``--profile`` times every stage by itself, with the device waited for: what threads do meanwhile and what is on the
-critical path. ``--memory`` measures the peak over so many images, ``--sides`` that of one image of so many pixels on a
-side and of a series of four, both in processes of their own and with a method that costs nothing, so that it is the
-pipeline's memory; a native float32 map takes 4 bytes per pixel, a decoded image 3.
+critical path; wall-clock and CPU time, which differ where other processes take cores.
+
+``--memory`` measures the peak over so many images, ``--sides`` that of one image of so many pixels on a side and of a
+series of four; both in processes of their own and with a method that costs nothing, so that it is the pipeline's
+memory. A native float32 map takes 4 bytes per pixel, a decoded image 3.
 
 Weights are random; files are smooth noise and in the page cache.
 """
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -127,7 +130,8 @@ def main() -> None:
     known = environment()
     text = (
         f"# The way from files to anomaly maps\n\n`python {' '.join(['tools/bench_inference.py', *sys.argv[1:]])}`, "
-        f"commit {known['commit']}: {device_name(device)}, {precision}, torch {known['torch']}\n"
+        f"commit {known['commit']}: {device_name(device)}, {precision}, torch {known['torch']}; "
+        f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores before it began\n"
     )
     print(text)
 
@@ -228,15 +232,16 @@ def profile(setup: Setup, sample: Sample, repeats: int = 3) -> Rows:
     rows: Rows = []
 
     def timed(stage: str, where: str, work: Callable[[], Any]) -> Any:
-        taken, done = [], None
+        taken, spent, done = [], [], None
         for _ in range(repeats):
             done = None  # nothing is kept twice
             setup.wait()
-            started = time.perf_counter()
+            started = time.perf_counter(), time.process_time()
             done = work()
             setup.wait()
-            taken.append(1e3 * (time.perf_counter() - started))
-        rows.append({"stage": stage, "where": where, "ms": f"{min(taken):.1f}"})
+            taken.append(1e3 * (time.perf_counter() - started[0]))
+            spent.append(1e3 * (time.process_time() - started[1]))
+        rows.append({"stage": stage, "where": where, "ms": f"{min(taken):.1f}", "CPU ms": f"{min(spent):.1f}"})
         return done
 
     path = "critical path" if not on_gpu else "device, critical path"
