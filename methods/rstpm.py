@@ -372,7 +372,8 @@ class UNet(nn.Module):
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], dim=1))
-        with torch.autocast(x.device.type, enabled=False):  # eight bits of mantissa would tie the scores
+        device = "cpu" if x.is_meta else x.device.type
+        with torch.autocast(device, enabled=False):  # eight bits of mantissa would tie the scores
             logits: Tensor = self.logit(x.float()).squeeze(1)
         return logits
 
