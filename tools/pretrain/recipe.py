@@ -32,11 +32,17 @@ class Recipe:
         Weight of a second loss: to say at every position of every level how much of its cell the shapes cover.
     jitter : float
         Strength of the change of contrast, brightness and colour, 0 to 1. Never a blur: fine detail must count.
+    faintest : float
+        Least factor of that change of contrast.
+    light : float
+        Strength of the uneven light.
     rate, decay : float
         Peak learning rate of AdamW (one cycle) and its weight decay.
     scale : float
         Of the cosines that the classifiers' logits are.
     seed : int
+    stem : str
+        First filters: ``bank``, by formula and frozen (`pretrain.stem`), or ``learnt``.
     start : str
         Digest of the checkpoint that the first weights come from; empty for random ones.
     """
@@ -53,10 +59,13 @@ class Recipe:
     mixed: float = 0.6
     foreign: float = 1.0
     jitter: float = 1.0
+    faintest: float = 0.1
+    light: float = 0.4
     rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
     seed: int = 0
+    stem: str = "bank"
     start: str = ""
 
 
@@ -70,7 +79,7 @@ class Distillation:
         timm vision transformer.
     depth : int
         Its blocks.
-    canvases, canvas, crop, batch, steps, mixed, jitter, rate, decay, seed :
+    canvases, canvas, crop, batch, steps, mixed, jitter, faintest, light, rate, decay, seed :
         As of a `Recipe`.
     """
 
@@ -83,6 +92,8 @@ class Distillation:
     steps: int = 2000
     mixed: float = 0.7
     jitter: float = 0.5
+    faintest: float = 0.1
+    light: float = 0.4
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
