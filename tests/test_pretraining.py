@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -241,12 +243,21 @@ def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.Capture
     assert header["model"] == "resnet18"
     assert header["steps"] == "6"
     assert dtypes == {(True, torch.float16), (False, torch.float32)}
-    pretrain_backbone.main(
-        ["tokens", "--folder", str(tmp_path / "tokens"), "--trunk", str(trunk), "--smoke", "--device", "cpu",
-         "--set", "depth=3"]
-    )  # fmt: skip
-    with safetensors.safe_open(tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors", framework="pt") as file:
+    student = [
+        "tokens", "--trunk", str(trunk), "--smoke", "--device", "cpu", "--set", "depth=3", "canvases=2",
+    ]  # fmt: skip
+    pretrain_backbone.main([*student, "--folder", str(tmp_path / "tokens")])
+    first = tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors"
+    with safetensors.safe_open(first, framework="pt") as file:
         assert file.metadata()["options"] == '{"depth": 3}'
         assert "distillation of resnet18 file:resnet18.safetensors sha256:" in file.metadata()["made_by"]
-    assert capsys.readouterr().out.count("MB") == 2
+    pretrain_backbone.main(
+        [*student, "steps=1", "rate=0.0", "--folder", str(tmp_path / "further"), "--start", str(first)]
+    )
+    further = tmp_path / "further" / first.name
+    for key, value in safetensors.torch.load_file(first).items():
+        assert torch.equal(value.half(), safetensors.torch.load_file(further)[key].half()), key
+    with safetensors.safe_open(further, framework="pt") as file:
+        assert json.loads(file.metadata()["recipe"])["start"] == hashlib.sha256(first.read_bytes()).hexdigest()[:16]
+    assert capsys.readouterr().out.count("MB") == 3
     assert "</svg>" in (tmp_path / "trunk" / "curve.svg").read_text()

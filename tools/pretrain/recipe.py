@@ -81,6 +81,8 @@ class Distillation:
         Its blocks.
     canvases, canvas, crop, batch, steps, mixed, jitter, faintest, light, rate, decay, seed :
         As of a `Recipe`.
+    start : str
+        Digest of the file that the first weights come from; empty for random ones.
     """
 
     model: str = "vit_tiny_patch16_224"
@@ -97,3 +99,4 @@ class Distillation:
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
+    start: str = ""
