@@ -31,7 +31,7 @@ from hrbench.benchmark import make_job, run_job  # noqa: E402
 from hrbench.data import load_dataset  # noqa: E402
 from hrbench.protocol import load_protocol  # noqa: E402
 
-TINY = Recipe(model="test_resnet", levels=(1, 2, 3), canvases=4, canvas=64, crop=32, batch=4, steps=4, stem="learnt")
+TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, dense=0.5, places=4, stem="learnt")
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))

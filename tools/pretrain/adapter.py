@@ -111,7 +111,7 @@ class Nearest(_Probe):
         backbone: str = "resnet18",
         weights: str = "bundled",
         strides: Sequence[int] = (4, 8),
-        samples: int = 4000,
+        samples: int = 1000,
     ) -> None:
         super().__init__(backbone, weights, strides)
         self._samples = samples

@@ -18,7 +18,7 @@ __all__ = ["gaussian", "joined", "mahalanobis", "nearest", "probe", "probe_all"]
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
-_AT_ONCE = 8192  # positions whose distances to all of a memory are held at a time
+_AT_ONCE = 2048  # positions whose distances to all of a memory are held at a time
 
 
 def joined(maps: Sequence[Tensor]) -> Tensor:
@@ -45,9 +45,11 @@ def mahalanobis(features: Tensor, mean: Tensor, whiten: Tensor) -> Tensor:
 
 def nearest(features: Tensor, memory: Tensor) -> Tensor:
     """Return the (B, h, w) distances of (B, C, h, w) features to the nearest of (N, C) rows."""
-    queries = features.flatten(2).transpose(1, 2)
-    found = [torch.cdist(part, memory).amin(dim=1) for part in queries.flatten(0, 1).split(_AT_ONCE)]
-    return torch.cat(found).reshape(len(features), *features.shape[-2:])
+    queries, squares = features.flatten(2).transpose(1, 2).flatten(0, 1), memory.square().sum(dim=1)
+    # The query's own square is the same for all rows: of the matrix only products are needed.
+    least = [torch.addmm(squares, part, memory.T, alpha=-2).amin(dim=1) for part in queries.split(_AT_ONCE)]
+    distance = (torch.cat(least) + queries.square().sum(dim=1)).clamp(min=0).sqrt()
+    return distance.reshape(len(features), *features.shape[-2:])
 
 
 @torch.no_grad()

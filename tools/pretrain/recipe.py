@@ -48,19 +48,19 @@ class Recipe:
     """
 
     model: str = "resnet18"
-    canvases: int = 600
+    canvases: int = 1000
     canvas: int = 256
-    crop: int = 48
+    crop: int = 64
     batch: int = 32
-    steps: int = 6000
+    steps: int = 5000
     levels: tuple[int, ...] = (1, 2, 3)
-    dense: float = 0.5
-    places: int = 4
-    mixed: float = 0.6
-    foreign: float = 1.0
-    jitter: float = 1.0
-    faintest: float = 0.1
-    light: float = 0.4
+    dense: float = 0.0
+    places: int = 1
+    mixed: float = 0.4
+    foreign: float = 0.5
+    jitter: float = 0.5
+    faintest: float = 0.3
+    light: float = 0.2
     rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
@@ -87,15 +87,15 @@ class Distillation:
 
     model: str = "vit_tiny_patch16_224"
     depth: int = 6
-    canvases: int = 600
+    canvases: int = 1000
     canvas: int = 256
-    crop: int = 128
-    batch: int = 16
+    crop: int = 96
+    batch: int = 32
     steps: int = 2000
-    mixed: float = 0.7
+    mixed: float = 0.4
     jitter: float = 0.5
-    faintest: float = 0.1
-    light: float = 0.4
+    faintest: float = 0.3
+    light: float = 0.2
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
