@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,14 +18,20 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import pretrain_backbone  # noqa: E402
-from pretrain import pretext  # noqa: E402
+from helpers import write_tree  # noqa: E402
+from pretrain import pretext, probe  # noqa: E402
 from pretrain.canvases import canvas, canvases  # noqa: E402
 from pretrain.fields import FORMULAS  # noqa: E402
 from pretrain.loop import one_cycle  # noqa: E402
 from pretrain.probe import gaussian, mahalanobis  # noqa: E402
 from pretrain.recipe import Recipe  # noqa: E402
+from pretrain.stem import bank  # noqa: E402
 
-TINY = Recipe(model="test_resnet", levels=(1, 2, 3), canvases=4, canvas=64, crop=32, batch=4, steps=4)
+from hrbench.benchmark import make_job, run_job  # noqa: E402
+from hrbench.data import load_dataset  # noqa: E402
+from hrbench.protocol import load_protocol  # noqa: E402
+
+TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, dense=0.5, places=4, stem="learnt")
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
@@ -60,7 +69,7 @@ def test_crops_come_from_their_canvas() -> None:
 
 
 def test_a_batch_depends_on_the_step_only_and_mixes_where_it_says() -> None:
-    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=16, mixed=1.0, jitter=0.0)
+    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=16, mixed=1.0, jitter=0.0, light=0.0)
     pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
     batch = pretext.draw_batch(pictures, recipe, 5)
     again = pretext.draw_batch(pictures, recipe, 5)
@@ -85,10 +94,61 @@ def test_without_mixing_there_is_no_cover() -> None:
 
 def test_augmented_images_stay_images() -> None:
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    changed = pretext.augment(images, 1.0, torch.Generator().manual_seed(1))
+    changed = pretext.augment(images, 1.0, 0.1, torch.Generator().manual_seed(1))
     assert 0 <= changed.min() <= changed.max() <= 1
     assert (changed - images).abs().mean() > 0.01
-    torch.testing.assert_close(pretext.augment(images, 0.0, torch.Generator().manual_seed(1)), images)
+    torch.testing.assert_close(pretext.augment(images, 0.0, 0.1, torch.Generator().manual_seed(1)), images)
+
+
+def test_contrast_goes_down_to_the_faintest() -> None:
+    images = 0.5 + 0.01 * torch.randn(4000, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    changed = pretext.augment(images, 1.0, 0.05, torch.Generator().manual_seed(1))
+    inside = (changed.amin(dim=(1, 2, 3)) > 0) & (changed.amax(dim=(1, 2, 3)) < 1)
+    grey = (changed == changed[:, :1]).all(dim=(1, 2, 3))
+    gain = (changed.std(dim=(2, 3)) / images.std(dim=(2, 3)))[inside & ~grey].prod(dim=1) ** (1 / 3)
+    # Log-uniform from 0.05 to 1.5, times the mean of three tints' exponents, 0.12 wide each.
+    expected = torch.logspace(math.log10(0.05), math.log10(1.5), 11)[1:-1]
+    torch.testing.assert_close(gain.quantile(torch.linspace(0.1, 0.9, 9)), expected, rtol=0.15, atol=0)
+
+
+def test_light_is_uneven_and_names_nothing() -> None:
+    images = torch.full((512, 3, 24, 24), 0.2)
+    generator = torch.Generator().manual_seed(0)
+    torch.testing.assert_close(pretext.illuminate(images, 0.0, 0.0, generator), images)
+    lit = pretext.illuminate(images, 0.0, 0.2, generator)
+    assert torch.equal(lit[:, 0], lit[:, 2]), "light has no colour here"
+    logs = (lit[:, 0] / 0.2).log()
+    assert logs.std() == pytest.approx(0.15, rel=0.1)
+    assert logs.mean().abs() < 0.03
+    jumps = (logs[:, 1:] - logs[:, :-1]).abs().amax(dim=(1, 2)) > 0.1
+    assert 0.05 < jumps.float().mean() < 0.5, "some lights have a border"
+    noise = pretext.illuminate(images, 1.0, 0.0, generator) - images
+    assert noise.std() == pytest.approx(0.01, rel=0.2)
+
+
+def test_the_banks_filters_see_no_brightness_but_the_means() -> None:
+    filters = bank(64, 7, 0)
+    assert filters.shape == (64, 3, 7, 7)
+    assert torch.equal(filters, bank(64, 7, 0))
+    assert not torch.equal(filters, bank(64, 7, 1))
+    torch.testing.assert_close(filters.flatten(1).norm(dim=1), torch.ones(64))
+    blind = filters.sum(dim=(1, 2, 3)).abs() < 1e-5
+    assert blind.view(8, 8).sum(dim=1).tolist() == [8, 7] * 4, "tints' means are blind as well"
+    grey = (filters == filters[:, :1]).all(dim=(1, 2, 3))
+    assert grey.float().mean() == pytest.approx(13 / 16)
+    # Every frequency and angle is seen by some filter: the summed power spectrum has no hole in its band.
+    power = torch.fft.fft2(filters[grey & blind, 0], s=(32, 32)).abs().square().sum(dim=0)
+    frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.fftfreq(32)[None])
+    assert power[(frequency > 0.1) & (frequency < 0.38)].min() > 0.03 * power.max()
+    assert power[0, 0] < 1e-6 * power.max()
+
+
+def test_first_filters_by_formula_stay_as_they_are(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    recipe = dataclasses.replace(TINY, model="resnet18", stem="bank", steps=2)
+    trunk = pretext.train(pictures, recipe, tmp_path, device=torch.device("cpu"))
+    stem = trunk.network.get_submodule("conv1").weight.detach()
+    torch.testing.assert_close(stem / stem.flatten(1).norm(dim=1).view(-1, 1, 1, 1), bank(64, 7, 0))
 
 
 def test_labels_of_mixed_positions_are_shares() -> None:
@@ -121,6 +181,25 @@ def test_the_probes_distance_is_mahalanobis() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("at_once", [7, 10_000])
+def test_the_nearest_is_the_nearest(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    features, memory = torch.randn(2, 5, 3, 4, generator=generator), torch.randn(40, 5, generator=generator)
+    expected = (features[:, None] - memory[None, :, :, None, None]).square().sum(dim=2).sqrt().amin(dim=1)
+    torch.testing.assert_close(probe.nearest(features, memory), expected)
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "Nearest"])
+def test_the_probes_are_methods(name: str, tmp_path: Path) -> None:
+    (category,) = load_dataset("folder", write_tree(tmp_path / "data")).categories
+    options = {"backbone": "test_resnet", "weights": "random", "samples": 500}
+    job = make_job(category, f"pretrain.adapter:{name}", preset="probe", view="tiled:32:8", options=options, seed=0)
+    found = run_job(job, tmp_path / "runs", [load_protocol("native")], device=torch.device("cpu")).records
+    (auroc,) = found.loc[(found["metric"] == "pixel_auroc") & (found["subset"] == "all"), "value"]
+    assert auroc > 0.9
+
+
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     pictures, _ = canvases(0, range(4), 64)
     cpu = torch.device("cpu")
@@ -140,7 +219,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     pictures, _ = canvases(0, range(4), 64)
     pretext.train(pictures, TINY, tmp_path, device=torch.device("cpu"), stop=1)
-    other = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=5)
+    other = dataclasses.replace(TINY, steps=5)
     with pytest.raises(SystemExit, match="belongs to another recipe"):
         pretext.train(pictures, other, tmp_path, device=torch.device("cpu"))
 
@@ -164,12 +243,21 @@ def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.Capture
     assert header["model"] == "resnet18"
     assert header["steps"] == "6"
     assert dtypes == {(True, torch.float16), (False, torch.float32)}
-    pretrain_backbone.main(
-        ["tokens", "--folder", str(tmp_path / "tokens"), "--trunk", str(trunk), "--smoke", "--device", "cpu",
-         "--set", "depth=3"]
-    )  # fmt: skip
-    with safetensors.safe_open(tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors", framework="pt") as file:
+    student = [
+        "tokens", "--trunk", str(trunk), "--smoke", "--device", "cpu", "--set", "depth=3", "canvases=2",
+    ]  # fmt: skip
+    pretrain_backbone.main([*student, "--folder", str(tmp_path / "tokens")])
+    first = tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors"
+    with safetensors.safe_open(first, framework="pt") as file:
         assert file.metadata()["options"] == '{"depth": 3}'
         assert "distillation of resnet18 file:resnet18.safetensors sha256:" in file.metadata()["made_by"]
-    assert capsys.readouterr().out.count("MB") == 2
+    pretrain_backbone.main(
+        [*student, "steps=1", "rate=0.0", "--folder", str(tmp_path / "further"), "--start", str(first)]
+    )
+    further = tmp_path / "further" / first.name
+    for key, value in safetensors.torch.load_file(first).items():
+        assert torch.equal(value.half(), safetensors.torch.load_file(further)[key].half()), key
+    with safetensors.safe_open(further, framework="pt") as file:
+        assert json.loads(file.metadata()["recipe"])["start"] == hashlib.sha256(first.read_bytes()).hexdigest()[:16]
+    assert capsys.readouterr().out.count("MB") == 3
     assert "</svg>" in (tmp_path / "trunk" / "curve.svg").read_text()

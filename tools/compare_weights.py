@@ -5,9 +5,10 @@
     python tools/compare_weights.py work/procedural photographs --output work/compare
         --file mobilenetv2_100=weights/mobilenetv2_100.pth --write results/backbones
 
-Every configuration runs through the suite like any other method (FastFlow at strides 4 and 8 with 150 steps, a
-Gaussian over the same features), may be interrupted and goes on. The tables hold means over a dataset's categories
-with 95 % bootstrap intervals over images, and paired differences between weights of the same method on the same images.
+Every configuration runs through the suite like any other method (FastFlow at strides 4 and 8 with 150 steps; of the
+same features a Gaussian, and nearest neighbours by direction), may be interrupted and goes on. The tables hold means
+over a dataset's categories with 95 % bootstrap intervals over images, and paired differences between weights of the
+same method on the same images.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ METRICS = {
     "AUPRO@0.05, smallest quarter": ("aupro", "tiny", 0.05),
 }
 VIEW = "tiled:256:64"
-GAUSSIAN = "pretrain.adapter:Gaussian"
+PROBES = {"gaussian": "pretrain.adapter:Gaussian", "nearest": "pretrain.adapter:Nearest"}
+METHODS = (*PROBES, "fastflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--file", nargs="*", default=[], metavar="MODEL=PATH", help="further backbones with real weights"
     )
-    parser.add_argument("--methods", nargs="*", default=["gaussian", "fastflow"], choices=("gaussian", "fastflow"))
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--steps", type=int, default=150, help="of FastFlow (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -136,10 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     for root in options.datasets:
         for method in options.methods:
             for contender in contenders(options.file):
-                reference = GAUSSIAN if method == "gaussian" else method
                 results[root.name, method, contender.name] = measure(
-                    root, contender, reference, options.output / root.name, steps=options.steps, seed=options.seed,
-                    device=torch.device(options.device),
+                    root, contender, PROBES.get(method, method), options.output / root.name,
+                    steps=options.steps, seed=options.seed, device=torch.device(options.device),
                 )  # fmt: skip
                 print(root.name, method, contender.name, file=sys.stderr, flush=True)
     values, differences = tables(results)

@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--stop", type=int, help="leave after this many steps; the next start goes on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--start", type=Path, help="trunk: checkpoint whose weights are the first ones")
+    parser.add_argument("--start", type=Path, help="trunk's checkpoint or tokens' weights that are the first ones")
     parser.add_argument("--smoke", action="store_true", help="a tiny run of the whole way")
     options = parser.parse_args(arguments)
 
@@ -125,13 +125,13 @@ def main(arguments: list[str] | None = None) -> None:
     drawn, digest = pictures(recipe, options.folder)
     common: dict[str, Any] = {"device": torch.device(options.device), "every": options.every, "stop": options.stop}
     constructor: dict[str, Any] = {}
-    if options.kind == "trunk":
-        if options.start is not None:
-            recipe = dataclasses.replace(recipe, start=hashlib.sha256(options.start.read_bytes()).hexdigest()[:16])
+    if options.start is not None:
+        recipe = dataclasses.replace(recipe, start=hashlib.sha256(options.start.read_bytes()).hexdigest()[:16])
         common["start"] = options.start
+    if options.kind == "trunk":
         probe = prober(options.probe, lambda net, x: list(net(x))[:2])
         network = train(drawn, recipe, options.folder, probe=probe, **common).network
-        made_by = "instance discrimination of canvases, per position and pooled (tools/pretrain_backbone.py trunk)"
+        made_by = "telling canvases apart, and where one is cut into another (tools/pretrain_backbone.py trunk)"
     else:
         teacher = load_pyramid("resnet18", options.trunk, (1, 2, 3))
         probe = prober(options.probe, tokens_as_maps)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import timm
 import torch
 from numpy.typing import NDArray
@@ -28,12 +29,13 @@ def targets(maps: list[Tensor]) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     maps : list of Tensor
-        The trunk's at strides 4, 8, 16. Of stride 8 all four positions of a cell count, of stride 4 their mean and
-        their spread: where in the cell something is must not be lost.
+        The trunk's at strides 4, 8, 16. Only directions count: lengths follow the contrast and have heavy tails. Of
+        stride 8 all four positions of a cell count, of stride 4 their mean and their spread: where in the cell
+        something is must not be lost.
     """
-    fine, middle, coarse = maps
+    fine, middle, coarse = (functional.normalize(level, dim=1) for level in maps)
     mean = functional.avg_pool2d(fine, 4)
-    spread = (functional.avg_pool2d(fine.square(), 4) - mean.square()).clamp(min=1e-6).sqrt()
+    spread = (functional.avg_pool2d(fine.square(), 4) - mean.square()).clamp(min=1e-8).sqrt()
     early = torch.cat([mean, spread, functional.pixel_unshuffle(middle, 2)], dim=1)
     late = torch.cat([functional.pixel_unshuffle(middle, 2), coarse], dim=1)
     return early.flatten(2).transpose(1, 2), late.flatten(2).transpose(1, 2)
@@ -80,8 +82,12 @@ def distil(
     every: int = 500,
     probe: Callable[[nn.Module], dict[str, float]] | None = None,
     stop: int | None = None,
+    start: Path | None = None,
 ) -> Student:
-    """Train a student of `teacher` on pictures (N, H, W, 3), or go on where ``folder/checkpoint.pt`` ends."""
+    """Train a student of `teacher` on pictures (N, H, W, 3), or go on where ``folder/checkpoint.pt`` ends.
+
+    `start` is the file of an earlier student, whose weights are the first ones.
+    """
     torch.manual_seed(recipe.seed)
     teacher = teacher.to(device)
 
@@ -91,9 +97,11 @@ def distil(
 
     # Every channel counts alike: moments of the first batches, which no step sees again.
     examples = [batch(recipe.steps + number)[1] for number in range(8)]
-    moments = [(t.mean(dim=(0, 1)), t.std(dim=(0, 1)) + 1e-3) for t in map(torch.cat, zip(*examples, strict=True))]
+    moments = [(t.mean(dim=(0, 1)), t.std(dim=(0, 1)) + 1e-4) for t in map(torch.cat, zip(*examples, strict=True))]
     widths = (len(moments[0][0]), len(moments[1][0]))
     student = Student(recipe, widths).to(device)
+    if start is not None:
+        student.network.load_state_dict(safetensors.torch.load_file(start))
     grid = student.network.patch_embed.grid_size[0] - recipe.crop // student.network.patch_embed.patch_size[0]
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from torch.nn import functional
 
 from .loop import run
 from .recipe import Recipe
+from .stem import bank
 
 __all__ = ["MEAN", "STD", "Batch", "Trunk", "augment", "cut", "draw_batch", "loss_of", "normalised", "train"]
+
+_STEM_NORM = 1.4  # of a filter, about that of a random one
 
 MEAN, STD = 0.5, 0.25
 """Input normalisation of all bundled backbones, the same for every channel."""
@@ -29,6 +33,11 @@ class Trunk(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         network: Any = timm.create_model(recipe.model, features_only=True, out_indices=recipe.levels)
+        if recipe.stem == "bank":
+            # Not learnt further: a short training makes them answer to shading.
+            stem: nn.Conv2d = network.conv1
+            stem.weight.data.copy_(bank(stem.out_channels, stem.kernel_size[0], recipe.seed) * _STEM_NORM)
+            stem.requires_grad_(False)
         self.network = network.to(memory_format=torch.channels_last)
         self.strides: tuple[int, ...] = tuple(network.feature_info.reduction())
         self.classes = nn.ParameterList(
@@ -95,27 +104,47 @@ def cut(pictures: NDArray[np.uint8], chosen: NDArray[np.int64], crop: int, rng: 
     return torch.from_numpy(pieces).permute(0, 3, 1, 2)
 
 
-def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change contrast, brightness, tint and light of (B, 3, H, W) images in [0, 1], and add a little noise.
+def augment(images: Tensor, strength: float, faintest: float, generator: torch.Generator) -> Tensor:
+    """Change contrast, brightness and tint of (B, 3, H, W) images in [0, 1].
 
-    The contrast varies most: what is faint on a smooth surface must count as much as what is strong at an edge.
+    The contrast varies most, by a factor from `faintest` to 1.5: what is faint on a smooth surface must count as much
+    as what is strong at an edge.
     """
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     batch = len(images)
-    gain = torch.exp(strength * (0.7 * draw(batch, 1, 1, 1) - 0.2)) * torch.exp(strength * 0.12 * draw(batch, 3, 1, 1))
+    low, high = strength * math.log(faintest), strength * math.log(1.5)
+    gain = torch.exp(low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator))
+    gain = gain * torch.exp(strength * 0.12 * draw(batch, 3, 1, 1))
     offset = strength * 0.15 * draw(batch, 1, 1, 1) + strength * 0.05 * draw(batch, 3, 1, 1)
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     images = (images - middle) * gain + middle + offset
-    light = functional.interpolate(draw(batch, 1, 2, 2), images.shape[-2:], mode="bilinear", align_corners=True)
-    images = images * torch.exp(0.2 * strength * light)
     grey = torch.rand((batch, 1, 1, 1), generator=generator) < 0.3 * strength
     images = torch.where(grey, images.mean(dim=1, keepdim=True), images)
-    images = images.clamp(0, 1)
-    noise = 0.01 * strength * draw(batch, 1, 1, 1).abs() * draw(*images.shape)
-    return (images + noise).clamp(0, 1)
+    return images.clamp(0, 1)
+
+
+def illuminate(images: Tensor, strength: float, light: float, generator: torch.Generator) -> Tensor:
+    """Light (B, 3, H, W) images in [0, 1] unevenly and add a little noise.
+
+    The light's logarithm has a standard deviation of about three quarters of `light`: smooth shading, and
+    in every other image a soft or sharp border. Neither names a canvas.
+    """
+    batch, height, width = len(images), *images.shape[-2:]
+    shade = torch.zeros(batch, 1, height, width)
+    for cells in (2, 4):
+        noise = torch.randn((batch, 1, cells, cells), generator=generator)
+        shade += functional.interpolate(noise, (height, width), mode="bicubic", align_corners=True) / cells
+    angle, place, amount = torch.randn((3, batch, 1, 1, 1), generator=generator)
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    softness = torch.exp(torch.rand((batch, 1, 1, 1), generator=generator) * 4 - 4)
+    edge = torch.tanh(((math.pi * angle).cos() * x + (math.pi * angle).sin() * y - 0.4 * place) / softness)
+    edge = edge * amount * (torch.rand((batch, 1, 1, 1), generator=generator) < 0.5)
+    images = (images * torch.exp(light * (shade + edge))).clamp(0, 1)
+    level = 0.01 * strength * torch.randn((batch, 1, 1, 1), generator=generator).abs()
+    return (images + level * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
 def _cover(batch: int, crop: int, mixed: float, generator: torch.Generator) -> Tensor:
@@ -143,11 +172,11 @@ def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe, step: int) -> Batch:
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     first, second = rng.integers(0, len(pictures), (2, recipe.batch))
     ground, other = (
-        augment(cut(pictures, chosen, recipe.crop, rng).float() / 255, recipe.jitter, generator)
+        augment(cut(pictures, chosen, recipe.crop, rng).float() / 255, recipe.jitter, recipe.faintest, generator)
         for chosen in (first, second)
     )
     cover = _cover(recipe.batch, recipe.crop, recipe.mixed, generator)
-    images = torch.lerp(ground, other, cover)
+    images = illuminate(torch.lerp(ground, other, cover), recipe.jitter, recipe.light, generator)
     return Batch(images, torch.from_numpy(first), torch.from_numpy(second), cover)
 
 

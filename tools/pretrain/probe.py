@@ -14,9 +14,11 @@ from hrbench.data import Category
 from hrbench.imaging import read_image, read_mask
 from hrbench.views import image_tensor, to_unit
 
-__all__ = ["gaussian", "joined", "mahalanobis", "probe", "probe_all"]
+__all__ = ["gaussian", "joined", "mahalanobis", "nearest", "probe", "probe_all"]
 
 Features = Callable[[Tensor], Sequence[Tensor]]
+
+_AT_ONCE = 2048  # positions whose distances to all of a memory are held at a time
 
 
 def joined(maps: Sequence[Tensor]) -> Tensor:
@@ -39,6 +41,15 @@ def mahalanobis(features: Tensor, mean: Tensor, whiten: Tensor) -> Tensor:
     """Return the (B, h, w) squared distances per channel of (B, C, h, w) features."""
     centred = features - mean[:, None, None]
     return torch.einsum("dc,bchw->bdhw", whiten, centred).square().mean(dim=1)
+
+
+def nearest(features: Tensor, memory: Tensor) -> Tensor:
+    """Return the (B, h, w) distances of (B, C, h, w) features to the nearest of (N, C) rows."""
+    queries, squares = features.flatten(2).transpose(1, 2).flatten(0, 1), memory.square().sum(dim=1)
+    # The query's own square is the same for all rows: of the matrix only products are needed.
+    least = [torch.addmm(squares, part, memory.T, alpha=-2).amin(dim=1) for part in queries.split(_AT_ONCE)]
+    distance = (torch.cat(least) + queries.square().sum(dim=1)).clamp(min=0).sqrt()
+    return distance.reshape(len(features), *features.shape[-2:])
 
 
 @torch.no_grad()

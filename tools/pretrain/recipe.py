@@ -32,31 +32,40 @@ class Recipe:
         Weight of a second loss: to say at every position of every level how much of its cell the shapes cover.
     jitter : float
         Strength of the change of contrast, brightness and colour, 0 to 1. Never a blur: fine detail must count.
+    faintest : float
+        Least factor of that change of contrast.
+    light : float
+        Strength of the uneven light.
     rate, decay : float
         Peak learning rate of AdamW (one cycle) and its weight decay.
     scale : float
         Of the cosines that the classifiers' logits are.
     seed : int
+    stem : str
+        First filters: ``bank``, by formula and frozen (`pretrain.stem`), or ``learnt``.
     start : str
         Digest of the checkpoint that the first weights come from; empty for random ones.
     """
 
     model: str = "resnet18"
-    canvases: int = 600
+    canvases: int = 1000
     canvas: int = 256
-    crop: int = 48
+    crop: int = 64
     batch: int = 32
-    steps: int = 6000
+    steps: int = 5000
     levels: tuple[int, ...] = (1, 2, 3)
-    dense: float = 0.5
-    places: int = 4
-    mixed: float = 0.6
-    foreign: float = 1.0
-    jitter: float = 1.0
+    dense: float = 0.0
+    places: int = 1
+    mixed: float = 0.4
+    foreign: float = 0.5
+    jitter: float = 0.5
+    faintest: float = 0.3
+    light: float = 0.2
     rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
     seed: int = 0
+    stem: str = "bank"
     start: str = ""
 
 
@@ -70,19 +79,24 @@ class Distillation:
         timm vision transformer.
     depth : int
         Its blocks.
-    canvases, canvas, crop, batch, steps, mixed, jitter, rate, decay, seed :
+    canvases, canvas, crop, batch, steps, mixed, jitter, faintest, light, rate, decay, seed :
         As of a `Recipe`.
+    start : str
+        Digest of the file that the first weights come from; empty for random ones.
     """
 
     model: str = "vit_tiny_patch16_224"
     depth: int = 6
-    canvases: int = 600
+    canvases: int = 1000
     canvas: int = 256
-    crop: int = 128
-    batch: int = 16
+    crop: int = 96
+    batch: int = 32
     steps: int = 2000
-    mixed: float = 0.7
+    mixed: float = 0.4
     jitter: float = 0.5
+    faintest: float = 0.3
+    light: float = 0.2
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
+    start: str = ""
