@@ -48,24 +48,24 @@ class Recipe:
     """
 
     model: str = "resnet18"
-    canvases: int = 1000
+    canvases: int = 600
     canvas: int = 256
-    crop: int = 64
+    crop: int = 48
     batch: int = 32
-    steps: int = 5000
+    steps: int = 6000
     levels: tuple[int, ...] = (1, 2, 3)
-    dense: float = 0.0
-    places: int = 1
-    mixed: float = 0.4
-    foreign: float = 0.5
-    jitter: float = 0.5
+    dense: float = 0.5
+    places: int = 4
+    mixed: float = 0.6
+    foreign: float = 1.0
+    jitter: float = 1.0
     faintest: float = 0.3
     light: float = 0.2
     rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
     seed: int = 0
-    stem: str = "bank"
+    stem: str = "learnt"
     start: str = ""
 
 
