@@ -399,6 +399,11 @@ class _Source:
                 matched = _match(network, sys.modules[type(inner).__module__].checkpoint_filter_fn(given, inner))
         if isinstance(matched, list):
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
+            if self.bundled:
+                raise HrbenchError(
+                    f"the bundled {self.model} is cut short ({shown}); expected strides up to 16, those included "
+                    "that a method needs beyond the ones it is given"
+                )
             raise HrbenchError(f"weights {str(path)!r} do not fit {self.model}: {shown}")
         network.load_state_dict(matched)
         if rest is not None:
