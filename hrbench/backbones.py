@@ -401,8 +401,8 @@ class _Source:
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
             if self.bundled:
                 raise HrbenchError(
-                    f"the bundled {self.model} is cut short ({shown}); expected strides up to 16, those included "
-                    "that a method needs beyond the ones it is given"
+                    f"the bundled {self.model} lacks what was asked for ({shown}); expected strides up to 16, "
+                    "with the next coarser one where a method needs it"
                 )
             raise HrbenchError(f"weights {str(path)!r} do not fit {self.model}: {shown}")
         network.load_state_dict(matched)

@@ -225,8 +225,8 @@ class Method(nn.Module):
 
         Where a run is in bfloat16 (see :mod:`hrbench.precision`), this and the losses of a fit are called under
         autocast: convolutions and matrix products then give eight bits. What needs more, as likelihoods, distances to
-        a memory, or the last layer before a map, belongs into ``torch.autocast(batch.device.type, enabled=False)``,
-        its inputs made ``float()``.
+        a memory, or the last layer before a map, belongs into :func:`hrbench.precision.full_precision`, its inputs
+        made ``float()``.
         """
         raise NotImplementedError
 

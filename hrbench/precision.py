@@ -1,8 +1,8 @@
 """The precision that networks run in: float32, or bfloat16 by autocast where the device is much faster with it.
 
 Under autocast torch itself chooses per operation: convolutions and matrix products take bfloat16, whose eight bits of
-mantissa are enough for features; parameters, optimisers, losses and what a method keeps apart with
-``torch.autocast(device, enabled=False)``, as likelihoods, stay in float32.
+mantissa are enough for features; parameters, optimisers, losses and what a method keeps apart with `full_precision`, as
+likelihoods, stay in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from hrbench.errors import unknown_name
 
-__all__ = ["PRECISIONS", "autocast", "pick_precision"]
+__all__ = ["PRECISIONS", "autocast", "full_precision", "pick_precision"]
 
 PRECISIONS: Sequence[str] = ("auto", "float32", "bfloat16")
 
@@ -41,4 +41,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype=torch.bfloat16)
+    return context
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a run's autocast does not hold; what goes in still has to be made ``float()``."""
+    if not torch.amp.is_autocast_available(device.type):  # as for shapes alone, on "meta"
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, enabled=False)
     return context

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Batches, FitContext
+from hrbench.precision import full_precision
 
 __all__ = [
     "CLAMPS",
@@ -84,7 +85,7 @@ class FlowStep(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, C, H, W) features to latents; also return log|det J| per sample, (B,)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             x = _at_least_float32(x)
             passive, active = x[:, : self._passive], x[:, self._passive :]
             log_scale, shift = self._coupling(passive)
@@ -95,7 +96,7 @@ class FlowStep(nn.Module):
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Map latents back to features; also return log|det J| of the inverse per sample, (B,)."""
-        with torch.autocast(y.device.type, enabled=False):
+        with full_precision(y.device):
             gain = self._gain()
             x = _Permute.apply(_at_least_float32(y), self.inverse_permutation, self.permutation)
             x = (x - self.offset) / gain

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from hrbench.backbones import load_transformer
 from hrbench.errors import HrbenchError
+from hrbench.precision import full_precision
 
 __all__ = [
     "MaskedAutoencoder",
@@ -169,7 +170,7 @@ class MaskedAutoencoder(nn.Module):
 
     def pixels(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the (B, 3, H, W) normalised image that decoder tokens (B, N, width) stand for, in float32."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with full_precision(tokens.device):
             return unpatchify(self.decoder.pixels(self.decoder.norm(tokens.float())), grid, self.patch)
 
     def paint(self, images: Tensor, *, mask_ratio: float, blocks: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.precision import full_precision
 
 from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
 from ._pseudo_anomalies import GENERATORS, corrupt
@@ -58,7 +59,8 @@ class ISSTAD(Method):
         Where stage 1 starts: ``pretrained``, ``bundled``, ``random``, or a path to a masked autoencoder's encoder, with
         or without its decoder (see :mod:`hrbench.backbones`).
     patch : int, optional
-        Height and width of a patch in pixels; by default the backbone's. Another one needs random weights.
+        Height and width of a patch in pixels; by default the backbone's. To another one timm
+        resamples the filters of given weights.
     decoder_width, decoder_heads, decoder_depth : int
         Of the decoder: channels, attention heads, blocks in stage 2.
     mae_depth : int
@@ -223,7 +225,7 @@ class ISSTAD(Method):
         drawn = corrupt(batch, rng, generator=self._corruption, probability=self._corruption_share)
         repaired, logits = self.look(self.network.normalised(drawn.images))
         clean = self.network.normalised(batch)
-        with torch.autocast(batch.device.type, enabled=False):  # the similarity is a ratio of small differences
+        with full_precision(batch.device):  # the similarity is a ratio of small differences
             return (
                 classification_loss(logits, drawn.labels)
                 + _REPAIR_WEIGHT * functional.mse_loss(repaired, clean)
@@ -249,7 +251,7 @@ class ISSTAD(Method):
         with torch.no_grad():
             tokens = self.network.encode(images)
         decoded = self.network.decode(tokens, grid, blocks=self._depth)
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             logits = [unpatchify(self.classifier(x.float()), grid, self.network.patch) for x in decoded]
         return self.network.pixels(decoded[-1], grid), torch.stack(logits, dim=1)
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 from hrbench.backbones import level_indices, load_pyramid
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.precision import full_precision
 
 from ._pseudo_anomalies import GENERATORS, corrupt
 
@@ -372,8 +373,7 @@ class UNet(nn.Module):
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = functional.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], dim=1))
-        device = "cpu" if x.is_meta else x.device.type
-        with torch.autocast(device, enabled=False):  # eight bits of mantissa would tie the scores
+        with full_precision(x.device):  # eight bits of mantissa would tie the scores
             logits: Tensor = self.logit(x.float()).squeeze(1)
         return logits
 

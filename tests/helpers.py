@@ -12,6 +12,19 @@ from hrbench.contract import StackedNormals
 from hrbench.evidence import Evidence
 from hrbench.method import Batch, Batches, FitContext, Normals
 
+# A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
+SMALL_METHODS = {
+    "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
+    "isstad": {
+        "weights": "random", "backbone": "test_vit", "decoder_width": 32, "decoder_heads": 4, "decoder_depth": 2,
+        "mae_depth": 1, "mae_batch_size": 2, "batch_size": 2, "mae_steps": 2, "steps": 2,
+    },
+    "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
+    "uflow": {"preset": "demo", "steps": 2, "batch_size": 2},
+    "rstpm": {"weights": "random", "teacher": "test_efficientnet", "second_teacher": "test_byobnet", "strides": (4, 8),
+              "width": 4, "batch_size": 2, "steps": 2, "discriminator_batch_size": 2, "discriminator_steps": 2},
+}  # fmt: skip
+
 
 def noise_normals(images: int) -> StackedNormals:
     """Return coloured noise, (images, 3, 64, 64) in [0, 0.5]."""

@@ -114,7 +114,9 @@ def test_a_model_without_bundled_weights_lists_those_that_have(load) -> None:
 
 
 def test_a_level_that_is_not_bundled_is_named() -> None:
-    with pytest.raises(HrbenchError, match=r"the bundled resnet18 is cut short \(no layer4.*expected strides up to 16"):
+    with pytest.raises(
+        HrbenchError, match=r"the bundled resnet18 lacks what was asked for \(no layer4.*expected strides up to 16"
+    ):
         load_pyramid("resnet18", "bundled", (4,))
 
 

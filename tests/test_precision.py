@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import SMALL_METHODS
 from torch import nn
 
 from hrbench import HrbenchError, create_method, load_dataset, load_protocol
@@ -12,24 +13,14 @@ from hrbench.cli import main
 from hrbench.contract import StackedNormals
 from hrbench.inference import predict
 from hrbench.method import Method, Prediction
-from hrbench.precision import autocast, pick_precision
+from hrbench.precision import autocast, full_precision, pick_precision
 from hrbench.store import read_runs
 from hrbench.training import Fit, seeded
 from hrbench.views import View
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
-SMALL = {
-    "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
-    "isstad": {
-        "weights": "random", "backbone": "test_vit", "decoder_width": 32, "decoder_heads": 4, "decoder_depth": 2,
-        "mae_depth": 1, "mae_batch_size": 2, "batch_size": 2, "mae_steps": 2, "steps": 2,
-    },
-    "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
-    "uflow": {"preset": "demo", "steps": 2, "batch_size": 2, "recalibrate": "scale"},
-    "rstpm": {"weights": "random", "teacher": "test_efficientnet", "second_teacher": "test_byobnet", "strides": (4, 8),
-              "width": 4, "batch_size": 2, "steps": 2, "discriminator_batch_size": 2, "discriminator_steps": 2},
-}  # fmt: skip
+SMALL = {**SMALL_METHODS, "uflow": {**SMALL_METHODS["uflow"], "recalibrate": "scale"}}
 
 
 def test_auto_takes_bfloat16_only_where_the_device_computes_with_it(monkeypatch):
@@ -41,6 +32,24 @@ def test_auto_takes_bfloat16_only_where_the_device_computes_with_it(monkeypatch)
         assert pick_precision("float32", GPU) == "float32"
     with pytest.raises(HrbenchError, match=r"unknown precision 'bfloat'; did you mean 'bfloat16'"):
         pick_precision("bfloat", CPU)
+
+
+def test_full_precision_holds_inside_autocast_and_on_devices_without_it():
+    x = torch.ones(2, 2)
+    with autocast(CPU, "bfloat16"):
+        assert (x @ x).dtype == torch.bfloat16
+        with full_precision(CPU):
+            assert (x @ x).dtype == torch.float32
+    with full_precision(torch.device("meta")):
+        assert torch.empty(2, 2, device="meta").dtype == torch.float32
+
+
+def test_the_discriminator_says_its_logit_in_float32():
+    method = create_method("rstpm", **SMALL["rstpm"]).eval()
+    with torch.no_grad(), autocast(CPU, "bfloat16"):
+        logit = method.predict(torch.rand(1, 3, 64, 64)).maps["logit"]
+    assert logit.dtype == torch.float32
+    assert not torch.equal(logit, logit.bfloat16().float())
 
 
 class Convolution(Method):

@@ -1,6 +1,7 @@
 """The contract suite over every registered method: a new method is tested as soon as its file is there."""
 
 import pytest
+from helpers import SMALL_METHODS
 
 import hrbench
 from hrbench.contract import check_method
@@ -8,23 +9,10 @@ from hrbench.errors import HrbenchError
 from hrbench.method import Method, load_method
 from hrbench.views import View, parse_view
 
-# A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
-SMALL = {
-    "fastflow": {"weights": "random", "backbone": "resnet10t", "strides": (4, 8), "flow_steps": 2, "steps": 2},
-    "isstad": {
-        "weights": "random", "backbone": "test_vit", "decoder_width": 32, "decoder_heads": 4, "decoder_depth": 2,
-        "mae_depth": 1, "mae_batch_size": 2, "batch_size": 2, "mae_steps": 2, "steps": 2,
-    },
-    "l2bt": {"weights": "random", "teacher": "vit_tiny_patch16_224", "steps": 2, "batch_size": 2},
-    "uflow": {"preset": "demo", "steps": 2, "batch_size": 2},
-    "rstpm": {"weights": "random", "teacher": "test_efficientnet", "second_teacher": "test_byobnet", "strides": (4, 8),
-              "width": 4, "batch_size": 2, "steps": 2, "discriminator_batch_size": 2, "discriminator_steps": 2},
-}  # fmt: skip
-
 
 @pytest.mark.parametrize("name", hrbench.list_methods())
 def test_contract(name):
-    check_method(name, **SMALL.get(name, {"preset": "demo"}))
+    check_method(name, **SMALL_METHODS.get(name, {"preset": "demo"}))
 
 
 @pytest.mark.parametrize("name", hrbench.list_methods())
