@@ -31,7 +31,7 @@ from hrbench.benchmark import make_job, run_job  # noqa: E402
 from hrbench.data import load_dataset  # noqa: E402
 from hrbench.protocol import load_protocol  # noqa: E402
 
-TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, dense=0.5, places=4, stem="learnt")
+TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, stem="random")
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
@@ -68,28 +68,16 @@ def test_crops_come_from_their_canvas() -> None:
     assert (pieces.flatten(1).float().mean(dim=1) // 80).int().tolist() == chosen.tolist()
 
 
-def test_a_batch_depends_on_the_step_only_and_mixes_where_it_says() -> None:
-    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=16, mixed=1.0, jitter=0.0, light=0.0)
+def test_a_batch_depends_on_the_step_only() -> None:
+    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=16, jitter=0.0, light=0.0)
     pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
-    batch = pretext.draw_batch(pictures, recipe, 5)
-    again = pretext.draw_batch(pictures, recipe, 5)
-    assert torch.equal(batch.images, again.images)
-    assert not torch.equal(batch.images, pretext.draw_batch(pictures, recipe, 6).images)
-    shown = batch.cover.flatten(1)
-    assert (shown > 0).any(dim=1).float().mean() > 0.5, "most crops of a mixed batch have shapes"
-    opacity = shown.amax(dim=1, keepdim=True)
-    assert ((shown == 0) | (shown == opacity)).all(), "the shapes of a crop are equally opaque"
-    assert 0.25 <= opacity[opacity > 0].min() <= opacity.max() <= 1
-    levels = torch.tensor([50 / 255, 200 / 255])
-    ground, other = (levels[chosen].view(-1, 1, 1, 1) for chosen in (batch.first, batch.second))
-    expected = ground + (other - ground) * batch.cover
-    torch.testing.assert_close(batch.images, expected.expand_as(batch.images))
-
-
-def test_without_mixing_there_is_no_cover() -> None:
-    recipe = Recipe(canvases=2, canvas=48, crop=32, batch=8, mixed=0.0)
-    pictures = np.stack([np.full((48, 48, 3), level, np.uint8) for level in (50, 200)])
-    assert not pretext.draw_batch(pictures, recipe, 0).cover.any()
+    images, canvas_of = pretext.draw_batch(pictures, recipe, 5)
+    assert torch.equal(images, pretext.draw_batch(pictures, recipe, 5)[0])
+    lit = dataclasses.replace(recipe, jitter=0.5, light=0.6)
+    assert not torch.equal(*(pretext.draw_batch(pictures, lit, step)[0] for step in (5, 6)))
+    assert set(canvas_of.tolist()) == {0, 1}
+    expected = torch.tensor([50 / 255, 200 / 255])[canvas_of].view(-1, 1, 1, 1)
+    torch.testing.assert_close(images, expected.expand_as(images))
 
 
 def test_augmented_images_stay_images() -> None:
@@ -143,21 +131,50 @@ def test_the_banks_filters_see_no_brightness_but_the_means() -> None:
     assert power[0, 0] < 1e-6 * power.max()
 
 
-def test_first_filters_by_formula_stay_as_they_are(tmp_path: Path) -> None:
+def test_a_training_begins_with_the_bank(tmp_path: Path) -> None:
     pictures, _ = canvases(0, range(4), 64)
-    recipe = dataclasses.replace(TINY, model="resnet18", stem="bank", steps=2)
-    trunk = pretext.train(pictures, recipe, tmp_path, device=torch.device("cpu"))
-    stem = trunk.network.get_submodule("conv1").weight.detach()
-    torch.testing.assert_close(stem / stem.flatten(1).norm(dim=1).view(-1, 1, 1, 1), bank(64, 7, 0))
+    for stem, same in (("bank", True), ("random", False)):
+        recipe = dataclasses.replace(TINY, model="resnet18", stem=stem, rate=0.0, steps=1)
+        trunk = pretext.train(pictures, recipe, tmp_path / stem, device=torch.device("cpu"))
+        first = trunk.network.get_submodule("conv1").weight.detach()
+        unit = first / first.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        assert torch.allclose(unit, bank(64, 7, 0), atol=1e-5) == same
 
 
-def test_labels_of_mixed_positions_are_shares() -> None:
-    logits = torch.tensor([[2.0, 0.0, -1.0]])
-    log = torch.log_softmax(logits, dim=1)[0]
-    loss, right = pretext._blend(logits, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.25]))
-    torch.testing.assert_close(loss, -(0.75 * log[0] + 0.25 * log[2]))
-    assert right == 1
-    assert pretext._blend(logits, torch.tensor([0]), torch.tensor([2]), torch.tensor([0.75]))[1] == 0
+def test_crowding_is_one_where_even_and_the_width_on_a_line() -> None:
+    generator = torch.Generator().manual_seed(0)
+    even = torch.randn(200_000, 6, generator=generator)
+    assert pretext.crowding(even) == pytest.approx(1, abs=0.01)
+    assert pretext.crowding(even * torch.tensor([1.0, 1, 1, 0, 0, 0])) == pytest.approx(2, abs=0.02)
+    line = torch.randn(100, 1, generator=generator) * torch.randn(6, generator=generator)
+    assert pretext.crowding(line) == pytest.approx(6, rel=1e-4)
+    values = torch.linalg.eigvalsh(torch.cov(even[:20].T))
+    assert pretext.crowding(even[:20]) == pytest.approx(float(6 * values.square().sum() / values.sum() ** 2), rel=1e-4)
+
+
+def test_the_loss_is_that_of_naming_and_crowding() -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    recipe = dataclasses.replace(TINY, places=10_000, dense=0.7, spread=0.3)
+    torch.manual_seed(0)
+    trunk = pretext.Trunk(recipe).eval()
+    images, canvas_of = pretext.draw_batch(pictures, recipe, 0)
+    loss, figures = pretext.loss_of(trunk, images, canvas_of, recipe, 0)
+    maps = trunk(images)
+    units = [torch.nn.functional.normalize(m, dim=1) for m in maps]
+    classes = [torch.nn.functional.normalize(c, dim=1) for c in trunk.classes]
+    dense = [
+        torch.nn.functional.cross_entropy(
+            recipe.scale * torch.einsum("bchw,kc->bkhw", u, c), canvas_of.view(-1, 1, 1).expand(-1, *u.shape[2:])
+        )
+        for u, c in zip(units, classes, strict=True)
+    ]
+    pooled = torch.nn.functional.normalize(maps[-1].mean(dim=(2, 3)), dim=1) @ classes[-1].T * recipe.scale
+    crowded = torch.stack([pretext.crowding(u.transpose(0, 1).flatten(1).T) for u in units]).mean()
+    expected = (
+        0.7 * torch.stack(dense).mean() + 0.3 * torch.nn.functional.cross_entropy(pooled, canvas_of) + 0.3 * crowded
+    )
+    torch.testing.assert_close(loss, expected)
+    assert float(figures["crowding"]) == pytest.approx(crowded.item(), rel=1e-4)
 
 
 def test_the_cycle_rises_and_falls() -> None:

@@ -92,7 +92,7 @@ def distil(
     teacher = teacher.to(device)
 
     def batch(step: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        images = draw_batch(pictures, recipe, step).images.to(device)
+        images = draw_batch(pictures, recipe, step)[0].to(device)
         return images, targets(teacher(images))
 
     # Every channel counts alike: moments of the first batches, which no step sees again.

@@ -1,8 +1,7 @@
-"""The pretext task: say from which canvas a piece is, and where in it another one begins."""
+"""The pretext task: say from which canvas a piece is, in directions that fill the space of the features."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .loop import run
-from .recipe import Recipe
+from .recipe import Distillation, Recipe
 from .stem import bank
 
-__all__ = ["MEAN", "STD", "Batch", "Trunk", "augment", "cut", "draw_batch", "loss_of", "normalised", "train"]
+__all__ = [
+    "MEAN",
+    "STD",
+    "Trunk",
+    "augment",
+    "crowding",
+    "cut",
+    "draw_batch",
+    "illuminate",
+    "loss_of",
+    "normalised",
+    "train",
+]
 
 _STEM_NORM = 1.4  # of a filter, about that of a random one
 
@@ -28,27 +39,20 @@ MEAN, STD = 0.5, 0.25
 
 
 class Trunk(nn.Module):
-    """A feature pyramid with one cosine classifier per level."""
+    """A feature pyramid with one cosine classifier per level, on the very features that methods will compare."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         network: Any = timm.create_model(recipe.model, features_only=True, out_indices=recipe.levels)
         if recipe.stem == "bank":
-            # Not learnt further: a short training makes them answer to shading.
-            stem: nn.Conv2d = network.conv1
-            stem.weight.data.copy_(bank(stem.out_channels, stem.kernel_size[0], recipe.seed) * _STEM_NORM)
-            stem.requires_grad_(False)
+            # From random filters a short training arrives at ones that answer to shading, not to fine grain.
+            first: nn.Conv2d = network.conv1
+            first.weight.data.copy_(bank(first.out_channels, first.kernel_size[0], recipe.seed) * _STEM_NORM)
         self.network = network.to(memory_format=torch.channels_last)
-        self.strides: tuple[int, ...] = tuple(network.feature_info.reduction())
         self.classes = nn.ParameterList(
             nn.Parameter(functional.normalize(torch.randn(recipe.canvases, c), dim=1))
             for c in network.feature_info.channels()
         )
-        self.project = nn.ModuleList(nn.Linear(c, c) for c in network.feature_info.channels())
-        self.foreign = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in network.feature_info.channels())
-        for head in self.foreign:
-            nn.init.zeros_(head.get_parameter("weight"))
-            nn.init.zeros_(head.get_parameter("bias"))
         self.scale = recipe.scale
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -56,33 +60,9 @@ class Trunk(nn.Module):
         maps: list[Tensor] = self.network(normalised(images).contiguous(memory_format=torch.channels_last))
         return maps
 
-    def logits(self, level: int, features: Tensor) -> Tensor:
-        """Return (N, classes) of (N, C) features of a level."""
-        weight = functional.normalize(self.classes[level], dim=1)
-        return self.scale * functional.normalize(self.project[level](features), dim=1) @ weight.T
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """A step's crops.
-
-    Attributes
-    ----------
-    images : Tensor, (B, 3, H, W) float32 in [0, 1]
-    first, second : Tensor, (B,) int64
-        Canvases of the ground and of what was cut into it.
-    cover : Tensor, (B, 1, H, W) float32
-        How much of the second canvas is seen: 0 outside its shapes, and everywhere in a crop that was not mixed.
-    """
-
-    images: Tensor
-    first: Tensor
-    second: Tensor
-    cover: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+    def logits(self, level: int, directions: Tensor) -> Tensor:
+        """Return (N, classes) of (N, C) unit vectors of a level."""
+        return self.scale * directions @ functional.normalize(self.classes[level], dim=1).T
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -147,69 +127,50 @@ def illuminate(images: Tensor, strength: float, light: float, generator: torch.G
     return (images + level * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
-def _cover(batch: int, crop: int, mixed: float, generator: torch.Generator) -> Tensor:
-    """Draw shapes (B, 1, crop, crop): level sets of noise (blobs, dots) and their borders (lines), faint or opaque."""
-    cover = torch.zeros(batch, 1, crop, crop)
-    for cells, kind in ((2, "blob"), (4, "blob"), (8, "blob"), (14, "dot"), (3, "line"), (6, "line")):
-        side = max(2, round(cells * crop / 48)) + 2
-        noise = torch.randn((batch, 1, side, side), generator=generator)
-        field = functional.interpolate(noise, (crop, crop), mode="bicubic", align_corners=True)
-        level = torch.rand((batch, 1, 1, 1), generator=generator)
-        if kind == "line":
-            shape = (field.abs() < 0.03 * cells * (0.3 + level)) & (field.roll(crop // 2, 2) > 0.2)
-        else:
-            shape = field > (0.2 + 1.6 * level if kind == "blob" else 1.4 + 0.9 * level)
-        chosen = torch.rand((batch, 1, 1, 1), generator=generator) < 0.3
-        cover = torch.maximum(cover, (shape & chosen).float())
-    opacity = (0.25 + 1.5 * torch.rand((batch, 1, 1, 1), generator=generator)).clamp(max=1)
-    used = torch.rand((batch, 1, 1, 1), generator=generator) < mixed
-    return cover * opacity * used
-
-
-def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe, step: int) -> Batch:
-    """Make the crops of a step; they depend on the recipe and the step only."""
+def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe | Distillation, step: int) -> tuple[Tensor, Tensor]:
+    """Return a step's crops (B, 3, crop, crop) in [0, 1] and their canvases (B,), by the recipe and the step only."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([recipe.seed, 1, step])))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    first, second = rng.integers(0, len(pictures), (2, recipe.batch))
-    ground, other = (
-        augment(cut(pictures, chosen, recipe.crop, rng).float() / 255, recipe.jitter, recipe.faintest, generator)
-        for chosen in (first, second)
-    )
-    cover = _cover(recipe.batch, recipe.crop, recipe.mixed, generator)
-    images = illuminate(torch.lerp(ground, other, cover), recipe.jitter, recipe.light, generator)
-    return Batch(images, torch.from_numpy(first), torch.from_numpy(second), cover)
+    chosen = rng.integers(0, len(pictures), recipe.batch)
+    images = augment(cut(pictures, chosen, recipe.crop, rng).float() / 255, recipe.jitter, recipe.faintest, generator)
+    return illuminate(images, recipe.jitter, recipe.light, generator), torch.from_numpy(chosen)
 
 
-def loss_of(trunk: Trunk, batch: Batch, recipe: Recipe, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss, how often the canvas was named rightly per level and pooled, and the loss of the shapes."""
-    maps = trunk(batch.images)
+def loss_of(
+    trunk: Trunk, images: Tensor, canvas: Tensor, recipe: Recipe, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss, how often the canvas was named rightly, per level and pooled, and how crowded features are."""
+    maps = trunk(images)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    losses, rights, foreign = [], {}, []
-    for level, (features, stride) in enumerate(zip(maps, trunk.strides, strict=True)):
-        share = functional.avg_pool2d(batch.cover, stride).flatten(1)
-        count = min(recipe.places, share.shape[1])
-        places = torch.rand(share.shape, generator=generator).topk(count, dim=1).indices.to(share.device)
-        cells = features.flatten(2).transpose(1, 2)
-        logits = trunk.logits(level, cells.gather(1, places[..., None].expand(-1, -1, cells.shape[2])).flatten(0, 1))
-        first, second = (label.repeat_interleave(count) for label in (batch.first, batch.second))
-        loss, rights[f"right_stride{stride}"] = _blend(logits, first, second, share.gather(1, places).flatten())
+    losses, crowded, figures = [], [], {}
+    for level, features in enumerate(maps):
+        directions = functional.normalize(features.flatten(2).transpose(1, 2), dim=2)
+        crowded.append(crowding(directions.flatten(0, 1)))
+        count = min(recipe.places, directions.shape[1])
+        places = torch.rand(directions.shape[:2], generator=generator).topk(count, dim=1).indices.to(images.device)
+        drawn = directions.gather(1, places[..., None].expand(-1, -1, directions.shape[2])).flatten(0, 1)
+        loss, figures[f"right_level{level}"] = _named(trunk.logits(level, drawn), canvas.repeat_interleave(count))
         losses.append(loss)
-        hidden = functional.avg_pool2d((batch.cover > 0).float(), stride)
-        foreign.append(functional.binary_cross_entropy_with_logits(trunk.foreign[level](features), hidden))
-    logits = trunk.logits(len(maps) - 1, maps[-1].mean(dim=(2, 3)))
-    whole, rights["right_pooled"] = _blend(logits, batch.first, batch.second, batch.cover.mean(dim=(1, 2, 3)))
-    found = recipe.dense * torch.stack(losses).mean() + (1 - recipe.dense) * whole
-    rights["foreign"] = torch.stack(foreign).mean().detach()
-    return found + recipe.foreign * torch.stack(foreign).mean(), rights
+    pooled = functional.normalize(maps[-1].mean(dim=(2, 3)), dim=1)
+    whole, figures["right_pooled"] = _named(trunk.logits(len(maps) - 1, pooled), canvas)
+    figures["crowding"] = torch.stack(crowded).mean().detach()
+    named = recipe.dense * torch.stack(losses).mean() + (1 - recipe.dense) * whole
+    return named + recipe.spread * torch.stack(crowded).mean(), figures
 
 
-def _blend(logits: Tensor, first: Tensor, second: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy to two labels by their shares, and how often the larger one is on top."""
-    log = functional.log_softmax(logits.float(), dim=1)
-    a = log.gather(1, first[:, None]).squeeze(1)
-    b = log.gather(1, second[:, None]).squeeze(1)
-    right = (logits.argmax(dim=1) == torch.where(share > 0.5, second, first)).float().mean()
-    return -((1 - share) * a + share * b).mean(), right.detach()
+def crowding(rows: Tensor) -> Tensor:
+    """Return how unevenly (N, C) vectors scatter over the C dimensions: 1 where evenly, C where along one line.
+
+    It is C over the participation ratio of the covariance's eigenvalues, tr(S^2) C / tr(S)^2. Distances between
+    crowded features say little but what the strongest direction says, which on photographs is shading.
+    """
+    covariance = torch.cov(rows.float().T)
+    return covariance.square().sum() * len(covariance) / covariance.diagonal().sum().square()
+
+
+def _named(logits: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy and how often the right canvas is on top."""
+    return functional.cross_entropy(logits.float(), canvas), (logits.argmax(dim=1) == canvas).float().mean().detach()
 
 
 def train(
@@ -230,14 +191,11 @@ def train(
     torch.manual_seed(recipe.seed)
     trunk = Trunk(recipe).to(device)
     if start is not None:
-        # Not strict: an earlier training may have had no loss of foreign shapes.
-        earlier = torch.load(start, map_location=device, weights_only=True)["learner"]
-        lost = trunk.load_state_dict(earlier, strict=False)
-        if lost.unexpected_keys or any(not key.startswith("foreign.") for key in lost.missing_keys):
-            raise SystemExit(f"{start}: not a checkpoint of this model: {lost}")
+        trunk.load_state_dict(torch.load(start, map_location=device, weights_only=True)["learner"])
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss_of(trunk, draw_batch(pictures, recipe, step).to(device), recipe, step)
+        images, canvas = draw_batch(pictures, recipe, step)
+        return loss_of(trunk, images.to(device), canvas.to(device), recipe, step)
 
     run(trunk, loss, recipe, folder, every=every, probe=(lambda: probe(trunk.network)) if probe else None, stop=stop)
     return trunk

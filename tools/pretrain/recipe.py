@@ -25,11 +25,8 @@ class Recipe:
         Share of the loss that single positions of the maps carry; the rest is the pooled deepest map's.
     places : int
         Positions drawn per crop and level for the dense loss.
-    mixed : float
-        Share of crops into which blobs and thin lines of a second canvas are cut; a position's label follows the
-        share of its cell that either canvas covers.
-    foreign : float
-        Weight of a second loss: to say at every position of every level how much of its cell the shapes cover.
+    spread : float
+        Weight of a second loss: how little of the space the directions of the features fill (`pretext.crowding`).
     jitter : float
         Strength of the change of contrast, brightness and colour, 0 to 1. Never a blur: fine detail must count.
     faintest : float
@@ -42,30 +39,29 @@ class Recipe:
         Of the cosines that the classifiers' logits are.
     seed : int
     stem : str
-        First filters: ``bank``, by formula and frozen (`pretrain.stem`), or ``learnt``.
+        First filters before the training: ``bank``, by formula (`pretrain.stem`), or ``random``.
     start : str
         Digest of the checkpoint that the first weights come from; empty for random ones.
     """
 
     model: str = "resnet18"
-    canvases: int = 600
+    canvases: int = 3000
     canvas: int = 256
     crop: int = 48
     batch: int = 32
-    steps: int = 6000
+    steps: int = 9000
     levels: tuple[int, ...] = (1, 2, 3)
-    dense: float = 0.5
-    places: int = 4
-    mixed: float = 0.6
-    foreign: float = 1.0
-    jitter: float = 1.0
+    dense: float = 0.8
+    places: int = 8
+    spread: float = 0.3
+    jitter: float = 0.5
     faintest: float = 0.3
-    light: float = 0.2
+    light: float = 0.6
     rate: float = 1.5e-3
     decay: float = 0.05
     scale: float = 16.0
     seed: int = 0
-    stem: str = "learnt"
+    stem: str = "bank"
     start: str = ""
 
 
@@ -79,7 +75,7 @@ class Distillation:
         timm vision transformer.
     depth : int
         Its blocks.
-    canvases, canvas, crop, batch, steps, mixed, jitter, faintest, light, rate, decay, seed :
+    canvases, canvas, crop, batch, steps, jitter, faintest, light, rate, decay, seed :
         As of a `Recipe`.
     start : str
         Digest of the file that the first weights come from; empty for random ones.
@@ -92,10 +88,9 @@ class Distillation:
     crop: int = 96
     batch: int = 32
     steps: int = 2000
-    mixed: float = 0.4
     jitter: float = 0.5
     faintest: float = 0.3
-    light: float = 0.2
+    light: float = 0.6
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
