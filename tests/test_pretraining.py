@@ -25,7 +25,7 @@ from pretrain.fields import FORMULAS  # noqa: E402
 from pretrain.loop import one_cycle  # noqa: E402
 from pretrain.probe import gaussian, mahalanobis  # noqa: E402
 from pretrain.recipe import Recipe  # noqa: E402
-from pretrain.stem import bank  # noqa: E402
+from pretrain.stem import bank, cosines  # noqa: E402
 
 from hrbench.benchmark import make_job, run_job  # noqa: E402
 from hrbench.data import load_dataset  # noqa: E402
@@ -129,6 +129,23 @@ def test_the_banks_filters_see_no_brightness_but_the_means() -> None:
     frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.fftfreq(32)[None])
     assert power[(frequency > 0.1) & (frequency < 0.38)].min() > 0.03 * power.max()
     assert power[0, 0] < 1e-6 * power.max()
+
+
+def test_cosines_are_orthogonal_and_make_all_outputs_vary_alike() -> None:
+    filters = cosines(192, 16)
+    assert filters.shape == (192, 3, 16, 16)
+    rows = filters.flatten(1)
+    lengths = rows.norm(dim=1)
+    torch.testing.assert_close(rows @ rows.T, torch.diag(lengths**2), atol=1e-4, rtol=0)
+    assert (filters.sum(dim=(1, 2, 3)).abs() > 1e-3).sum() == 1, "one filter answers to even grey"
+    assert lengths[0] == pytest.approx(0.05)
+    # Amplitudes that fall as 1 / f, as those of pictures do.
+    frequency = torch.hypot(torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)[None])
+    frequency[0, 0] = torch.inf
+    white = torch.fft.rfft2(torch.randn(200, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
+    pictures = torch.fft.irfft2(white / frequency).expand(-1, 3, -1, -1)
+    answers = torch.nn.functional.conv2d(pictures, filters, stride=16).std(dim=(0, 2, 3))[1:144]
+    assert answers.max() < 2 * answers.min()
 
 
 def test_a_training_begins_with_the_bank(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hrbench.protocol import load_protocol
 GENERATORS = ("polygon", "patches", "mixture")
 SUBSETS = ("all", "tiny", "small", "medium", "large")
 LIMIT = 0.05
+NETWORK = {"backbone": "test_vit", "weights": "random", "patch": 8, "decoder_width": 64, "mae_lr": 2e-3}
 
 
 def main() -> None:
@@ -47,7 +48,9 @@ def main() -> None:
     parts: dict[str, list[Replicates]] = {generator: [] for generator in arguments.generators}
     for category in load_dataset("folder", root).categories:
         for generator, found in parts.items():
-            options = {"corruption": generator, "mae_steps": arguments.mae_steps, "steps": arguments.steps}
+            options = {
+                **NETWORK, "corruption": generator, "mae_steps": arguments.mae_steps, "steps": arguments.steps
+            }  # fmt: skip
             job = make_job(category, "isstad", preset="demo", options=options, seed=arguments.seed)
             run = run_job(job, arguments.folder, [protocol], device=torch.device("cpu"))
             found.append(replicates(run.evidence, protocol))

@@ -17,8 +17,9 @@ from torch.nn import functional
 from hrbench.backbones import FeaturePyramid
 
 from .loop import run
-from .pretext import draw_batch, normalised
+from .pretext import crowding, draw_batch, normalised
 from .recipe import Distillation
+from .stem import cosines
 
 __all__ = ["Student", "distil", "targets"]
 
@@ -47,12 +48,15 @@ class Student(nn.Module):
     def __init__(self, recipe: Distillation, widths: tuple[int, int]) -> None:
         super().__init__()
         network: Any = timm.create_model(recipe.model, num_classes=0, dynamic_img_size=True, depth=recipe.depth)
+        if recipe.stem == "cosines":
+            first: nn.Conv2d = network.patch_embed.proj
+            first.weight.data.copy_(cosines(first.out_channels, first.kernel_size[0]))
         self.network = network
         self.blocks = (2 * recipe.depth // 3 - 1, recipe.depth - 1)
         self.read = nn.ModuleList(nn.Linear(network.embed_dim, width) for width in widths)
 
-    def forward(self, images: Tensor, corner: tuple[int, int]) -> list[Tensor]:
-        """Return both blocks' readings, (B, N, C) each.
+    def forward(self, images: Tensor, corner: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return both blocks' tokens (B, N, width) and what is read from them (B, N, C).
 
         `corner` is the image's place in the full field of position embeddings, in patches: small crops thus train
         all of them.
@@ -64,12 +68,13 @@ class Student(nn.Module):
         table = table.unflatten(1, net.patch_embed.grid_size)
         table = table[:, corner[0] : corner[0] + height, corner[1] : corner[1] + width]
         x = torch.cat([(net.cls_token + prefix).expand(len(x), -1, -1), (x + table).flatten(1, 2)], dim=1)
-        found = []
+        tokens, read = [], []
         for index, block in enumerate(net.blocks):
             x = block(x)
             if index in self.blocks:
-                found.append(self.read[len(found)](net.norm(x)[:, net.num_prefix_tokens :]))
-        return found
+                tokens.append(net.norm(x)[:, net.num_prefix_tokens :])
+                read.append(self.read[len(read)](tokens[-1]))
+        return tokens, read
 
 
 def distil(
@@ -109,11 +114,15 @@ def distil(
         at = np.random.Generator(np.random.Philox(np.random.SeedSequence([recipe.seed, 2, step]))).integers(
             0, grid + 1, 2
         )
-        found = student(images, (int(at[0]), int(at[1])))
+        tokens, read = student(images, (int(at[0]), int(at[1])))
         errors = [
-            functional.mse_loss(f, (w - mean) / std) for f, w, (mean, std) in zip(found, wanted, moments, strict=True)
+            functional.mse_loss(f, (w - mean) / std) for f, w, (mean, std) in zip(read, wanted, moments, strict=True)
         ]
-        return torch.stack(errors).mean(), {
+        # About the origin: else tokens that are all but equal would count as well spread.
+        units = [functional.normalize(x.flatten(0, 1), dim=1) for x in tokens]
+        crowded = torch.stack([crowding(u, centred=False) for u in units]).mean()
+        return torch.stack(errors).mean() + recipe.spread * crowded, {
+            "crowding": crowded.detach(),
             "unexplained_middle": errors[0].detach(),
             "unexplained_last": errors[1].detach(),
         }

@@ -158,13 +158,15 @@ def loss_of(
     return named + recipe.spread * torch.stack(crowded).mean(), figures
 
 
-def crowding(rows: Tensor) -> Tensor:
+def crowding(rows: Tensor, centred: bool = True) -> Tensor:
     """Return how unevenly (N, C) vectors scatter over the C dimensions: 1 where evenly, C where along one line.
 
-    It is C over the participation ratio of the covariance's eigenvalues, tr(S^2) C / tr(S)^2. Distances between
-    crowded features say little but what the strongest direction says, which on photographs is shading.
+    It is C over the participation ratio of the eigenvalues of S, tr(S^2) C / tr(S)^2, S the scatter about the mean or,
+    not `centred`, about the origin. Distances between crowded features say little but what the strongest direction
+    says, which on photographs is shading.
     """
-    covariance = torch.cov(rows.float().T)
+    rows = rows.float()
+    covariance = torch.cov(rows.T) if centred else rows.T @ rows / len(rows)
     return covariance.square().sum() * len(covariance) / covariance.diagonal().sum().square()
 
 

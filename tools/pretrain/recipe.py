@@ -75,15 +75,20 @@ class Distillation:
         timm vision transformer.
     depth : int
         Its blocks.
+    spread : float
+        Weight of a second loss, as of a `Recipe`, here about the origin.
     canvases, canvas, crop, batch, steps, jitter, faintest, light, rate, decay, seed :
         As of a `Recipe`.
+    stem : str
+        First filters before the training: ``cosines``, by formula (`pretrain.stem`), or ``random``.
     start : str
         Digest of the file that the first weights come from; empty for random ones.
     """
 
     model: str = "vit_tiny_patch16_224"
     depth: int = 6
-    canvases: int = 1000
+    spread: float = 0.02
+    canvases: int = 3000
     canvas: int = 256
     crop: int = 96
     batch: int = 32
@@ -94,4 +99,5 @@ class Distillation:
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
+    stem: str = "cosines"
     start: str = ""

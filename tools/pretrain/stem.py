@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bank"]
+__all__ = ["bank", "cosines"]
 
 _LOWEST, _HIGHEST = 0.1, 0.38  # cycles per px
 _EIGHTH = ("line", "line", "line", "line", "line", "spot", "tint", "mean")  # kinds in every eight filters
@@ -40,4 +40,24 @@ def bank(filters: int, size: int, seed: int) -> Tensor:
         colour = colour - colour.mean() if kind == "tint" or number % 16 == 7 else np.ones(3)
         weight = colour[:, None, None] * shape
         found.append(weight / np.sqrt((weight * weight).sum()))
+    return torch.from_numpy(np.stack(found)).float()
+
+
+def cosines(filters: int, size: int) -> Tensor:
+    """Return (filters, 3, size, size): the lowest cosines of a patch; three quarters in grey, the rest in two colours.
+
+    Their length rises with the frequency as the amplitudes of pictures fall, so that all outputs vary alike: of random
+    filters each output says mostly how bright the patch is. The mean has length 0.05, a cosine 0.1 per half wave more.
+    """
+    number, x = np.arange(size), (np.arange(size) + 0.5) / size
+    waves = np.cos(math.pi * number[:, None] * x)
+    order = sorted((a * a + b * b, a, b) for a in range(size) for b in range(size))
+    eighth = filters // 8
+    found = []
+    for colour, count in (((1, 1, 1), filters - 2 * eighth), ((1, -1, 0), eighth), ((1, 1, -2), eighth)):
+        across = np.array(colour) / np.linalg.norm(colour)
+        for square, a, b in order[:count]:
+            shape = np.outer(waves[a], waves[b])
+            shape *= 0.1 * (0.5 + math.sqrt(square)) / np.linalg.norm(shape)
+            found.append(across[:, None, None] * shape)
     return torch.from_numpy(np.stack(found)).float()
