@@ -48,8 +48,8 @@ class Recipe:
     canvases: int = 3000
     canvas: int = 256
     crop: int = 48
-    batch: int = 32
-    steps: int = 9000
+    batch: int = 192
+    steps: int = 120
     levels: tuple[int, ...] = (1, 2, 3)
     dense: float = 0.8
     places: int = 8
@@ -87,12 +87,12 @@ class Distillation:
 
     model: str = "vit_tiny_patch16_224"
     depth: int = 6
-    spread: float = 0.02
+    spread: float = 0.1
     canvases: int = 3000
     canvas: int = 256
     crop: int = 96
     batch: int = 32
-    steps: int = 2000
+    steps: int = 700
     jitter: float = 0.5
     faintest: float = 0.3
     light: float = 0.6
