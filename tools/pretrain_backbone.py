@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.kind == "trunk":
         probe = prober(options.probe, lambda net, x: list(net(x))[:2])
         network = train(drawn, recipe, options.folder, probe=probe, **common).network
-        made_by = "telling canvases apart, and where one is cut into another (tools/pretrain_backbone.py trunk)"
+        made_by = "naming the canvas of a crop in uncrowded directions (tools/pretrain_backbone.py trunk)"
     else:
         teacher = load_pyramid("resnet18", options.trunk, (1, 2, 3))
         probe = prober(options.probe, tokens_as_maps)
