@@ -268,6 +268,12 @@ def test_a_training_starts_from_given_weights(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("setting", ["stem=cosines", "stems=bank"])
+def test_an_unknown_setting_is_named(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"--set {setting}: unknown, expected"):
+        pretrain_backbone.main(["trunk", "--folder", str(tmp_path), "--smoke", "--set", setting])
+
+
 def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain_backbone.main(["trunk", "--folder", str(tmp_path / "trunk"), "--smoke", "--device", "cpu"])
     trunk = tmp_path / "trunk" / "resnet18.safetensors"

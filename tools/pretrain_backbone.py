@@ -1,7 +1,7 @@
 """Pretrain the bundled backbones on images made by formulas alone.
 
-First the convolutional trunk (task: from which canvas is this piece, and where in it does another one begin?), then a
-small vision transformer that learns to say what the trunk says:
+First the convolutional trunk (task: from which canvas is this piece? and answer in directions that fill the space),
+then a small vision transformer that learns to say what the trunk says:
 
     python tools/pretrain_backbone.py trunk --folder work/trunk
     python tools/pretrain_backbone.py tokens --folder work/tokens --trunk work/trunk/resnet18.safetensors
@@ -121,7 +121,10 @@ def main(arguments: list[str] | None = None) -> None:
     recipe: Any = Recipe() if options.kind == "trunk" else Distillation()
     if options.smoke:
         recipe = dataclasses.replace(recipe, **SMOKE, crop=64 if options.kind == "tokens" else 32)
+    by_formula = recipe.stem
     recipe = changed(recipe, options.set)
+    if recipe.stem not in (by_formula, "random"):
+        sys.exit(f"--set stem={recipe.stem}: unknown, expected {by_formula} or random")
     drawn, digest = pictures(recipe, options.folder)
     common: dict[str, Any] = {"device": torch.device(options.device), "every": options.every, "stop": options.stop}
     constructor: dict[str, Any] = {}

@@ -15,7 +15,7 @@ __all__ = ["plot"]
 
 
 def plot(curves: Sequence[Path], target: Path) -> None:
-    """Draw the loss above and, where it was probed, AUPRO@0.05 below, over the number of crops or steps.
+    """Draw the loss and, where it was probed, AUPRO@0.05 below, over the steps.
 
     Parameters
     ----------
@@ -24,19 +24,24 @@ def plot(curves: Sequence[Path], target: Path) -> None:
     target : Path
         Image file to write.
     """
-    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(6.4, 5.6), sharex=True, layout="constrained")
-    for path in curves:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        steps, label = [line["step"] for line in lines], path.parent.name
-        upper.plot(steps, [line["loss"] for line in lines], marker=".", label=label)
+    read = [[json.loads(line) for line in path.read_text().splitlines()] for path in curves]
+    probed = any(key.endswith("_aupro") for lines in read for key in lines[-1])
+    rows = 1 + probed
+    figure, panels = pyplot.subplots(
+        rows, 1, figsize=(6.4, 2.8 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    for path, lines in zip(curves, read, strict=True):
+        label = path.parent.name
+        panels[0, 0].plot([line["step"] for line in lines], [line["loss"] for line in lines], marker=".", label=label)
         for name in (key for key in lines[-1] if key.endswith("_aupro")):
             kept = [line for line in lines if name in line]
-            lower.plot([k["step"] for k in kept], [k[name] for k in kept], marker=".", label=f"{label}: {name[:-6]}")
-    upper.set_ylabel("loss")
-    lower.set(xlabel="step", ylabel="AUPRO@0.05 of a Gaussian")
-    for axes in (upper, lower):
+            panels[1, 0].plot(
+                [k["step"] for k in kept], [k[name] for k in kept], marker=".", label=f"{label}: {name[:-6]}"
+            )
+    for axes, words in zip(panels[:, 0], ("loss", "AUPRO@0.05 of a Gaussian"), strict=False):
+        axes.set_ylabel(words)
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
+    panels[-1, 0].set_xlabel("step")
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
     pyplot.close(figure)
