@@ -268,6 +268,17 @@ def test_a_training_starts_from_given_weights(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_a_start_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    pictures, _ = canvases(0, range(4), 64)
+    cpu = torch.device("cpu")
+    pretext.train(pictures, TINY, tmp_path / "first", device=cpu, stop=1)
+    other = dataclasses.replace(TINY, canvases=3, start="given")
+    with pytest.raises(
+        SystemExit, match=r"checkpoint\.pt: expected a trunk's checkpoint of the same model and canvases"
+    ):
+        pretext.train(pictures[:3], other, tmp_path / "second", device=cpu, start=tmp_path / "first" / "checkpoint.pt")
+
+
 @pytest.mark.parametrize("setting", ["stem=cosines", "stems=bank"])
 def test_an_unknown_setting_is_named(setting: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=f"--set {setting}: unknown, expected"):

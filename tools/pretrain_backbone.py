@@ -35,7 +35,7 @@ from pretrain.distil import distil
 from pretrain.export import export
 from pretrain.pretext import normalised, train
 from pretrain.probe import probe_all
-from pretrain.recipe import Distillation, Recipe
+from pretrain.recipe import Distillation, Recipe, Training
 from torch import Tensor, nn
 
 from hrbench.backbones import load_pyramid
@@ -44,7 +44,7 @@ from hrbench.data import load_dataset
 SMOKE = {"canvases": 6, "canvas": 96, "steps": 6, "batch": 4}
 
 
-def pictures(recipe: Recipe | Distillation, folder: Path) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], str]:
+def pictures(recipe: Training, folder: Path) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], str]:
     """Return the canvases and their digest; they are drawn once and kept beside the folder."""
     stem = f"canvases-v{VERSION}-{recipe.seed}-{recipe.canvases}x{recipe.canvas}"
     path, note = folder.parent / f"{stem}.npy", folder.parent / f"{stem}.sha256"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .loop import run
-from .recipe import Distillation, Recipe
+from .recipe import Recipe, Training
 from .stem import bank
 
 __all__ = [
@@ -127,7 +127,7 @@ def illuminate(images: Tensor, strength: float, light: float, generator: torch.G
     return (images + level * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
-def draw_batch(pictures: NDArray[np.uint8], recipe: Recipe | Distillation, step: int) -> tuple[Tensor, Tensor]:
+def draw_batch(pictures: NDArray[np.uint8], recipe: Training, step: int) -> tuple[Tensor, Tensor]:
     """Return a step's crops (B, 3, crop, crop) in [0, 1] and their canvases (B,), by the recipe and the step only."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([recipe.seed, 1, step])))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -193,7 +193,12 @@ def train(
     torch.manual_seed(recipe.seed)
     trunk = Trunk(recipe).to(device)
     if start is not None:
-        trunk.load_state_dict(torch.load(start, map_location=device, weights_only=True)["learner"])
+        try:
+            trunk.load_state_dict(torch.load(start, map_location=device, weights_only=True)["learner"])
+        except (KeyError, RuntimeError) as error:
+            raise SystemExit(
+                f"{start}: expected a trunk's checkpoint of the same model and canvases: {error}"
+            ) from None
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images, canvas = draw_batch(pictures, recipe, step)

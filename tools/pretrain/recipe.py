@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["Distillation", "Recipe"]
+__all__ = ["Distillation", "Recipe", "Training"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Choices of the pretext task: to say from which canvas a piece is.
+class Training:
+    """Choices of any training here: its network, its crops and its optimiser.
 
     Attributes
     ----------
     model : str
-        timm architecture with ``features_only``.
+        timm architecture.
     canvases, canvas : int
-        Number of pictures, which is the number of classes, and their height and width in px.
+        Number of pictures, and their height and width in px.
     crop, batch, steps : int
         Height and width of a training crop in px, crops per step, steps.
-    levels : tuple of int
-        ``out_indices`` of the feature maps; each is supervised by a classifier of its own.
-    dense : float
-        Share of the loss that single positions of the maps carry; the rest is the pooled deepest map's.
-    places : int
-        Positions drawn per crop and level for the dense loss.
     spread : float
         Weight of a second loss: how little of the space the directions of the features fill (`pretext.crowding`).
     jitter : float
@@ -35,69 +29,69 @@ class Recipe:
         Strength of the uneven light.
     rate, decay : float
         Peak learning rate of AdamW (one cycle) and its weight decay.
-    scale : float
-        Of the cosines that the classifiers' logits are.
     seed : int
     stem : str
-        First filters before the training: ``bank``, by formula (`pretrain.stem`), or ``random``.
-    start : str
-        Digest of the checkpoint that the first weights come from; empty for random ones.
-    """
-
-    model: str = "resnet18"
-    canvases: int = 3000
-    canvas: int = 256
-    crop: int = 48
-    batch: int = 192
-    steps: int = 120
-    levels: tuple[int, ...] = (1, 2, 3)
-    dense: float = 0.8
-    places: int = 8
-    spread: float = 0.3
-    jitter: float = 0.5
-    faintest: float = 0.3
-    light: float = 0.6
-    rate: float = 1.5e-3
-    decay: float = 0.05
-    scale: float = 16.0
-    seed: int = 0
-    stem: str = "bank"
-    start: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """Choices of the transformer's training: to say in one token what the trunk says in many places.
-
-    Attributes
-    ----------
-    model : str
-        timm vision transformer.
-    depth : int
-        Its blocks.
-    spread : float
-        Weight of a second loss, as of a `Recipe`, here about the origin.
-    canvases, canvas, crop, batch, steps, jitter, faintest, light, rate, decay, seed :
-        As of a `Recipe`.
-    stem : str
-        First filters before the training: ``cosines``, by formula (`pretrain.stem`), or ``random``.
+        First filters before the training: by formula (``bank`` or ``cosines`` of `pretrain.stem`), or ``random``.
     start : str
         Digest of the file that the first weights come from; empty for random ones.
     """
 
-    model: str = "vit_tiny_patch16_224"
-    depth: int = 6
-    spread: float = 0.1
+    model: str
     canvases: int = 3000
     canvas: int = 256
-    crop: int = 96
+    crop: int = 48
     batch: int = 32
-    steps: int = 700
+    steps: int = 100
+    spread: float = 0.1
     jitter: float = 0.5
     faintest: float = 0.3
     light: float = 0.6
     rate: float = 1.5e-3
     decay: float = 0.05
     seed: int = 0
-    stem: str = "cosines"
+    stem: str = "random"
     start: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Training):
+    """Choices of the trunk's task: to say from which canvas a piece is. Canvases are its classes.
+
+    Attributes
+    ----------
+    levels : tuple of int
+        ``out_indices`` of the feature maps; each is supervised by a classifier of its own.
+    dense : float
+        Share of the loss that single positions of the maps carry; the rest is the pooled deepest map's.
+    places : int
+        Positions drawn per crop and level for the dense loss.
+    scale : float
+        Of the cosines that the classifiers' logits are.
+    """
+
+    model: str = "resnet18"
+    batch: int = 192
+    steps: int = 120
+    spread: float = 0.3
+    stem: str = "bank"
+    levels: tuple[int, ...] = (1, 2, 3)
+    dense: float = 0.8
+    places: int = 8
+    scale: float = 16.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Training):
+    """Choices of the transformer's training: to say in one token what the trunk says in many places.
+
+    Attributes
+    ----------
+    depth : int
+        Its blocks.
+    """
+
+    model: str = "vit_tiny_patch16_224"
+    crop: int = 96
+    steps: int = 700
+    stem: str = "cosines"
+    depth: int = 6
