@@ -1,7 +1,9 @@
 """The backbones that come with the package: small, pretrained by this project on images made by formulas.
 
-Each is one file of ``hrbench/weights``, named after its timm architecture, that describes itself in its header:
-what timm must be told to build it, its input normalisation, its licence and how ``tools/pretrain_backbone.py`` made it.
+Each is one file of ``hrbench/weights``, named after its timm architecture and, behind a hyphen, its variant, that
+describes itself in its header: what timm must be told to build it, its input normalisation, its licence and how
+``tools/pretrain_backbone.py`` made it. The weights ``bundled-uncrowded`` of ``resnet18`` are
+``resnet18-uncrowded.safetensors``.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import safetensors
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Bundled", "bundled_digest", "bundled_models", "find_bundled"]
+__all__ = ["Bundled", "bundled_digest", "bundled_models", "find_bundled", "is_bundled"]
 
 _FOLDER = Path(__file__).resolve().parent / "weights"
 
@@ -50,22 +53,28 @@ class Bundled:
 
 def bundled_models() -> list[str]:
     """Return the timm architectures for which ``weights="bundled"`` works."""
-    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+    return [stem for stem in _files() if "-" not in stem]
 
 
-def bundled_digest(names: Iterable[object]) -> str:
-    """Return the SHA-256 over those bundled files that `names` (options of a method, say) name.
+def is_bundled(weights: str) -> bool:
+    """Tell whether `weights` are ``bundled`` or, as ``bundled-uncrowded``, a variant of those."""
+    return re.fullmatch(r"bundled(-\w+)?", weights) is not None
+
+
+def bundled_digest(names: Iterable[object], weights: str = "bundled") -> str:
+    """Return the SHA-256 over those bundled files of `weights` that `names` (options of a method, say) name.
 
     Another release may bundle other files under the same names.
     """
     sha = hashlib.sha256()
-    models = {name.partition(".")[0] for name in names if isinstance(name, str)}
-    for model in sorted(models.intersection(bundled_models())):
-        sha.update(model.encode() + (_FOLDER / f"{model}.safetensors").read_bytes())
+    wanted = {_stem(name, weights) for name in names if isinstance(name, str)}
+    for stem, path in _files().items():
+        if stem in wanted:
+            sha.update(stem.encode() + path.read_bytes())
     return sha.hexdigest()
 
 
-def find_bundled(model: str) -> Bundled:
+def find_bundled(model: str, weights: str = "bundled") -> Bundled:
     """Return the bundled backbone of a timm model; its tag, which names other weights, does not matter.
 
     Raises
@@ -73,12 +82,23 @@ def find_bundled(model: str) -> Bundled:
     HrbenchError
         If there is none; the message lists those that are.
     """
-    architecture = model.partition(".")[0]
-    if architecture not in bundled_models():
-        have = ", ".join(bundled_models()) or "none: this installation lacks hrbench/weights"
-        raise HrbenchError(f"no bundled weights for {model}, expected one of: {have}")
-    path = _FOLDER / f"{architecture}.safetensors"
+    files = _files()
+    path = files.get(_stem(model, weights))
+    if path is None:
+        have = ", ".join("{} bundled{}{}".format(*stem.partition("-")) for stem in files)
+        raise HrbenchError(
+            f"no {weights} weights for {model}, expected one of: "
+            f"{have or 'none: this installation lacks hrbench/weights'}"
+        )
     with safetensors.safe_open(path, framework="pt") as file:
         origin: dict[str, str] = file.metadata()
     mean, std = json.loads(origin["mean"]), json.loads(origin["std"])
-    return Bundled(architecture, path, json.loads(origin["options"]), (*mean,), (*std,), origin)
+    return Bundled(origin["model"], path, json.loads(origin["options"]), (*mean,), (*std,), origin)
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"), key=lambda path: path.stem)}
+
+
+def _stem(model: str, weights: str) -> str:
+    return model.partition(".")[0] + weights.removeprefix("bundled")

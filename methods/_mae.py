@@ -99,7 +99,7 @@ class MaskedAutoencoder(nn.Module):
         self._pretrained_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         if weights == "random":
             _initialise(network)
-        elif weights != "bundled":  # whose positions were learnt; stage 1 gets used to these
+        elif not weights.startswith("bundled"):  # whose positions were learnt; stage 1 gets used to these
             _check_positions(vit.pos_embed, self._pretrained_grid, backbone)
         vit.pos_embed = None  # closed-form here, and timm's would be trained
         self.encoder = network

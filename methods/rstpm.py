@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -141,7 +142,7 @@ class RSTPM(Method):
         if not 0 < probability <= 1:
             raise HrbenchError(f"probability of rstpm is {probability}, expected above 0 and at most 1")
         if second_weights is None:
-            if weights not in ("pretrained", "bundled", "random"):
+            if Path(weights).suffix:
                 raise HrbenchError(
                     f"weights {weights!r} of rstpm are a file for {teacher}: expected second_weights for "
                     f"{second_teacher} as well, a file, 'pretrained', 'bundled' or 'random'"

@@ -7,8 +7,8 @@
 
 Every configuration runs through the suite like any other method (FastFlow at strides 4 and 8 with 150 steps; of the
 same features a Gaussian, and nearest neighbours by direction), may be interrupted and goes on. The tables hold means
-over a dataset's categories with 95 % bootstrap intervals over images, and paired differences between weights of the
-same method on the same images.
+over a dataset's categories with 95 % bootstrap intervals over images, and paired differences of the bundled weights to
+the others of the same method on the same images.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ METRICS = {
 VIEW = "tiled:256:64"
 PROBES = {"gaussian": "pretrain.adapter:Gaussian", "nearest": "pretrain.adapter:Nearest"}
 METHODS = (*PROBES, "fastflow")
+BUNDLED = ("bundled", "bundled-uncrowded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Contender:
 
 
 def contenders(files: list[str]) -> list[Contender]:
-    """Return random and bundled ResNet18, and per ``model=path`` the model with the file's weights."""
-    found = [Contender("ResNet18, random", "resnet18", "random"), Contender("ResNet18, bundled", "resnet18", "bundled")]
+    """Return ResNet18 with random and with all bundled weights, and per ``model=path`` that with the file's weights."""
+    found = [Contender(f"ResNet18, {weights}", "resnet18", weights) for weights in ("random", *BUNDLED)]
     for text in files:
         model, _, path = text.partition("=")
         found.append(Contender(f"{model}, {Path(path).name}", model, path))
@@ -76,7 +77,7 @@ def measure(
 
 
 def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return values with intervals, and paired differences bundled minus each other of the same dataset and method."""
+    """Return values with intervals, and paired differences of bundled weights to the others of dataset and method."""
     values, differences = [], []
     for (dataset, method, name), (found, config) in results.items():
         ends = found.intervals()
@@ -86,36 +87,39 @@ def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]
             row = found.row(*key)
             low, high = ends.loc[row, ["ci_low", "ci_high"]]
             values.append((dataset, method, name, label, found.estimate[row], low, high, weights, speed))
-        ours = results.get((dataset, method, "ResNet18, bundled"))
-        if ours is None or name == "ResNet18, bundled":
-            continue
-        frame = bootstrap.paired_difference(ours[0], found)
-        for label, (metric, subset, limit) in METRICS.items():
-            same = frame["fpr_limit"].isna() if limit is None else frame["fpr_limit"] == limit
-            (line,) = frame[(frame["metric"] == metric) & (frame["subset"] == subset) & same].to_dict("records")
-            differences.append((dataset, method, name, label, line["difference"], line["ci_low"], line["ci_high"]))
-    first = ["dataset", "method", "weights", "metric"]
-    columns = [*first, "value", "ci_low", "ci_high", "provenance", "megapixels_per_second"]
-    return pd.DataFrame(values, columns=columns), pd.DataFrame(
-        differences, columns=["dataset", "method", "bundled_minus", "metric", "difference", "ci_low", "ci_high"]
-    )
+        for ours in (f"ResNet18, {weights}" for weights in BUNDLED):
+            if name.startswith(ours) or (dataset, method, ours) not in results:
+                continue  # itself, or the variant, whose own row it is
+            frame = bootstrap.paired_difference(results[dataset, method, ours][0], found)
+            for label, (metric, subset, limit) in METRICS.items():
+                same = frame["fpr_limit"].isna() if limit is None else frame["fpr_limit"] == limit
+                (line,) = frame[(frame["metric"] == metric) & (frame["subset"] == subset) & same].to_dict("records")
+                interval = line["difference"], line["ci_low"], line["ci_high"]
+                differences.append((dataset, method, ours, name, label, *interval))
+    first = ["dataset", "method", "weights"]
+    last = ["ci_low", "ci_high"]
+    return pd.DataFrame(
+        values, columns=[*first, "metric", "value", *last, "provenance", "megapixels_per_second"]
+    ), pd.DataFrame(differences, columns=[*first, "minus", "metric", "value", *last])
 
 
 def markdown(values: pd.DataFrame, differences: pd.DataFrame) -> str:
     """Return both tables as text, one row per dataset, method and weights."""
     lines = []
-    for frame, value, name in ((values, "value", "weights"), (differences, "difference", "bundled_minus")):
-        sign = "+" if value == "difference" else ""
-        title = "Difference: bundled minus the other, paired" if sign else "Value"
+    for frame, who, sign, title in (
+        (values, ["weights"], "", "Value"),
+        (differences, ["weights", "minus"], "+", "Paired difference"),
+    ):
+        columns = ["dataset", "method", *who]
         lines += [f"## {title}, with 95 % bootstrap intervals over images", ""]
-        lines += ["| dataset | method | weights | " + " | ".join(METRICS) + " |", "|---" * (3 + len(METRICS)) + "|"]
-        for (dataset, method, who), group in frame.groupby(["dataset", "method", name], sort=False):
+        lines += ["| " + " | ".join([*columns, *METRICS]) + " |", "|---" * (len(columns) + len(METRICS)) + "|"]
+        for names, group in frame.groupby(columns, sort=False):
             rows = group.set_index("metric")
             cells = [
-                f"{rows.at[m, value]:{sign}.3f} [{rows.at[m, 'ci_low']:{sign}.3f}, {rows.at[m, 'ci_high']:{sign}.3f}]"
+                f"{rows.at[m, 'value']:{sign}.3f} [{rows.at[m, 'ci_low']:{sign}.3f}, {rows.at[m, 'ci_high']:{sign}.3f}]"
                 for m in METRICS
             ]
-            lines.append(f"| {dataset} | {method} | {who} | " + " | ".join(cells) + " |")
+            lines.append("| " + " | ".join([*names, *cells]) + " |")
         lines.append("")
     return "\n".join(lines)
 
