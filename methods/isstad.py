@@ -114,9 +114,9 @@ class ISSTAD(Method):
                 "mae_lr": 5e-4,
                 "lr": 4e-3,
                 "mae_batch_size": 8,
-                "batch_size": 8,
+                "batch_size": 4,
                 "mae_steps": 30,
-                "steps": 200,
+                "steps": 240,
             },
         ),
     }

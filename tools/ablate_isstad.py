@@ -23,7 +23,14 @@ from hrbench.protocol import load_protocol
 GENERATORS = ("polygon", "patches", "mixture")
 SUBSETS = ("all", "tiny", "small", "medium", "large")
 LIMIT = 0.05
-NETWORK = {"backbone": "test_vit", "weights": "random", "patch": 8, "decoder_width": 64, "mae_lr": 2e-3}
+NETWORK = {
+    "backbone": "test_vit",
+    "weights": "random",
+    "patch": 8,
+    "decoder_width": 64,
+    "mae_lr": 2e-3,
+    "batch_size": 8,
+}
 
 
 def main() -> None:
