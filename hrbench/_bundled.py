@@ -53,7 +53,7 @@ class Bundled:
 
 def bundled_models() -> list[str]:
     """Return the timm architectures for which ``weights="bundled"`` works."""
-    return [stem for stem in _files() if "-" not in stem]
+    return [model for model, weights in sorted(_files()) if weights == "bundled"]
 
 
 def is_bundled(weights: str) -> bool:
@@ -61,20 +61,20 @@ def is_bundled(weights: str) -> bool:
     return re.fullmatch(r"bundled(-\w+)?", weights) is not None
 
 
-def bundled_digest(names: Iterable[object], weights: str = "bundled") -> str:
-    """Return the SHA-256 over those bundled files of `weights` that `names` (options of a method, say) name.
+def bundled_digest(names: Iterable[object], weights: str) -> str:
+    """Return the SHA-256 over the files of the bundled `weights` of models among `names` (options of a method, say).
 
     Another release may bundle other files under the same names.
     """
     sha = hashlib.sha256()
-    wanted = {_stem(name, weights) for name in names if isinstance(name, str)}
-    for stem, path in _files().items():
-        if stem in wanted:
-            sha.update(stem.encode() + path.read_bytes())
+    models = {name.partition(".")[0] for name in names if isinstance(name, str)}
+    for (model, variant), path in sorted(_files().items()):
+        if variant == weights and model in models:
+            sha.update(path.stem.encode() + path.read_bytes())
     return sha.hexdigest()
 
 
-def find_bundled(model: str, weights: str = "bundled") -> Bundled:
+def find_bundled(model: str, weights: str) -> Bundled:
     """Return the bundled backbone of a timm model; its tag, which names other weights, does not matter.
 
     Raises
@@ -82,23 +82,18 @@ def find_bundled(model: str, weights: str = "bundled") -> Bundled:
     HrbenchError
         If there is none; the message lists those that are.
     """
-    files = _files()
-    path = files.get(_stem(model, weights))
+    architecture, files = model.partition(".")[0], _files()
+    path = files.get((architecture, weights))
     if path is None:
-        have = ", ".join("{} bundled{}{}".format(*stem.partition("-")) for stem in files)
-        raise HrbenchError(
-            f"no {weights} weights for {model}, expected one of: "
-            f"{have or 'none: this installation lacks hrbench/weights'}"
-        )
+        have = ", ".join(" ".join(key) for key in sorted(files)) or "none: this installation lacks hrbench/weights"
+        raise HrbenchError(f"no {weights} weights for {model}, expected one of: {have}")
     with safetensors.safe_open(path, framework="pt") as file:
         origin: dict[str, str] = file.metadata()
     mean, std = json.loads(origin["mean"]), json.loads(origin["std"])
-    return Bundled(origin["model"], path, json.loads(origin["options"]), (*mean,), (*std,), origin)
+    return Bundled(architecture, path, json.loads(origin["options"]), (*mean,), (*std,), origin)
 
 
-def _files() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"), key=lambda path: path.stem)}
-
-
-def _stem(model: str, weights: str) -> str:
-    return model.partition(".")[0] + weights.removeprefix("bundled")
+def _files() -> dict[tuple[str, str], Path]:
+    """Return the files by model and weights."""
+    parts = {path.stem.partition("-"): path for path in _FOLDER.glob("*.safetensors")}
+    return {(model, f"bundled{hyphen}{variant}"): path for (model, hyphen, variant), path in parts.items()}

@@ -110,7 +110,13 @@ def test_the_random_state_is_not_the_weights() -> None:
 
 @pytest.mark.parametrize("load", [load_pyramid, load_tokens])
 @pytest.mark.parametrize(
-    ("model", "weights"), [("test_vit", "bundled"), (VIT, "bundled-uncrowded"), ("resnet18", "bundled-other")]
+    ("model", "weights"),
+    [
+        ("test_vit", "bundled"),
+        (VIT, "bundled-uncrowded"),
+        ("resnet18", "bundled-other"),
+        ("resnet18-uncrowded", "bundled"),
+    ],
 )
 def test_what_is_not_bundled_lists_what_is(load, model: str, weights: str) -> None:
     with pytest.raises(HrbenchError) as caught:

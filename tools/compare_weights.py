@@ -7,14 +7,15 @@
 
 Every configuration runs through the suite like any other method (FastFlow at strides 4 and 8 with 150 steps; of the
 same features a Gaussian, and nearest neighbours by direction), may be interrupted and goes on. The tables hold means
-over a dataset's categories with 95 % bootstrap intervals over images, and paired differences of the bundled weights to
-the others of the same method on the same images.
+over a dataset's categories and seeds with 95 % bootstrap intervals over images, and paired differences of the bundled
+weights to the others of the same method on the same images.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def contenders(files: list[str]) -> list[Contender]:
 
 
 def measure(
-    root: Path, contender: Contender, method: str, output: Path, *, steps: int, seed: int, device: torch.device
+    root: Path, contender: Contender, method: str, output: Path, *, steps: int, seeds: list[int], device: torch.device
 ) -> tuple[Replicates, dict[str, Any]]:
     """Run a method on all categories of a dataset; return the mean's replicates and the facts of the last run."""
     protocol = load_protocol("native")
@@ -68,7 +69,7 @@ def measure(
         preset = "native"
         options |= {"steps": steps, "batch_size": 4, "flow_steps": 4, "kernels": [3, 1]}
     parts, config = [], {}
-    for category in load_dataset("folder", root).categories:
+    for category, seed in itertools.product(load_dataset("folder", root).categories, seeds):
         job = make_job(category, method, preset=preset, view=VIEW, options=options, seed=seed)
         run = run_job(job, output, [protocol], device=device)
         parts.append(bootstrap.replicates(run.evidence, protocol))
@@ -135,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--steps", type=int, default=150, help="of FastFlow (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="the tables hold means (default: 0)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     results = {}
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
             for contender in contenders(options.file):
                 results[root.name, method, contender.name] = measure(
                     root, contender, PROBES.get(method, method), options.output / root.name,
-                    steps=options.steps, seed=options.seed, device=torch.device(options.device),
+                    steps=options.steps, seeds=options.seeds, device=torch.device(options.device),
                 )  # fmt: skip
                 print(root.name, method, contender.name, file=sys.stderr, flush=True)
     values, differences = tables(results)
