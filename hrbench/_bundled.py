@@ -64,13 +64,14 @@ def is_bundled(weights: str) -> bool:
 def bundled_digest(names: Iterable[object], weights: str) -> str:
     """Return the SHA-256 over the files of the bundled `weights` of models among `names` (options of a method, say).
 
-    Another release may bundle other files under the same names.
+    Another release may bundle other files under the same names. Where none is named, as by a method whose backbone is
+    no option, all files of these weights count.
     """
     sha = hashlib.sha256()
     models = {name.partition(".")[0] for name in names if isinstance(name, str)}
-    for (model, variant), path in sorted(_files().items()):
-        if variant == weights and model in models:
-            sha.update(path.stem.encode() + path.read_bytes())
+    candidates = {model: path for (model, variant), path in _files().items() if variant == weights}
+    for model in sorted(models.intersection(candidates) or candidates):
+        sha.update(candidates[model].stem.encode() + candidates[model].read_bytes())
     return sha.hexdigest()
 
 

@@ -24,6 +24,8 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if temporary.is_file():  # safetensors makes files that only their owner can read
+            temporary.chmod(path.parent.stat().st_mode & 0o666)
         temporary.replace(path)
     finally:
         if temporary.is_dir():

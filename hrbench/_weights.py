@@ -68,7 +68,8 @@ class Source:
             source = f"file:{path.name}"
             if not path.is_file():
                 raise HrbenchError(
-                    f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled' nor 'random'"
+                    f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled', "
+                    "'bundled-uncrowded' nor 'random'"
                 )
         given = _read(path)
         matched = _match(network, given)
@@ -81,7 +82,7 @@ class Source:
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
             if self.bundled:
                 raise HrbenchError(
-                    f"the bundled {self.model} lacks what was asked for ({shown}); expected strides up to 16, "
+                    f"{self.weights} {self.model} lacks what was asked for ({shown}); expected strides up to 16, "
                     "with the next coarser one where a method needs it"
                 )
             raise HrbenchError(f"weights {str(path)!r} do not fit {self.model}: {shown}")

@@ -96,7 +96,7 @@ class ISSTAD(Method):
 
     title = "ISSTAD"
     paper = "Jin et al., arXiv 2303.17354"
-    weights_licence = "MAE (default backbones): CC-BY-NC-4.0, no commercial use; others: see timm"
+    weights_licence = "bundled: Apache-2.0; MAE (default backbones): CC-BY-NC-4.0, no commercial use; others: see timm"
     image_score = "mean"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:224", _PAPER),

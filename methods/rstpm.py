@@ -82,7 +82,7 @@ class RSTPM(Method):
 
     title = "RSTPM+D"
     paper = "Yamada et al., arXiv 2210.07548"
-    weights_licence = "resnet18, resnet50 (tv_in1k): BSD-3-Clause; others: see timm"
+    weights_licence = "bundled: Apache-2.0; resnet18, resnet50 (tv_in1k): BSD-3-Clause; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:256", {"anomalies": "perlin", "epochs": 100, "steps": 3000}),
@@ -145,7 +145,7 @@ class RSTPM(Method):
             if Path(weights).suffix:
                 raise HrbenchError(
                     f"weights {weights!r} of rstpm are a file for {teacher}: expected second_weights for "
-                    f"{second_teacher} as well, a file, 'pretrained', 'bundled' or 'random'"
+                    f"{second_teacher} as well, a file or a name such as 'pretrained'"
                 )
             second_weights = weights
 

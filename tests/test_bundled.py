@@ -68,6 +68,11 @@ def test_the_transformer_was_taught_by_the_uncrowded_trunk() -> None:
     assert load_pyramid("resnet18", "bundled-uncrowded", (1, 2, 3)).provenance == f"resnet18 bundled-uncrowded {digest}"
 
 
+def test_the_trunks_differ() -> None:
+    one, other = (load_pyramid("resnet18", weights, (1,)).provenance for weights in ("bundled", "bundled-uncrowded"))
+    assert one.rpartition(":")[2] != other.rpartition(":")[2]
+
+
 @pytest.mark.parametrize("weights", ["bundled", "bundled-uncrowded"])
 def test_the_trunk_loads_with_its_own_normalisation(weights: str) -> None:
     pyramid = load_pyramid("resnet18", weights, level_indices("resnet18", (4, 8, 16)))
@@ -135,7 +140,7 @@ def test_a_file_whose_name_begins_alike_is_a_file(path: str) -> None:
 
 def test_a_level_that_is_not_bundled_is_named() -> None:
     with pytest.raises(
-        HrbenchError, match=r"the bundled resnet18 lacks what was asked for \(no layer4.*expected strides up to 16"
+        HrbenchError, match=r"bundled resnet18 lacks what was asked for \(no layer4.*expected strides up to 16"
     ):
         load_pyramid("resnet18", "bundled", (4,))
 
@@ -169,3 +174,14 @@ def test_a_run_is_another_one_when_its_bundled_file_changes(
     assert _identities(options) == before
     (tmp_path / f"{file}.safetensors").write_bytes(b"another release")
     assert _identities(options) != before
+
+
+def test_a_method_whose_backbone_is_no_option_counts_all_bundled_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_bundled, "_FOLDER", tmp_path)
+    seen = set()
+    for content in (b"first", b"another release"):
+        (tmp_path / "resnet18.safetensors").write_bytes(content)
+        seen.add(_identities({"weights": "bundled"})["weights"])
+    assert len(seen) == 2

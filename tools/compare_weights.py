@@ -55,6 +55,12 @@ def contenders(files: list[str]) -> list[Contender]:
     for text in files:
         model, _, path = text.partition("=")
         found.append(Contender(f"{model}, {Path(path).name}", model, path))
+    names = [one.name for one in found]
+    twins = {name for name in names if names.count(name) > 1}
+    if twins:
+        sys.exit(
+            f"--file: several are {', '.join(sorted(twins))}; expected files of different names, as rows have them"
+        )
     return found
 
 

@@ -3,8 +3,8 @@
 First the convolutional trunk (task: from which canvas is this piece? and answer in directions that fill the space),
 then a small vision transformer that learns to say what the trunk says:
 
-    python tools/pretrain_backbone.py trunk --folder work/trunk      # made resnet18-uncrowded.safetensors
-    python tools/pretrain_backbone.py tokens --folder work/tokens    # made vit_tiny_patch16_224.safetensors
+    python tools/pretrain_backbone.py trunk --folder work/trunk      # makes resnet18-uncrowded.safetensors
+    python tools/pretrain_backbone.py tokens --folder work/tokens    # makes vit_tiny_patch16_224.safetensors
 
 Each can be killed and started again with the same command: it goes on from its last checkpoint and ends with the same
 weights (same machine, same number of threads). The folder then holds the weights, ``curve.jsonl``, a plot of it and the
@@ -41,6 +41,8 @@ from torch import Tensor, nn
 from hrbench.backbones import load_pyramid
 from hrbench.data import load_dataset
 
+VARIANTS = {"trunk": "-uncrowded", "tokens": ""}
+"""How the files of ``hrbench/weights`` are told apart that have one architecture."""
 SMOKE = {"canvases": 6, "canvas": 96, "steps": 6, "batch": 4}
 
 
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--probe", nargs="*", default=[], type=Path, metavar="DATASET", help="folders in MVTec AD's layout"
     )
-    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=50, help="steps between checkpoints (default: %(default)s)")
     parser.add_argument("--stop", type=int, help="leave after this many steps; the next start goes on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--start", type=Path, help="trunk's checkpoint or tokens' weights that are the first ones")
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         made_by = f"distillation of {teacher.provenance} (tools/pretrain_backbone.py tokens)"
     plot([options.folder / "curve.jsonl"], options.folder / "curve.svg")
     if options.stop is None or options.stop >= recipe.steps:
-        path = options.folder / f"{recipe.model}.safetensors"
+        path = options.folder / f"{recipe.model}{VARIANTS[options.kind]}.safetensors"
         export(network, path, model=recipe.model, options=constructor, recipe=recipe, canvases=digest, made_by=made_by)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

@@ -70,7 +70,7 @@ def run(
     lines = curve.read_text().splitlines() if curve.is_file() else []
     curve.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= begin))
     started, probing, figures = time.monotonic(), 0.0, []
-    last = min(stop or recipe.steps, recipe.steps)
+    last = recipe.steps if stop is None else min(stop, recipe.steps)
     for step in range(begin, last):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * one_cycle(step, recipe.steps)
