@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hrbench._bundled import Bundled, bundled_models, find_bundled, is_bundled
+from hrbench._bundled import Bundled, bundled_models, find_bundled
 from hrbench.errors import HrbenchError
 
 __all__ = ["Source", "weights_folder"]
@@ -38,9 +38,9 @@ class Source:
 
     @staticmethod
     def of(model: str, weights: str) -> Source:
-        if not is_bundled(weights):
+        if weights != "bundled":
             return Source(model, weights)
-        found = find_bundled(model, weights)
+        found = find_bundled(model)
         return Source(found.model, weights, found)
 
     @property
@@ -60,7 +60,7 @@ class Source:
         if self.weights == "random":
             return f"{self.model} random"
         if self.bundled:
-            path, source = self.bundled.path, self.weights
+            path, source = self.bundled.path, "bundled"
         elif self.weights == "pretrained":
             path, source = _find(self.model)
         else:
@@ -68,8 +68,7 @@ class Source:
             source = f"file:{path.name}"
             if not path.is_file():
                 raise HrbenchError(
-                    f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled', "
-                    "'bundled-uncrowded' nor 'random'"
+                    f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled' nor 'random'"
                 )
         given = _read(path)
         matched = _match(network, given)
@@ -82,7 +81,7 @@ class Source:
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
             if self.bundled:
                 raise HrbenchError(
-                    f"{self.weights} {self.model} lacks what was asked for ({shown}); expected strides up to 16, "
+                    f"the bundled {self.model} lacks what was asked for ({shown}); expected strides up to 16, "
                     "with the next coarser one where a method needs it"
                 )
             raise HrbenchError(f"weights {str(path)!r} do not fit {self.model}: {shown}")

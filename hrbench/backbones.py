@@ -14,9 +14,6 @@ Weights are one of
 ``bundled``
     weights that come with this package, made from formulas alone (no photographs, no download), for the
     architectures that :func:`bundled_models` lists; a tag in the model's name does not matter;
-``bundled-uncrowded``
-    others of ``resnet18``, for methods that compare features by direction or distance: nearest neighbours find
-    more with them, normalising flows less (``results/backbones``);
 ``random``
     the model's own initialisation from torch's global generator, which the suite seeds;
 a path
@@ -36,7 +33,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.cait import Cait
 from torch import Tensor, nn
 
-from hrbench._bundled import bundled_models, is_bundled
+from hrbench._bundled import bundled_models
 from hrbench._weights import Source, weights_folder
 from hrbench.errors import HrbenchError
 
@@ -45,7 +42,6 @@ __all__ = [
     "PatchTokens",
     "bundled_models",
     "compile_frozen",
-    "is_bundled",
     "level_indices",
     "load_pyramid",
     "load_tokens",

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrbench._ahead import ahead
-from hrbench._bundled import bundled_digest, is_bundled
+from hrbench._bundled import bundled_digest
 from hrbench._files import atomic, safe_name
 from hrbench.backbones import compile_frozen
 from hrbench.cost import MemoryPeaks, largest_peaks, timing
@@ -431,8 +431,8 @@ def _identities(options: Mapping[str, Any]) -> dict[str, Any]:
     def identity(key: str, value: Any) -> Any:
         if not isinstance(value, str) or not key.endswith(("weights", "checkpoint")):
             return value
-        if is_bundled(value):
-            return f"{value} sha256:{bundled_digest(options.values(), value)}"
+        if value == "bundled":
+            return f"bundled sha256:{bundled_digest(options.values())}"
         path = Path(value).expanduser()
         return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else value
 

@@ -65,9 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",
                      help="options of the methods, such as backbone=wide_resnet50_2 fastflow.steps=2000")  # fmt: skip
     run.add_argument(
-        "--weights",
-        help="pretrained, bundled, bundled-uncrowded (for nearest neighbours), random, or a .safetensors or .pth file; "
-        "short for --set weights=...",
+        "--weights", help="pretrained, bundled, random, or a .safetensors or .pth file; short for --set weights=..."
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")

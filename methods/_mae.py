@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrbench.backbones import is_bundled, load_transformer
+from hrbench.backbones import load_transformer
 from hrbench.errors import HrbenchError
 from hrbench.precision import full_precision
 
@@ -99,7 +99,7 @@ class MaskedAutoencoder(nn.Module):
         self._pretrained_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         if weights == "random":
             _initialise(network)
-        elif not is_bundled(weights):  # whose positions were learnt; stage 1 gets used to these
+        elif weights != "bundled":  # whose positions were learnt; stage 1 gets used to these
             _check_positions(vit.pos_embed, self._pretrained_grid, backbone)
         vit.pos_embed = None  # closed-form here, and timm's would be trained
         self.encoder = network

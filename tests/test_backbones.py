@@ -250,7 +250,7 @@ def test_files_with_the_authors_names_are_converted(tmp_path: Path) -> None:
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(HrbenchError, match="no such file, and neither 'pretrained', 'bundled', "):
+    with pytest.raises(HrbenchError, match="no such file, and neither 'pretrained', 'bundled' nor 'random'"):
         load_pyramid(PYRAMID, str(tmp_path / "absent.pth"), (1,))
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(HrbenchError, match=r"broken.pth': not a readable state dict"):

@@ -18,8 +18,7 @@ from hrbench.commands import DEMO_METHODS
 from hrbench.errors import HrbenchError
 from hrbench.method import create_method
 
-VIT = "vit_tiny_patch16_224"
-LIMITS = {"resnet18": 8e6, "resnet18-uncrowded": 8e6, VIT: 12e6}  # bytes
+LIMITS = {"resnet18": 8e6, "vit_tiny_patch16_224": 12e6}  # bytes
 FOLDER = Path(_bundled.__file__).parent / "weights"
 
 
@@ -33,26 +32,25 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path))
 
 
-def header(name: str) -> dict[str, str]:
-    with safetensors.safe_open(FOLDER / f"{name}.safetensors", framework="pt") as file:
+def header(model: str) -> dict[str, str]:
+    with safetensors.safe_open(FOLDER / f"{model}.safetensors", framework="pt") as file:
         found: dict[str, str] = file.metadata()
     return found
 
 
-def test_these_are_there_and_nothing_else() -> None:
-    assert sorted(path.stem for path in FOLDER.iterdir()) == sorted(LIMITS)
-    assert bundled_models() == ["resnet18", VIT]
+def test_both_are_there_and_nothing_else() -> None:
+    assert bundled_models() == sorted(LIMITS)
 
 
-@pytest.mark.parametrize("name", sorted(LIMITS))
-def test_files_are_small(name: str) -> None:
-    assert (FOLDER / f"{name}.safetensors").stat().st_size <= LIMITS[name]
+@pytest.mark.parametrize("model", sorted(LIMITS))
+def test_files_are_small(model: str) -> None:
+    assert (FOLDER / f"{model}.safetensors").stat().st_size <= LIMITS[model]
 
 
-@pytest.mark.parametrize("name", sorted(LIMITS))
-def test_the_header_says_how_it_was_made(name: str) -> None:
-    found = header(name)
-    assert found["model"] == name.partition("-")[0]
+@pytest.mark.parametrize("model", sorted(LIMITS))
+def test_the_header_says_how_it_was_made(model: str) -> None:
+    found = header(model)
+    assert found["model"] == model
     assert found["licence"] == "Apache-2.0"
     assert "no photographs" in found["images"]
     recipe = json.loads(found["recipe"])
@@ -63,23 +61,17 @@ def test_the_header_says_how_it_was_made(name: str) -> None:
     assert len(found["canvases_sha256"]) == 16
 
 
-def test_the_transformer_was_taught_by_the_uncrowded_trunk() -> None:
-    (digest,) = re.findall(r"distillation of resnet18 \S+ (sha256:[0-9a-f]{16}) ", header(VIT)["made_by"])
-    assert load_pyramid("resnet18", "bundled-uncrowded", (1, 2, 3)).provenance == f"resnet18 bundled-uncrowded {digest}"
+def test_the_transformer_was_taught_by_the_trunk() -> None:
+    (digest,) = re.findall(r"distillation of resnet18 \S+ (sha256:\w+) ", header("vit_tiny_patch16_224")["made_by"])
+    assert load_pyramid("resnet18", "bundled", (1, 2, 3)).provenance == f"resnet18 bundled {digest}"
 
 
-def test_the_trunks_differ() -> None:
-    one, other = (load_pyramid("resnet18", weights, (1,)).provenance for weights in ("bundled", "bundled-uncrowded"))
-    assert one.rpartition(":")[2] != other.rpartition(":")[2]
-
-
-@pytest.mark.parametrize("weights", ["bundled", "bundled-uncrowded"])
-def test_the_trunk_loads_with_its_own_normalisation(weights: str) -> None:
-    pyramid = load_pyramid("resnet18", weights, level_indices("resnet18", (4, 8, 16)))
-    found = header(weights.replace("bundled", "resnet18"))
+def test_the_trunk_loads_with_its_own_normalisation() -> None:
+    pyramid = load_pyramid("resnet18", "bundled", level_indices("resnet18", (4, 8, 16)))
+    found = header("resnet18")
     assert pyramid.mean.flatten().tolist() == pytest.approx(json.loads(found["mean"]))
     assert pyramid.std.flatten().tolist() == pytest.approx(json.loads(found["std"]))
-    assert pyramid.provenance.startswith(f"resnet18 {weights} sha256:")
+    assert pyramid.provenance.startswith("resnet18 bundled sha256:")
     assert not any(p.requires_grad for p in pyramid.parameters())
     assert all(p.dtype == torch.float32 for p in pyramid.parameters())
     maps = pyramid(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
@@ -88,16 +80,16 @@ def test_the_trunk_loads_with_its_own_normalisation(weights: str) -> None:
 
 
 def test_the_transformer_loads_with_its_own_depth() -> None:
-    depth = token_depth(VIT, "bundled")
-    assert depth == json.loads(header(VIT)["options"])["depth"] < token_depth(VIT)
-    tokens = load_tokens(VIT, "bundled", (depth - 1,))
+    depth = token_depth("vit_tiny_patch16_224", "bundled")
+    assert depth == json.loads(header("vit_tiny_patch16_224")["options"])["depth"] < token_depth("vit_tiny_patch16_224")
+    tokens = load_tokens("vit_tiny_patch16_224", "bundled", (depth - 1,))
     assert tokens.provenance.startswith("vit_tiny_patch16_224 bundled sha256:")
     for size in ((224, 224), (64, 96)):  # not only the size of its position embeddings
         (found,) = tokens(torch.rand(1, 3, *size))
         assert found.shape == (1, size[0] * size[1] // 256, 192)
         assert found.isfinite().all()
     with pytest.raises(HrbenchError, match=f"expected ascending numbers from 0 to {depth - 1}"):
-        load_tokens(VIT, "bundled", (depth,))
+        load_tokens("vit_tiny_patch16_224", "bundled", (depth,))
 
 
 def test_a_tag_names_other_weights_and_is_left_out_of_the_provenance() -> None:
@@ -113,34 +105,19 @@ def test_the_random_state_is_not_the_weights() -> None:
     assert torch.equal(map_of(0), map_of(1))
 
 
-@pytest.mark.parametrize("load", [load_pyramid, load_tokens])
 @pytest.mark.parametrize(
-    ("model", "weights"),
-    [
-        ("test_vit", "bundled"),
-        (VIT, "bundled-uncrowded"),
-        ("resnet18", "bundled-other"),
-        ("resnet18-uncrowded", "bundled"),
-    ],
+    "load", [lambda m: load_pyramid(m, "bundled", (1,)), lambda m: load_tokens(m, "bundled", (1,))]
 )
-def test_what_is_not_bundled_lists_what_is(load, model: str, weights: str) -> None:
-    with pytest.raises(HrbenchError) as caught:
-        load(model, weights, (1,))
-    assert str(caught.value) == (
-        f"no {weights} weights for {model}, expected one of: "
-        f"resnet18 bundled, resnet18 bundled-uncrowded, {VIT} bundled"
-    )
-
-
-@pytest.mark.parametrize("path", ["bundled-mine.safetensors", "bundled-/../mine.safetensors"])
-def test_a_file_whose_name_begins_alike_is_a_file(path: str) -> None:
-    with pytest.raises(HrbenchError, match="no such file"):
-        load_pyramid("resnet18", path, (1,))
+def test_a_model_without_bundled_weights_lists_those_that_have(load) -> None:
+    with pytest.raises(
+        HrbenchError, match="no bundled weights for test_vit, expected one of: resnet18, vit_tiny_patch16_224"
+    ):
+        load("test_vit")
 
 
 def test_a_level_that_is_not_bundled_is_named() -> None:
     with pytest.raises(
-        HrbenchError, match=r"bundled resnet18 lacks what was asked for \(no layer4.*expected strides up to 16"
+        HrbenchError, match=r"the bundled resnet18 lacks what was asked for \(no layer4.*expected strides up to 16"
     ):
         load_pyramid("resnet18", "bundled", (4,))
 
@@ -158,21 +135,17 @@ def test_demo_presets_use_them_and_record_it(method: str) -> None:
     assert all(" bundled sha256:" in source for source in record.values())
 
 
-@pytest.mark.parametrize(("weights", "file"), [("bundled", "resnet18"), ("bundled-uncrowded", "resnet18-uncrowded")])
-def test_a_run_is_another_one_when_its_bundled_file_changes(
-    weights: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    options = {"backbone": "resnet18.tv_in1k", "weights": weights, "steps": 3}
-    for name in LIMITS:
+def test_a_run_is_another_one_when_its_bundled_file_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "steps": 3}
+    for name in ("resnet18", "vit_tiny_patch16_224"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"first")
     monkeypatch.setattr(_bundled, "_FOLDER", tmp_path)
     before = _identities(options)
-    assert before["weights"].startswith(f"{weights} sha256:")
+    assert before["weights"].startswith("bundled sha256:")
     assert before == {**options, "weights": before["weights"]}
-    for name in set(LIMITS) - {file}:
-        (tmp_path / f"{name}.safetensors").write_bytes(b"another release")
+    (tmp_path / "vit_tiny_patch16_224.safetensors").write_bytes(b"another release")
     assert _identities(options) == before
-    (tmp_path / f"{file}.safetensors").write_bytes(b"another release")
+    (tmp_path / "resnet18.safetensors").write_bytes(b"another release")
     assert _identities(options) != before
 
 

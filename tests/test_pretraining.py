@@ -288,7 +288,7 @@ def test_an_unknown_setting_is_named(setting: str, tmp_path: Path) -> None:
 
 def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain_backbone.main(["trunk", "--folder", str(tmp_path / "trunk"), "--smoke", "--device", "cpu"])
-    trunk = tmp_path / "trunk" / "resnet18-uncrowded.safetensors"
+    trunk = tmp_path / "trunk" / "resnet18.safetensors"
     with safetensors.safe_open(trunk, framework="pt") as file:
         header = file.metadata()
         dtypes = {(file.get_tensor(key).ndim > 1, file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118
@@ -302,7 +302,7 @@ def test_the_smoke_run_goes_the_whole_way(tmp_path: Path, capsys: pytest.Capture
     first = tmp_path / "tokens" / "vit_tiny_patch16_224.safetensors"
     with safetensors.safe_open(first, framework="pt") as file:
         assert file.metadata()["options"] == '{"depth": 3}'
-        assert "distillation of resnet18 file:resnet18-uncrowded.safetensors sha256:" in file.metadata()["made_by"]
+        assert "distillation of resnet18 file:resnet18.safetensors sha256:" in file.metadata()["made_by"]
     pretrain_backbone.main(
         [*student, "steps=1", "rate=0.0", "--folder", str(tmp_path / "further"), "--start", str(first)]
     )

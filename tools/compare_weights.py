@@ -37,7 +37,6 @@ METRICS = {
 VIEW = "tiled:256:64"
 PROBES = {"gaussian": "pretrain.adapter:Gaussian", "nearest": "pretrain.adapter:Nearest"}
 METHODS = (*PROBES, "fastflow")
-BUNDLED = ("bundled", "bundled-uncrowded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Contender:
 
 
 def contenders(files: list[str]) -> list[Contender]:
-    """Return ResNet18 with random and with all bundled weights, and per ``model=path`` that with the file's weights."""
-    found = [Contender(f"ResNet18, {weights}", "resnet18", weights) for weights in ("random", *BUNDLED)]
+    """Return ResNet18 with random and with bundled weights, and per ``model=path`` that with the file's weights."""
+    found = [Contender(f"ResNet18, {weights}", "resnet18", weights) for weights in ("random", "bundled")]
     for text in files:
         model, _, path = text.partition("=")
         found.append(Contender(f"{model}, {Path(path).name}", model, path))
@@ -84,7 +83,7 @@ def measure(
 
 
 def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return values with intervals, and paired differences of bundled weights to the others of dataset and method."""
+    """Return values with intervals, and paired differences bundled minus each other of the same dataset and method."""
     values, differences = [], []
     for (dataset, method, name), (found, config) in results.items():
         ends = found.intervals()
@@ -94,30 +93,27 @@ def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]
             row = found.row(*key)
             low, high = ends.loc[row, ["ci_low", "ci_high"]]
             values.append((dataset, method, name, label, found.estimate[row], low, high, weights, speed))
-        for ours in (f"ResNet18, {weights}" for weights in BUNDLED):
-            if name.startswith(ours) or (dataset, method, ours) not in results:
-                continue  # itself, or the variant, whose own row it is
-            frame = bootstrap.paired_difference(results[dataset, method, ours][0], found)
-            for label, (metric, subset, limit) in METRICS.items():
-                same = frame["fpr_limit"].isna() if limit is None else frame["fpr_limit"] == limit
-                (line,) = frame[(frame["metric"] == metric) & (frame["subset"] == subset) & same].to_dict("records")
-                interval = line["difference"], line["ci_low"], line["ci_high"]
-                differences.append((dataset, method, ours, name, label, *interval))
-    first = ["dataset", "method", "weights"]
-    last = ["ci_low", "ci_high"]
+        if name == "ResNet18, bundled":
+            continue
+        frame = bootstrap.paired_difference(results[dataset, method, "ResNet18, bundled"][0], found)
+        for label, (metric, subset, limit) in METRICS.items():
+            same = frame["fpr_limit"].isna() if limit is None else frame["fpr_limit"] == limit
+            (line,) = frame[(frame["metric"] == metric) & (frame["subset"] == subset) & same].to_dict("records")
+            differences.append((dataset, method, name, label, line["difference"], line["ci_low"], line["ci_high"]))
+    first, last = ["dataset", "method"], ["metric", "value", "ci_low", "ci_high"]
     return pd.DataFrame(
-        values, columns=[*first, "metric", "value", *last, "provenance", "megapixels_per_second"]
-    ), pd.DataFrame(differences, columns=[*first, "minus", "metric", "value", *last])
+        values, columns=[*first, "weights", *last, "provenance", "megapixels_per_second"]
+    ), pd.DataFrame(differences, columns=[*first, "bundled_minus", *last])
 
 
 def markdown(values: pd.DataFrame, differences: pd.DataFrame) -> str:
     """Return both tables as text, one row per dataset, method and weights."""
     lines = []
     for frame, who, sign, title in (
-        (values, ["weights"], "", "Value"),
-        (differences, ["weights", "minus"], "+", "Paired difference"),
+        (values, "weights", "", "Value"),
+        (differences, "bundled_minus", "+", "Paired difference, bundled minus the other"),
     ):
-        columns = ["dataset", "method", *who]
+        columns = ["dataset", "method", who]
         lines += [f"## {title}, with 95 % bootstrap intervals over images", ""]
         lines += ["| " + " | ".join([*columns, *METRICS]) + " |", "|---" * (len(columns) + len(METRICS)) + "|"]
         for names, group in frame.groupby(columns, sort=False):

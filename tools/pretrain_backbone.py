@@ -3,14 +3,14 @@
 First the convolutional trunk (task: from which canvas is this piece? and answer in directions that fill the space),
 then a small vision transformer that learns to say what the trunk says:
 
-    python tools/pretrain_backbone.py trunk --folder work/trunk      # makes resnet18-uncrowded.safetensors
+    python tools/pretrain_backbone.py trunk --folder work/trunk      # makes resnet18.safetensors
     python tools/pretrain_backbone.py tokens --folder work/tokens    # makes vit_tiny_patch16_224.safetensors
 
 Each can be killed and started again with the same command: it goes on from its last checkpoint and ends with the same
 weights (same machine, same number of threads). The folder then holds the weights, ``curve.jsonl``, a plot of it and the
 checkpoint. ``--smoke`` runs the whole way in seconds; ``--probe DATASET`` follows the features' worth on a dataset that
 `hrbench` reads: a measurement, which never reaches the training. Copy the ``.safetensors`` into ``hrbench/weights`` to
-bundle it. How ``resnet18.safetensors`` was made is in ``results/backbones/README.md``.
+bundle it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ from torch import Tensor, nn
 from hrbench.backbones import load_pyramid
 from hrbench.data import load_dataset
 
-VARIANTS = {"trunk": "-uncrowded", "tokens": ""}
-"""How the files of ``hrbench/weights`` are told apart that have one architecture."""
 SMOKE = {"canvases": 6, "canvas": 96, "steps": 6, "batch": 4}
 
 
@@ -106,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("trunk", "tokens"))
     parser.add_argument("--folder", type=Path, required=True, help="of checkpoint, curve and weights")
-    parser.add_argument("--trunk", default="bundled-uncrowded", help="tokens: weights of the trunk (%(default)s)")
+    parser.add_argument("--trunk", default="bundled", help="tokens: weights of the trunk (%(default)s)")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe (tools/pretrain/recipe.py)"
     )
@@ -145,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         made_by = f"distillation of {teacher.provenance} (tools/pretrain_backbone.py tokens)"
     plot([options.folder / "curve.jsonl"], options.folder / "curve.svg")
     if options.stop is None or options.stop >= recipe.steps:
-        path = options.folder / f"{recipe.model}{VARIANTS[options.kind]}.safetensors"
+        path = options.folder / f"{recipe.model}.safetensors"
         export(network, path, model=recipe.model, options=constructor, recipe=recipe, canvases=digest, made_by=made_by)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
