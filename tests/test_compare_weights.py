@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-import compare_weights  # noqa: E402
+import compare_weights
 
 
 def test_random_and_bundled_weights_come_before_files() -> None:
