@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -142,10 +141,10 @@ class RSTPM(Method):
         if not 0 < probability <= 1:
             raise HrbenchError(f"probability of rstpm is {probability}, expected above 0 and at most 1")
         if second_weights is None:
-            if Path(weights).suffix:
+            if weights not in ("pretrained", "bundled", "random"):
                 raise HrbenchError(
                     f"weights {weights!r} of rstpm are a file for {teacher}: expected second_weights for "
-                    f"{second_teacher} as well, a file or a name such as 'pretrained'"
+                    f"{second_teacher} as well, a file, 'pretrained', 'bundled' or 'random'"
                 )
             second_weights = weights
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a test must never wait for a model hub
 sys.path.insert(0, str(Path(__file__).parent))  # helpers such as metrics.oracle
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import pytest
 from helpers import write_tree

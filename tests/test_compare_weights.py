@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
 import compare_weights
+import pytest
 
 
 def test_random_and_bundled_weights_come_before_files() -> None:

@@ -6,30 +6,25 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
+import pretrain_backbone
 import pytest
 import safetensors.torch
 import torch
+from helpers import write_tree
+from pretrain import pretext, probe
+from pretrain.canvases import canvas, canvases
+from pretrain.fields import FORMULAS
+from pretrain.loop import one_cycle
+from pretrain.probe import gaussian, mahalanobis
+from pretrain.recipe import Recipe
+from pretrain.stem import bank, cosines
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import pretrain_backbone  # noqa: E402
-from helpers import write_tree  # noqa: E402
-from pretrain import pretext, probe  # noqa: E402
-from pretrain.canvases import canvas, canvases  # noqa: E402
-from pretrain.fields import FORMULAS  # noqa: E402
-from pretrain.loop import one_cycle  # noqa: E402
-from pretrain.probe import gaussian, mahalanobis  # noqa: E402
-from pretrain.recipe import Recipe  # noqa: E402
-from pretrain.stem import bank, cosines  # noqa: E402
-
-from hrbench.benchmark import make_job, run_job  # noqa: E402
-from hrbench.data import load_dataset  # noqa: E402
-from hrbench.protocol import load_protocol  # noqa: E402
+from hrbench.benchmark import make_job, run_job
+from hrbench.data import load_dataset
+from hrbench.protocol import load_protocol
 
 TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, stem="random")
 
