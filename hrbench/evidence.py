@@ -28,8 +28,10 @@ from hrbench.resample import bilinear, nearest
 from hrbench.scores import (
     KEY_SHIFT,
     DefectRanks,
+    Histogram,
     NormalScores,
     Scores,
+    SortedKeys,
     check_map,
     image_score,
     key_scores,
@@ -112,14 +114,13 @@ class Calibration:
 
     Attributes
     ----------
-    scores : NormalScores
-        Their histogram.
+    scores : Histogram
     images : int
     mean, std : float
         Over all pixels.
     """
 
-    scores: NormalScores
+    scores: Histogram
     images: int
     mean: float
     std: float
@@ -133,7 +134,7 @@ class Calibration:
             for side, found in zip(sides, parts, strict=True):
                 values = native if side is None else bilinear(native, (side, side))
                 mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-                found.append(Calibration(NormalScores.of(values, KEY_SHIFT), 1, mean, std))
+                found.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
         if not all(parts):
             raise HrbenchError("no held-out normal maps: a threshold cannot be set")
         return [Calibration._merge(found) for found in parts]
@@ -146,7 +147,8 @@ class Calibration:
         mean = float(weights @ means)
         variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
         images = sum(part.images for part in parts)
-        return Calibration(NormalScores.sum([part.scores for part in parts]), images, mean, math.sqrt(variance))
+        scores = parts[0].scores.pooled([part.scores for part in parts[1:]])
+        return Calibration(scores, images, mean, math.sqrt(variance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Evidence:
     @cached_property
     def normal(self) -> NormalScores:
         """All normal pixels of all images, pooled; in exact mode a copy of all of them."""
-        return NormalScores.sum(self.normals)
+        return self.normals[0].pooled(self.normals[1:])
 
     @cached_property
     def normal_pixels(self) -> int:
@@ -257,7 +259,7 @@ class Evidence:
         images = pa.Table.from_pandas(self.images, preserve_index=False)
         bins = [part.keys.size for part in self.normals]
         images = images.append_column("normal_keys", _lists(bins, np.concatenate([part.keys for part in self.normals])))
-        counts = [part.counts for part in self.normals if part.counts is not None]
+        counts = [part.counts for part in self.normals if isinstance(part, Histogram)]
         if counts:
             images = images.append_column("normal_counts", _lists(bins, np.concatenate(counts)))
         components = pa.Table.from_pandas(self.components, preserve_index=False)
@@ -280,17 +282,18 @@ class Evidence:
         if (folder / "calibration.parquet").exists():
             table, about = _read(folder / "calibration.parquet")
             keys, counts = (table[name].to_numpy() for name in ("normal_keys", "normal_counts"))
-            scores = NormalScores.counted(keys, counts, about["shift"])
+            scores = Histogram.counted(keys, counts, about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
         keys, shift = _arrays(images["normal_keys"]), facts["shift"]
+        normals: Sequence[NormalScores]
         if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
             counts = _arrays(images["normal_counts"])
-            normals = [NormalScores(np.repeat(*pair), None, shift) for pair in zip(keys, counts, strict=True)]
+            normals = [SortedKeys(np.repeat(*pair), shift) for pair in zip(keys, counts, strict=True)]
         elif "normal_counts" in images.column_names:
             pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
-            normals = [NormalScores.counted(own, counts, shift) for own, counts in pairs]
+            normals = [Histogram.counted(own, counts, shift) for own, counts in pairs]
         else:
-            normals = [NormalScores(own, None, shift) for own in keys]
+            normals = [SortedKeys(own, shift) for own in keys]
         return Evidence(
             images=_frame(images, _IMAGE_DTYPES),
             components=_frame(components, _COMPONENT_DTYPES),
@@ -368,9 +371,9 @@ class EvidenceCollector:
             own = self._add_components(image_id, scores, mask, defect_type, decision)
             defects = own.size
         if self.collection.exact:
-            self._normals.append(NormalScores.sorted(scores if own is None else scores[~np.asarray(mask)]))
+            self._normals.append(SortedKeys.of(scores if own is None else scores[~np.asarray(mask)]))
         else:
-            self._normals.append(NormalScores.of(scores, KEY_SHIFT, without=own))
+            self._normals.append(Histogram.of(scores, KEY_SHIFT, without=own))
         hits = false = None
         if decision is not None:
             hits = 0 if mask is None else int(np.count_nonzero(decision & mask))
@@ -446,7 +449,7 @@ class EvidenceCollector:
 def _widen(part: NormalScores) -> NormalScores:
     if part.keys.dtype == np.uint64:
         return part
-    return NormalScores(score_keys(key_scores(part.keys).astype(np.float64)), None, part.shift)
+    return SortedKeys(score_keys(key_scores(part.keys).astype(np.float64)), part.shift)
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:

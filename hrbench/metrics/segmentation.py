@@ -12,7 +12,7 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
-from hrbench.scores import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
+from hrbench.scores import KEY_SHIFT, Keys, SortedKeys, key_scores, score_keys
 
 __all__ = [
     "Overlap",
@@ -200,12 +200,12 @@ class _ImageSums:
         self._scores, self._shift = evidence.defect_scores, evidence.shift
 
     @cached_property
-    def _defects(self) -> list[NormalScores]:
+    def _defects(self) -> list[SortedKeys]:
         ends = np.cumsum(self.defect, dtype=np.int64)
         parts = np.split(score_keys(self._scores, self._shift), ends[:-1])
         for part in parts:
             part.sort()
-        return [NormalScores(part, None, self._shift) for part in parts]
+        return [SortedKeys(part, self._shift) for part in parts]
 
     def defects_from(self, keys: Keys) -> Floats:
         """Return (images, keys): defect pixels with a key at or above each."""
