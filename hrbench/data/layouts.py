@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from hrbench._files import safe_name
+from hrbench._util.files import safe_name
 from hrbench.data._index import inside, list_images, make_category, pair_masks, sample_id, subfolders
 from hrbench.data.descriptor import Descriptor, load_descriptor
 from hrbench.data.sample import Category, Dataset, Sample
