@@ -27,6 +27,7 @@ from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
 
 __all__ = [
+    "UNDEFINED",
     "Certified",
     "binary_auroc",
     "binary_average_precision",
@@ -49,6 +50,11 @@ class Certified(NamedTuple):
     low: Any
     high: Any
 
+    @staticmethod
+    def exactly(value: Any) -> Certified:
+        """Return a value that is known without error."""
+        return Certified(value, value, value)
+
     @property
     def bound(self) -> Any:
         """Largest possible error of `value`."""
@@ -57,9 +63,12 @@ class Certified(NamedTuple):
     def mean(self, keep: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
         """Average over the kept entries; NaN if there is none."""
         if not keep.any():
-            return Certified(np.nan, np.nan, np.nan)
+            return UNDEFINED
         own = None if weights is None else weights[keep]
         return Certified(*(float(np.average(part[keep], weights=own)) for part in self))
+
+
+UNDEFINED = Certified.exactly(np.nan)
 
 
 def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
@@ -119,7 +128,7 @@ def pixel_average_precision(evidence: Evidence) -> Certified:
     if evidence.lossless:  # every key is one score
         hits = np.cumsum(ranks.pixels[::-1])[::-1]  # defect pixels at or above each key
         value = float(ranks.pixels @ (hits / (hits + ranks.at_least))) / number
-        return Certified(value, value, value)
+        return Certified.exactly(value)
     scores = np.sort(evidence.defect_scores)
     ends = np.cumsum(ranks.pixels)
     low = high = 0.0
@@ -150,8 +159,8 @@ def binary_average_precision(scores: Floats, labels: npt.NDArray[np.int64]) -> f
         return float("nan")
     thresholds, inverse = np.unique(scores, return_inverse=True)
     hits = np.bincount(inverse, weights=labels, minlength=thresholds.size)[::-1]
-    called = np.bincount(inverse, minlength=thresholds.size)[::-1]
-    return float(np.sum(hits / total * np.cumsum(hits) / np.cumsum(called)))
+    predicted = np.bincount(inverse, minlength=thresholds.size)[::-1]
+    return float(np.sum(hits / total * np.cumsum(hits) / np.cumsum(predicted)))
 
 
 def roc_curve(evidence: Evidence, points: int = 1000) -> tuple[Floats, Floats]:

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
-__all__ = ["Bools", "Floats", "LogisticFit", "Method", "fit_logistic", "penalised_loss", "separated", "size_at"]
+__all__ = ["Bools", "Estimator", "Floats", "LogisticFit", "fit_logistic", "penalised_loss", "separated", "size_at"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Method = Literal["firth", "ml"]
+Estimator = Literal["firth", "ml"]
 
 
 class LogisticFit(NamedTuple):
@@ -46,7 +46,7 @@ def fit_logistic(
     hits: npt.ArrayLike,
     weights: npt.ArrayLike | None = None,
     *,
-    method: Method = "firth",
+    estimator: Estimator = "firth",
     iterations: int = 500,
 ) -> LogisticFit:
     """Fit logistic regressions by Newton's method, all weight vectors at once.
@@ -57,7 +57,7 @@ def fit_logistic(
     hits : array-like of bool, (K,)
     weights : array-like, (B, K), optional
         How often each observation counts; once by default (B = 1).
-    method : {'firth', 'ml'}
+    estimator : {'firth', 'ml'}
         Firth's penalised likelihood, whose score is ``sum w (y - p) x + sum h (1/2 - p) x`` with the leverages h; or
         maximum likelihood, for which Firth's stands in where hits and misses are separated.
     iterations : int
@@ -71,7 +71,7 @@ def fit_logistic(
     centre, scale = raw.mean(), raw.std() or 1.0
     z = (raw - centre) / scale
     apart = separated(raw, y, w)
-    firth = apart | (method == "firth")
+    firth = apart | (estimator == "firth")
     beta, accepted = np.zeros((2, len(w), 2))
     height, length = np.full(len(w), -np.inf), np.full(len(w), np.inf)
     covariance = np.full((len(w), 2, 2), np.nan)

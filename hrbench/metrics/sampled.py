@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import Keys, key_scores, score_keys
-from hrbench.metrics.curves import Certified
+from hrbench.metrics.curves import UNDEFINED, Certified
 from hrbench.protocol import Curve
 
 __all__ = ["sampled_aupro"]
@@ -60,7 +60,7 @@ def sampled_aupro(
     result = {}
     for name, keep in subsets.items():
         if not keep.any():
-            result[name] = Certified(np.nan, np.nan, np.nan)
+            result[name] = UNDEFINED
             continue
         # more found at fewer false positives is the upper end
         high_curve = _area(rates[1], shares[0][:, keep].mean(axis=1), limit, curve)

@@ -128,7 +128,7 @@ def limit_table(known: Reliabilities, summary: Summary, dataset: str, category: 
         lines.append((row, _cells(found, tuple(marks))))
     remarks = []
     if lines:
-        used = {_CONSTRUCTIONS[found.method] for _, found in rows if found.method != "none"}
+        used = {_CONSTRUCTIONS[found.estimator] for _, found in rows if found.estimator != "none"}
         if used:
             remarks.append(f"{' and '.join(sorted(used))} regression of hit on ln(area); {a90_95}: profile likelihood.")
         remarks.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")
