@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -171,14 +172,14 @@ class Draw(Shared):
         """Each class of components, and the weights on its owners (B, n_c)."""
         return [(part, self.weights[:, part.owners]) for part in self.context.once(_SizeClass.all_of)]
 
-    def class_sums(self, values: npt.NDArray[np.generic]) -> Floats:
-        """Sum values of components, (K,), over each class, (B, C)."""
-        return np.stack([weights @ part.sums(values) for part, weights in self.classes], axis=1)
+    def class_sums(self, sums: Sequence[Floats]) -> Floats:
+        """Weigh sums over the members of each class in each of its owners, (n_c,) each, (B, C)."""
+        return np.stack([weights @ own for (_, weights), own in zip(self.classes, sums, strict=True)], axis=1)
 
     @cached_property
     def components(self) -> Floats:
         """Components of each class, (B, C)."""
-        return self.class_sums(np.ones(self.context.areas.size))
+        return self.class_sums(self.context.once(_components))
 
     def by_subset(self, sums: Floats, counts: Floats) -> dict[str, Floats]:
         """Return per subset the ratio (B,) of two sums over its classes, (B, C)."""
@@ -190,7 +191,7 @@ class Draw(Shared):
         """ROC area of the pixels of each subset."""
         pairs = [np.einsum("bi,bi->b", weights @ part.below, self.weights) for part, weights in self.classes]
         return self.by_subset(
-            np.stack([sums / self.normal for sums in pairs], axis=1), self.class_sums(self.context.areas)
+            np.stack([sums / self.normal for sums in pairs], axis=1), self.class_sums(self.context.once(_pixels))
         )
 
     @cached_property
@@ -220,10 +221,10 @@ class Draw(Shared):
     def recall(self) -> dict[OperatingPoint, dict[str, Floats]]:
         """Share of the components that are hit, by operating point and subset."""
         return {
-            point: dict.fromkeys(self.context.subsets, self.undefined)
-            if hits is None
-            else self.by_subset(self.class_sums(hits), self.components)
-            for point, hits in self.context.hits.items()
+            point: self.by_subset(self.class_sums(sums), self.components)
+            if sums
+            else dict.fromkeys(self.context.subsets, self.undefined)
+            for point, sums in self.context.once(_hits).items()
         }
 
     def image_auroc(self) -> Floats:
@@ -262,6 +263,23 @@ class Draw(Shared):
         """Return the highest mean IoU of the defective images at the edges of the bins."""
         result: Floats = (self.defective @ self.context.once(_image_ious)).max(axis=1) / self.defective.sum(axis=1)
         return result
+
+
+def _class_sums(context: Context, values: npt.NDArray[np.generic]) -> list[Floats]:
+    """Sum values of components, (K,), over each class and owner."""
+    return [part.sums(values) for part in context.once(_SizeClass.all_of)]
+
+
+def _components(context: Context) -> list[Floats]:
+    return _class_sums(context, np.ones(context.areas.size))
+
+
+def _pixels(context: Context) -> list[Floats]:
+    return _class_sums(context, context.areas)
+
+
+def _hits(context: Context) -> dict[OperatingPoint, list[Floats]]:
+    return {point: [] if hits is None else _class_sums(context, hits) for point, hits in context.hits.items()}
 
 
 def _image_order(context: Context) -> tuple[Ints, Ints]:
