@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -139,27 +139,6 @@ def _robustness(scheme: SizeScheme) -> Metric:
     return Metric(scheme.robustness, title, exact, weighted, by_limit=True, across=scheme)
 
 
-def _overlap(at: OperatingPoint, of: Callable[[Overlap], Certified]) -> Exact:
-    def exact(context: Context, _subset: str, _limit: float) -> Certified:
-        overlap = context.overlaps[at]
-        return of(overlap) if overlap else UNDEFINED
-
-    return exact
-
-
-def _drawn_overlap(at: OperatingPoint, of: Callable[[Draw, Overlap, Floats], Floats]) -> Weighted:
-    """Make the weighted function from one that is also given the predicted normal pixels per image: either bound."""
-
-    def weighted(draw: Draw, _subset: str, _limit: float) -> Floats:
-        overlap = draw.context.overlaps[at]
-        if overlap is None:
-            return draw.undefined
-        low, high = (of(draw, overlap, false) for false in (overlap.false_low, overlap.false_high))
-        return (low + high) / 2
-
-    return weighted
-
-
 def _iou(draw: Draw, overlap: Overlap, false: Floats) -> Floats:
     return draw.weights @ overlap.hits / (draw.weights @ (overlap.defect + false))
 
@@ -182,55 +161,46 @@ def _f1(iou: Floats) -> Floats:
 def _predictions(at: OperatingPoint) -> list[Metric]:
     """Return the metrics of what is predicted defective at an operating point."""
 
+    def metric(
+        name: str,
+        title: str,
+        of: Callable[[Overlap], Certified],
+        of_draw: Callable[[Draw, Overlap, Floats], Floats],  # also given an end of the false positives per image
+        **fields: Any,
+    ) -> Metric:
+        def exact(context: Context, _subset: str, _limit: float) -> Certified:
+            overlap = context.overlaps[at]
+            return of(overlap) if overlap else UNDEFINED
+
+        def weighted(draw: Draw, _subset: str, _limit: float) -> Floats:
+            overlap = draw.context.overlaps[at]
+            if overlap is None:
+                return draw.undefined
+            low, high = (of_draw(draw, overlap, false) for false in (overlap.false_low, overlap.false_high))
+            return (low + high) / 2
+
+        return Metric(f"{name}{at.suffix}", f"{title} {at.where}", exact, weighted, at=at, **fields)
+
     def recall(context: Context, subset: str, _limit: float) -> Certified:
         hits, members = context.hits[at], context.subsets[subset]
         return UNDEFINED if hits is None or not members.any() else Certified.exactly(float(hits[members].mean()))
 
+    with_good = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper,"
     return [
-        Metric(
-            f"iou{at.suffix}",
-            f"Pooled intersection over union {at.where}",
-            _overlap(at, Overlap.iou),
-            _drawn_overlap(at, _iou),
-            counts="images",
-            at=at,
-        ),
-        Metric(
-            f"miou{at.suffix}",
-            f"Mean IoU over the defective images, {at.where}",
-            _overlap(at, Overlap.mean_iou),
-            _drawn_overlap(at, _mean_iou),
-            counts="defective images",
-            at=at,
-        ),
-        Metric(
-            f"miou_all{at.suffix}",
-            "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper, "
-            + at.where,
-            _overlap(at, lambda overlap: overlap.mean_iou(good=True)),
-            _drawn_overlap(at, _mean_iou_of_all),
-            counts="images",
-            at=at,
-        ),
-        Metric(
-            f"f1{at.suffix}",
-            f"Pooled F1 (Dice) {at.where}",
-            _overlap(at, Overlap.f1),
-            _drawn_overlap(at, lambda draw, overlap, false: _f1(_iou(draw, overlap, false))),
-            counts="images",
-            at=at,
-        ),
-        Metric(
-            f"fpr{at.suffix}",
-            f"Share of normal pixels that are predicted defective {at.where}",
-            _overlap(at, Overlap.fpr),
-            _drawn_overlap(at, lambda draw, _, false: draw.weights @ false / draw.normal),
+        metric("iou", "Pooled intersection over union", Overlap.iou, _iou, counts="images"),
+        metric("miou", "Mean IoU over the defective images,", Overlap.mean_iou, _mean_iou, counts="defective images"),
+        metric("miou_all", with_good, lambda o: o.mean_iou(good=True), _mean_iou_of_all, counts="images"),
+        metric("f1", "Pooled F1 (Dice)", Overlap.f1, lambda *of: _f1(_iou(*of)), counts="images"),
+        metric(
+            "fpr",
+            "Share of normal pixels that are predicted defective",
+            Overlap.fpr,
+            lambda draw, _, false: draw.weights @ false / draw.normal,
             better="lower",
             worst=1.0,
             number=".2g",
             counts="images",
             carriers="images",
-            at=at,
         ),
         Metric(
             f"recall{at.suffix}",
@@ -290,7 +260,7 @@ CATALOGUE = (
     *_predictions(DECISION),
     Metric(
         "iou_oracle",
-        f"Pooled intersection over union {ORACLE.where}: an upper limit, not a result",
+        f"Pooled intersection over union {ORACLE.where}",
         lambda context, *_: context.once(_oracle_iou),
         lambda draw, *_: draw.once(Draw.oracle_iou),
         counts="images",
@@ -298,7 +268,7 @@ CATALOGUE = (
     ),
     Metric(
         "f1_oracle",
-        f"Pooled F1 (Dice) {ORACLE.where}: an upper limit, not a result",
+        f"Pooled F1 (Dice) {ORACLE.where}",
         lambda context, *_: f1_of(context.once(_oracle_iou)),
         lambda draw, *_: _f1(draw.once(Draw.oracle_iou)),
         counts="images",
@@ -306,7 +276,7 @@ CATALOGUE = (
     ),
     Metric(
         "miou_oracle",
-        f"Mean IoU over the defective images {ORACLE.where}: an upper limit, not a result",
+        f"Mean IoU over the defective images {ORACLE.where}",
         lambda context, *_: oracle_mean_iou(context.evidence),
         lambda draw, *_: draw.oracle_mean_iou(),
         counts="defective images",

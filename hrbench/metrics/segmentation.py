@@ -64,7 +64,7 @@ class OperatingPoint(NamedTuple):
 
 AUTOMATIC = OperatingPoint("", "at the automatic threshold")
 DECISION = OperatingPoint("_decision", "at the method's own decision")
-ORACLE = OperatingPoint("_oracle", "at the best threshold in hindsight")
+ORACLE = OperatingPoint("_oracle", "at the best threshold in hindsight: an upper limit, not a result")
 
 
 class Overlap(NamedTuple):

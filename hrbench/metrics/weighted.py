@@ -34,7 +34,7 @@ class _Bins:
     hits : ndarray, (d, bins)
         Defect pixels of each defective image at or above each bin's lower edge.
     step, tied : ndarray, (bins,)
-        See :func:`_average_precision`.
+        See :meth:`Draw.pixel_average_precision`.
     """
 
     at_least: Floats
