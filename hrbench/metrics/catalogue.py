@@ -34,6 +34,7 @@ from hrbench.metrics.segmentation import (
 )
 from hrbench.metrics.sizes import SCHEMES, SizeScheme
 from hrbench.metrics.weighted import Draw
+from hrbench.protocol import SizeBins
 
 __all__ = ["CATALOGUE", "METRICS", "Key", "Metric", "rows"]
 
@@ -135,8 +136,9 @@ def _robustness(scheme: SizeScheme) -> Metric:
     def weighted(draw: Draw, _subset: str, limit: float) -> Floats:
         return drawn_robustness([draw.aupro[limit][name] for name in scheme.names(draw.context.protocol.size_bins)])
 
-    title = f"Size robustness: mean AUPRO of {scheme.title}, times the smaller over the larger of the outer two"
-    return Metric(scheme.robustness, title, exact, weighted, by_limit=True, across=scheme)
+    first, *_, last = scheme.names(SizeBins())
+    title = f"mean AUPRO of {first}..{last}, times the smaller over the larger of {first} and {last}"
+    return Metric(scheme.robustness, f"Size robustness: {title}", exact, weighted, by_limit=True, across=scheme)
 
 
 def _iou(draw: Draw, overlap: Overlap, false: Floats) -> Floats:

@@ -27,6 +27,7 @@ Bools = npt.NDArray[np.bool_]
 
 CUMULATIVE = ("q1", "q2", "q3", "q4")
 DISJOINT = ("tiny", "small", "medium", "large")
+_PLACES = ("smallest", "second", "third", "largest")
 
 
 def equivalent_diameter(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -67,8 +68,6 @@ class SizeScheme:
 
     Attributes
     ----------
-    title : str
-        What the subsets are, in words.
     names : callable
         The subsets' names under a protocol's `size_bins`, smallest defects first.
     members : callable
@@ -79,7 +78,6 @@ class SizeScheme:
         Key of the metric :func:`hrbench.metrics.size_robustness` over this scheme's subsets; "" for none.
     """
 
-    title: str
     names: Callable[[SizeBins], Sequence[str]]
     members: Callable[[npt.NDArray[np.int64], SizeBins], Sequence[Bools]]
     describe: Callable[[int], str]
@@ -88,23 +86,18 @@ class SizeScheme:
 
 SCHEMES = (
     SizeScheme(
-        "the cumulative quarters q1..q4",
         lambda _: CUMULATIVE,
         _cumulative,
         lambda i: "All defects" if i == 3 else f"The smallest {25 * (i + 1)} % of the defects, by area",
         "rho",
     ),
     SizeScheme(
-        "the disjoint quarters tiny..large",
         lambda _: DISJOINT,
         _disjoint,
-        lambda i: (
-            f"The {('smallest', 'second', 'third', 'largest')[i]} quarter of the defects of each category, by area"
-        ),
+        lambda i: f"The {_PLACES[i]} quarter of the defects of each category, by area",
         "rho_disjoint",
     ),
     SizeScheme(
-        "fixed bins of equivalent diameter",
         diameter_names,
         _diameters,
         lambda _: "Defects of this equivalent diameter in pixels, 2·sqrt(area/π)",

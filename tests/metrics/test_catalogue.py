@@ -11,7 +11,7 @@ from hrbench.metrics import bootstrap, compute
 from hrbench.metrics.catalogue import CATALOGUE, METRICS, rows
 from hrbench.metrics.context import Context
 from hrbench.metrics.segmentation import DECISION
-from hrbench.metrics.sizes import SCHEMES, size_subsets
+from hrbench.metrics.sizes import SCHEMES, size_subsets, size_title
 from hrbench.metrics.weighted import Draw
 
 UNREACHABLE = {"image_ap", "pixel_ap", "iou_oracle", "f1_oracle", "miou_oracle"}
@@ -110,3 +110,8 @@ def test_subsets_of_every_scheme():
     for scheme in SCHEMES:
         sizes = [np.median(areas[subsets[name]]) for name in scheme.names(NATIVE.size_bins)]
         assert sizes == sorted(sizes)
+    titles = {name: size_title(name, NATIVE.size_bins) for name in ("all", "q2", "q4", "large", "d<8")}
+    assert titles["all"] == titles["q4"] == "All defects"
+    assert titles["q2"] == "The smallest 50 % of the defects, by area"
+    assert titles["large"] == "The largest quarter of the defects of each category, by area"
+    assert "equivalent diameter" in titles["d<8"]
