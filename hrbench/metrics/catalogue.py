@@ -219,72 +219,51 @@ def _oracle_iou(context: Context) -> Certified:
     return oracle_iou(context.evidence)
 
 
+# fmt: off
 CATALOGUE = (
     Metric(
-        "image_auroc",
-        "Area under the ROC curve of image scores",
-        _of_images(binary_auroc),
-        lambda draw, *_: draw.image_auroc(),
-        counts="images",
-        carriers="labels",
+        "image_auroc", "Area under the ROC curve of image scores",
+        _of_images(binary_auroc), lambda draw, *_: draw.image_auroc(), counts="images", carriers="labels",
     ),
     Metric(
-        "image_ap",
-        "Average precision of image scores",
-        _of_images(binary_average_precision),
-        lambda draw, *_: draw.image_average_precision(),
-        counts="images",
-        carriers="labels",
+        "image_ap", "Average precision of image scores",
+        _of_images(binary_average_precision), lambda draw, *_: draw.image_average_precision(),
+        counts="images", carriers="labels",
     ),
     Metric(
-        "pixel_auroc",
-        "Area under the ROC curve of all native pixels; says little about small defects",
+        "pixel_auroc", "Area under the ROC curve of all native pixels; says little about small defects",
         lambda context, subset, _: context.pixel_auroc.mean(context.subsets[subset], context.areas.astype(np.float64)),
-        lambda draw, subset, _: draw.pixel_auroc[subset],
-        by_size=True,
+        lambda draw, subset, _: draw.pixel_auroc[subset], by_size=True,
     ),
     Metric(
-        "pixel_ap",
-        "Average precision of all native pixels",
-        lambda context, *_: pixel_average_precision(context.evidence),
-        lambda draw, *_: draw.pixel_average_precision(),
+        "pixel_ap", "Average precision of all native pixels",
+        lambda context, *_: pixel_average_precision(context.evidence), lambda draw, *_: draw.pixel_average_precision(),
     ),
     Metric(
-        "aupro",
-        "Mean share of a defect that is found, averaged over false-positive rates up to a limit",
+        "aupro", "Mean share of a defect that is found, averaged over false-positive rates up to a limit",
         lambda context, subset, limit: context.aupro[limit][subset],
-        lambda draw, subset, limit: draw.aupro[limit][subset],
-        by_size=True,
-        by_limit=True,
+        lambda draw, subset, limit: draw.aupro[limit][subset], by_size=True, by_limit=True,
     ),
     *(_robustness(scheme) for scheme in SCHEMES if scheme.robustness),
     *_predictions(AUTOMATIC),
     *_predictions(DECISION),
     Metric(
-        "iou_oracle",
-        f"Pooled intersection over union {ORACLE.where}",
-        lambda context, *_: context.once(_oracle_iou),
-        lambda draw, *_: draw.once(Draw.oracle_iou),
-        counts="images",
-        at=ORACLE,
+        "iou_oracle", f"Pooled intersection over union {ORACLE.where}",
+        lambda context, *_: context.once(_oracle_iou), lambda draw, *_: draw.once(Draw.oracle_iou),
+        counts="images", at=ORACLE,
     ),
     Metric(
-        "f1_oracle",
-        f"Pooled F1 (Dice) {ORACLE.where}",
-        lambda context, *_: f1_of(context.once(_oracle_iou)),
-        lambda draw, *_: _f1(draw.once(Draw.oracle_iou)),
-        counts="images",
-        at=ORACLE,
+        "f1_oracle", f"Pooled F1 (Dice) {ORACLE.where}",
+        lambda context, *_: f1_of(context.once(_oracle_iou)), lambda draw, *_: _f1(draw.once(Draw.oracle_iou)),
+        counts="images", at=ORACLE,
     ),
     Metric(
-        "miou_oracle",
-        f"Mean IoU over the defective images {ORACLE.where}",
-        lambda context, *_: oracle_mean_iou(context.evidence),
-        lambda draw, *_: draw.oracle_mean_iou(),
-        counts="defective images",
-        at=ORACLE,
+        "miou_oracle", f"Mean IoU over the defective images {ORACLE.where}",
+        lambda context, *_: oracle_mean_iou(context.evidence), lambda draw, *_: draw.oracle_mean_iou(),
+        counts="defective images", at=ORACLE,
     ),
 )
+# fmt: on
 """All metrics in the order of their rows; neighbours with FPR limits take turns, limit by limit."""
 
 METRICS = {metric.key: metric for metric in CATALOGUE}
