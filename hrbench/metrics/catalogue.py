@@ -172,7 +172,7 @@ def _predictions(at: OperatingPoint) -> list[Metric]:
     ) -> Metric:
         def exact(context: Context, _subset: str, _limit: float) -> Certified:
             overlap = context.overlaps[at]
-            return of(overlap) if overlap else UNDEFINED
+            return UNDEFINED if overlap is None else of(overlap)
 
         def weighted(draw: Draw, _subset: str, _limit: float) -> Floats:
             overlap = draw.context.overlaps[at]

@@ -105,7 +105,8 @@ class Context(Shared):
     def hits(self) -> dict[OperatingPoint, Bools | None]:
         """Which components are hit, (K,), at each point of `overlaps`."""
         share = self.protocol.pod.share
+        thresholds = {AUTOMATIC: self.threshold, DECISION: None}
         return {
-            point: overlap and component_hits(self.evidence, None if point is DECISION else self.threshold, share)
+            point: None if overlap is None else component_hits(self.evidence, thresholds[point], share)
             for point, overlap in self.overlaps.items()
         }
