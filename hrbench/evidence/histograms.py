@@ -76,8 +76,8 @@ def image_score(anomaly_map: Scores, rule: ImageScoreRule) -> float:
         return float(anomaly_map.max())
     if rule.share == 1:
         return float(anomaly_map.mean(dtype=np.float64))
-    kept = max(1, int(anomaly_map.size * rule.share))
-    top = np.partition(anomaly_map.ravel(), anomaly_map.size - kept)[-kept:]
+    number = max(1, int(anomaly_map.size * rule.share))
+    top = np.partition(anomaly_map.ravel(), anomaly_map.size - number)[-number:]
     return float(np.sort(top).mean(dtype=np.float64))  # sorted: the sum must not depend on the partition's order
 
 

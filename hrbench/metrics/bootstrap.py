@@ -139,8 +139,8 @@ class Replicates:
         """Return one row of the replicates as a table that :meth:`of_table` reads back."""
         row = self.row(metric, subset, fpr_limit)
         facts = {"estimate": self.estimate[row], "units": self.units[row], "components": self.components[row]}
-        kept = self.keys.iloc[[row]].reset_index(drop=True)
-        return kept.assign(**facts, sample=self.sample, values=[self.values[:, row]])
+        key = self.keys.iloc[[row]].reset_index(drop=True)
+        return key.assign(**facts, sample=self.sample, values=[self.values[:, row]])
 
     @staticmethod
     def of_table(table: pd.DataFrame) -> Replicates:
@@ -154,12 +154,12 @@ class Replicates:
     def row(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> int:
         """Return the number of one row; an unknown one is an error."""
         limit = self.keys["fpr_limit"].isna() if fpr_limit is None else self.keys["fpr_limit"] == fpr_limit
-        found = np.flatnonzero((self.keys["metric"] == metric) & (self.keys["subset"] == subset) & limit)
-        if found.size != 1:
+        places = np.flatnonzero((self.keys["metric"] == metric) & (self.keys["subset"] == subset) & limit)
+        if places.size != 1:
             raise HrbenchError(
                 f"metric {metric!r}, subset {subset!r}, fpr_limit {fpr_limit}: no such row of replicates"
             )
-        return int(found[0])
+        return int(places[0])
 
 
 def logit_interval(values: Floats, estimate: float, units: int, level: float = Bootstrap.level) -> tuple[float, float]:
@@ -190,23 +190,23 @@ def expanded_percentiles(values: Floats, units: int, level: float = Bootstrap.le
     The percentile interval makes no use of n - 1 and of Student's t. Reading the percentiles at
     ``Phi(-t sqrt(n / (n - 1)))`` makes up for both (Hesterberg, The American Statistician 69, 2015).
     """
-    known = np.sort(values[~np.isnan(values)])
-    if known.size < 2 or known[0] == known[-1] or units < 2:
+    ordered = np.sort(values[~np.isnan(values)])
+    if ordered.size < 2 or ordered[0] == ordered[-1] or units < 2:
         return math.nan, math.nan
     tail = float(ndtr(stdtrit(units - 1, (1 - level) / 2) * math.sqrt(units / (units - 1))))
-    low, part = divmod(tail * (known.size - 1), 1)
+    low, part = divmod(tail * (ordered.size - 1), 1)
     place = int(low)
 
     def between(outer: float, inner: float) -> float:
         return float(outer + part * (inner - outer) if math.isfinite(outer) and math.isfinite(inner) else outer)
 
-    return between(known[place], known[place + 1]), between(known[-1 - place], known[-2 - place])
+    return between(ordered[place], ordered[place + 1]), between(ordered[-1 - place], ordered[-2 - place])
 
 
 def _spread(values: Floats) -> float:
     """Return the standard deviation of the replicates in which the metric exists."""
-    known = values[~np.isnan(values)]
-    return float(known.std()) if known.size > 1 and np.ptp(known) > 1e-12 else 0.0
+    defined = values[~np.isnan(values)]
+    return float(defined.std()) if defined.size > 1 and np.ptp(defined) > 1e-12 else 0.0
 
 
 def replicates(
@@ -299,7 +299,7 @@ def average(parts: Sequence[Replicates]) -> Replicates:
     present = ~np.isnan(estimates)
     number = present.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        values = sum(np.where(kept, part.values, 0.0) for kept, part in zip(present, parts, strict=True)) / number
+        values = sum(np.where(has_row, part.values, 0.0) for has_row, part in zip(present, parts, strict=True)) / number
         estimate = np.where(present, estimates, 0.0).sum(axis=0) / number
 
     def mean(counts: Sequence[Ints]) -> Ints:

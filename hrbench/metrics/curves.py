@@ -60,12 +60,12 @@ class Certified(NamedTuple):
         """Largest possible error of `value`."""
         return np.maximum(self.high - self.value, self.value - self.low)
 
-    def mean(self, keep: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
-        """Average over the kept entries; NaN if there is none."""
-        if not keep.any():
+    def mean(self, members: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
+        """Average over the members; NaN if there is none."""
+        if not members.any():
             return UNDEFINED
-        own = None if weights is None else weights[keep]
-        return Certified(*(float(np.average(part[keep], weights=own)) for part in self))
+        own_weights = None if weights is None else weights[members]
+        return Certified(*(float(np.average(part[members], weights=own_weights)) for part in self))
 
 
 UNDEFINED = Certified.exactly(np.nan)
@@ -182,8 +182,8 @@ def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", point
         About the largest number of points; they crowd at low FPR, evenly on a logarithmic axis.
     """
     areas = evidence.components["area"].to_numpy()
-    kept = size_subsets(areas, protocol.size_bins)[subset]
-    weights = np.repeat(np.where(kept, 1 / areas, 0.0) / max(1, kept.sum()), areas)
+    members = size_subsets(areas, protocol.size_bins)[subset]
+    weights = np.repeat(np.where(members, 1 / areas, 0.0) / max(1, members.sum()), areas)
     return _curve(evidence, weights, points)
 
 
@@ -198,6 +198,6 @@ def _curve(evidence: Evidence, weights: Floats, points: int) -> tuple[Floats, Fl
     value = np.concatenate([[0.0], gained[reached]])
     if fpr.size > points:
         wanted = np.concatenate([np.geomspace(1 / normal.total, 1, points // 2), np.linspace(0, 1, points // 2)])
-        chosen = np.unique(np.concatenate([[0, fpr.size - 1], np.searchsorted(fpr, np.sort(wanted))]))
-        fpr, value = fpr[chosen.clip(max=fpr.size - 1)], value[chosen.clip(max=fpr.size - 1)]
+        places = np.unique(np.concatenate([[0, fpr.size - 1], np.searchsorted(fpr, np.sort(wanted))]))
+        fpr, value = fpr[places.clip(max=fpr.size - 1)], value[places.clip(max=fpr.size - 1)]
     return fpr, value

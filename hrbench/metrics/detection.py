@@ -330,14 +330,14 @@ def _problem(areas: Floats, hits: Bools) -> str:
 
 
 def _cautions(hits: Bools) -> tuple[str, ...]:
-    number, found = hits.size, int(hits.sum())
+    number, hit = hits.size, int(hits.sum())
     texts = []
     if number < MIN_COMPONENTS:
         texts.append(f"{number} components, fewer than {MIN_COMPONENTS}")
-    if found < MIN_HITS:
-        texts.append(f"{found} hits, fewer than {MIN_HITS}")
-    if number - found < MIN_MISSES:
-        texts.append(f"{number - found} misses, fewer than {MIN_MISSES}")
+    if hit < MIN_HITS:
+        texts.append(f"{hit} hits, fewer than {MIN_HITS}")
+    if number - hit < MIN_MISSES:
+        texts.append(f"{number - hit} misses, fewer than {MIN_MISSES}")
     return tuple(texts)
 
 

@@ -33,8 +33,8 @@ def separated(x: Floats, hits: Bools, weights: Floats) -> Bools:
     drawn = weights > 0
 
     def extent(of: Bools) -> tuple[Floats, Floats]:
-        kept = drawn & of
-        return np.where(kept, x, np.inf).min(axis=1), np.where(kept, x, -np.inf).max(axis=1)
+        group = drawn & of
+        return np.where(group, x, np.inf).min(axis=1), np.where(group, x, -np.inf).max(axis=1)
 
     (low_hit, high_hit), (low_miss, high_miss) = extent(hits), extent(~hits)
     result: Bools = (high_miss <= low_hit) | (high_hit <= low_miss)
@@ -95,10 +95,10 @@ def fit_logistic(
             step = np.stack([i2 * s0 - i1 * s1, i0 * s1 - i1 * s0], axis=1) / determinant[:, None]
             step *= np.minimum(1, 4 / np.maximum(np.abs(step).max(axis=1), 1e-300))[:, None]
             step = np.where(climbed[:, None], step, (accepted[active] - b) / 2)
-            kept = active[climbed]
-            height[kept], accepted[kept] = likelihood[climbed], b[climbed]
+            climbers = active[climbed]
+            height[climbers], accepted[climbers] = likelihood[climbed], b[climbed]
             inverse = np.stack([i2, -i1, -i1, i0], axis=1).reshape(-1, 2, 2) / determinant[:, None, None]
-            covariance[kept] = inverse[climbed]
+            covariance[climbers] = inverse[climbed]
             beta[active] = b + step
             length[active] = np.abs(step).max(axis=1) / (1 + np.abs(b).max(axis=1))
             active = active[length[active] > 1e-11]  # false where a singular case made it NaN

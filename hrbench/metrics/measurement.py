@@ -47,10 +47,10 @@ def measure(evidence: Evidence, protocol: Protocol) -> Measured:
         drawn = result.table("aupro", fpr_limit=protocol.headline_fpr)
     else:
         records = records.assign(ci_low=np.nan, ci_high=np.nan)
-    found = detection_of(evidence, protocol)
-    if found is not None:
+    detectability = detection_of(evidence, protocol)
+    if detectability is not None:
         rows = pd.DataFrame({"metric": ["a50", "a90", "a90_95"], "subset": "all", "fpr_limit": np.nan})
-        limits = (found.a50, found.a90, found.a90_95)
+        limits = (detectability.a50, detectability.a90, detectability.a90_95)
         rows["value"] = [np.nan if limit.area is None else limit.area for limit in limits]
         rows = rows.assign(error_bound=0.0, n=len(evidence.components), ci_low=np.nan, ci_high=np.nan)
         records = pd.concat([records, rows], ignore_index=True)

@@ -92,8 +92,8 @@ class Overlap(NamedTuple):
         A good image counts 1 if nothing is predicted in it and 0 otherwise, as in the tables of U-Flow (arXiv
         2211.12353) and papers that follow it: there, silence on good images is worth as much as a perfect mask.
         """
-        kept = slice(None) if good else self.defect > 0
-        low, high = (float(self.image_ious(false)[kept].mean()) for false in (self.false_high, self.false_low))
+        counted = slice(None) if good else self.defect > 0
+        low, high = (float(self.image_ious(false)[counted].mean()) for false in (self.false_high, self.false_low))
         return _interval(low, high)
 
     def f1(self) -> Certified:
@@ -178,14 +178,14 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
     sums = _ImageSums(evidence)
     if evidence.lossless:
         tolerance = 0.0
-    kept = sums.defect > 0
-    defect = sums.defect[kept]
+    defective = sums.defect > 0
+    defect = sums.defect[defective]
     keys = evidence.ranks.keys
-    known: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
+    counts: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
 
     def count(indices: list[int]) -> float:
-        hits, false = sums.defects_from(keys[indices])[kept], sums.normals_from(keys[indices])[kept]
-        known.update({index: (hits[:, n], false[:, n]) for n, index in enumerate(indices)})
+        hits, false = sums.defects_from(keys[indices])[defective], sums.normals_from(keys[indices])[defective]
+        counts.update({index: (hits[:, n], false[:, n]) for n, index in enumerate(indices)})
         return float((hits / (defect[:, None] + false)).mean(axis=0).max(initial=0.0))
 
     edges = sorted({int(x) for x in np.linspace(0, keys.size - 1, min(start, keys.size))})
@@ -194,13 +194,13 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
     while intervals:
         split = []
         for low, high in intervals:
-            upper = float((known[low][0] / (defect + known[high][1])).mean())
+            upper = float((counts[low][0] / (defect + counts[high][1])).mean())
             if upper > best + tolerance and high - low > 1:
                 split.append((low, high))
                 continue
             if upper > best and high - low == 1:  # a single bin: only its own ties are unknown
                 above = keys[[low]] + keys.dtype.type(0 if evidence.lossless else 1)
-                upper = float((known[low][0] / (defect + sums.normals_from(above)[kept, 0])).mean())
+                upper = float((counts[low][0] / (defect + sums.normals_from(above)[defective, 0])).mean())
             bound = max(bound, upper)
         middles = [(low + high) // 2 for low, high in split]
         best = max(best, count(middles)) if middles else best

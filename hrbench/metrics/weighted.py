@@ -174,7 +174,7 @@ class Draw(Shared):
 
     def class_sums(self, sums: Sequence[Floats]) -> Floats:
         """Weigh sums over the members of each class in each of its owners, (n_c,) each, (B, C)."""
-        return np.stack([weights @ own for (_, weights), own in zip(self.classes, sums, strict=True)], axis=1)
+        return np.stack([weights @ inner for (_, weights), inner in zip(self.classes, sums, strict=True)], axis=1)
 
     @cached_property
     def components(self) -> Floats:
@@ -210,11 +210,11 @@ class Draw(Shared):
         sums: list[list[Floats]] = [[] for _ in limits]
         for part, weights in self.classes:
             shares = weights @ part.shares
-            for own, gain, end in zip(sums, gains, ends, strict=True):
-                own.append(np.einsum("bk,bk->b", shares[:, :end], gain))
+            for areas, gain, end in zip(sums, gains, ends, strict=True):
+                areas.append(np.einsum("bk,bk->b", shares[:, :end], gain))
         return {
-            limit: self.by_subset(np.stack(own, axis=1), self.components)
-            for limit, own in zip(limits, sums, strict=True)
+            limit: self.by_subset(np.stack(areas, axis=1), self.components)
+            for limit, areas in zip(limits, sums, strict=True)
         }
 
     @cached_property
@@ -304,15 +304,15 @@ def _edges(normal: Histogram) -> Keys:
     """
     last = normal.keys.size - 1
     if last < 1000:
-        chosen = np.arange(last + 1)
+        places = np.arange(last + 1)
     else:
         shares = [np.geomspace(1 / normal.total, 0.01, 300), np.linspace(0, 0.01, 1001), np.linspace(0.01, 0.1, 401)]
         wanted = np.concatenate([*shares, np.linspace(0.1, 1, 401)]) * normal.total
         above = normal.above(normal.keys)
-        chosen = np.unique(np.append(np.searchsorted(-above, -wanted).clip(max=last), 0))
-    single = chosen[np.diff(chosen, append=last + 1) == 1]
+        places = np.unique(np.append(np.searchsorted(-above, -wanted).clip(max=last), 0))
+    single = places[np.diff(places, append=last + 1) == 1]
     tops = np.append(normal.keys[single], normal.keys[-1:]) + normal.keys.dtype.type(1)
-    return np.unique(np.concatenate([normal.keys[chosen], tops]))
+    return np.unique(np.concatenate([normal.keys[places], tops]))
 
 
 def _count(rows: Ints, columns: Ints, weights: Floats | None, size: tuple[int, int]) -> Floats:

@@ -187,11 +187,11 @@ def test_curve_and_band():
 def test_hits_by_share_of_the_component():
     scores = np.zeros((6, 20), np.float32)
     mask = np.zeros(scores.shape, bool)
-    mask[1, :10] = True  # 10 px, 3 called
+    mask[1, :10] = True  # 10 px, 3 predicted
     scores[1, :3] = 2
-    mask[3, 15:] = True  # 5 px, 1 called, at the threshold itself
+    mask[3, 15:] = True  # 5 px, 1 predicted, at the threshold itself
     scores[3, 16] = 1
-    mask[5, 0] = True  # 1 px, not called
+    mask[5, 0] = True  # 1 px, not predicted
     evidence = collect([(scores, mask, None), (np.zeros((4, 4), np.float32), np.zeros((4, 4), bool), None)])
     expected = {0.0: [1, 1, 0], 0.1: [1, 1, 0], 0.2: [1, 1, 0], 0.25: [1, 0, 0], 0.3: [1, 0, 0], 0.5: [0, 0, 0]}
     for share, hits in expected.items():
