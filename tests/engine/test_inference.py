@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -237,17 +238,21 @@ def test_large_images_are_not_decoded_far_ahead(samples, monkeypatch):
     monkeypatch.setattr(inference_module, "read_image", lambda path: read.append(path) or read_image(path))
     view = View.parse("whole:16")
 
-    def decoded_at_first(pixels):
+    def decoded_at_first(pixels, seconds):
+        """Return how many images are read when the first map is there, give or take the time for more than three."""
         read.clear()
         monkeypatch.setattr(inference_module, "AHEAD_PIXELS", pixels)
         monkeypatch.setattr(inference_module, "BATCHES", 1)
         maps = predict(Probe(), samples * 5, view, CPU, batch_size=1)
         next(maps)
+        end = time.monotonic() + seconds
+        while len(read) <= 3 and time.monotonic() < end:
+            time.sleep(0.005)
         maps.close()
         return len(read)
 
-    assert decoded_at_first(1) <= 3  # the one in use, that of the batch ahead, one ahead of both
-    assert decoded_at_first(10**9) > 3
+    assert decoded_at_first(1, seconds=0.1) <= 3  # the one in use, that of the batch ahead, one ahead of both
+    assert decoded_at_first(10**9, seconds=10) > 3
 
 
 def test_a_native_map_is_handed_out_without_a_copy(samples):

@@ -200,7 +200,9 @@ def test_closed_forms(exact):
 
 
 @pytest.mark.parametrize(
-    "transform", [np.exp, lambda x: x * 5 + 20, lambda x: np.arctan(x), lambda x: x - 1000], ids=str
+    "transform",
+    [np.exp, lambda x: x * 5 + 20, lambda x: np.arctan(x), lambda x: x - 1000],
+    ids=["exp", "affine", "arctan", "shift"],
 )
 def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
     maps, masks = random_case(11)
