@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hrbench._util.progress import track
 from hrbench.data import (
     Dataset,
     check_dataset,
@@ -24,9 +25,8 @@ from hrbench.data import (
     make_dataset,
 )
 from hrbench.errors import HrbenchError
-from hrbench.progress import track
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.store import Run, read_runs
+from hrbench.runs.store import Run, read_runs
 
 __all__ = [
     "data_check",
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
-    from hrbench.external import score_maps
     from hrbench.report import terminal_table
+    from hrbench.runs.external_maps import score_maps
 
     protocols = [load_protocol(name) for name in args.protocol]
     dataset = load_dataset(args.dataset, args.root, args.categories)
@@ -211,7 +211,7 @@ def new_method(args: argparse.Namespace) -> int:
 
 def list_all(args: argparse.Namespace) -> int:
     """List what there is."""
-    from hrbench.method import list_methods, load_method
+    from hrbench.registry import list_methods, load_method
 
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
@@ -247,9 +247,10 @@ def _run_jobs(
     compiled: bool = False,
 ) -> tuple[list[Run], int]:
     """Check all jobs, then do them one by one; a job that fails does not stop the others."""
-    from hrbench.benchmark import make_job, run_job
-    from hrbench.origin import pick_device
+    from hrbench.engine.device import pick_device
     from hrbench.precision import pick_precision
+    from hrbench.runs.job import make_job
+    from hrbench.runs.runner import run_job
 
     if batch_size < 1:
         raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")

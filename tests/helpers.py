@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hrbench.contract import StackedNormals
 from hrbench.evidence import Evidence
 from hrbench.method import Batch, Batches, FitContext, Normals
+from hrbench.testing import StackedNormals
 
 # A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
 SMALL_METHODS = {

@@ -16,7 +16,7 @@ from PIL import Image
 
 import hrbench
 from hrbench.cli import main
-from hrbench.store import read_runs
+from hrbench.runs.store import read_runs
 
 
 def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):

@@ -8,15 +8,16 @@ from helpers import SMALL_METHODS
 from torch import nn
 
 from hrbench import HrbenchError, create_method, load_dataset, load_protocol
-from hrbench.benchmark import make_job, run_job
 from hrbench.cli import main
-from hrbench.contract import StackedNormals
-from hrbench.inference import predict
+from hrbench.engine.inference import predict
+from hrbench.engine.training import Fit, seeded
+from hrbench.engine.views import View
 from hrbench.method import Method, Prediction
 from hrbench.precision import autocast, full_precision, pick_precision
-from hrbench.store import read_runs
-from hrbench.training import Fit, seeded
-from hrbench.views import View
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
+from hrbench.runs.store import read_runs
+from hrbench.testing import StackedNormals
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")

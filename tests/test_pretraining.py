@@ -22,9 +22,10 @@ from pretrain.probe import gaussian, mahalanobis
 from pretrain.recipe import Recipe
 from pretrain.stem import bank, cosines
 
-from hrbench.benchmark import make_job, run_job
 from hrbench.data import load_dataset
 from hrbench.protocol import load_protocol
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
 
 TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, stem="random")
 

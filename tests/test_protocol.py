@@ -77,7 +77,7 @@ def test_missing_keys_and_files(tmp_path):
 def test_image_score_rules():
     import numpy as np
 
-    from hrbench.scores import image_score
+    from hrbench.evidence.histograms import image_score
 
     scores = np.arange(4000, dtype=np.float32).reshape(40, 100)
     assert image_score(scores, ImageScoreRule("max")) == 3999

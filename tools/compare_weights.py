@@ -23,11 +23,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hrbench.benchmark import make_job, run_job
 from hrbench.data import load_dataset
 from hrbench.metrics import bootstrap
 from hrbench.metrics.bootstrap import Replicates
 from hrbench.protocol import load_protocol
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
 
 METRICS = {
     "pixel AUROC": ("pixel_auroc", "all", None),

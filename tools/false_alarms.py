@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from skimage.measure import label
 
-from hrbench.benchmark import make_job, split_normals
 from hrbench.data import load_dataset
-from hrbench.data.sample import Category
-from hrbench.inference import predict
-from hrbench.method import Method, create_method, methods_package
-from hrbench.scoring import sample_mask
-from hrbench.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.data.sample import Category, sample_mask
+from hrbench.engine.inference import predict
+from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
+from hrbench.method import Method, methods_package
+from hrbench.registry import create_method
+from hrbench.runs.job import make_job, split_normals
 
 methods_package()
 from hrbench.methods._nfa import TESTS  # noqa: E402

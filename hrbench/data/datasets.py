@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from hrbench._files import safe_name
-from hrbench._layout import protocols_root
-from hrbench._toml import build, read_toml
+from hrbench._util.files import safe_name
+from hrbench._util.resources import protocols_root
+from hrbench._util.toml import build, read_toml
 from hrbench.data._index import subfolders
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.layouts import LAYOUTS

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from hrbench.evidence import Evidence
+from hrbench.evidence.histograms import score_keys
 from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
-from hrbench.scores import score_keys
 
 __all__ = [
     "Certified",

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.integrate import trapezoid
 
 from hrbench.evidence import Evidence
+from hrbench.evidence.histograms import Keys, key_scores, score_keys
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import Curve
-from hrbench.scores import Keys, key_scores, score_keys
 
 __all__ = ["sampled_aupro"]
 

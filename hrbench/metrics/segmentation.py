@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
+from hrbench.evidence.histograms import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
-from hrbench.scores import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
 
 __all__ = [
     "Overlap",

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.evidence import Evidence
+from hrbench.evidence.histograms import Keys, NormalScores, score_keys
 from hrbench.metrics.curves import partial_area
 from hrbench.metrics.segmentation import Overlap, automatic_threshold, component_hits, overlap_at, overlap_of_decisions
 from hrbench.metrics.sizes import CUMULATIVE, DISJOINT, size_subsets
 from hrbench.protocol import Protocol
-from hrbench.scores import Keys, NormalScores, score_keys
 
 __all__ = ["Bools", "Floats", "Ints", "MetricKey", "WeightedMetrics"]
 

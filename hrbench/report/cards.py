@@ -9,7 +9,7 @@ from typing import Any
 
 from hrbench.report.configurations import costs_of, printable
 from hrbench.report.summary import Summary
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["Card", "method_cards"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hrbench.protocol import Protocol
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["COSTS", "THROUGHPUT", "costs_of", "describe", "identify", "printable", "remarks", "without_duplicates"]
 

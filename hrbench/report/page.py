@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
 from hrbench.report.cards import method_cards
@@ -27,7 +27,7 @@ from hrbench.report.rows import interval_note, leaderboard_rows, rank_text
 from hrbench.report.summary import Summary, lookup, summarise
 from hrbench.report.tables import csv_table, markdown_page
 from hrbench.report.worth import worth_of
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
 

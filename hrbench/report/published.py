@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from hrbench._layout import published_root
+from hrbench._util.resources import published_root
 from hrbench.errors import HrbenchError
 
 __all__ = ["COLUMNS", "Figure", "published_tables", "read_published"]

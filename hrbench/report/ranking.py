@@ -8,7 +8,7 @@ import pandas as pd
 
 from hrbench.metrics.bootstrap import Replicates, average, rank_intervals
 from hrbench.protocol import Protocol
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["headline_ranks"]
 

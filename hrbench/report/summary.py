@@ -19,7 +19,7 @@ from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import THROUGHPUT, costs_of, describe, identify, remarks, without_duplicates
 from hrbench.report.ranking import headline_ranks
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["MIN_COMPONENTS", "SIZED", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
 

@@ -34,7 +34,7 @@ from hrbench.report.rows import (
 )
 from hrbench.report.summary import Cell, Summary, lookup, summarise
 from hrbench.report.worth import Worth, worth_of
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
 

@@ -13,7 +13,7 @@ from hrbench.metrics import DISJOINT
 from hrbench.report.columns import Column, limit_text, number_text
 from hrbench.report.rows import leaderboard_rows
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, averages, values_of
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["Block", "Worth", "WorthCell", "worth_of"]
 

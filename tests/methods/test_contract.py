@@ -4,10 +4,11 @@ import pytest
 from helpers import SMALL_METHODS
 
 import hrbench
-from hrbench.contract import check_method
+from hrbench.engine.views import View, parse_view
 from hrbench.errors import HrbenchError
-from hrbench.method import Method, load_method
-from hrbench.views import View, parse_view
+from hrbench.method import Method
+from hrbench.registry import load_method
+from hrbench.testing import check_method
 
 
 @pytest.mark.parametrize("name", hrbench.list_methods())
@@ -21,7 +22,7 @@ def test_presets_are_complete_and_their_views_parse(name):
     assert {"paper", "native", "demo"} <= set(cls.presets)
     for preset in cls.presets.values():
         parse_view(preset.view)
-        hrbench.method.check_options(cls, name, preset.options)
+        hrbench.registry.check_options(cls, name, preset.options)
     assert View.parse(cls.presets["native"].view).overlap is not None
     assert cls.presets["demo"].options["weights"] in ("random", "bundled")
 
@@ -35,7 +36,7 @@ def test_methods_come_by_name_path_and_module(toy, tmp_path):
     with pytest.raises(HrbenchError, match="no such file"):
         load_method("nowhere/adapter.py")
     with pytest.raises(HrbenchError, match="not a subclass"):
-        load_method("hrbench.views:View")
+        load_method("hrbench.engine.views:View")
     with pytest.raises(HrbenchError, match="No module named"):
         load_method("no_such_module:Thing")
     empty = tmp_path / "empty.py"

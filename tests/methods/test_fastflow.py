@@ -11,11 +11,13 @@ from helpers import PlainContext, noise_normals
 from PIL import Image
 from torch import Tensor
 
+from hrbench._util.resources import methods_package
 from hrbench.data.sample import Sample
+from hrbench.engine.inference import predict
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.inference import predict
-from hrbench.method import Method, create_method, methods_package
-from hrbench.views import View
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 methods_package()
 from hrbench.methods._flow import fuse  # noqa: E402

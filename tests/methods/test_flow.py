@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
-from hrbench.method import methods_package
 
 methods_package()
 from hrbench.methods import _flow  # noqa: E402

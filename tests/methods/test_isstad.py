@@ -13,11 +13,12 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from hrbench.contract import StackedNormals
+from hrbench._util.resources import methods_package
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.method import create_method, methods_package
-from hrbench.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.registry import create_method
+from hrbench.testing import StackedNormals
 
 methods_package()
 from hrbench.methods._mae import sincos_positions  # noqa: E402
@@ -271,7 +272,7 @@ def test_a_killed_fit_continues_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
     """Batches, drawn defects and learning rates depend on seed and step only."""
-    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", 0.0)
     options = {**SMALL, "mae_steps": 4, "steps": 4}
 
     def fit(checkpoint: Path | None, dies_after: int | None = None) -> Any:

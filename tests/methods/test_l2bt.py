@@ -11,9 +11,11 @@ from helpers import PlainContext, noise_normals
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hrbench._util.resources import methods_package
+from hrbench.engine.views import View, parse_view
 from hrbench.errors import HrbenchError
-from hrbench.method import Method, create_method, methods_package
-from hrbench.views import View, parse_view
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 methods_package()
 from hrbench.methods.l2bt import blur, distance, student  # noqa: E402

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
+from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
-from hrbench.method import methods_package
 
 methods_package()
 from hrbench.methods import _nfa  # noqa: E402

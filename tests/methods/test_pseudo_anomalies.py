@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
+from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
-from hrbench.method import methods_package
 
 methods_package()
 from hrbench.methods._defect_shapes import blob, perlin_noise, simple_shape  # noqa: E402

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hrbench.contract import StackedNormals
+from hrbench._util.resources import methods_package
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.method import create_method, methods_package
-from hrbench.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.registry import create_method
+from hrbench.testing import StackedNormals
 
 methods_package()
 from hrbench.methods.rstpm import RSTPM, Stage, combine_levels, distance, focal_loss, gate  # noqa: E402
@@ -307,7 +308,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
 
 
 def test_an_interrupted_fit_ends_the_same(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", 0.0)
     normals, cpu = noise_normals(8), torch.device("cpu")
     expected = learnt_state(fitted(normals))
     for stop_at in (2, 5):  # steps: in the first stage, in the second

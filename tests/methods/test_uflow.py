@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from hrbench._util.resources import methods_package
 from hrbench.data.sample import Sample
+from hrbench.engine.inference import predict
+from hrbench.engine.training import learnt_state, load_learnt_state
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.inference import predict
-from hrbench.method import Method, create_method, methods_package
-from hrbench.training import learnt_state, load_learnt_state
-from hrbench.views import View
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 methods_package()
 from hrbench.methods import _nfa, uflow  # noqa: E402

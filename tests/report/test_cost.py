@@ -24,7 +24,7 @@ from hrbench.report.drawing import PAPER, Series
 from hrbench.report.summary import Cell, summarise
 from hrbench.report.tables import csv_table, markdown_page
 from hrbench.report.tradeoff import draw_tradeoff
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS
 

@@ -19,7 +19,7 @@ from hrbench.report.images import inline_svg
 from hrbench.report.limits import Reliability, limit_names, limit_overview, limit_table, limit_text, unreached
 from hrbench.report.summary import Summary, summarise
 from hrbench.report.tables import csv_table
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY
 

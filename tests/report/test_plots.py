@@ -16,7 +16,7 @@ from hrbench.report import plots
 from hrbench.report.drawing import Bin, style
 from hrbench.report.images import inline_svg
 from hrbench.report.summary import summarise
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY
 

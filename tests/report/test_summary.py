@@ -11,7 +11,7 @@ import pytest
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.summary import Cell, Summary, lookup, summarise
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS
 

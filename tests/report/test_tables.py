@@ -15,7 +15,7 @@ from hrbench.report.latex import latex_tables
 from hrbench.report.rows import short_interval
 from hrbench.report.summary import Cell, Summary, summarise
 from hrbench.report.tables import csv_table, markdown_page, terminal_table
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL
 

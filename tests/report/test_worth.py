@@ -12,7 +12,7 @@ from hrbench.report import page
 from hrbench.report.summary import summarise
 from hrbench.report.tables import markdown_page
 from hrbench.report.worth import Block, Worth, worth_of
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS
 

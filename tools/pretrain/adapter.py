@@ -23,7 +23,7 @@ class _Probe(Method):
     Parameters
     ----------
     backbone, weights : str
-        See :func:`hrbench.backbones.load_pyramid`.
+        See :func:`hrbench.backbones.extractors.load_pyramid`.
     strides : sequence of int
         Of the feature maps used; coarser ones are brought to the size of the finest.
     """
