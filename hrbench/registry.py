@@ -8,13 +8,13 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from hrbench._util.resources import methods_package
+from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Method, Preset
 
@@ -105,26 +105,11 @@ def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> d
     for key, value in options.items():
         if key not in known:
             raise unknown_name(f"option of {name}", key, known)
-        if key in hints and not _fits(value, hints[key]):
-            expected = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
-            raise HrbenchError(f"option {key} of {name} is {value!r}, expected {expected or hints[key]}")
+        try:
+            conform(value, hints.get(key, Any))
+        except Mismatch as mismatch:
+            raise HrbenchError(f"option {key}{mismatch.path} of {name} {mismatch.problem}") from None
     return dict(options)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of an annotated type, for the types that options have; others pass."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str) else True
 
 
 def source_digest(cls: type[Method]) -> str:

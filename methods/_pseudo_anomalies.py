@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -36,7 +37,10 @@ from ._defect_shapes import blob, perlin_noise, simple_shape
 from ._image_operations import blurred, grey, jittered, per_channel, rotated, size_of
 from ._textures import texture
 
-__all__ = ["GENERATORS", "VISIBLE", "Corrupted", "corrupt"]
+__all__ = ["GENERATORS", "VISIBLE", "Corrupted", "Generator", "corrupt"]
+
+Generator = Literal["perlin", "polygon", "patches", "tiny", "sized", "mixture"]
+GENERATORS: tuple[Generator, ...] = get_args(Generator)
 
 VISIBLE = 8 / 255
 """Least change of a channel, in [0, 1], that makes a pixel a defect."""
@@ -92,7 +96,7 @@ def corrupt(
     batch: Tensor,
     rng: np.random.Generator,
     *,
-    generator: str = "mixture",
+    generator: Generator = "mixture",
     probability: float = 2 / 3,
     within: Tensor | None = None,
 ) -> Corrupted:
@@ -135,10 +139,10 @@ def corrupt(
     for index, clean in enumerate(batch):
         if rng.random() >= probability:
             continue
-        chosen = generator
-        if chosen == "mixture":
-            chosen = str(rng.choice([name for name, _ in _MIXTURE], p=[share for _, share in _MIXTURE]))
-        drawn, mask = _DRAW[chosen](clean, batch, rng)
+        kind: str = generator
+        if kind == "mixture":
+            kind = str(rng.choice([name for name, _ in _MIXTURE], p=[share for _, share in _MIXTURE]))
+        drawn, mask = _DRAW[kind](clean, batch, rng)
         if within is not None:
             mask &= within[index]
         labels[index] = _changed(clean, drawn, mask)
@@ -266,4 +270,3 @@ _DRAW: dict[str, Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, T
     "tiny": _tiny,
     "sized": _sized,
 }
-GENERATORS = (*_DRAW, "mixture")

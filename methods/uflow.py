@@ -12,25 +12,23 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
-from hrbench.errors import HrbenchError, unknown_name
+from hrbench.errors import HrbenchError
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset
 
-from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
+from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
-from ._nfa import INTERPOLATIONS, TESTS, log10_nfa
+from ._nfa import Interpolation, NfaTest, log10_nfa
 from ._schedule import Budget
 
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
 
-_MAPS = ("energy", "likelihood", "nfa")
-_RECALIBRATIONS = ("none", "scale", "channel", "law")
 _HELD_OUT_INPUTS = 512
 
 # The last blocks used of the paper's two transformers.
@@ -140,13 +138,13 @@ class UFlow(Method):
         blocks: Sequence[int] | None = None,
         flow_steps: int = 4,
         kernels: Sequence[int] = (3, 1),
-        clamp: str = "legacy",
-        norm: str = "channel",
+        clamp: Clamp = "legacy",
+        norm: Norm = "channel",
         input_size: int | None = None,
-        map: str = "energy",  # noqa: A002 - the option's name for people
-        test: str = "tree-by-size",
-        interpolation: str = "nearest",
-        recalibrate: str = "none",
+        map: Literal["energy", "likelihood", "nfa"] = "energy",  # noqa: A002 - the option's name for people
+        test: Literal[NfaTest, "none"] = "tree-by-size",
+        interpolation: Interpolation = "nearest",
+        recalibrate: Literal["none", "scale", "channel", "law"] = "none",
         checkpoint: str | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-5,
@@ -155,16 +153,8 @@ class UFlow(Method):
         epochs: int | None = None,
     ) -> None:
         super().__init__()
-        for option, value, known in (
-            ("map", map, _MAPS),
-            ("test", test, (*TESTS, "none")),
-            ("interpolation", interpolation, INTERPOLATIONS),
-            ("recalibrate", recalibrate, _RECALIBRATIONS),
-        ):
-            if value not in known:
-                raise unknown_name(f"{option} of uflow", value, known)
         if map == "nfa" and test == "none":
-            raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(TESTS))
+            raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(get_args(NfaTest)))
         self._budget = Budget("uflow", batch_size, steps, epochs)
         self.backbone: FeaturePyramid | TransformerPair
         if coarse_backbone is not None:
@@ -289,7 +279,7 @@ class UShapedFlow(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], steps: int = 4, kernels: Sequence[int] = (3, 1), *, clamp: str = "legacy"
+        self, channels: Sequence[int], steps: int = 4, kernels: Sequence[int] = (3, 1), *, clamp: Clamp = "legacy"
     ) -> None:
         super().__init__()
         self._up: list[int] = []  # channels that go up from each stage, coarsest first

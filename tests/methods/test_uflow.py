@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -310,8 +311,8 @@ def test_9_energy_is_the_mean_over_scales() -> None:
     torch.testing.assert_close(map_of(method, batch()), ((energy(z[0]) + coarse) / 2)[:, 0])
 
 
-@pytest.mark.parametrize("test", _nfa.TESTS)
-@pytest.mark.parametrize("interpolation", _nfa.INTERPOLATIONS)
+@pytest.mark.parametrize("test", get_args(_nfa.NfaTest))
+@pytest.mark.parametrize("interpolation", get_args(_nfa.Interpolation))
 def test_nfa_map_and_decision_agree(test: str, interpolation: str) -> None:
     method, _ = fitted(map="nfa", test=test, interpolation=interpolation)
     bright = batch(n=2)
@@ -634,10 +635,10 @@ def test_checkpoints_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_mistakes_are_named() -> None:
     for options, match in (
-        ({"map": "prob"}, "unknown map of uflow 'prob'"),
-        ({"test": "block"}, "unknown test of uflow 'block'"),
-        ({"interpolation": "area"}, "unknown interpolation of uflow 'area'"),
-        ({"recalibrate": "all"}, "unknown recalibrate of uflow 'all'"),
+        ({"map": "prob"}, "option map of uflow is 'prob', expected one of"),
+        ({"test": "block"}, "option test of uflow is 'block', expected one of"),
+        ({"interpolation": "area"}, "option interpolation of uflow is 'area', expected one of"),
+        ({"recalibrate": "all"}, "option recalibrate of uflow is 'all', expected one of"),
         ({"map": "nfa", "test": "none"}, "map 'nfa' needs a test"),
         ({"epochs": 2}, "steps or epochs, one of them; got 6 and 2"),
         ({"input_size": 250}, "input_size 250 of uflow: expected a multiple of 8"),
