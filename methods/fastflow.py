@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._schedule import Budget
@@ -117,7 +117,7 @@ class FastFlow(Method):
     def __init__(
         self,
         backbone: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         strides: Sequence[int] = (4, 8, 16),
         block: int | None = None,
         flow_steps: int = 8,
@@ -153,8 +153,7 @@ class FastFlow(Method):
         self.flows = nn.ModuleList(
             FlowSequence(c, flow_steps, kernels, hidden_ratio=hidden_ratio, clamp=clamp) for c in channels
         )
-        # What a view must deliver, where the norm is tied to it.
-        self.input_size = input_size if norm == "layer-affine" else None
+        self.input_size = input_size if norm == "layer-affine" else None  # its weights have that shape
         self._map = map
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
 

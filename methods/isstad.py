@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 from hrbench.precision import full_precision
 
 from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
@@ -124,7 +124,7 @@ class ISSTAD(Method):
     def __init__(
         self,
         backbone: str = "vit_large_patch16_224.mae",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         patch: int | None = None,
         decoder_width: int = 512,
         decoder_heads: int = 16,

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hrbench.backbones import load_tokens, token_depth
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from ._schedule import Budget
 
@@ -74,7 +74,7 @@ class L2BT(Method):
     def __init__(
         self,
         teacher: str = "vit_base_patch14_reg4_dinov2.lvd142m",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         blocks: Sequence[int] | None = None,
         lr: float = 1e-4,
         batch_size: int = 4,

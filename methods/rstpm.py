@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from hrbench.backbones import level_indices, load_pyramid
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 from hrbench.precision import full_precision
 
 from ._pseudo_anomalies import Generator, corrupt
@@ -107,9 +107,9 @@ class RSTPM(Method):
     def __init__(
         self,
         teacher: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         second_teacher: str = "resnet50.tv_in1k",
-        second_weights: str | None = None,
+        second_weights: Weights | None = None,
         strides: Sequence[int] = (4, 8, 16),
         combine: Combination = "prod",
         discriminator: Literal["mul", "only", "off"] = "mul",

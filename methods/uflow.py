@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
@@ -131,10 +131,10 @@ class UFlow(Method):
     def __init__(
         self,
         backbone: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         strides: Sequence[int] = (4, 8, 16),
         coarse_backbone: str | None = None,
-        coarse_weights: str | None = None,
+        coarse_weights: Weights | None = None,
         blocks: Sequence[int] | None = None,
         flow_steps: int = 4,
         kernels: Sequence[int] = (3, 1),
@@ -145,7 +145,7 @@ class UFlow(Method):
         test: Literal[NfaTest, "none"] = "tree-by-size",
         interpolation: Interpolation = "nearest",
         recalibrate: Literal["none", "scale", "channel", "law"] = "none",
-        checkpoint: str | None = None,
+        checkpoint: Weights | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-5,
         batch_size: int = 16,
@@ -173,8 +173,7 @@ class UFlow(Method):
         self.norms = nn.ModuleList(feature_norm(norm, c, grid) for c, grid in zip(channels, grids, strict=True))
         self.flow = UShapedFlow(channels, flow_steps, kernels, clamp=clamp)
         self.spreads = nn.ModuleList(_Spread(c) for c in self.flow.latent_channels)
-        # What a view must deliver, where the norm is tied to it.
-        self.input_size = input_size if norm == "layer-affine" else None
+        self.input_size = input_size if norm == "layer-affine" else None  # its weights have that shape
         self._map, self._test, self._interpolation, self._recalibrate = map, test, interpolation, recalibrate
         self._checkpoint = checkpoint
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
@@ -210,6 +209,10 @@ class UFlow(Method):
         return negative_log_likelihood(latents, [log_det] + [torch.zeros_like(log_det)] * (len(latents) - 1))
 
     def predict(self, batch: Tensor) -> Prediction:
+        """Return the chosen map, and where NFA < 1; each input is an image."""
+        return self.predict_inputs(batch, [1] * len(batch))
+
+    def predict_inputs(self, batch: Tensor, inputs_per_image: Sequence[int]) -> Prediction:
         """Return the chosen map, and where NFA < 1 for the image that the inputs belong to.
 
         An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
@@ -226,7 +229,7 @@ class UFlow(Method):
                 interpolation=self._interpolation,
                 freedoms=[float(spread.freedom) for spread in self._typed_spreads()],
             )
-            inputs = torch.tensor(self.inputs_per_image or [1] * len(batch), device=log_nfa.device)
+            inputs = torch.tensor(inputs_per_image, device=log_nfa.device)
             log_nfa = log_nfa + inputs.float().log10()[:, None, None]
         if self._map == "nfa" and log_nfa is not None:
             anomaly = -log_nfa

@@ -303,7 +303,7 @@ def _describe(job: Job, method: Method) -> dict[str, Any]:
             "reference": job.method,
             "preset": job.preset,
             "source_sha256": source_digest(type(method)),
-            "options": identities(job.options),
+            "options": identities(type(method), job.options),
             "weights": method.weights_record(),
             "weights_source": job.weights,
             "weights_licence": method.weights_licence,
