@@ -14,11 +14,15 @@ _HOMES = {
     "Method": "hrbench.method",
     "Prediction": "hrbench.method",
     "Preset": "hrbench.method",
+    "Run": "hrbench.runs.store",
+    "Study": "hrbench.runs.grid",
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
     "list_methods": "hrbench.registry",
     "load_dataset": "hrbench.data",
     "load_protocol": "hrbench.protocol",
+    "read_runs": "hrbench.runs.store",
+    "run": "hrbench.runs.grid",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
     from hrbench.protocol import load_protocol as load_protocol
     from hrbench.registry import create_method as create_method
     from hrbench.registry import list_methods as list_methods
+    from hrbench.runs.grid import Study as Study
+    from hrbench.runs.grid import run as run
+    from hrbench.runs.store import Run as Run
+    from hrbench.runs.store import read_runs as read_runs
 
 
 def __getattr__(name: str) -> Any:

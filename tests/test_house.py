@@ -18,13 +18,14 @@ FILES = {
 
 BASE = {"errors", "_util"}
 MAY_IMPORT = {
-    "__init__": {"data", "errors", "evaluation", "method", "protocol", "registry"},
+    "__init__": {"data", "errors", "evaluation", "method", "protocol", "registry", "runs"},
     "__main__": {"cli"},
     "cli": {"__init__", "commands", "errors"},
-    "commands": {*BASE, "data", "engine", "precision", "protocol", "registry", "report", "runs"},
+    "commands": {*BASE, "__init__", "data", "protocol", "registry", "report", "runs", "scaffold"},
     "report": {*BASE, "metrics", "protocol", "runs"},
     "runs": {*BASE, "backbones", "data", "engine", "evidence", "imaging", "method", "metrics", "precision", "protocol",
              "registry"},
+    "scaffold": BASE,
     "evaluation": {*BASE, "evidence", "metrics", "protocol"},
     "testing": {"engine", "method", "registry"},
     "metrics": {*BASE, "evidence", "protocol"},

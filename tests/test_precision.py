@@ -142,8 +142,8 @@ def test_a_run_is_identified_by_its_precision_and_records_it(tree, toy, tmp_path
     plain, rough = (make_job(category, toy, preset="native", precision=p) for p in ("float32", "bfloat16"))
     assert make_job(category, toy, preset="native").name == plain.name != rough.name
     done = run_job(rough, tmp_path, [load_protocol("native")], device=CPU)
-    assert done.config["precision"] == "bfloat16"
-    assert done.config["compiled"] is False
+    assert done.about.precision == "bfloat16"
+    assert done.about.compiled is False
     with pytest.raises(HrbenchError, match="unknown precision 'auto'"):
         make_job(category, toy, preset="native", precision="auto")  # which one depends on the device
 
@@ -152,7 +152,7 @@ def test_the_command_takes_a_precision(tree, toy, tmp_path, capsys):
     command = ["run", "--root", str(tree), "--methods", toy, "--categories", "bolt", "--set", "steps=2"]
     for precision in ("auto", "bfloat16"):
         assert main([*command, "--output", str(tmp_path), "--precision", precision, "--device", "cpu"]) == 0
-    assert sorted(run.config["precision"] for run in read_runs(tmp_path)) == ["bfloat16", "float32"]
+    assert sorted(run.about.precision for run in read_runs(tmp_path)) == ["bfloat16", "float32"]
     assert main([*command, "--output", str(tmp_path), "--precision", "half"]) == 2
     assert "unknown precision 'half'" in capsys.readouterr().err
 

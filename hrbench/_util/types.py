@@ -71,9 +71,11 @@ def _table(value: Any, cls: Any, path: str) -> Any:
         raise Mismatch(path, f"is {value!r}, expected a table")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     hints = typing.get_type_hints(cls)
-    for key in value:
-        if key not in fields:
-            raise Mismatch(_dot(path, key), f"is an unknown key; known: {', '.join(fields)}")
+    unknown = {key: item for key, item in value.items() if key not in fields}
+    if "unknown" in fields:
+        value = {key: item for key, item in value.items() if key in fields} | {"unknown": unknown}
+    elif unknown:
+        raise Mismatch(_dot(path, next(iter(unknown))), f"is an unknown key; known: {', '.join(fields)}")
     items = {key: conform(item, hints[key], _dot(path, key)) for key, item in value.items()}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrbench._util.files import safe_name
 from hrbench._util.progress import track
-from hrbench.data.sample import Category, Sample, sample_mask
+from hrbench.data.sample import Category, Dataset, Sample, sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector
 from hrbench.evidence.evidence import collections_of
@@ -18,10 +18,35 @@ from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size
 from hrbench.protocol import Protocol
 from hrbench.runs.map_files import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
+from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
 from hrbench.runs.scoring import finish_run
-from hrbench.runs.store import Run
+from hrbench.runs.store import Run, RunFolder
 
-__all__ = ["score_maps"]
+__all__ = ["score_dataset", "score_maps"]
+
+
+def score_dataset(
+    dataset: Dataset,
+    folder: Path,
+    output: Path,
+    protocols: Sequence[Protocol],
+    *,
+    name: str,
+    normal_maps: Path | None = None,
+    exact: bool = False,
+) -> list[Run]:
+    """Score a folder of finished maps category by category, see :func:`score_maps`.
+
+    Where there are several categories, `normal_maps` holds a folder for each: their thresholds must not mix.
+    """
+    several, runs = len(dataset.categories) > 1, []
+    for category in dataset.categories:
+        own = normal_maps / category.name if normal_maps is not None and several else normal_maps
+        if own is not None and not own.is_dir():
+            which = " of each category in its own" if several else ""
+            raise HrbenchError(f"{own}: no such folder, expected normal maps{which}")
+        runs.append(score_maps(category, folder, output, protocols, name=name, normal_maps=own, exact=exact))
+    return runs
 
 
 def score_maps(
@@ -74,29 +99,12 @@ def score_maps(
     if normal_maps is not None:
         found = Calibration.of(_normal_maps(normal_maps), [part.collection.side for part in evidence])
         evidence = [replace(part, calibration=known) for part, known in zip(evidence, found, strict=True)]
-    config = {
-        "method": {
-            "name": name,
-            "title": name,
-            "paper": "",
-            "reference": "maps",
-            "preset": "maps",
-            "options": {"exact": exact},
-            "weights": {},
-            "weights_source": "unknown",
-            "weights_licence": "unknown",
-            "parameters": 0,
-            "trainable": 0,
-        },
-        "view": "maps",
-        "seed": 0,
-        "device": "unknown",
-        "cost": {},
-    }
+    method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
+    about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")
     identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()
     run = safe_name(f"{name}-maps-s0-{identity[:8]}")
-    target = output / "runs" / safe_name(category.dataset) / safe_name(category.name) / run
-    return finish_run(target, category, evidence, protocols, config, read)
+    target = RunFolder.of(output, category.dataset, category.name, run)
+    return finish_run(target, about, category, evidence, protocols, read)
 
 
 def _normal_maps(folder: Path) -> Iterator[Scores]:

@@ -19,6 +19,7 @@ from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Method
 from hrbench.precision import PRECISIONS
 from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest, weights_options
+from hrbench.runs.store import RunFolder
 
 __all__ = ["Job", "identities", "make_job", "split_normals"]
 
@@ -38,6 +39,10 @@ class Job:
     preset : str
     options : Mapping
         Complete configuration of the method's constructor.
+    recorded_options : Mapping
+        The same with files by their name and content: what tells one job from another, wherever files lie.
+    name : str
+        Folder name of the run: readable, and unique by a digest of all that identifies it.
     view : View or FusedView
     seed : int
     precision : str
@@ -49,6 +54,8 @@ class Job:
     method: str
     preset: str
     options: Mapping[str, Any]
+    recorded_options: Mapping[str, Any]
+    name: str
     view: AnyView
     seed: int
     precision: str = "float32"
@@ -56,7 +63,7 @@ class Job:
     @property
     def method_name(self) -> str:
         """Name of the method for people and folders."""
-        return Path(self.method).stem if self.method.endswith(".py") else self.method.rpartition(":")[2]
+        return method_name(self.method)
 
     @property
     def label(self) -> str:
@@ -70,20 +77,9 @@ class Job:
         path = Path(weights).expanduser()
         return path.name if path.is_file() else weights
 
-    @property
-    def name(self) -> str:
-        """Folder name of the run: readable, and unique by a digest of all that identifies it."""
-        cls = load_method(self.method)
-        options, code = identities(cls, self.options), source_digest(cls)
-        identity = [self.category.names_digest, self.method_name, code, options, self.view.text, self.seed]
-        if self.precision != "float32":
-            identity.append(self.precision)
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return safe_name(f"{self.method_name}-{self.preset}-s{self.seed}-{digest[:8]}")
-
-    def folder(self, output: Path) -> Path:
+    def folder(self, output: Path) -> RunFolder:
         """Return where the run is kept below `output`."""
-        return output / "runs" / safe_name(self.category.dataset) / safe_name(self.category.name) / self.name
+        return RunFolder.of(output, self.category.dataset, self.category.name, self.name)
 
 
 def make_job(
@@ -117,7 +113,19 @@ def make_job(
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
-    return Job(category, method, preset, complete, parse_view(view or chosen.view), seed, precision)
+    looked_at = parse_view(view or chosen.view)
+    recorded = identities(cls, complete)
+    identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
+    if precision != "float32":
+        identity.append(precision)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    name = safe_name(f"{method_name(method)}-{preset}-s{seed}-{digest[:8]}")
+    return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision)
+
+
+def method_name(reference: str) -> str:
+    """Return the name of a method for people and folders, from a reference to it."""
+    return Path(reference).stem if reference.endswith(".py") else reference.rpartition(":")[2]
 
 
 def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:

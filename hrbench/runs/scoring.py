@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,7 +18,8 @@ from hrbench.metrics.measurement import Measured, measure
 from hrbench.protocol import Protocol
 from hrbench.runs.environment import environment
 from hrbench.runs.pictures import draw_pictures
-from hrbench.runs.store import RECORD_COLUMNS, SCHEMA_VERSION, Run
+from hrbench.runs.record import ProtocolRecord, RunRecord, ThresholdRecord, evidence_records, write_record
+from hrbench.runs.store import RECORD_COLUMNS, Run, RunFolder
 
 __all__ = ["finish_run", "rescore"]
 
@@ -35,109 +34,87 @@ def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
     HrbenchError
         If a protocol needs evidence that the run did not collect.
     """
-    known = run.config["protocols"]
-    new = [p for p in protocols if known.get(p.name, {}).get("sha256") != p.digest]
+    before = run.about.protocols
+    new = [p for p in protocols if p.name not in before or before[p.name].sha256 != p.digest]
     if not new:
         return run
     names = [protocol.name for protocol in new]
-    own = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
-    earlier = (getattr(run, name) for name in _TABLES)
-    kept = Measured(*(table[~table["protocol"].isin(names)] for table in earlier))
-    _write_tables(run.folder, [kept, *(measure(run.load_evidence(protocol), protocol) for protocol in new)], own)
-    config = {**run.config, "protocols": known | _protocol_digests(new)}
-    _write_config(run.folder, config)
+    tables = (getattr(run, name) for name in _TABLES)
+    others = Measured(*(table[~table["protocol"].isin(names)] for table in tables))
+    measured = [others, *(measure(run.load_evidence(protocol), protocol) for protocol in new)]
+    same = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
+    _write_tables(run.files, measured, same)
+    write_record(dataclasses.replace(run.about, protocols=before | _protocol_records(new)), run.files.record)
     return Run(run.folder)
 
 
 def finish_run(
-    folder: Path,
+    folder: RunFolder,
+    about: RunRecord,
     category: Category,
     evidence: Sequence[Evidence],
     protocols: Sequence[Protocol],
-    config: Mapping[str, Any],
     anomaly_map: Callable[[Sample], Scores],
 ) -> Run:
     """Write evidence, records, pictures and at last ``run.json`` of a run.
 
     Parameters
     ----------
-    folder : Path
+    folder : RunFolder
         Its name is the run's.
+    about : RunRecord
+        Method, view, seed, device and cost; what follows from the other arguments is added to it.
     category : Category
     evidence : sequence of Evidence
         One per way of collecting; the first serves the first protocol.
     protocols : sequence of Protocol
-    config : Mapping
-        What ``run.json`` says beyond dataset, protocols, threshold and environment: at least method, view, seed,
-        device and cost.
     anomaly_map : callable
         Gives the native map of a test sample, for the pictures.
     """
-    (folder / "run.json").unlink(missing_ok=True)  # of a run that this one replaces: it is not done any more
-    method = config["method"]
-    own = {
-        "run": folder.name,
+    folder.record.unlink(missing_ok=True)  # of a run that this one replaces: it is not done any more
+    measured = [
+        measure(next(part for part in evidence if part.collection.serves(protocol)), protocol) for protocol in protocols
+    ]
+    for part in evidence:
+        part.save(folder.evidence(part.collection.name))
+    same = {
+        "run": folder.path.name,
         "dataset": category.dataset,
         "category": category.name,
-        "method": method["name"],
-        "preset": method["preset"],
-        "view": config["view"],
-        "weights": method["weights_source"],
-        "seed": config["seed"],
+        "method": about.method.name,
+        "preset": about.method.preset,
+        "view": about.view,
+        "weights": about.method.weights_source,
+        "seed": about.seed,
     }
-    measured = []
-    for protocol in protocols:
-        fitting = next(part for part in evidence if part.collection.serves(protocol))
-        measured.append(measure(fitting, protocol))
-    for part in evidence:
-        part.save(folder / "evidence" / part.collection.name)
-    _write_tables(folder, measured, own)
-    first = evidence[0]
-    draw_pictures(folder / "pictures", first, category, protocols[0], anomaly_map)
-    calibration, rule = first.calibration, protocols[0].threshold
-    complete = {
-        "schema": SCHEMA_VERSION,
-        "run": folder.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset": {
-            "name": category.dataset,
-            "category": category.name,
-            "index_sha256": category.digest,
-            "train": len(category.train),
-            "held_out": calibration.images if calibration else 0,
-            "test": len(category.test),
-            "test_defective": sum(sample.label for sample in category.test),
-        },
-        "protocols": _protocol_digests(protocols),
-        "evidence": [
-            {"name": part.collection.name, "collection": dataclasses.asdict(part.collection)} for part in evidence
-        ],
-        "threshold": {
-            "rule": rule.rule,
-            "value": automatic_threshold(first, rule),
-            "normal_images": calibration.images if calibration else 0,
-        },
-        "environment": environment(),
-        **config,
-    }
-    _write_config(folder, complete)
-    return Run(folder)
+    _write_tables(folder, measured, same)
+    first, rule = evidence[0], protocols[0].threshold
+    draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
+    held_out = first.calibration.images if first.calibration else 0
+    complete = dataclasses.replace(
+        about,
+        run=folder.path.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        dataset=dataclasses.replace(about.dataset, held_out=held_out),
+        protocols=_protocol_records(protocols),
+        evidence=evidence_records(evidence),
+        threshold=ThresholdRecord(rule=rule.rule, value=automatic_threshold(first, rule), normal_images=held_out),
+        environment=environment(),
+    )
+    write_record(complete, folder.record)
+    return Run(folder.path)
 
 
-def _protocol_digests(protocols: Sequence[Protocol]) -> dict[str, dict[str, Any]]:
-    return {p.name: {"version": p.version, "sha256": p.digest} for p in protocols}
+def _protocol_records(protocols: Sequence[Protocol]) -> dict[str, ProtocolRecord]:
+    return {protocol.name: ProtocolRecord.of(protocol) for protocol in protocols}
 
 
-def _write_tables(folder: Path, measured: Sequence[Measured], own: Mapping[str, Any]) -> None:
+def _write_tables(folder: RunFolder, measured: Sequence[Measured], same: Mapping[str, Any]) -> None:
+    """Write the tables of all protocols together; `same` are the columns in which all records are alike."""
     for name in _TABLES:
         parts = [table for part in measured if len(table := getattr(part, name))]
         whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"protocol": []})
         if name == "records":
-            whole = whole.assign(**own)[list(RECORD_COLUMNS)]
-        with atomic(folder / f"{name}.parquet") as path:
+            whole = whole.assign(**same)[list(RECORD_COLUMNS)]
+        with atomic(folder.table(name)) as path:
             whole.to_parquet(path, index=False)
-
-
-def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    with atomic(folder / "run.json") as path:
-        path.write_text(json.dumps(config, indent=1), encoding="utf-8")

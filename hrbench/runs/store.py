@@ -8,6 +8,7 @@
     replicates.parquet  bootstrap replicates of the headline metric, one row per protocol
     weights.safetensors what the method learnt
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
+    maps/               native anomaly maps, if they were asked for
     pictures/           worst and best images, with pictures.json that describes them
     partial/            only while the job is unfinished
 """
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,18 +24,120 @@ from typing import Any
 
 import pandas as pd
 
+from hrbench._util.files import atomic, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Collection, Evidence
 from hrbench.protocol import Protocol
+from hrbench.runs.record import RunRecord, read_record
 
-__all__ = ["RECORD_COLUMNS", "SCHEMA_VERSION", "Picture", "Run", "read_runs"]
-
-SCHEMA_VERSION = 1
+__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "read_runs"]
 
 RECORD_COLUMNS = (
     "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
     "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names of everything in the folder of a job, finished or not.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    path: Path
+
+    @staticmethod
+    def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
+        """Return the folder of a run below `output`."""
+        return RunFolder(output / "runs" / safe_name(dataset) / safe_name(category) / run)
+
+    @property
+    def record(self) -> Path:
+        """The file whose presence means that the job is done."""
+        return self.path / "run.json"
+
+    @property
+    def weights(self) -> Path:
+        """What the method learnt."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of pictures."""
+        return self.path / "pictures"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of what is there only while the job is unfinished."""
+        return self.path / "partial"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished fit."""
+        return self.scratch / "fit.pt"
+
+    @property
+    def fit_cost(self) -> Path:
+        """What the finished fit took."""
+        return self.scratch / "fit.json"
+
+    @property
+    def fusion(self) -> Path:
+        """The scales of fused views."""
+        return self.scratch / "fusion.json"
+
+    def table(self, name: str) -> Path:
+        """Return the file of a table: records, components or replicates."""
+        return self.path / f"{name}.parquet"
+
+    def evidence(self, collection: str) -> Path:
+        """Return the folder of the evidence of one way of collecting."""
+        return self.path / "evidence" / collection
+
+    def map_of(self, sample_id: str) -> Path:
+        """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
+        return self.path / "maps" / Path(sample_id).with_suffix(".tiff")
+
+    def shard(self, number: int) -> Shard:
+        """Return the folder of a part of the test images' evidence."""
+        return Shard(self.scratch / f"evidence-{number:05d}")
+
+    def begin(self, train_digest: str) -> None:
+        """Keep what an earlier attempt left, unless its training images were others: then forget it."""
+        seen = self.scratch / "train.sha256"
+        if not (seen.is_file() and seen.read_text(encoding="utf-8") == train_digest):
+            shutil.rmtree(self.path, ignore_errors=True)
+            with atomic(seen) as path:
+                path.write_text(train_digest, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The names of everything in the folder of one chunk of test images.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    path: Path
+
+    @property
+    def images(self) -> Path:
+        """The content digest of its images."""
+        return self.path / "images.sha256"
+
+    @property
+    def memory(self) -> Path:
+        """The most memory that was taken until it was written."""
+        return self.path / "memory.json"
+
+    def evidence(self, collection: str) -> Path:
+        """Return the folder of the evidence of one way of collecting."""
+        return self.path / collection
 
 
 @dataclass(frozen=True)
@@ -69,23 +173,26 @@ class Run:
 
     folder: Path
 
+    @property
+    def files(self) -> RunFolder:
+        """The names of its files."""
+        return RunFolder(self.folder)
+
+    @cached_property
+    def about(self) -> RunRecord:
+        """What the run says of itself: method, dataset, view, cost, environment (``run.json``)."""
+        return read_record(self.files.record)
+
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-        path = self.folder / "run.json"
-        try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise HrbenchError(f"{path}: not valid JSON: {error}; delete the folder and run the job again") from None
-        if config.get("schema") != SCHEMA_VERSION:
-            found = config.get("schema")
-            raise HrbenchError(f"{path}: schema {found!r}, this version of hrbench reads {SCHEMA_VERSION}")
+        """The content of ``run.json``, for those who do not read :attr:`about` yet."""
+        config: dict[str, Any] = json.loads(self.files.record.read_text(encoding="utf-8"))
         return config
 
     @cached_property
     def records(self) -> pd.DataFrame:
         """One row per metric, with the columns :data:`RECORD_COLUMNS`."""
-        return pd.read_parquet(self.folder / "records.parquet")
+        return pd.read_parquet(self.files.table("records"))
 
     @cached_property
     def components(self) -> pd.DataFrame:
@@ -99,13 +206,13 @@ class Run:
 
     def _table(self, name: str) -> pd.DataFrame:
         """Read a table; an empty one where an earlier version has left none."""
-        path = self.folder / f"{name}.parquet"
+        path = self.files.table(name)
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"protocol": [], "metric": []})
 
     @cached_property
     def evidence(self) -> Evidence:
         """The evidence collected for the first protocol of the run."""
-        return Evidence.load(self.folder / "evidence" / self.config["evidence"][0]["name"])
+        return Evidence.load(self.files.evidence(self.about.evidence[0].name))
 
     def load_evidence(self, protocol: Protocol) -> Evidence:
         """Read the evidence that can be scored under `protocol`.
@@ -115,10 +222,10 @@ class Run:
         HrbenchError
             If the run collected none, or its files are gone or damaged.
         """
-        for facts in self.config["evidence"]:
-            if Collection(**facts["collection"]).serves(protocol):
-                return Evidence.load(self.folder / "evidence" / facts["name"])
-        names = ", ".join(facts["name"] for facts in self.config["evidence"])
+        part = self.about.evidence_for(protocol)
+        if part is not None:
+            return Evidence.load(self.files.evidence(part.name))
+        names = ", ".join(part.name for part in self.about.evidence)
         raise HrbenchError(
             f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
             f"this run has {names}; run the job with this protocol into another output folder"
@@ -127,7 +234,7 @@ class Run:
     @cached_property
     def pictures(self) -> list[Picture]:
         """Worst and best images, in the order in which a report shows them."""
-        index = self.folder / "pictures" / "pictures.json"
+        index = self.files.pictures / "pictures.json"
         if not index.is_file():
             return []
         items = json.loads(index.read_text(encoding="utf-8"))

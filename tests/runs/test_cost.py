@@ -12,7 +12,7 @@ import torch
 from hrbench import load_dataset, load_protocol
 from hrbench.engine import device
 from hrbench.engine.device import MemoryPeaks, largest_peaks
-from hrbench.runs import runner as benchmark_module
+from hrbench.runs import shards
 from hrbench.runs.cost import timing
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
@@ -116,22 +116,22 @@ COST = [
 
 def test_a_run_keeps_its_cost(job, tmp_path):
     done = run_job(job, tmp_path, [load_protocol("native")], device=CPU)
-    cost = done.config["cost"]
-    assert list(cost) == COST
+    cost = done.about.cost
+    assert [name for name in COST if getattr(cost, name) is None] == ["fit_peak_device_mib", "peak_device_mib"]
     seconds = done.evidence.images["seconds"]
-    assert cost["predict_seconds"] == pytest.approx(seconds.sum())
-    assert cost["ms_median"] == pytest.approx(1e3 * seconds.median())
-    assert cost["megapixels_per_second"] == pytest.approx(8 * 48 * 70 / 1e6 / seconds.sum())
+    assert cost.predict_seconds == pytest.approx(seconds.sum())
+    assert cost.ms_median == pytest.approx(1e3 * seconds.median())
+    assert cost.megapixels_per_second == pytest.approx(8 * 48 * 70 / 1e6 / seconds.sum())
 
 
 def test_low_resolution_evidence_does_not_slow_a_method_down(job, tmp_path):
     done = run_job(job, tmp_path, [load_protocol("lowres256")], device=CPU)
     seconds = done.evidence.images["seconds"].sum()
-    assert done.config["cost"]["megapixels_per_second"] == pytest.approx(8 * 48 * 70 / 1e6 / seconds)
+    assert done.about.cost.megapixels_per_second == pytest.approx(8 * 48 * 70 / 1e6 / seconds)
 
 
 def test_an_interrupted_run_knows_the_cost_of_all_its_attempts(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_module, "CHUNK", 3)
+    monkeypatch.setattr(shards, "CHUNK", 3)
     peaks = iter([500.0, 700.0, 300.0, 100.0])  # of the fit and the shards, the last one after the interruption
 
     def record(self):
@@ -139,17 +139,17 @@ def test_an_interrupted_run_knows_the_cost_of_all_its_attempts(job, tmp_path, mo
 
     monkeypatch.setattr(MemoryPeaks, "record", record)
     with monkeypatch.context() as patch:
-        collectors = iter([benchmark_module.EvidenceCollector] * 2)
+        collectors = iter([shards.EvidenceCollector] * 2)
 
         def collector(way):
             if (made := next(collectors, None)) is None:
                 raise KeyboardInterrupt
             return made(way)
 
-        patch.setattr(benchmark_module, "EvidenceCollector", collector)
+        patch.setattr(shards, "EvidenceCollector", collector)
         with pytest.raises(KeyboardInterrupt):
             run_job(job, tmp_path, [load_protocol("native")], device=CPU)
-    cost = run_job(job, tmp_path, [load_protocol("native")], device=CPU).config["cost"]
-    assert cost["fit_peak_host_mib"] == 500.0
-    assert cost["peak_host_mib"] == 700.0
-    assert cost["timed_images"] == 8
+    cost = run_job(job, tmp_path, [load_protocol("native")], device=CPU).about.cost
+    assert cost.fit_peak_host_mib == 500.0
+    assert cost.peak_host_mib == 700.0
+    assert cost.timed_images == 8

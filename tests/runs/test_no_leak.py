@@ -8,9 +8,9 @@ import torch
 from hrbench.data import load_dataset
 from hrbench.errors import HrbenchError
 from hrbench.protocol import load_protocol
-from hrbench.runs import runner as benchmark
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
+from hrbench.runs.shards import EvidenceShards
 
 RSTPM = {
     "weights": "random",
@@ -46,16 +46,16 @@ def test_fit_and_thresholds_never_open_a_test_file(method, toy, tree, tmp_path, 
     with pytest.raises(HrbenchError, match=r"test.*not a readable image"):
         run(method, root, tmp_path / "broken")  # they are read in the end, or this test shows nothing
 
-    collect, fitted = benchmark._collect, []
+    collect, fitted = EvidenceShards.collect, []
 
-    def restoring(job, finished, folder, *rest, **options):
-        fitted.append((folder / "weights.safetensors").read_bytes())
+    def restoring(self, *arguments):
+        fitted.extend(path.read_bytes() for path in (tmp_path / "hidden").rglob("weights.safetensors"))
         for path, content in contents.items():
             path.write_bytes(content)
-        return collect(job, finished, folder, *rest, **options)
+        return collect(self, *arguments)
 
-    monkeypatch.setattr(benchmark, "_collect", restoring)
+    monkeypatch.setattr(EvidenceShards, "collect", restoring)
     found = run(method, root, tmp_path / "hidden")
     assert fitted == [(usual.folder / "weights.safetensors").read_bytes()]
-    assert found.config["threshold"] == usual.config["threshold"]
+    assert found.about.threshold == usual.about.threshold
     assert found.records.drop(columns="run").equals(usual.records.drop(columns="run"))

@@ -16,7 +16,7 @@ from hrbench.data import sample as sample_module
 from hrbench.engine import inference as inference_module
 from hrbench.metrics import measurement
 from hrbench.registry import load_method
-from hrbench.runs import runner as benchmark_module
+from hrbench.runs import runner, shards
 from hrbench.runs.job import identities, make_job, split_normals
 from hrbench.runs.runner import run_job
 from hrbench.runs.store import RECORD_COLUMNS, read_runs
@@ -27,7 +27,7 @@ PROTOCOLS = [load_protocol("native")]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(benchmark_module, "CHUNK", 3)
+    monkeypatch.setattr(shards, "CHUNK", 3)
 
 
 def job_for(tree, toy, **changes):
@@ -56,9 +56,9 @@ def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
     assert {"iou", "iou_decision", "iou_oracle"} <= set(records["metric"])
     assert 0 < value["iou_decision", "all"] <= value["iou_oracle", "all"] + 1e-6
     assert records["dataset"].unique().tolist() == [tree.name]
-    assert done.config["dataset"]["held_out"] == 1
-    assert done.config["method"]["options"]["decide"] is True
-    assert done.config["cost"]["megapixels_per_second"] > 0
+    assert done.about.dataset.held_out == 1
+    assert done.about.method.options["decide"] is True
+    assert done.about.cost.megapixels_per_second > 0
     assert len(done.evidence.images) == 8
     components = done.components[done.components["protocol"] == "native"]
     own = records[(records["metric"] == "aupro") & (records["subset"] == "all")].set_index("fpr_limit")["value"]
@@ -98,7 +98,7 @@ def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypat
     calls = {"step": 0, "shard": 0}
     with monkeypatch.context() as patch:
         real_step = torch.optim.Adam.step
-        real_collector = benchmark_module.EvidenceCollector
+        real_collector = shards.EvidenceCollector
         stop_step = {"first step": 1, "second stage": 14}.get(stop_at)
 
         def step(self, *args, **kwargs):
@@ -117,12 +117,12 @@ def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypat
             raise Killed
 
         patch.setattr(torch.optim.Adam, "step", step)
-        patch.setattr(benchmark_module, "EvidenceCollector", collector)
+        patch.setattr(shards, "EvidenceCollector", collector)
         if stop_at == "records":
             patch.setattr(measurement, "compute", compute)
         with pytest.raises(Killed):
             run_job(job, output, PROTOCOLS, device=CPU)
-        assert not (job.folder(output) / "run.json").exists()
+        assert not (job.folder(output).path / "run.json").exists()
         assert not list(output.glob("**/records.parquet"))
 
     steps_before = calls["step"]
@@ -147,7 +147,7 @@ def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypat
 def test_a_done_job_is_not_done_again(tree, toy, tmp_path, monkeypatch):
     before = run(tree, toy, tmp_path)
     stamp = (before.folder / "run.json").stat().st_mtime_ns
-    monkeypatch.setattr(benchmark_module, "Fit", None)
+    monkeypatch.setattr(runner, "Fit", None)
     assert (run(tree, toy, tmp_path).folder / "run.json").stat().st_mtime_ns == stamp
 
 
@@ -155,11 +155,11 @@ def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, mon
     import dataclasses
 
     run(tree, toy, tmp_path)
-    monkeypatch.setattr(benchmark_module, "Fit", None)
+    monkeypatch.setattr(runner, "Fit", None)
     strict = dataclasses.replace(PROTOCOLS[0], name="strict", fpr_limits=(0.02,), headline_fpr=0.02)
     again = run_job(job_for(tree, toy), tmp_path, [*PROTOCOLS, strict], device=CPU)
     assert set(again.records["protocol"]) == {"native", "strict"}
-    assert set(again.config["protocols"]) == {"native", "strict"}
+    assert set(again.about.protocols) == {"native", "strict"}
     limits = again.records.loc[again.records["protocol"] == "strict", "fpr_limit"].dropna().unique()
     assert limits.tolist() == [0.02]
     assert again.components.groupby("protocol").size().tolist() == [len(again.evidence.components)] * 2
@@ -193,9 +193,9 @@ def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
     views = ["whole:32", "tiled:32:8"]
     alone = [run(tree, toy, tmp_path / "alone", view=view, options=options) for view in views]
     whole = run(tree, toy, tmp_path / "whole", view="+".join(views), options=options)
-    assert whole.config["view"] == "whole:32+tiled:32:8"
-    assert [part["view"] for part in whole.config["fusion"]] == views
-    assert "fusion" not in alone[0].config
+    assert whole.about.view == "whole:32+tiled:32:8"
+    assert [part["view"] for part in whole.about.fusion] == views
+    assert alone[0].about.fusion is None
     assert set(whole.records["view"]) == {"whole:32+tiled:32:8"}
     assert len({done.folder.name for done in (*alone, whole)}) == 3
     auroc = [done.records.set_index(["metric", "subset"])["value"]["pixel_auroc", "all"] for done in (*alone, whole)]
@@ -204,14 +204,14 @@ def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", -1.0)
     job, output = job_for(tree, toy, view="+".join(views), options=options), tmp_path / "killed"
-    for victim in ("_fusion", "_collect"):
+    for victim, step in ((runner.Attempt, "measure_fusion"), (shards.EvidenceShards, "collect")):
         with monkeypatch.context() as patch:
-            patch.setattr(benchmark_module, victim, lambda *_, **__: (_ for _ in ()).throw(Killed))
+            patch.setattr(victim, step, lambda *_, **__: (_ for _ in ()).throw(Killed))
             with pytest.raises(Killed):
                 run_job(job, output, PROTOCOLS, device=CPU)
-    monkeypatch.setattr(benchmark_module.Fusion, "of", None)  # it was measured before
+    monkeypatch.setattr(runner.Fusion, "of", None)  # it was measured before
     resumed = run_job(job, output, PROTOCOLS, device=CPU)
-    assert resumed.config["fusion"] == whole.config["fusion"]
+    assert resumed.about.fusion == whole.about.fusion
     assert_same_bits(resumed.evidence, whole.evidence, but=("seconds",))
 
 
@@ -222,9 +222,9 @@ def test_a_method_is_calibrated_and_finished_view_by_view(tree, toy, tmp_path, m
     seen, finished = [], []
     monkeypatch.setattr(cls, "calibrate", lambda self, maps: seen.extend(maps))
     monkeypatch.setattr(cls, "finish", lambda self, maps: finished.append(maps) or -maps["distance"].sqrt() - 5)
-    monkeypatch.setattr(benchmark_module, "load_method", lambda _: cls)
+    monkeypatch.setattr(runner, "load_method", lambda _: cls)
     done = run(tree, toy, tmp_path, view="whole:32+tiled:32:8")
-    assert [list(maps) for maps in seen] == [["distance"]] * 2 * done.config["dataset"]["held_out"]
+    assert [list(maps) for maps in seen] == [["distance"]] * 2 * done.about.dataset.held_out
     assert not torch.equal(seen[0]["distance"], seen[1]["distance"])
     assert len(finished) % 2 == 0
     assert done.evidence.images["score"].ge(0).all()  # the maps are negative, what is fused of them is not
@@ -277,8 +277,8 @@ def test_a_truncated_test_image_is_named_and_the_fit_is_kept(tree, toy, tmp_path
     with pytest.raises(HrbenchError, match=r"test.good.002\.png"):
         run(root, toy, tmp_path / "out")
     victim.write_bytes(content)
-    assert (job_for(root, toy).folder(tmp_path / "out") / "weights.safetensors").is_file()
-    assert list(job_for(root, toy).folder(tmp_path / "out").glob("partial/evidence-*"))
+    assert (job_for(root, toy).folder(tmp_path / "out").path / "weights.safetensors").is_file()
+    assert list(job_for(root, toy).folder(tmp_path / "out").path.glob("partial/evidence-*"))
     assert run(root, toy, tmp_path / "out").records["value"].notna().any()
 
 
@@ -353,13 +353,13 @@ def test_an_unfinished_run_repeats_only_what_saw_other_images(tree, toy, tmp_pat
             run(root, toy, tmp_path / "out")
     changed = {"train": root / "bolt" / "train" / "good", "test": root / "bolt" / "test" / "good"}[part]
     Image.new("RGB", (70, 48), (90, 80, 70)).save(changed / "001.png")
-    steps, shards = [], []
-    real_step, real_collector = torch.optim.Adam.step, benchmark_module.EvidenceCollector
+    steps, written = [], []
+    real_step, real_collector = torch.optim.Adam.step, shards.EvidenceCollector
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a: steps.append(1) or real_step(self, *a))
-    monkeypatch.setattr(benchmark_module, "EvidenceCollector", lambda way: shards.append(1) or real_collector(way))
+    monkeypatch.setattr(shards, "EvidenceCollector", lambda way: written.append(1) or real_collector(way))
     resumed = run(root, toy, tmp_path / "out")
     assert len(steps) == (20 if part == "train" else 0)
-    assert len(shards) == (3 if part == "train" else 1)
+    assert len(written) == (3 if part == "train" else 1)
     fresh = run(root, toy, tmp_path / "fresh")
     assert np.array_equal(resumed.evidence.defect_scores, fresh.evidence.defect_scores)
     assert resumed.evidence.images.drop(columns="seconds").equals(fresh.evidence.images.drop(columns="seconds"))
@@ -403,13 +403,13 @@ def test_a_method_that_draws_while_it_predicts_resumes_alike(tree, tmp_path, mon
 
     monkeypatch.setattr(cls, "predict", noisy)
     job = job_for(tree, toy)
-    monkeypatch.setattr(benchmark_module, "load_method", lambda _: cls)
+    monkeypatch.setattr(runner, "load_method", lambda _: cls)
     whole = run_job(job, tmp_path / "a", PROTOCOLS, device=CPU)
     with monkeypatch.context() as patch:
         patch.setattr(measurement, "compute", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run_job(job, tmp_path / "b", PROTOCOLS, device=CPU)
-    shutil.rmtree(job.folder(tmp_path / "b") / "partial" / "evidence-00001")
+    shutil.rmtree(job.folder(tmp_path / "b").path / "partial" / "evidence-00001")
     resumed = run_job(job, tmp_path / "b", PROTOCOLS, device=CPU)
     assert np.array_equal(resumed.evidence.defect_scores, whole.evidence.defect_scores)
 
@@ -491,7 +491,7 @@ def test_evidence_does_not_depend_on_what_is_done_ahead(tree, toy, tmp_path, mon
         yield from (function(item) for item in items)
 
     with monkeypatch.context() as patch:
-        for module in (benchmark_module, inference_module):
+        for module in (runner, shards, inference_module):
             patch.setattr(module, "ahead", one_after_another)
         alone = run(tree, toy, tmp_path / "b", view=view, options=options)
     monkeypatch.setattr(inference_module, "WORKERS_CPU", 5)
@@ -512,7 +512,7 @@ def test_no_thread_is_left_by_a_job_that_fails_or_is_interrupted(tree, toy, tmp_
                 raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(benchmark_module, "sample_mask", mask)
+            patch.setattr(shards, "sample_mask", mask)
             with pytest.raises(type(error)) as held:  # its traceback keeps the frames alive
                 run(tree, toy, tmp_path / str(number))
         assert threading.main_thread() not in calls  # evidence is counted beside the forward pass
@@ -530,5 +530,5 @@ def test_what_was_predicted_before_a_bad_file_is_kept(tree, toy, tmp_path):
     victim.write_bytes(victim.read_bytes()[:60])
     with pytest.raises(HrbenchError, match=r"test.good.000\.png"):
         run(root, toy, tmp_path / "out")
-    kept = job_for(root, toy).folder(tmp_path / "out") / "partial"
+    kept = job_for(root, toy).folder(tmp_path / "out").path / "partial"
     assert [path.name for path in kept.glob("evidence-*")] == ["evidence-00000"]
