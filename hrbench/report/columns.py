@@ -182,9 +182,9 @@ def category_columns(protocol: Protocol) -> list[Column]:
     precision = "Average precision"
     disjoint = "Size robustness with the disjoint quarters in place of the cumulative ones"
     mean_iou, dice = "Mean IoU over the defective images", "Pooled F1 (Dice)"
-    with_good = "Mean IoU over all images, a good one counting 1 if nothing is called in it, as in U-Flow's paper"
+    with_good = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper"
     auto, own = "at the automatic threshold", "at the method's own decision"
-    called = "Share of normal pixels called defective at the"
+    normal = "Share of normal pixels predicted defective at the"
     return [
         *auroc,
         Column("image_ap", "AP", "image", "image_ap", title=f"{precision} of image scores"),
@@ -197,12 +197,12 @@ def category_columns(protocol: Protocol) -> list[Column]:
         Column("miou_all", auto, "with good", "miou_all", title=f"{with_good}, at the automatic threshold"),
         Column("f1", auto, "F1", "f1", title=f"{dice} at the automatic threshold"),
         *_recall("recall", auto),
-        Column("fpr", auto, "FPR", "fpr", title=f"{called} the automatic threshold", contest=False, least=True),
+        Column("fpr", auto, "FPR", "fpr", title=f"{normal} the automatic threshold", contest=False, least=True),
         Column("iou_decision", own, "IoU", "iou_decision", title=f"Pooled IoU {own}"),
         Column("miou_decision", own, "mean IoU", "miou_decision", title=f"{mean_iou}, {own}"),
         Column("miou_all_decision", own, "with good", "miou_all_decision", title=f"{with_good}, {own}"),
         *_recall("recall_decision", own),
-        Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{called} own decision", contest=False, least=True),
+        Column("fpr_decision", own, "FPR", "fpr_decision", title=f"{normal} own decision", contest=False, least=True),
         Column("iou_oracle", "oracle*", "IoU", "iou_oracle", title=_iou()[1].title),
         Column("miou_oracle", "oracle*", "mean IoU", "miou_oracle", title=f"{mean_iou}, best in hindsight"),
         Column("f1_oracle", "oracle*", "F1", "f1_oracle", title=f"{dice}, best in hindsight"),
@@ -211,7 +211,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
 
 
 def _recall(metric: str, where: str) -> list[Column]:
-    title = f"Share of the defects of which enough is called {where}"
+    title = f"Share of the defects of which enough is predicted defective {where}"
     smallest = f"{title}: the smallest quarter of each category, by area"
     return [
         Column(metric, where, "recall", metric, title=title),

@@ -17,16 +17,16 @@ from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, overview_columns, size_columns
 from hrbench.report.configurations import printable
 from hrbench.report.cost import cost_notes, cost_table
+from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
+from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.grid import grid
-from hrbench.report.images import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
-from hrbench.report.limits import limit_names, limit_overview, limit_table
-from hrbench.report.plots import KINDS, Material, figures, gather
+from hrbench.report.plots import KINDS, PlotData, figures, gather
+from hrbench.report.protocol_comparison import compare_protocols
 from hrbench.report.published import published_tables, read_published
 from hrbench.report.rows import interval_note, leaderboard_rows, rank_text
 from hrbench.report.summary import Summary, lookup, summarise
 from hrbench.report.tables import csv_table, markdown_page
-from hrbench.report.worth import worth_of
 from hrbench.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
@@ -102,7 +102,7 @@ def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[str, int]]:
     return [(name, len(list(group))) for name, group in groupby(heads, key=lambda head: head[0])]
 
 
-def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: str, anchor: str) -> dict[str, Any]:
+def _dataset(runs: Sequence[Run], summary: Summary, material: PlotData, name: str, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
     protocol, cells = summary.protocol, lookup(summary, name)
     rows = leaderboard_rows(summary, name)
@@ -130,13 +130,13 @@ def _dataset(runs: Sequence[Run], summary: Summary, material: Material, name: st
         "limits": limit_overview(material.limits, summary, name),
         "cost": cost_table(summary, name),
         "cost_notes": cost_notes(summary, name),
-        "worth": worth_of(runs, summary, name),
+        "worth": compare_protocols(runs, summary, name),
         "cards": method_cards(runs, summary, name, rows, anchor),
     }
 
 
 def _category(
-    runs: Sequence[Run], summary: Summary, material: Material, dataset: str, category: str, anchor: str
+    runs: Sequence[Run], summary: Summary, material: PlotData, dataset: str, category: str, anchor: str
 ) -> dict[str, Any]:
     """Return what the page shows of one category."""
     protocol, cells = summary.protocol, lookup(summary, dataset)
@@ -161,7 +161,7 @@ def _category(
 
 
 def _svg(
-    summary: Summary, material: Material, dataset: str, category: str, prefix: str, kinds: Sequence[str]
+    summary: Summary, material: PlotData, dataset: str, category: str, prefix: str, kinds: Sequence[str]
 ) -> dict[str, Markup]:
     """Return the plots as markup: matplotlib has escaped the names in them."""
     what = {

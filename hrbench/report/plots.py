@@ -19,16 +19,16 @@ from hrbench.metrics.detection import Detection
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
+from hrbench.report.cost_plot import draw_cost
+from hrbench.report.detection_limits import Reliability
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
-from hrbench.report.images import save
-from hrbench.report.limits import Reliability
-from hrbench.report.pod import draw_detection
+from hrbench.report.embedding import save
+from hrbench.report.pod_plot import draw_detection
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
-from hrbench.report.tradeoff import draw_tradeoff
 from hrbench.scoring import detection_of
 from hrbench.store import Run
 
-__all__ = ["KINDS", "Material", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
 
 Floats = npt.NDArray[np.float64]
 KINDS = ("sizes", "diameters", "curves", "detection", "cost")
@@ -38,7 +38,7 @@ FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class PlotData:
     """What plots need beyond the summary, read from the evidence.
 
     Attributes
@@ -56,7 +56,7 @@ class Material:
     limits: Mapping[tuple[str, str, int], Reliability] = dataclasses.field(default_factory=dict)
 
 
-def gather(runs: Sequence[Run], summary: Summary) -> Material:
+def gather(runs: Sequence[Run], summary: Summary) -> PlotData:
     """Read areas, curves and limits from the evidence of `runs`; a run whose evidence is gone contributes none."""
     areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
     found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
@@ -74,7 +74,7 @@ def gather(runs: Sequence[Run], summary: Summary) -> Material:
         found.setdefault(key, []).append((pro, roc))
         if key not in limits:
             limits[key] = Reliability(detection_of(evidence, summary.protocol), row["seed"])
-    return Material(areas, {key: _mean(pairs) for key, pairs in found.items()}, limits)
+    return PlotData(areas, {key: _mean(pairs) for key, pairs in found.items()}, limits)
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -116,7 +116,7 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
 
 def figures(
     summary: Summary,
-    material: Material,
+    material: PlotData,
     dataset: str,
     category: str = "",
     *,
@@ -145,7 +145,7 @@ def figures(
         detection = draw_detection(sheet.detections(), protocol.pod, title)
         drawn |= {} if detection is None else {"detection": detection}
     if "cost" in kinds and not category:
-        cost = draw_tradeoff(tradeoff(summary, dataset), axis, title)
+        cost = draw_cost(tradeoff(summary, dataset), axis, title)
         drawn |= {} if cost is None else {"cost": cost}
     return drawn
 
@@ -153,7 +153,7 @@ def figures(
 class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
-    def __init__(self, summary: Summary, material: Material, dataset: str, category: str) -> None:
+    def __init__(self, summary: Summary, material: PlotData, dataset: str, category: str) -> None:
         self.summary, self.material, self.dataset, self.category = summary, material, dataset, category
         self.cells = lookup(summary, dataset)
         every = summary.category_names(dataset)

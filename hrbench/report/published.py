@@ -14,7 +14,7 @@ from typing import Any
 from hrbench._layout import published_root
 from hrbench.errors import HrbenchError
 
-__all__ = ["COLUMNS", "Figure", "published_tables", "read_published"]
+__all__ = ["COLUMNS", "PublishedValue", "published_tables", "read_published"]
 
 COLUMNS = ("method", "backbone", "dataset", "category", "metric", "value", "resolution", "selection", "source")
 
@@ -22,7 +22,7 @@ _SHARES = ("auroc", "aupro", "iou", "f1", "ap")
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedValue:
     """One published figure; see ``results/published/README.md``.
 
     Attributes
@@ -47,7 +47,7 @@ class Figure:
         return self.method, self.backbone, self.resolution, self.selection, self.source
 
 
-def read_published(folder: Traversable | None = None) -> list[Figure]:
+def read_published(folder: Traversable | None = None) -> list[PublishedValue]:
     """Read every CSV file of the folder of published figures.
 
     Parameters
@@ -78,7 +78,7 @@ def read_published(folder: Traversable | None = None) -> list[Figure]:
     return figures
 
 
-def _read(file: Traversable) -> Iterable[tuple[int, Figure]]:
+def _read(file: Traversable) -> Iterable[tuple[int, PublishedValue]]:
     rows = csv.reader(io.StringIO(file.read_text(encoding="utf-8")))
     head = next(rows, [])
     if tuple(head) != COLUMNS:
@@ -90,7 +90,7 @@ def _read(file: Traversable) -> Iterable[tuple[int, Figure]]:
         empty = [name for name, text in zip(COLUMNS, row, strict=True) if not text.strip()]
         if empty:
             raise HrbenchError(f"{where}: {empty[0]} is empty, expected text ('not stated' where it is not)")
-        figure = Figure(*row)
+        figure = PublishedValue(*row)
         try:
             value = float(figure.value)
         except ValueError:
@@ -102,12 +102,12 @@ def _read(file: Traversable) -> Iterable[tuple[int, Figure]]:
         yield rows.line_num, figure
 
 
-def published_tables(figures: Sequence[Figure], datasets: Iterable[str]) -> list[dict[str, Any]]:
+def published_tables(figures: Sequence[PublishedValue], datasets: Iterable[str]) -> list[dict[str, Any]]:
     """Return what the page shows: per dataset and metric a table of series by category.
 
     Parameters
     ----------
-    figures : sequence of Figure
+    figures : sequence of PublishedValue
     datasets : iterable of str
         Those that the page is about; figures of others are left out.
     """
@@ -120,7 +120,7 @@ def published_tables(figures: Sequence[Figure], datasets: Iterable[str]) -> list
     return shown
 
 
-def _table(metric: str, figures: Sequence[Figure]) -> dict[str, Any]:
+def _table(metric: str, figures: Sequence[PublishedValue]) -> dict[str, Any]:
     values = {(figure.series, figure.category): figure.value for figure in figures}
     categories = sorted({figure.category for figure in figures}, key=lambda name: (name != "mean", name))
     rows = [

@@ -22,6 +22,7 @@ from hrbench.report.columns import (
 )
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_notes, cost_table, device_text
+from hrbench.report.protocol_comparison import ProtocolComparison, compare_protocols
 from hrbench.report.rows import (
     footnotes,
     interval_text,
@@ -33,7 +34,6 @@ from hrbench.report.rows import (
     weights_text,
 )
 from hrbench.report.summary import Cell, Summary, lookup, summarise
-from hrbench.report.worth import Worth, worth_of
 from hrbench.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
@@ -72,7 +72,7 @@ def markdown_page(summary: Summary, runs: Sequence[Run] = ()) -> str:
         parts.append(_markdown_table(lines))
         parts.append("\n".join(f"- {_markdown(text)}" for text in footnotes(summary, dataset)))
         parts += _markdown_cost(summary, dataset)
-        if runs and (worth := worth_of(runs, summary, dataset)) is not None:
+        if runs and (worth := compare_protocols(runs, summary, dataset)) is not None:
             parts += _markdown_worth(worth)
     return "\n\n".join(parts) + "\n"
 
@@ -94,7 +94,7 @@ def _markdown_cost(summary: Summary, dataset: str) -> list[str]:
     return ["### What it costs", _markdown_table(lines), *([notes] if notes else [])]
 
 
-def _markdown_worth(worth: Worth) -> list[str]:
+def _markdown_worth(worth: ProtocolComparison) -> list[str]:
     """Return heading, sentence, table and notes; every metric starts with what it counts."""
     lines = [["Metric", "Method", *[_markdown(name) for name in worth.protocols]]]
     lines.append([":--", ":--", *["--:"] * len(worth.protocols)])

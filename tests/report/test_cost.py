@@ -20,10 +20,10 @@ from hrbench.protocol import Protocol
 from hrbench.report import page, plots
 from hrbench.report.configurations import THROUGHPUT, costs_of
 from hrbench.report.cost import Point, Tradeoff, cost_notes, cost_table, tradeoff
+from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
 from hrbench.report.summary import Cell, summarise
 from hrbench.report.tables import csv_table, markdown_page
-from hrbench.report.tradeoff import draw_tradeoff
 from hrbench.store import Run
 
 from .conftest import CONFIGS, DATASETS
@@ -48,7 +48,7 @@ def on(make_run: Factory, number: int, speed: float, device: str = CPU, **change
 
 
 def drawn(runs: list[Run], protocol: Protocol) -> Figure:
-    figure = draw_tradeoff(tradeoff(summarise(runs, protocol), "bsdata"), "AUPRO", "")
+    figure = draw_cost(tradeoff(summarise(runs, protocol), "bsdata"), "AUPRO", "")
     assert figure is not None
     return figure
 
@@ -106,7 +106,7 @@ def test_rows_that_are_not_ranked_neither_beat_nor_are_beaten(runs: list[Run], p
     assert lacking.series.label.endswith("(lacks wood)")
     assert lacking not in found.front(device)
     assert len(found.points[device]) == 4
-    figure = draw_tradeoff(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "")
     assert figure is not None
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == PAPER and len(line.get_xdata())]
     assert [line.get_ydata()[0] for line in hollow] == [lacking.quality.value]
@@ -173,7 +173,7 @@ def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[floa
         for i, (value, speed) in enumerate(zip(values, speeds, strict=False))
     ]
     found = Tradeoff({CPU: points}, {})
-    figure = draw_tradeoff(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "")
     assert figure is not None
     (axes,) = figure.axes
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()

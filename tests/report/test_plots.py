@@ -14,7 +14,7 @@ from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.report.drawing import Bin, style
-from hrbench.report.images import inline_svg
+from hrbench.report.embedding import inline_svg
 from hrbench.report.summary import summarise
 from hrbench.store import Run
 

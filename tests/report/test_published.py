@@ -11,7 +11,7 @@ import pytest
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import page
-from hrbench.report.published import COLUMNS, Figure, published_tables, read_published
+from hrbench.report.published import COLUMNS, PublishedValue, published_tables, read_published
 from hrbench.report.summary import summarise
 from hrbench.store import Run
 
@@ -24,8 +24,8 @@ def written(folder: Path, *lines: str, head: str = HEAD) -> Path:
     return folder
 
 
-def figure(method: str = "A", dataset: str = "mvtec_ad", category: str = "mean", value: str = "0.9") -> Figure:
-    return Figure(method, "resnet18", dataset, category, "pixel_auroc", value, "256", "last epoch", "arXiv 1")
+def figure(method: str = "A", dataset: str = "mvtec_ad", category: str = "mean", value: str = "0.9") -> PublishedValue:
+    return PublishedValue(method, "resnet18", dataset, category, "pixel_auroc", value, "256", "last epoch", "arXiv 1")
 
 
 def test_the_files_that_come_along_are_sound() -> None:

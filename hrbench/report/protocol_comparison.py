@@ -15,14 +15,14 @@ from hrbench.report.rows import leaderboard_rows
 from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, averages, values_of
 from hrbench.store import Run
 
-__all__ = ["Block", "Worth", "WorthCell", "worth_of"]
+__all__ = ["Block", "ComparedCell", "ProtocolComparison", "compare_protocols"]
 
 _FIELDS = [field.name for field in dataclasses.fields(Cell)]
 _Key = tuple[int, str, str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class WorthCell:
+class ComparedCell:
     """A value under one protocol: text, signed difference to the reference in points, tooltip, and if it is best."""
 
     text: str
@@ -37,11 +37,11 @@ class Block:
 
     name: str
     counts: list[str]
-    rows: list[tuple[dict[str, Any], list[WorthCell]]]
+    rows: list[tuple[dict[str, Any], list[ComparedCell]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Worth:
+class ProtocolComparison:
     """The same maps under several protocols.
 
     Attributes
@@ -68,7 +68,7 @@ class _Measured:
     lacking: Mapping[int, str]
 
 
-def worth_of(runs: Sequence[Run], summary: Summary, dataset: str) -> Worth | None:
+def compare_protocols(runs: Sequence[Run], summary: Summary, dataset: str) -> ProtocolComparison | None:
     """Compare the protocols under which the runs of a dataset were measured; None if there is only one.
 
     A value needs records of every run that counts for its row: an average over other runs would be of other maps.
@@ -96,7 +96,7 @@ def worth_of(runs: Sequence[Run], summary: Summary, dataset: str) -> Worth | Non
         "n: defects that are counted; a shrunken mask loses small ones and may tear thin ones apart. "
         "tiny: the smallest quarter of those that are counted. ° Mean over fewer values than it should have."
     )
-    return Worth(names, [block for block in blocks if block is not None], sentence, notes)
+    return ProtocolComparison(names, [block for block in blocks if block is not None], sentence, notes)
 
 
 def _measure(runs: Sequence[Run], table: pd.DataFrame, name: str) -> _Measured:
@@ -170,7 +170,7 @@ def _block(
             same = measured[name].parts.get(origin) == measured[names[0]].parts.get(origin)
             points = 100 * (here.shown - base.shown) if name != names[0] and same else math.nan
             line.append(
-                WorthCell(
+                ComparedCell(
                     (f"n = {here.n}" if here.few else text) + "°" * (0 < here.defined < here.total),
                     "" if math.isnan(points) else _signed(points),
                     _explain(name, here, column, measured[name].lacking.get(row["configuration"], "")),

@@ -13,10 +13,17 @@ from matplotlib.figure import Figure
 
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Detectability, Protocol
-from hrbench.report import page, plots, pod
+from hrbench.report import page, plots, pod_plot
+from hrbench.report.detection_limits import (
+    Reliability,
+    detection_limit_text,
+    limit_names,
+    limit_overview,
+    limit_table,
+    unreached,
+)
 from hrbench.report.drawing import Series, log_ticks
-from hrbench.report.images import inline_svg
-from hrbench.report.limits import Reliability, limit_names, limit_overview, limit_table, limit_text, unreached
+from hrbench.report.embedding import inline_svg
 from hrbench.report.summary import Summary, summarise
 from hrbench.report.tables import csv_table
 from hrbench.store import Run
@@ -91,10 +98,10 @@ def test_a_limit_that_is_not_reached_keeps_its_reason(summary: Summary) -> None:
 def test_cases_without_an_answer(summary: Summary, areas: list[int], hits: list[int], text: str, arrow: bool) -> None:
     found = fit_detection(areas, hits)
     cells = table(summary, found)
-    assert cells[2] == text == limit_text(found.a90_95)
+    assert cells[2] == text == detection_limit_text(found.a90_95)
     assert cells[5:] == ["–", "–"]
     assert unreached(found.a90_95) is arrow
-    figure = pod.draw_detection([(Series("x", 0), found)], Detectability(), "")
+    figure = pod_plot.draw_detection([(Series("x", 0), found)], Detectability(), "")
     assert (figure is None) == (not areas)
     if figure is not None:
         assert (">" in markers(figure)) is arrow
@@ -156,7 +163,7 @@ def test_curves_are_overlaid_and_more_than_four_get_panels() -> None:
     found = fit_detection(SIZES, HITS)
     for number, panels in ((1, 1), (4, 1), (5, 5)):
         items = [(Series(f"{NASTY} {i}", i), found) for i in range(number)]
-        figure = pod.draw_detection(items, Detectability(), NASTY)
+        figure = pod_plot.draw_detection(items, Detectability(), NASTY)
         assert figure is not None
         assert len(figure.axes) == panels
         assert markers(figure).count(">") == number
@@ -168,7 +175,7 @@ def test_curves_are_overlaid_and_more_than_four_get_panels() -> None:
 
 def test_arrows_do_not_hide_each_other() -> None:
     items = [(Series(f"{i}", i), fit_detection(SIZES, [0] * 25)) for i in range(3)]
-    figure = pod.draw_detection(items, Detectability(), "")
+    figure = pod_plot.draw_detection(items, Detectability(), "")
     assert figure is not None
     heights = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == ">"]
     assert len(set(heights)) == 3
@@ -176,7 +183,7 @@ def test_arrows_do_not_hide_each_other() -> None:
 
 def test_a_rug_of_many_defects_stays_small() -> None:
     areas = np.exp(np.random.default_rng(0).uniform(1, 9, 19_000))
-    strokes = pod._strokes(areas)
+    strokes = pod_plot._strokes(areas)
     assert strokes.size <= 501
     assert strokes.min() == pytest.approx(areas.min(), rel=0.01)
     assert strokes.max() == pytest.approx(areas.max(), rel=0.01)
@@ -187,4 +194,4 @@ def test_axis_has_few_round_areas(low: float, high: float) -> None:
     ticks = log_ticks(low, high, 12)
     assert 1 <= len(ticks) <= 12
     assert all(low <= tick <= high for tick in ticks)
-    assert re.fullmatch(r"[\d,]+\n⌀ [\d.]+", pod._tick(ticks[0]))
+    assert re.fullmatch(r"[\d,]+\n⌀ [\d.]+", pod_plot._tick(ticks[0]))

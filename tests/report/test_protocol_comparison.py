@@ -9,9 +9,9 @@ import pytest
 
 from hrbench.protocol import Protocol
 from hrbench.report import page
+from hrbench.report.protocol_comparison import Block, ProtocolComparison, compare_protocols
 from hrbench.report.summary import summarise
 from hrbench.report.tables import markdown_page
-from hrbench.report.worth import Block, Worth, worth_of
 from hrbench.store import Run
 
 from .conftest import CONFIGS
@@ -30,8 +30,8 @@ def measure(run: Run, name: str, *, shift: float = 0.0, factor: float = 1.0, lim
     return run
 
 
-def worth(runs: list[Run], protocol: Protocol, dataset: str = "bsdata") -> Worth:
-    result = worth_of(runs, summarise(runs, protocol), dataset)
+def worth(runs: list[Run], protocol: Protocol, dataset: str = "bsdata") -> ProtocolComparison:
+    result = compare_protocols(runs, summarise(runs, protocol), dataset)
     assert result is not None
     return result
 
@@ -42,7 +42,7 @@ def texts(block: Block, row: int = 0) -> list[tuple[str, str]]:
 
 def test_one_protocol_is_worth_nothing(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run()]
-    assert worth_of(runs, summarise(runs, protocol), "bsdata") is None
+    assert compare_protocols(runs, summarise(runs, protocol), "bsdata") is None
     assert "worth" not in markdown_page(summarise(runs, protocol), runs)
     assert "What the protocol is worth" not in page.html_page(runs, summarise(runs, protocol))
 

@@ -17,10 +17,10 @@ __all__ = [
     "LimitCell",
     "LimitTable",
     "Reliability",
+    "detection_limit_text",
     "limit_names",
     "limit_overview",
     "limit_table",
-    "limit_text",
     "unreached",
 ]
 
@@ -91,7 +91,7 @@ def unreached(limit: DetectionLimit) -> bool:
     return limit.area is None and limit.reason.startswith("not reached")
 
 
-def limit_text(limit: DetectionLimit) -> str:
+def detection_limit_text(limit: DetectionLimit) -> str:
     """Write a limit in one line: ``312 px``, ``not reached``, ``not estimable``."""
     return limit.reason.partition(" (")[0] if limit.area is None else _pixels(limit.area)
 
@@ -220,8 +220,8 @@ def _cells(found: Detection, marks: tuple[int, ...]) -> list[LimitCell]:
         dataclasses.replace(upper, marks=marks),
         few if bootstrap is None else _limit_cell(bootstrap),
         LimitCell(f"{hits:,} / {number:,}", title=f"{hits:,} of {number:,} defects hit", sort=str(hits)),
-        _share(found.false_per_image, "of the good test images called by at least one pixel"),
-        _share(found.false_per_pixel, "of the normal test pixels called"),
+        _share(found.false_per_image, "of the good test images with a pixel predicted defective"),
+        _share(found.false_per_pixel, "of the normal test pixels predicted defective"),
     ]
 
 
