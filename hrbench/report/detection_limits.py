@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection, DetectionLimit
 from hrbench.protocol import Detectability, Protocol
-from hrbench.report.rows import leaderboard_rows
-from hrbench.report.summary import Summary
+from hrbench.report.columns import Column
+from hrbench.report.summary import Row, Summary
+from hrbench.report.table import Cell, Table
 
 __all__ = [
-    "LimitCell",
-    "LimitTable",
+    "Reliabilities",
     "Reliability",
     "detection_limit_text",
     "limit_names",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 _CONSTRUCTIONS = {"firth": "Firth logistic", "ml": "maximum-likelihood logistic"}
-_NO_THRESHOLD = "no operating threshold: no held-out normal images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,39 +43,6 @@ class Reliability:
 
 
 Reliabilities = Mapping[tuple[str, str, int], Reliability]
-
-
-@dataclasses.dataclass(frozen=True)
-class LimitCell:
-    """One cell: text, small print, tooltip, sort key ("" for the end) and marks of footnotes."""
-
-    text: str
-    below: str = ""
-    title: str = ""
-    sort: str = ""
-    marks: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class LimitTable:
-    """Detection limits of the configurations in a category, or of one kind over the categories.
-
-    Attributes
-    ----------
-    heads : list of (str, str, str)
-        Of each column: group, heading and explanation.
-    rows : list of (dict, list of LimitCell)
-        Row of the leaderboard, and its cells.
-    notes : list of str
-        Footnotes, numbered from 1.
-    remarks : list of str
-        What stands below the table in sentences.
-    """
-
-    heads: list[tuple[str, str, str]]
-    rows: list[tuple[dict[str, Any], list[LimitCell]]]
-    notes: list[str]
-    remarks: list[str]
 
 
 def limit_names(pod: Detectability) -> tuple[str, str, str]:
@@ -100,84 +65,105 @@ def _pixels(area: float) -> str:
     return f"{area:,.0f} px" if area >= 9.95 else f"{area:.1f} px"
 
 
-def limit_table(known: Reliabilities, summary: Summary, dataset: str, category: str) -> LimitTable | None:
-    """Return the limits in one category with all that belongs to them; None without any evidence."""
-    rows, silent, lost = _sort_out(known, summary, dataset, category)
-    if not rows and not silent:
+def limit_table(reliabilities: Reliabilities, summary: Summary, dataset: str, category: str) -> Table | None:
+    """Return the limits in one category with all that belongs to them; None without any evidence.
+
+    A table without rows has notes that say why.
+    """
+    analysed, silent, lost = _sort_out(reliabilities, summary, dataset, category)
+    if not analysed and not silent:
         return None
-    a50, a90, a90_95 = limit_names(summary.protocol.pod)
     pod, rule = summary.protocol.pod, summary.protocol.threshold
-    confidence = f"With {100 * pod.level:g} % confidence at most this: "
-    heads = [
-        ("area found with probability", a50, "Half of the defects of this area are found"),
-        ("area found with probability", a90, f"{100 * pod.probability:g} % of the defects of this area are found"),
-        (f"{a90_95}, upper limit of {a90}", "profile", confidence + "profile likelihood, the headline"),
-        (f"{a90_95}, upper limit of {a90}", "images", confidence + "bootstrap over images, which share their fate"),
-        ("defects", "hit", f"At least {100 * pod.share:g} % of the defect is at or above the threshold"),
+    a90_95 = limit_names(pod)[2]
+    cautions = list(dict.fromkeys(caution for _, detection in analysed for caution in detection.cautions))
+    notes = []
+    if analysed:
+        fits = {_CONSTRUCTIONS[detection.method] for _, detection in analysed if detection.method != "none"}
+        if fits:
+            notes.append(f"{' and '.join(sorted(fits))} regression of hit on ln(area); {a90_95}: profile likelihood.")
+        notes.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")
+        if seeds := _seeds(reliabilities, summary, dataset, category):
+            notes.append(seeds)
+    return Table(
+        columns=_columns(summary.protocol),
+        rows=tuple(row for row, _ in analysed),
+        cells=tuple(_cells(detection, cautions) for _, detection in analysed),
+        kind="detection-limits",
+        caption="Defects of this area are found at the operating threshold; area in px, ⌀ diameter of an equal circle",
+        notes=(*notes, *_absent(silent, lost)),
+        cautions=tuple(cautions),
+    )
+
+
+def _columns(protocol: Protocol) -> tuple[Column, ...]:
+    a50, a90, a90_95 = limit_names(protocol.pod)
+    reached, upper = "area found with probability", f"{a90_95}, upper limit of {a90}"
+    confidence = f"With {100 * protocol.pod.level:g} % confidence at most this: "
+    heads = (
+        (reached, a50, "Half of the defects of this area are found"),
+        (reached, a90, f"{100 * protocol.pod.probability:g} % of the defects of this area are found"),
+        (upper, "profile", confidence + "profile likelihood, the headline"),
+        (upper, "images", confidence + "bootstrap over images, which share their fate"),
+        ("defects", "hit", f"At least {100 * protocol.pod.share:g} % of the defect is at or above the threshold"),
         ("false calls", "good images", "Share of the good test images with a pixel at or above the threshold"),
-        ("false calls", "normal pixels", f"Share of all normal test pixels; the rule is {_rule(summary.protocol)}"),
-    ]
-    notes: list[str] = []
-    lines = []
-    for row, found in rows:
-        marks = []
-        for caution in found.cautions:
-            if caution not in notes:
-                notes.append(caution)
-            marks.append(notes.index(caution) + 1)
-        lines.append((row, _cells(found, tuple(marks))))
-    remarks = []
-    if lines:
-        used = {_CONSTRUCTIONS[found.method] for _, found in rows if found.method != "none"}
-        if used:
-            remarks.append(f"{' and '.join(sorted(used))} regression of hit on ln(area); {a90_95}: profile likelihood.")
-        remarks.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")
-        if seeds := _seeds(known, summary, dataset, category):
-            remarks.append(seeds)
-    return LimitTable(heads, lines, notes, remarks + _absent(silent, lost))
+        ("false calls", "normal pixels", f"Share of all normal test pixels; the rule is {_rule(protocol)}"),
+    )
+    return tuple(_column(*head) for head in heads)
 
 
-def limit_overview(known: Reliabilities, summary: Summary, dataset: str) -> LimitTable | None:
+def _column(group: str, head: str, title: str) -> Column:
+    """Return a column of limits or of what belongs to them: no row wins by a figure that needs the others beside it."""
+    return Column(head, group, head, title=title, contest=False, least=True)
+
+
+def limit_overview(reliabilities: Reliabilities, summary: Summary, dataset: str) -> Table | None:
     """Return the upper limits of all categories side by side; None without any, or for a single category."""
     categories = summary.category_names(dataset)
-    keys = [key for key, entry in known.items() if key[0] == dataset and entry.detection is not None]
-    if len(categories) < 2 or not keys:
+    analysed = [key for key, entry in reliabilities.items() if key[0] == dataset and entry.detection is not None]
+    if len(categories) < 2 or not analysed:
         return None
-    name = limit_names(summary.protocol.pod)[2]
-    lines = []
-    for row in leaderboard_rows(summary, dataset):
-        cells = []
-        for category in categories:
-            entry = known.get((dataset, category, row["configuration"]))
-            if entry is None:
-                cells.append(LimitCell("–", title="no run, or its evidence is gone"))
-            elif entry.detection is None:
-                cells.append(LimitCell("–", title=_NO_THRESHOLD))
-            else:
-                cells.append(_limit_cell(entry.detection.a90_95))
-        lines.append((row, cells))
-    heads = [(name, category, f"{name} in {category}") for category in categories]
-    remarks = ["False calls and cautions belong to every figure: see the categories. No average: thresholds differ."]
-    silent = [row["short"] for row, cells in lines if all(cell.title == _NO_THRESHOLD for cell in cells)]
-    return LimitTable(heads, lines, [], remarks + _absent(silent, []))
+    a90, a90_95 = limit_names(summary.protocol.pod)[1:]
+    rows, cells, silent = summary.rows[dataset], [], []
+    for row in rows:
+        entries = [reliabilities.get((dataset, category, row.configuration.number)) for category in categories]
+        cells.append(tuple(_upper_cell(entry) for entry in entries))
+        if all(entry is not None and entry.detection is None for entry in entries):
+            silent.append(row.configuration.short)
+    notes = ["False calls and cautions belong to every figure: see the categories. No average: thresholds differ."]
+    return Table(
+        columns=tuple(_column(a90_95, category, f"{a90_95} in {category}") for category in categories),
+        rows=rows,
+        cells=tuple(cells),
+        kind="detection-limits",
+        caption=f"Upper limit of {a90}, per category; area in px, ⌀ diameter of an equal circle",
+        notes=(*notes, *_absent(silent, [])),
+    )
+
+
+def _upper_cell(entry: Reliability | None) -> Cell:
+    if entry is None:
+        return Cell("–", "no run, or its evidence is gone")
+    if entry.detection is None:
+        return Cell("–", "no operating threshold: no held-out normal images")
+    return _limit_cell(entry.detection.a90_95)
 
 
 def _sort_out(
-    known: Reliabilities, summary: Summary, dataset: str, category: str
-) -> tuple[list[tuple[dict[str, Any], Detection]], list[str], list[str]]:
+    reliabilities: Reliabilities, summary: Summary, dataset: str, category: str
+) -> tuple[list[tuple[Row, Detection]], list[str], list[str]]:
     """Return rows with an analysis, and the labels of those without threshold and without evidence."""
-    rows, silent, lost = [], [], []
-    for row in leaderboard_rows(summary, dataset):
-        if category in row["missing"]:
+    analysed, silent, lost = [], [], []
+    for row in summary.rows[dataset]:
+        if category in row.missing:
             continue
-        entry = known.get((dataset, category, row["configuration"]))
+        entry = reliabilities.get((dataset, category, row.configuration.number))
         if entry is None:
-            lost.append(row["short"])
+            lost.append(row.configuration.short)
         elif entry.detection is None:
-            silent.append(row["short"])
+            silent.append(row.configuration.short)
         else:
-            rows.append((row, entry.detection))
-    return rows, silent, lost
+            analysed.append((row, entry.detection))
+    return analysed, silent, lost
 
 
 def _absent(silent: Sequence[str], lost: Sequence[str]) -> list[str]:
@@ -192,15 +178,19 @@ def _absent(silent: Sequence[str], lost: Sequence[str]) -> list[str]:
     return texts
 
 
-def _seeds(known: Reliabilities, summary: Summary, dataset: str, category: str) -> str:
+def _seeds(reliabilities: Reliabilities, summary: Summary, dataset: str, category: str) -> str:
     """Say which seed stands for its configuration where there are several."""
-    runs = summary.runs
-    runs = runs[(runs["dataset"] == dataset) & (runs["category"] == category)]
-    if runs.groupby("configuration")["seed"].nunique().max() < 2:
+    runs = [run for run in summary.runs if run.dataset == dataset and run.category == category]
+    seeds = {(run.configuration.number, run.seed) for run in runs}
+    configurations = {number for number, _ in seeds}
+    if len(seeds) == len(configurations):
         return ""
-    shown = {known[key].seed for row in runs["configuration"] if (key := (dataset, category, row)) in known}
-    seeds = ", ".join(str(seed) for seed in sorted(shown))
-    return f"Of several seeds the lowest one stands here (seed {seeds}): hits of different seeds are not independent."
+    keys = ((dataset, category, number) for number in configurations)
+    shown = {reliabilities[key].seed for key in keys if key in reliabilities}
+    return (
+        f"Of several seeds the lowest one stands here (seed {', '.join(map(str, sorted(shown)))}): hits of different "
+        "seeds are not independent."
+    )
 
 
 def _rule(protocol: Protocol) -> str:
@@ -209,35 +199,35 @@ def _rule(protocol: Protocol) -> str:
     return f"{rule.rule} with {value} on held-out normal images"
 
 
-def _cells(found: Detection, marks: tuple[int, ...]) -> list[LimitCell]:
-    upper = _limit_cell(found.a90_95)
-    bootstrap = found.upper.get("bootstrap")
-    few = LimitCell("–", title="no bootstrap: too few images with defects, or no draws")
-    hits, number = int(found.hits.sum()), found.hits.size
-    return [
-        _limit_cell(found.a50),
-        _limit_cell(found.a90),
-        dataclasses.replace(upper, marks=marks),
+def _cells(detection: Detection, cautions: Sequence[str]) -> tuple[Cell, ...]:
+    marks = " ".join(str(cautions.index(caution) + 1) for caution in detection.cautions)
+    bootstrap = detection.upper.get("bootstrap")
+    few = Cell("–", "no bootstrap: too few images with defects, or no draws")
+    hits, number = int(detection.hits.sum()), detection.hits.size
+    return (
+        _limit_cell(detection.a50),
+        _limit_cell(detection.a90),
+        dataclasses.replace(_limit_cell(detection.a90_95), mark=marks),
         few if bootstrap is None else _limit_cell(bootstrap),
-        LimitCell(f"{hits:,} / {number:,}", title=f"{hits:,} of {number:,} defects hit", sort=str(hits)),
-        _share(found.false_per_image, "of the good test images with a pixel predicted defective"),
-        _share(found.false_per_pixel, "of the normal test pixels predicted defective"),
-    ]
+        Cell(f"{hits:,} / {number:,}", f"{hits:,} of {number:,} defects hit", sort=str(hits)),
+        _share(detection.false_per_image, "of the good test images with at least one pixel predicted defective"),
+        _share(detection.false_per_pixel, "of the normal test pixels predicted defective"),
+    )
 
 
-def _limit_cell(limit: DetectionLimit) -> LimitCell:
+def _limit_cell(limit: DetectionLimit) -> Cell:
     if limit.area is None:
         text, _, why = limit.reason.partition(" (")
         title = limit.reason
         if math.isfinite(limit.estimate):
             title += f"; the curve, extrapolated, would reach it at {_pixels(limit.estimate)}: not a result"
-        return LimitCell(text, why.removesuffix(")"), title)
+        return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
     across = f"{float(equivalent_diameter(limit.area)):.1f} px"
     title = f"{limit.area:.6g} px, the area of a circle {across} across"
-    return LimitCell(_pixels(limit.area), f"⌀ {across}", title, repr(limit.area))
+    return Cell(_pixels(limit.area), title, sort=repr(limit.area), small=(f"⌀ {across}",))
 
 
-def _share(value: float, what: str) -> LimitCell:
+def _share(value: float, what: str) -> Cell:
     if math.isnan(value):
-        return LimitCell("–", title="no good test image")
-    return LimitCell(f"{100 * value:.3g} %", title=f"{100 * value:.6g} % {what}", sort=repr(value))
+        return Cell("–", "no good test image")
+    return Cell(f"{100 * value:.3g} %", f"{100 * value:.6g} % {what}", sort=repr(value))

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,11 @@ from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
 from hrbench.report.cost_plot import draw_cost
-from hrbench.report.detection_limits import Reliability
+from hrbench.report.detection_limits import Reliabilities, Reliability
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
 from hrbench.report.pod_plot import draw_detection
-from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Row, Summary, summarise
 from hrbench.scoring import detection_of
 from hrbench.store import Run
 
@@ -53,28 +52,28 @@ class PlotData:
 
     areas: Mapping[tuple[str, str], npt.NDArray[np.int64]]
     curves: Mapping[tuple[str, str, int], tuple[Floats, Floats]]
-    limits: Mapping[tuple[str, str, int], Reliability] = dataclasses.field(default_factory=dict)
+    limits: Reliabilities = dataclasses.field(default_factory=dict)
 
 
-def gather(runs: Sequence[Run], summary: Summary) -> PlotData:
-    """Read areas, curves and limits from the evidence of `runs`; a run whose evidence is gone contributes none."""
+def gather(summary: Summary) -> PlotData:
+    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone contributes none."""
     areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-    found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
+    curves: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, str, int], Reliability] = {}
-    for row in summary.runs.sort_values("seed", kind="stable").to_dict("records"):
-        place = (str(row["dataset"]), str(row["category"]))
+    for counted in sorted(summary.runs, key=lambda run: run.seed):
+        place = (counted.dataset, counted.category)
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
-            evidence = runs[row["position"]].load_evidence(summary.protocol)
+            evidence = counted.run.load_evidence(summary.protocol)
         except (HrbenchError, OSError):
             continue
         areas.setdefault(place, evidence.components["area"].to_numpy())
-        curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
-        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in curves)
-        key = (*place, row["configuration"])
-        found.setdefault(key, []).append((pro, roc))
+        exact = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
+        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
+        key = (*place, counted.configuration.number)
+        curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detection_of(evidence, summary.protocol), row["seed"])
-    return PlotData(areas, {key: _mean(pairs) for key, pairs in found.items()}, limits)
+            limits[key] = Reliability(detection_of(evidence, summary.protocol), counted.seed)
+    return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits)
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -103,20 +102,20 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
         If no run was measured under `protocol`.
     """
     summary = summarise(runs, protocol)
-    material = gather(runs, summary)
+    data = gather(summary)
     paths = []
-    for dataset in summary.notes:
+    for dataset in summary.rows:
         names = summary.category_names(dataset)
         for category in ["", *names] if len(names) > 1 else [""]:
             stem = "-".join(safe_name(part) for part in (dataset, category) if part)
-            for kind, figure in figures(summary, material, dataset, category).items():
+            for kind, figure in figures(summary, data, dataset, category).items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")
     return paths
 
 
 def figures(
     summary: Summary,
-    material: PlotData,
+    data: PlotData,
     dataset: str,
     category: str = "",
     *,
@@ -124,8 +123,8 @@ def figures(
     kinds: Collection[str] = KINDS,
 ) -> dict[str, Figure]:
     """Draw the plots of a category, or of the average over all (``""``), by kind: those of `kinds` there are."""
-    sheet = _Sheet(summary, material, dataset, category)
-    if not sheet.shown:
+    sheet = _Sheet(summary, data, dataset, category)
+    if not sheet.rows:
         return {}
     protocol, title = summary.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
@@ -153,43 +152,39 @@ def figures(
 class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
-    def __init__(self, summary: Summary, material: PlotData, dataset: str, category: str) -> None:
-        self.summary, self.material, self.dataset, self.category = summary, material, dataset, category
-        self.cells = lookup(summary, dataset)
-        every = summary.category_names(dataset)
-        self.categories = [category] if category else every
-        board = summary.leaderboard[summary.leaderboard["dataset"] == dataset]
-        self.rows = board.join(summary.configurations["short"], on="configuration")
-        lacking = [category in missing for missing in self.rows["missing"]]
-        self.shown = self.rows[~np.array(lacking, bool)].to_dict("records")
+    def __init__(self, summary: Summary, data: PlotData, dataset: str, category: str) -> None:
+        self.summary, self.data, self.dataset, self.category = summary, data, dataset, category
+        self.estimates = summary.estimates[dataset]
+        self.categories = [category] if category else summary.category_names(dataset)
+        self.rows = [row for row in summary.rows[dataset] if category not in row.missing]
 
     def title(self) -> str:
         if len(self.categories) == 1:
             return f"{self.dataset} / {self.categories[0]}"
         return f"{self.dataset}, mean over {len(self.categories)} categories"
 
-    def _one(self, row: Mapping[Any, Any], cells: Sequence[Cell] = ()) -> Series:
-        lacks = "" if self.category or not row["missing"] else f" (lacks {', '.join(row['missing'])})"
-        return Series(row["short"] + lacks, int(row["configuration"]), cells)
+    def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
+        label = row.configuration.short if self.category else row.short_of_average
+        return Series(label, row.configuration.number, estimates)
 
     def series(self, subsets: Sequence[str]) -> list[Series]:
         columns = size_columns(self.summary.protocol, subsets)
-        # With a single category its own cells: their spread is that over seeds, which whiskers may show.
+        # With a single category its own numbers: their spread is that over seeds, which whiskers may show.
         category = self.categories[0] if len(self.categories) == 1 else ""
         drawn = []
-        for row in self.shown:
-            cells = [column.cell(self.cells, row["configuration"], category) for column in columns]
+        for row in self.rows:
+            estimates = [column.estimate(self.estimates, row.configuration.number, category) for column in columns]
             if not category:  # the spread over categories is no uncertainty of their average
-                cells = [dataclasses.replace(cell, minimum=math.nan, maximum=math.nan) for cell in cells]
-            drawn.append(self._one(row, cells))
+                estimates = [dataclasses.replace(e, minimum=math.nan, maximum=math.nan) for e in estimates]
+            drawn.append(self._one(row, estimates))
         return drawn
 
     def curves(self) -> list[tuple[Series, Floats, Floats]]:
         drawn = []
-        for row in self.shown:
-            keys = [(self.dataset, name, row["configuration"]) for name in self.categories]
-            pairs = [self.material.curves[key] for key in keys if key in self.material.curves]
-            covered = len(self.categories) - (0 if self.category else len(row["missing"]))
+        for row in self.rows:
+            keys = [(self.dataset, name, row.configuration.number) for name in self.categories]
+            pairs = [self.data.curves[key] for key in keys if key in self.data.curves]
+            covered = len(self.categories) - (0 if self.category else len(row.missing))
             if len(pairs) == covered:  # an average over what happens to have evidence left would mislead
                 drawn.append((self._one(row), *_mean(pairs)))
         return drawn
@@ -198,8 +193,8 @@ class _Sheet:
         if len(self.categories) != 1:  # each category has a threshold of its own
             return []
         entries = []
-        for row in self.shown:
-            entry = self.material.limits.get((self.dataset, self.categories[0], row["configuration"]))
+        for row in self.rows:
+            entry = self.data.limits.get((self.dataset, self.categories[0], row.configuration.number))
             if entry is not None and entry.detection is not None:
                 entries.append((self._one(row), entry.detection))
         return entries
@@ -211,8 +206,9 @@ class _Sheet:
         counts: list[int] = []
         parts: list[npt.NDArray[np.int64]] = []
         for name in self.categories:
-            counts.append(max(column.cell(self.cells, row["configuration"], name).n for row in self.shown))
-            areas = self.material.areas.get((self.dataset, name))
+            numbers = (row.configuration.number for row in self.rows)
+            counts.append(max(column.estimate(self.estimates, number, name).n for number in numbers))
+            areas = self.data.areas.get((self.dataset, name))
             if areas is not None and areas.size:
                 parts.append(areas[size_subsets(areas, self.summary.protocol.size_bins)[column.subset]])
         span: tuple[float, ...] = ()

@@ -4,141 +4,90 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
 
 from hrbench.metrics import DISJOINT
 from hrbench.report.columns import Column, limit_text, number_text
-from hrbench.report.rows import leaderboard_rows
-from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, averages, values_of
-from hrbench.store import Run
+from hrbench.report.configurations import CountedRun, protocol_digests
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Estimates, Row, Summary, averages, values_of
+from hrbench.report.table import Cell, Table, coverage, emphasis
 
-__all__ = ["Block", "ComparedCell", "ProtocolComparison", "compare_protocols"]
+__all__ = ["SENTENCE", "compare_protocols"]
 
-_FIELDS = [field.name for field in dataclasses.fields(Cell)]
-_Key = tuple[int, str, str, float | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class ComparedCell:
-    """A value under one protocol: text, signed difference to the reference in points, tooltip, and if it is best."""
-
-    text: str
-    difference: str = ""
-    title: str = ""
-    best: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One metric: its name, what it counts under each protocol, and cells by row of the leaderboard and protocol."""
-
-    name: str
-    counts: list[str]
-    rows: list[tuple[dict[str, Any], list[ComparedCell]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ProtocolComparison:
-    """The same maps under several protocols.
-
-    Attributes
-    ----------
-    protocols : list of str
-        The columns; the first one is the reference.
-    blocks : list of Block
-    sentence, notes : str
-        What to read before and after.
-    """
-
-    protocols: list[str]
-    blocks: list[Block]
-    sentence: str
-    notes: str
+SENTENCE = "Same images and same maps; only the evaluation differs."
+"""What to read before the table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """Averages under one protocol, the categories in each, and which configurations lack a run."""
+    """Averages under one protocol, and why configurations have none, by their number."""
 
-    cells: Mapping[_Key, Cell]
-    parts: Mapping[_Key, frozenset[str]]
+    estimates: Estimates
     lacking: Mapping[int, str]
 
 
-def compare_protocols(runs: Sequence[Run], summary: Summary, dataset: str) -> ProtocolComparison | None:
+def compare_protocols(summary: Summary, dataset: str) -> Table | None:
     """Compare the protocols under which the runs of a dataset were measured; None if there is only one.
 
-    A value needs records of every run that counts for its row: an average over other runs would be of other maps.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        Those that were summarised.
-    summary : Summary
-    dataset : str
+    The table has a heading for each metric, with what it counts under each protocol, and below it a line for each
+    row of the leaderboard; the first column is the reference of the differences, which are the small print. A value
+    needs records of every run that counts for its row: an average over other runs would be of other maps.
     """
-    table = summary.runs[summary.runs["dataset"] == dataset]
-    found = {str(name) for i in table["position"] for name in runs[i].records["protocol"].unique()}
-    if len(found) < 2:
+    runs = [run for run in summary.runs if run.dataset == dataset]
+    names = {str(name) for run in runs for name in run.run.records["protocol"].unique()}
+    if len(names) < 2:
         return None
-    reference = "native" if "native" in found else summary.protocol.name
-    names = [reference, *sorted(found - {reference})]
-    measured = {name: _measure(runs, table, name) for name in names}
-    own = summary.protocol.headline_fpr
-    rows = leaderboard_rows(summary, dataset)
-    blocks = [_block(column, names, measured, rows) for column in _columns(measured, own)]
-    sentence = "Same images and same maps; only the evaluation differs."
-    notes = (
+    reference = "native" if "native" in names else summary.protocol.name
+    protocols = [reference, *sorted(names - {reference})]
+    measured = [_measure(runs, name) for name in protocols]
+    rows: list[Row | str | None] = []
+    cells: list[tuple[Cell, ...]] = []
+    for metric in _metrics(measured, summary.protocol.headline_fpr):
+        block = _Block(metric, summary, dataset, protocols, measured)
+        if block.is_empty:
+            continue
+        rows += [metric.head, *summary.rows[dataset]]
+        cells += [block.counts(), *block.lines()]
+    note = (
         f"Small: difference to {reference}, in points (hundredths), where both average the same categories. "
         "n: defects that are counted; a shrunken mask loses small ones and may tear thin ones apart. "
         "tiny: the smallest quarter of those that are counted. ° Mean over fewer values than it should have."
     )
-    return ProtocolComparison(names, [block for block in blocks if block is not None], sentence, notes)
+    columns = tuple(Column(name, "", name) for name in protocols)
+    return Table(columns, tuple(rows), tuple(cells), kind="protocol-comparison", notes=(note,))
 
 
-def _measure(runs: Sequence[Run], table: pd.DataFrame, name: str) -> _Measured:
+def _measure(runs: Sequence[CountedRun], name: str) -> _Measured:
     """Average the records of one protocol over seeds and categories, for the configurations that have all of them."""
-    digests = {i: runs[i].config.get("protocols", {}).get(name, {}).get("sha256", "") for i in table["position"]}
-    values = {i: values_of(runs[i], name) for i in table["position"]}
-    newest = table.sort_values("created", kind="stable")["position"]
-    known = [digests[i] for i in newest if not values[i].empty and digests[i]]
-    lacking: dict[int, str] = {}
-    for configuration, positions in table.groupby("configuration")["position"]:
-        without = sum(values[i].empty for i in positions)
-        foreign = sum(digests[i] not in ("", known[-1]) for i in positions) if known else 0
-        if without:
-            lacking[configuration] = f"{without} of {len(positions)} runs not measured under {name}"
-        elif foreign:
-            lacking[configuration] = f"{foreign} of {len(positions)} runs measured under other rules named {name}"
-    kept = table[~table["configuration"].isin(lacking)]
-    cells: dict[_Key, Cell] = {}
-    parts: dict[_Key, set[str]] = {}
-    if len(kept):
-        categories, datasets = averages(values, kept)
-        for row in datasets.to_dict("records"):
-            cells[_key(row)] = Cell(**{field: row[field] for field in _FIELDS})
-        for row in categories[categories["value"].notna() & ~categories["few"]].to_dict("records"):
-            parts.setdefault(_key(row), set()).add(row["category"])
-    return _Measured(cells, {key: frozenset(names) for key, names in parts.items()}, lacking)
+    values = [(run, values_of(run.run, name)) for run in runs]
+    digests = {id(run): protocol_digests(run.run).get(name, "") for run in runs}
+    by_age = sorted(values, key=lambda pair: pair[0].created)
+    rules = [digests[id(run)] for run, table in by_age if not table.empty and digests[id(run)]]
+    total = Counter(run.configuration.number for run in runs)
+    without = Counter(run.configuration.number for run, table in values if table.empty)
+    foreign = Counter(run.configuration.number for run in runs if rules and digests[id(run)] not in ("", rules[-1]))
+    lacking = {
+        number: f"{runs_there} of {total[number]} runs measured under other rules named {name}"
+        for number, runs_there in foreign.items()
+    } | {
+        number: f"{runs_there} of {total[number]} runs not measured under {name}"
+        for number, runs_there in without.items()
+    }
+    complete = [(run, table) for run, table in values if run.configuration.number not in lacking]
+    return _Measured(averages(complete)[runs[0].dataset] if complete else {}, lacking)
 
 
-def _key(row: Mapping[Any, Any]) -> _Key:
-    limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
-    return row["configuration"], row["metric"], row["subset"], limit
-
-
-def _columns(measured: Mapping[str, _Measured], own: float) -> list[Column]:
+def _metrics(measured: Sequence[_Measured], headline: float) -> list[Column]:
     """Return AUPRO at the largest limit that all share and at the headline's, of all and of tiny ones, and AUROC."""
     limits = []
-    for each in measured.values():
-        held = {key[3] for key in each.cells if key[1] == "aupro" and key[2] == "all"}
-        if held:
-            limits.append({limit for limit in held if limit is not None})
+    for each in measured:
+        present = {key[4] for key in each.estimates if key[1] == "" and key[2:4] == ("aupro", "all")}
+        if present:
+            limits.append({limit for limit in present if limit is not None})
     shared = set.intersection(*limits) if limits else set()
-    wanted = ([max(shared)] if shared else []) + [round(own, 9)] * any(round(own, 9) in held for held in limits)
+    headline = round(headline, 9)
+    wanted = ([max(shared)] if shared else []) + [headline] * any(headline in present for present in limits)
     columns = []
     for limit in dict.fromkeys(wanted):
         for subset in ("all", DISJOINT[0]):
@@ -147,60 +96,75 @@ def _columns(measured: Mapping[str, _Measured], own: float) -> list[Column]:
     return [*columns, Column("", "", "image ROC-AUC", "image_auroc")]
 
 
-def _block(
-    column: Column, names: Sequence[str], measured: Mapping[str, _Measured], rows: Sequence[dict[str, Any]]
-) -> Block | None:
-    """Arrange one metric; None if no row has it."""
+class _Block:
+    """One metric under all protocols: its lines of the table."""
 
-    def cell(name: str, row: dict[str, Any]) -> Cell:
-        return measured[name].cells.get((row["configuration"], column.metric, column.subset, column.limit), Cell())
+    def __init__(
+        self, metric: Column, summary: Summary, dataset: str, protocols: Sequence[str], measured: Sequence[_Measured]
+    ) -> None:
+        self.metric, self.protocols, self.measured = metric, protocols, measured
+        self.rows = summary.rows[dataset]
+        numbers = [row.configuration.number for row in self.rows]
+        names = summary.category_names(dataset)
+        self.estimates = [[metric.estimate(each.estimates, number) for number in numbers] for each in measured]
+        self.covered = [[coverage(metric, each.estimates, number, names) for number in numbers] for each in measured]
 
-    fair = [row for row in rows if not row["missing"] and not row["foreign"]]
-    best = {}
-    for name in names:
-        shown = [value for row in fair if not math.isnan(value := cell(name, row).shown)]
-        best[name] = number_text(column, max(shown)) if len(shown) > 1 else ""
-    lines = []
-    for row in rows:
-        base, origin = cell(names[0], row), (row["configuration"], column.metric, column.subset, column.limit)
-        line = []
-        for name in names:
-            here = cell(name, row)
-            text = number_text(column, here.shown)
-            same = measured[name].parts.get(origin) == measured[names[0]].parts.get(origin)
-            points = 100 * (here.shown - base.shown) if name != names[0] and same else math.nan
-            line.append(
-                ComparedCell(
-                    (f"n = {here.n}" if here.few else text) + "°" * (0 < here.defined < here.total),
-                    "" if math.isnan(points) else _signed(points),
-                    _explain(name, here, column, measured[name].lacking.get(row["configuration"], "")),
-                    row in fair and text == best[name],
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a value."""
+        return all(math.isnan(estimate.value) for column in self.estimates for estimate in column)
+
+    def counts(self) -> tuple[Cell, ...]:
+        """Return what the metric counts under each protocol."""
+        if self.metric.metric != "aupro":
+            return tuple(Cell("") for _ in self.protocols)
+        counts = [max((estimate.n for estimate in column), default=0) for column in self.estimates]
+        return tuple(Cell(f"n = {n:,}" if n else "–") for n in counts)
+
+    def lines(self) -> list[tuple[Cell, ...]]:
+        """Return a line for each row."""
+        columns: list[list[Cell]] = []
+        for name, each, estimates, covered in zip(
+            self.protocols, self.measured, self.estimates, self.covered, strict=True
+        ):
+            # A protocol's numbers here are all under the same rules of it: others are lacking.
+            places = emphasis(self.metric, estimates, covered, [True] * len(estimates))
+            cells = []
+            for index, (row, estimate) in enumerate(zip(self.rows, estimates, strict=True)):
+                text = f"n = {estimate.n}" if estimate.few else number_text(self.metric.metric, estimate.shown)
+                text += "°" * (0 < estimate.defined < estimate.total)
+                small = ""
+                if covered[index] == self.covered[0][index]:
+                    small = _signed(100 * (estimate.shown - self.estimates[0][index].shown))
+                title = each.lacking.get(row.configuration.number) or _explain(name, estimate, self.metric)
+                cells.append(
+                    Cell(
+                        text,
+                        title,
+                        sort="" if math.isnan(estimate.shown) else repr(estimate.shown),
+                        small=(small,) if columns else (),
+                        place=places[index],
+                        estimate=estimate,
+                    )
                 )
-            )
-        lines.append((row, line))
-    if all(math.isnan(cell(name, row).value) for name in names for row in rows):
-        return None
-    counts = [""] * len(names)
-    if column.metric == "aupro":
-        numbers = [max((cell(name, row).n for row in rows), default=0) for name in names]
-        counts = [f"n = {n:,}" if n else "–" for n in numbers]
-    return Block(column.head, counts, lines)
+            columns.append(cells)
+        return list(zip(*columns, strict=True))
 
 
 def _signed(points: float) -> str:
+    if math.isnan(points):
+        return ""
     return "±0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
 
 
-def _explain(name: str, cell: Cell, column: Column, lacking: str) -> str:
-    if lacking:
-        return lacking
-    if cell.total == 0:
+def _explain(name: str, estimate: Estimate, metric: Column) -> str:
+    if estimate.total == 0:
         return f"{name} does not measure this"
-    if cell.few:
-        return f"only {cell.n} defects, no number below {MIN_COMPONENTS}"
-    if math.isnan(cell.shown):
-        return "no defect of this size is left" if column.metric == "aupro" and not cell.n else "undefined here"
-    parts = [f"{cell.shown:.6f}", f"n = {cell.n:,}"]
-    if cell.low == cell.low:
-        parts.insert(1, f"interval {cell.low:.4f} to {cell.high:.4f}")
+    if estimate.few:
+        return f"only {estimate.n} defects, no number below {MIN_COMPONENTS}"
+    if math.isnan(estimate.shown):
+        return "no defect of this size is left" if metric.metric == "aupro" and not estimate.n else "undefined here"
+    parts = [f"{estimate.shown:.6f}", f"n = {estimate.n:,}"]
+    if not math.isnan(estimate.low):
+        parts.insert(1, f"interval {estimate.low:.4f} to {estimate.high:.4f}")
     return "; ".join(parts)

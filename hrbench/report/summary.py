@@ -1,4 +1,4 @@
-"""From runs to tidy frames: the one source of every table, page and plot.
+"""From runs to averages: the one source of every table, page and plot.
 
 A *configuration* is what a leaderboard row stands for: method, preset, view, weights and options, measured
 under one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the
@@ -17,11 +17,32 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
-from hrbench.report.configurations import THROUGHPUT, costs_of, describe, identify, remarks, without_duplicates
+from hrbench.report.configurations import (
+    THROUGHPUT,
+    Configuration,
+    CountedRun,
+    costs_of,
+    describe,
+    identify,
+    protocol_digests,
+    remarks,
+    without_duplicates,
+)
 from hrbench.report.ranking import headline_ranks
 from hrbench.store import Run
 
-__all__ = ["MIN_COMPONENTS", "SIZED", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
+__all__ = [
+    "MIN_COMPONENTS",
+    "NO_ESTIMATE",
+    "SIZED",
+    "Estimate",
+    "Estimates",
+    "Row",
+    "Summary",
+    "averages",
+    "summarise",
+    "values_of",
+]
 
 MIN_COMPONENTS = 3
 """A size bin with fewer components than this gets no number."""
@@ -33,8 +54,8 @@ _METRIC = ["metric", "subset", "fpr_limit"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One number of a table and what stands behind it.
+class Estimate:
+    """One number of a report and what stands behind it.
 
     Attributes
     ----------
@@ -68,6 +89,72 @@ class Cell:
         """The value that may be printed: NaN when undefined or when too few components stand behind it."""
         return math.nan if self.few else self.value
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether a printed value has a confidence interval."""
+        return not (math.isnan(self.shown) or math.isnan(self.low) or math.isnan(self.high))
+
+
+NO_ESTIMATE = Estimate()
+"""Where nothing was measured."""
+
+Estimates = Mapping[tuple[int, str, str, str, float | None], Estimate]
+"""By number of the configuration, category or "" for the average, metric, subset, and FPR limit or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A configuration on a dataset: one row of its leaderboard.
+
+    Attributes
+    ----------
+    configuration : Configuration
+    headline : float
+        What it is ranked by.
+    rank, rank_low, rank_high : float
+        Rank, and the interval of it over the bootstrap draws; NaN where not comparable, or where there is none.
+    seeds : str
+        Seeds per category, ``2`` or ``1–2``.
+    categories : int
+        How many it covers.
+    missing : tuple of str
+        Those that it does not.
+    foreign : bool
+        Whether it was measured under other rules than the report's.
+    """
+
+    configuration: Configuration
+    headline: float
+    rank: float
+    rank_low: float
+    rank_high: float
+    seeds: str
+    categories: int
+    missing: tuple[str, ...]
+    foreign: bool
+
+    @property
+    def marks(self) -> str:
+        """The footnote marks of the row."""
+        return "†" * bool(self.missing) + "‡" * self.foreign
+
+    @property
+    def short_of_average(self) -> str:
+        """The short name, with the categories that averages of the row lack."""
+        lacks = f" (lacks {', '.join(self.missing)})" if self.missing else ""
+        return self.configuration.short + lacks
+
+    @property
+    def rank_text(self) -> str:
+        """The rank; a dash for a row that cannot be compared."""
+        return "–" if math.isnan(self.rank) else f"{self.rank:.0f}"
+
+    @property
+    def rank_interval(self) -> str:
+        """The interval of the rank, ``1–3``; nothing where there is none, or it is the rank itself."""
+        low, high = min(self.rank_low, self.rank), max(self.rank_high, self.rank)  # NaN stays
+        return f"{low:.0f}–{high:.0f}" if high > low else ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -76,46 +163,30 @@ class Summary:
     Attributes
     ----------
     protocol : Protocol
-    runs : DataFrame
-        One row per run that counts: `position` (in the caller's list), configuration and origin.
-    configurations : DataFrame
-        One row per configuration, indexed by its number: the parts of its name, `label`, `short` (only what
-        tells it from the others) and whether its weights are `random`.
-    leaderboard : DataFrame
-        One row per dataset and configuration, best first: `rank` (NaN when not comparable) and the interval
-        `rank_low` to `rank_high` where there is one, `seeds`, `categories` and the `missing` ones.
-    categories, datasets : DataFrame
-        One row per dataset, configuration (, category), metric, subset and limit: fields of :class:`Cell`.
+    runs : tuple of CountedRun
+        Those that count, in the caller's order.
+    rows : dict of str to tuple of Row
+        The leaderboard of each dataset, best first.
+    estimates : dict of str to dict
+        Per dataset, every average.
     notes : dict of str to list of str
-        Per dataset, what a reader must know before comparing rows.
+        Per dataset, what a reader must know before comparing rows; also of datasets that no run counts for.
     """
 
     protocol: Protocol
-    runs: pd.DataFrame
-    configurations: pd.DataFrame
-    leaderboard: pd.DataFrame
-    categories: pd.DataFrame
-    datasets: pd.DataFrame
-    notes: dict[str, list[str]]
+    runs: tuple[CountedRun, ...]
+    rows: Mapping[str, tuple[Row, ...]]
+    estimates: Mapping[str, Estimates]
+    notes: Mapping[str, list[str]]
 
     def category_names(self, dataset: str) -> list[str]:
         """Return the categories of `dataset` that any configuration covers."""
-        return sorted(self.runs.loc[self.runs["dataset"] == dataset, "category"].unique())
+        return sorted({run.category for run in self.runs if run.dataset == dataset})
 
-
-Cells = Mapping[tuple[int, str, str, str, float | None], Cell]
-
-
-def lookup(summary: Summary, dataset: str) -> Cells:
-    """Return the cells of a dataset by (configuration, category or "", metric, subset, FPR limit or None)."""
-    cells: dict[tuple[int, str, str, str, float | None], Cell] = {}
-    fields = [field.name for field in dataclasses.fields(Cell)]
-    for frame in (summary.datasets.assign(category=""), summary.categories):
-        for row in frame[frame["dataset"] == dataset].to_dict("records"):
-            limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
-            key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
-            cells[key] = Cell(**{name: row[name] for name in fields})
-    return cells
+    def runs_of(self, dataset: str, row: Row) -> list[CountedRun]:
+        """Return the runs behind a row, by category and seed."""
+        runs = [run for run in self.runs if run.dataset == dataset and run.configuration == row.configuration]
+        return sorted(runs, key=lambda run: (run.category, run.seed))
 
 
 def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
@@ -126,47 +197,50 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     HrbenchError
         If no run was measured under it.
     """
-    described = pd.DataFrame([describe(position, run, protocol) for position, run in enumerate(runs)])
-    tables = [values_of(run, protocol.name) for run in runs]
-    measured = [not table.empty for table in tables]
-    if not any(measured):
-        found = sorted({name for run in runs for name in run.config.get("protocols", {})}) or ["none"]
-        raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(found)}")
-    described["measured"] = measured
-    notes: dict[str, list[str]] = {name: [] for name in sorted(described["dataset"].unique())}
-    kept = without_duplicates(described[described["measured"]], notes)
-    kept, configurations = identify(kept)
-    remarks(kept, described, configurations, protocol, notes)
-
-    categories, datasets = averages(tables, kept)
-    leaderboard = _rank(kept, datasets, protocol)
-    firm = headline_ranks(runs, kept, leaderboard[leaderboard["rank"].notna()], protocol)
-    leaderboard = leaderboard.merge(firm, on=["dataset", "configuration"], how="left")
-    return Summary(protocol, kept, configurations, leaderboard, categories, datasets, notes)
+    values = {run: values_of(run, protocol.name) for run in runs}
+    described = [describe(run, protocol) for run in runs]
+    unmeasured = [run for run in described if values[run.run].empty]
+    if len(unmeasured) == len(runs):
+        names = sorted({name for run in runs for name in protocol_digests(run)}) or ["none"]
+        raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(names)}")
+    notes: dict[str, list[str]] = {name: [] for name in sorted({run.dataset for run in described})}
+    counted = identify(without_duplicates([run for run in described if not values[run.run].empty], notes))
+    remarks(counted, unmeasured, protocol, notes)
+    estimates = averages([(run, values[run.run]) for run in counted])
+    rows = {}
+    for dataset in sorted(estimates):
+        own = [run for run in counted if run.dataset == dataset]
+        rows[dataset] = _rank(own, estimates[dataset], protocol)
+    return Summary(protocol, tuple(counted), rows, estimates, notes)
 
 
-def averages(
-    tables: Sequence[pd.DataFrame] | Mapping[int, pd.DataFrame], runs: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def averages(values: Sequence[tuple[CountedRun, pd.DataFrame]]) -> dict[str, Estimates]:
     """Average values over seeds, and then over categories.
 
     Parameters
     ----------
-    tables : sequence or mapping of int to DataFrame
-        From :func:`values_of`, by the position of the run.
-    runs : DataFrame
-        Position, dataset, configuration and category of the runs that count.
+    values : sequence of (CountedRun, DataFrame)
+        Each run with its values from :func:`values_of`.
 
     Returns
     -------
-    categories, datasets : DataFrame
-        As in :class:`Summary`.
+    dict of str to dict
+        By dataset, as in :class:`Summary`.
     """
-    values = pd.concat([tables[i].assign(position=i) for i in runs["position"]], ignore_index=True)
-    names = ["position", "dataset", "configuration", "category"]
-    values = values.merge(runs[names], on="position", validate="many_to_one")
-    categories = _mean_over_seeds(values)
-    return categories, _mean_over_categories(categories)
+    tables = [
+        table.assign(dataset=run.dataset, configuration=run.configuration.number, category=run.category)
+        for run, table in values
+    ]
+    categories = _mean_over_seeds(pd.concat(tables, ignore_index=True))
+    datasets = _mean_over_categories(categories)
+    fields = [field.name for field in dataclasses.fields(Estimate)]
+    estimates: dict[str, dict[tuple[int, str, str, str, float | None], Estimate]] = {}
+    for frame in (datasets.assign(category=""), categories):
+        for row in frame.to_dict("records"):
+            limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
+            key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
+            estimates.setdefault(row["dataset"], {})[key] = Estimate(**{name: row[name] for name in fields})
+    return dict(estimates)
 
 
 def values_of(run: Run, protocol: str) -> pd.DataFrame:
@@ -180,7 +254,7 @@ def values_of(run: Run, protocol: str) -> pd.DataFrame:
     records["fpr_limit"] = records["fpr_limit"].round(9)
     if records.empty:
         return records
-    costs = [(name, value) for name, value in costs_of(run.config).items() if name == THROUGHPUT or value == value]
+    costs = [(name, value) for name, value in costs_of(run).items() if name == THROUGHPUT or value == value]
     extra = pd.DataFrame(costs, columns=["metric", "value"]).assign(subset="all")
     return pd.concat([records, extra], ignore_index=True)
 
@@ -225,32 +299,40 @@ def _mean(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return table.reset_index()
 
 
-def _rank(runs: pd.DataFrame, datasets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Order the rows of each dataset; only rows that cover all of its categories get a rank."""
-    head = datasets[(datasets["metric"] == "aupro") & (datasets["subset"] == "all")]
-    head = head[np.isclose(head["fpr_limit"], protocol.headline_fpr)]
-    score = head.set_index(["dataset", "configuration"])["value"]
+def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) -> tuple[Row, ...]:
+    """Order the rows of a dataset; only rows that cover all of its categories get a rank."""
+    every = {run.category for run in runs}
+    limit = round(protocol.headline_fpr, 9)
     rows = []
-    for (dataset, configuration), group in runs.groupby(["dataset", "configuration"]):
-        every = set(runs.loc[runs["dataset"] == dataset, "category"])
-        seeds = group.groupby("category")["seed"].nunique()
+    for configuration in {run.configuration.number: run.configuration for run in runs}.values():
+        seeds: dict[str, set[int]] = {}
+        for run in runs:
+            if run.configuration == configuration:
+                seeds.setdefault(run.category, set()).add(run.seed)
+        fewest, most = (end(len(numbers) for numbers in seeds.values()) for end in (min, max))
         rows.append(
-            {
-                "dataset": dataset,
-                "configuration": configuration,
-                "headline": score.get((dataset, configuration), math.nan),
-                "seeds": f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()}–{seeds.max()}",
-                "categories": len(seeds),
-                "missing": tuple(sorted(every - set(seeds.index))),
-                "foreign": bool(group["rules"].iloc[0] not in ("", protocol.digest)),
-            }
+            Row(
+                configuration=configuration,
+                headline=estimates.get((configuration.number, "", "aupro", "all", limit), NO_ESTIMATE).value,
+                rank=math.nan,
+                rank_low=math.nan,
+                rank_high=math.nan,
+                seeds=f"{fewest}" if fewest == most else f"{fewest}–{most}",
+                categories=len(seeds),
+                missing=tuple(sorted(every - set(seeds))),
+                foreign=configuration.rules not in ("", protocol.digest),
+            )
         )
-    table = pd.DataFrame(rows)
-    comparable = (table["missing"].str.len() == 0) & ~table["foreign"]
+    comparable = [row for row in rows if not (row.missing or row.foreign or math.isnan(row.headline))]
+    comparable.sort(key=lambda row: (-row.headline, row.configuration.number))
     # Rows that print the same number share their rank.
-    printed = table["headline"].round(3).where(comparable)
-    table["rank"] = printed.groupby(table["dataset"]).rank(ascending=False, method="min")
-    table["unranked"] = table["rank"].isna()
-    order = ["dataset", "unranked", "headline", "configuration"]
-    table = table.sort_values(order, ascending=[True, True, False, True], na_position="last")
-    return table.drop(columns="unranked").reset_index(drop=True)
+    printed = [round(row.headline, 3) for row in comparable]
+    own = [[run for run in runs if run.configuration == row.configuration] for row in comparable]
+    intervals = headline_ranks(own, protocol)
+    ranked = [
+        dataclasses.replace(row, rank=1.0 + printed.index(value), rank_low=low, rank_high=high)
+        for row, value, (low, high) in zip(comparable, printed, intervals, strict=True)
+    ]
+    others = [row for row in rows if row not in comparable]
+    others.sort(key=lambda row: (math.inf if math.isnan(row.headline) else -row.headline, row.configuration.number))
+    return (*ranked, *others)

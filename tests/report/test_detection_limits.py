@@ -25,7 +25,7 @@ from hrbench.report.detection_limits import (
 from hrbench.report.drawing import Series, log_ticks
 from hrbench.report.embedding import inline_svg
 from hrbench.report.summary import Summary, summarise
-from hrbench.report.tables import csv_table
+from hrbench.report.text import csv_table
 from hrbench.store import Run
 
 from .conftest import CONFIGS, NASTY
@@ -41,9 +41,9 @@ def table(summary: Summary, found: Detection | None, seed: int = 0) -> list[str]
     result = limit_table(known, summary, "bsdata", "ballscrew")
     assert result is not None
     if not result.rows:
-        return result.remarks
-    cells = result.rows[0][1]
-    assert len(cells) == len(result.heads)
+        return list(result.notes)
+    (cells,) = result.cells
+    assert len(cells) == len(result.columns)
     return [cell.text for cell in cells]
 
 
@@ -63,14 +63,14 @@ def test_table_says_what_is_found_at_how_many_false_calls(summary: Summary) -> N
     known = {("bsdata", "ballscrew", 0): Reliability(found, 0)}
     whole = limit_table(known, summary, "bsdata", "ballscrew")
     assert whole is not None
-    cells = whole.rows[0][1]
-    assert cells[1].below == f"⌀ {2 * math.sqrt(1121.1258 / math.pi):.1f} px"
-    assert cells[2].marks == tuple(range(1, len(found.cautions) + 1))
-    assert whole.notes == list(found.cautions)
-    remarks = " ".join(whole.remarks)
+    cells = whole.cells[0]
+    assert cells[1].small[0] == f"⌀ {2 * math.sqrt(1121.1258 / math.pi):.1f} px"
+    assert cells[2].mark == " ".join(str(i + 1) for i in range(len(found.cautions)))
+    assert whole.cautions == found.cautions
+    remarks = " ".join(whole.notes)
     assert "Firth logistic regression" in remarks
     assert "profile likelihood" in remarks
-    assert "normal-quantile with a share of 0.001" in whole.heads[-1][2]
+    assert "normal-quantile with a share of 0.001" in whole.columns[-1].title
     assert "seed" not in remarks
 
 
@@ -78,11 +78,11 @@ def test_a_limit_that_is_not_reached_keeps_its_reason(summary: Summary) -> None:
     known = {("bsdata", "ballscrew", 0): Reliability(fit_detection(SIZES, HITS), 0)}
     whole = limit_table(known, summary, "bsdata", "ballscrew")
     assert whole is not None
-    cell = whole.rows[0][1][2]
-    assert (cell.text, cell.below, cell.sort) == ("not reached", "largest 667 px", "")
+    cell = whole.cells[0][2]
+    assert (cell.text, cell.small, cell.sort) == ("not reached", ("largest 667 px",), "")
     assert "not reached (largest 667 px)" in cell.title
     assert "extrapolated" in cell.title
-    assert whole.rows[0][1][3].text == "–"
+    assert whole.cells[0][3].text == "–"
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_without_evidence_there_is_no_table(summary: Summary) -> None:
 def test_the_lowest_seed_stands_for_all(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(seed=seed) for seed in (2, 1)]
     summary = summarise(runs, protocol)
-    material = plots.gather(runs, summary)
-    assert material.limits["bsdata", "ballscrew", 0].seed == 1
-    whole = limit_table(material.limits, summary, "bsdata", "ballscrew")
+    data = plots.gather(summary)
+    assert data.limits["bsdata", "ballscrew", 0].seed == 1
+    whole = limit_table(data.limits, summary, "bsdata", "ballscrew")
     assert whole is not None
-    assert "lowest one stands here (seed 1)" in " ".join(whole.remarks)
+    assert "lowest one stands here (seed 1)" in " ".join(whole.notes)
 
 
 def test_names_follow_the_protocol() -> None:
@@ -133,13 +133,13 @@ def test_names_follow_the_protocol() -> None:
 
 def test_page_has_one_block_per_category_and_an_overview(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(config, "weave", c) for config in (CONFIGS[0], CONFIGS[3]) for c in ("fabric", "wood")]
-    text = page.html_page(runs, summarise(runs, protocol))
+    text = page.html_page(summarise(runs, protocol))
     assert text.count("Smallest defect reliably found") == 3
     assert text.count("Probability of detection over the area") == 2
     assert "12.5 %" in text
     assert "No operating threshold, hence neither hits nor misses: &lt;b&gt;x&amp;y" in text
     assert "7 components, fewer than 40" in text
-    alone = page.html_page(runs[:1], summarise(runs[:1], protocol))
+    alone = page.html_page(summarise(runs[:1], protocol))
     assert alone.count("Smallest defect reliably found") == 1
     assert alone.count("Probability of detection over the area") == 1
 
