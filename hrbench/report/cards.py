@@ -6,7 +6,7 @@ import dataclasses
 
 from hrbench.report.columns import text_column
 from hrbench.report.configurations import card_facts, run_details
-from hrbench.report.summary import Row, Summary
+from hrbench.report.summary import Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
 __all__ = ["Card", "method_cards"]
@@ -30,11 +30,11 @@ class Card:
     runs: Table
 
 
-def method_cards(summary: Summary, dataset: str) -> list[Card]:
-    """Return a card per row of the dataset's leaderboard."""
+def method_cards(board: Leaderboard) -> list[Card]:
+    """Return a card per row."""
     cards = []
-    for row in summary.rows[dataset]:
-        runs = [counted.run for counted in summary.runs_of(dataset, row)]
+    for row in board.rows:
+        runs = [counted.run for counted in row.runs]
         details = [run_details(run) for run in runs]
         table = Table(
             columns=tuple(text_column(name, name, "") for name in details[0]),
@@ -43,5 +43,5 @@ def method_cards(summary: Summary, dataset: str) -> list[Card]:
             kind="plain",
             caption=f"Runs of {row.configuration.short}",
         )
-        cards.append(Card(row, card_facts(runs, summary.protocol), table))
+        cards.append(Card(row, card_facts(runs, board.protocol), table))
     return cards

@@ -8,7 +8,7 @@ import math
 from hrbench.report.columns import Column, cost_columns, limit_text
 from hrbench.report.configurations import THROUGHPUT
 from hrbench.report.drawing import Series
-from hrbench.report.summary import NO_ESTIMATE, Estimate, Row, Summary
+from hrbench.report.summary import NO_ESTIMATE, Estimate, Leaderboard, Row
 from hrbench.report.table import Cell, Table, metric_table
 
 __all__ = ["Point", "Tradeoff", "cost_table", "device_text", "tradeoff"]
@@ -63,16 +63,15 @@ class Tradeoff:
         return sorted(best, key=lambda point: (-point.speed.shown, point.quality.shown))
 
 
-def tradeoff(summary: Summary, dataset: str) -> Tradeoff:
+def tradeoff(board: Leaderboard) -> Tradeoff:
     """Set the rows of a dataset's leaderboard against what they cost."""
-    estimates, limit = summary.estimates[dataset], round(summary.protocol.headline_fpr, 9)
-    names = summary.category_names(dataset)
-    place = names[0] if len(names) == 1 else ""
+    estimates, limit = board.estimates, round(board.protocol.headline_fpr, 9)
+    place = board.categories[0] if len(board.categories) == 1 else ""
     points: dict[str, list[Point]] = {}
     left_out: dict[str, list[str]] = {}
-    for row in summary.rows[dataset]:
+    for row in board.rows:
         number, short = row.configuration.number, row.configuration.short
-        devices = _devices(summary, dataset, row)
+        devices = _devices(row)
         speed = estimates.get((number, place, THROUGHPUT, "all", None), NO_ESTIMATE)
         quality = estimates.get((number, place, "aupro", "all", limit), NO_ESTIMATE)
         if not place:  # the spread over categories is no uncertainty of their average
@@ -89,37 +88,36 @@ def tradeoff(summary: Summary, dataset: str) -> Tradeoff:
     return Tradeoff(dict(sorted(points.items())), left_out)
 
 
-def cost_table(summary: Summary, dataset: str) -> Table | None:
+def cost_table(board: Leaderboard) -> Table | None:
     """Return speed, time per image, peak memory and device of every row; None if no row has any."""
     caption = "Prediction of the test images, mean over seeds, then over categories"
-    table = metric_table(summary, dataset, cost_columns(), drop_empty=True, caption=caption)
+    table = metric_table(board, cost_columns(), drop_empty=True, caption=caption)
     if not any(cell.sort for line in table.cells for cell in line):
         return None
     devices = []
-    for row in summary.rows[dataset]:
-        runs = summary.runs_of(dataset, row)
-        sizes = sorted({f"{run.batch_size:g}" for run in runs if run.batch_size})
+    for row in board.rows:
+        sizes = sorted({f"{run.batch_size:g}" for run in row.runs if run.batch_size})
         small = [f"up to {' or '.join(sizes)} inputs at a time"] if sizes else []
-        small += ["compiled"] * any(run.compiled for run in runs)
-        text = device_text(summary, dataset, row)
+        small += ["compiled"] * any(run.compiled for run in row.runs)
+        text = device_text(row)
         devices.append([Cell(text, _DEVICE.title, text, tuple(small))])
-    notes = tuple(_notes(summary, dataset))
+    notes = tuple(_notes(board))
     return dataclasses.replace(table.beside([_DEVICE], devices), kind="cost", notes=notes)
 
 
-def device_text(summary: Summary, dataset: str, row: Row) -> str:
+def device_text(row: Row) -> str:
     """Return the device of a row, or all its devices."""
-    return "; ".join(_devices(summary, dataset, row))
+    return "; ".join(_devices(row))
 
 
-def _devices(summary: Summary, dataset: str, row: Row) -> list[str]:
-    return sorted({run.device for run in summary.runs_of(dataset, row)})
+def _devices(row: Row) -> list[str]:
+    return sorted({run.device for run in row.runs})
 
 
-def _notes(summary: Summary, dataset: str) -> list[str]:
+def _notes(board: Leaderboard) -> list[str]:
     """Return what a reader must know of the figures, in sentences."""
-    costs = tradeoff(summary, dataset)
-    against = f"AUPRO@{limit_text(summary.protocol.headline_fpr)}"
+    costs = tradeoff(board)
+    against = f"AUPRO@{limit_text(board.protocol.headline_fpr)}"
     notes = []
     for device in costs.points:
         names = "; ".join(point.series.label for point in costs.front(device))
@@ -131,9 +129,9 @@ def _notes(summary: Summary, dataset: str) -> list[str]:
     notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in costs.left_out.items()]
     shared = [
         row.configuration.short
-        for row in summary.rows[dataset]
-        if not all(run.own_peak for run in summary.runs_of(dataset, row))
-        and (row.configuration.number, "", "peak_host_mib", "all", None) in summary.estimates[dataset]
+        for row in board.rows
+        if not all(run.own_peak for run in row.runs)
+        and (row.configuration.number, "", "peak_host_mib", "all", None) in board.estimates
     ]
     if shared:
         notes.append(

@@ -10,7 +10,7 @@ from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection, DetectionLimit
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report.columns import Column
-from hrbench.report.summary import Row, Summary
+from hrbench.report.summary import Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
 __all__ = [
@@ -42,7 +42,8 @@ class Reliability:
     seed: int
 
 
-Reliabilities = Mapping[tuple[str, str, int], Reliability]
+Reliabilities = Mapping[tuple[str, int], Reliability]
+"""Of a dataset, by category and number of the configuration."""
 
 
 def limit_names(pod: Detectability) -> tuple[str, str, str]:
@@ -65,15 +66,15 @@ def _pixels(area: float) -> str:
     return f"{area:,.0f} px" if area >= 9.95 else f"{area:.1f} px"
 
 
-def limit_table(reliabilities: Reliabilities, summary: Summary, dataset: str, category: str) -> Table | None:
+def limit_table(reliabilities: Reliabilities, board: Leaderboard, category: str) -> Table | None:
     """Return the limits in one category with all that belongs to them; None without any evidence.
 
     A table without rows has notes that say why.
     """
-    analysed, silent, lost = _sort_out(reliabilities, summary, dataset, category)
+    analysed, silent, lost = _sort_out(reliabilities, board, category)
     if not analysed and not silent:
         return None
-    pod, rule = summary.protocol.pod, summary.protocol.threshold
+    pod, rule = board.protocol.pod, board.protocol.threshold
     a90_95 = limit_names(pod)[2]
     cautions = list(dict.fromkeys(caution for _, detection in analysed for caution in detection.cautions))
     notes = []
@@ -82,10 +83,10 @@ def limit_table(reliabilities: Reliabilities, summary: Summary, dataset: str, ca
         if fits:
             notes.append(f"{' and '.join(sorted(fits))} regression of hit on ln(area); {a90_95}: profile likelihood.")
         notes.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")
-        if seeds := _seeds(reliabilities, summary, dataset, category):
+        if seeds := _seeds(reliabilities, board, category):
             notes.append(seeds)
     return Table(
-        columns=_columns(summary.protocol),
+        columns=_columns(board.protocol),
         rows=tuple(row for row, _ in analysed),
         cells=tuple(_cells(detection, cautions) for _, detection in analysed),
         kind="detection-limits",
@@ -116,23 +117,22 @@ def _column(group: str, head: str, title: str) -> Column:
     return Column(head, group, head, title=title, contest=False, least=True)
 
 
-def limit_overview(reliabilities: Reliabilities, summary: Summary, dataset: str) -> Table | None:
+def limit_overview(reliabilities: Reliabilities, board: Leaderboard) -> Table | None:
     """Return the upper limits of all categories side by side; None without any, or for a single category."""
-    categories = summary.category_names(dataset)
-    analysed = [key for key, entry in reliabilities.items() if key[0] == dataset and entry.detection is not None]
-    if len(categories) < 2 or not analysed:
+    categories = board.categories
+    if len(categories) < 2 or all(entry.detection is None for entry in reliabilities.values()):
         return None
-    a90, a90_95 = limit_names(summary.protocol.pod)[1:]
-    rows, cells, silent = summary.rows[dataset], [], []
-    for row in rows:
-        entries = [reliabilities.get((dataset, category, row.configuration.number)) for category in categories]
+    a90, a90_95 = limit_names(board.protocol.pod)[1:]
+    cells, silent = [], []
+    for row in board.rows:
+        entries = [reliabilities.get((category, row.configuration.number)) for category in categories]
         cells.append(tuple(_upper_cell(entry) for entry in entries))
         if all(entry is not None and entry.detection is None for entry in entries):
             silent.append(row.configuration.short)
     notes = ["False calls and cautions belong to every figure: see the categories. No average: thresholds differ."]
     return Table(
         columns=tuple(_column(a90_95, category, f"{a90_95} in {category}") for category in categories),
-        rows=rows,
+        rows=board.rows,
         cells=tuple(cells),
         kind="detection-limits",
         caption=f"Upper limit of {a90}, per category; area in px, ⌀ diameter of an equal circle",
@@ -149,14 +149,14 @@ def _upper_cell(entry: Reliability | None) -> Cell:
 
 
 def _sort_out(
-    reliabilities: Reliabilities, summary: Summary, dataset: str, category: str
+    reliabilities: Reliabilities, board: Leaderboard, category: str
 ) -> tuple[list[tuple[Row, Detection]], list[str], list[str]]:
     """Return rows with an analysis, and the labels of those without threshold and without evidence."""
     analysed, silent, lost = [], [], []
-    for row in summary.rows[dataset]:
+    for row in board.rows:
         if category in row.missing:
             continue
-        entry = reliabilities.get((dataset, category, row.configuration.number))
+        entry = reliabilities.get((category, row.configuration.number))
         if entry is None:
             lost.append(row.configuration.short)
         elif entry.detection is None:
@@ -178,14 +178,14 @@ def _absent(silent: Sequence[str], lost: Sequence[str]) -> list[str]:
     return texts
 
 
-def _seeds(reliabilities: Reliabilities, summary: Summary, dataset: str, category: str) -> str:
+def _seeds(reliabilities: Reliabilities, board: Leaderboard, category: str) -> str:
     """Say which seed stands for its configuration where there are several."""
-    runs = [run for run in summary.runs if run.dataset == dataset and run.category == category]
+    runs = [run for run in board.runs if run.category == category]
     seeds = {(run.configuration.number, run.seed) for run in runs}
     configurations = {number for number, _ in seeds}
     if len(seeds) == len(configurations):
         return ""
-    keys = ((dataset, category, number) for number in configurations)
+    keys = ((category, number) for number in configurations)
     shown = {reliabilities[key].seed for key in keys if key in reliabilities}
     return (
         f"Of several seeds the lowest one stands here (seed {', '.join(map(str, sorted(shown)))}): hits of different "

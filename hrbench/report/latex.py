@@ -17,14 +17,14 @@ def latex_tables(summary: Summary) -> str:
     r"""Return one ``table*`` per dataset for the package booktabs; input it with ``\input``."""
     protocol = summary.protocol
     parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
-    for dataset in summary.rows:
-        table = overview_table(summary, dataset)
+    for board in summary.leaderboards:
+        table = overview_table(board)
         caption = (
-            f"{_latex(dataset)}: AUPRO up to several false-positive rates and by defect size "
+            f"{_latex(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
             f"(AUPRO@{limit_text(protocol.headline_fpr)}), at native resolution; mean over seeds, then over "
             rf"categories. Best in bold, second underlined. {' '.join(map(_latex, table.notes))}"
         )
-        label = re.sub(r"[^A-Za-z0-9]+", "-", dataset).strip("-").lower()
+        label = re.sub(r"[^A-Za-z0-9]+", "-", board.dataset).strip("-").lower()
         parts.append(_latex_table(table, caption, label))
     return "\n\n".join(parts) + "\n"
 

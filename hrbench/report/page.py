@@ -22,7 +22,7 @@ from hrbench.report.latex import latex_tables
 from hrbench.report.plots import KINDS, PlotData, figures, gather
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
-from hrbench.report.summary import Row, Summary, summarise
+from hrbench.report.summary import Leaderboard, Row, Summary, summarise
 from hrbench.report.table import interval_note, metric_table, overview_table
 from hrbench.report.text import csv_table, markdown_page
 from hrbench.store import Run
@@ -79,51 +79,48 @@ def html_page(summary: Summary) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    data = gather(summary)
-    numbers = {name: number for number, name in enumerate(summary.notes)}
     text = environment.get_template("page.html").render(
-        datasets=[_dataset(summary, data, name, f"d{numbers[name]}") for name in summary.rows],
+        datasets=[_dataset(board, f"d{number}") for number, board in enumerate(summary.leaderboards)],
         protocol=summary.protocol,
         headline=limit_text(summary.protocol.headline_fpr),
         intervals=interval_note(summary.protocol),
         reliable=limit_names(summary.protocol.pod)[1:],
         sentence=SENTENCE,
-        published=published_tables(read_published(), summary.notes),
-        updated=max(run.created for run in summary.runs),
+        published=published_tables(read_published(), [board.dataset for board in summary.leaderboards]),
+        updated=max(run.created for board in summary.leaderboards for run in board.runs),
     )
     return text.lstrip()
 
 
-def _dataset(summary: Summary, data: PlotData, name: str, anchor: str) -> dict[str, Any]:
+def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
-    categories = summary.category_names(name)
-    areas = [data.areas[name, category] for category in categories if (name, category) in data.areas]
-    counts = {run.category: run for run in summary.runs if run.dataset == name}.values()
+    data, categories = gather(board), board.categories
+    counts = {run.category: run for run in board.runs}.values()
     return {
-        "name": name,
+        "name": board.dataset,
         "anchor": anchor,
-        "notes": summary.notes[name],
+        "notes": board.notes,
         "facts": {
             "categories": len(categories),
             "test": sum(run.test for run in counts),
             "defective": sum(run.defective for run in counts),
-            "defects": sum(area.size for area in areas) if len(areas) == len(categories) else 0,
+            "defects": sum(area.size for area in data.areas.values()) if len(data.areas) == len(categories) else 0,
         },
-        "overview": overview_table(summary, name),
-        "plots": _svg(summary, data, name, "", anchor, _OVERVIEW if len(categories) > 1 else _SINGLE),
+        "overview": overview_table(board),
+        "plots": _svg(board, data, "", anchor, _OVERVIEW if len(categories) > 1 else _SINGLE),
         "categories": [
-            _category(summary, data, name, category, f"{anchor}c{number}") for number, category in enumerate(categories)
+            _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
         ],
-        "limits": limit_overview(data.limits, summary, name),
-        "cost": cost_table(summary, name),
-        "comparison": compare_protocols(summary, name),
-        "cards": method_cards(summary, name),
+        "limits": limit_overview(data.limits, board),
+        "cost": cost_table(board),
+        "comparison": compare_protocols(board),
+        "cards": method_cards(board),
     }
 
 
-def _category(summary: Summary, data: PlotData, dataset: str, category: str, anchor: str) -> dict[str, Any]:
+def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one category."""
-    protocol = summary.protocol
+    protocol = board.protocol
     counted = f"AUPRO@{limit_text(protocol.headline_fpr)}"
     groups = (
         (f"{counted}, quarters", DISJOINT),
@@ -132,29 +129,23 @@ def _category(summary: Summary, data: PlotData, dataset: str, category: str, anc
     )
     columns = category_columns(protocol)
     sizes = [column for group, subsets in groups for column in size_columns(protocol, subsets, group)]
-    several = len(summary.category_names(dataset)) > 1
+    several = len(board.categories) > 1
     pictures = []
-    for row in summary.rows[dataset]:
-        runs = [run for run in summary.runs_of(dataset, row) if run.category == category]
+    for row in board.rows:
+        runs = [run for run in row.runs if run.category == category]
         pictures += [entry] if (entry := _pictures(row, runs)) else []
     return {
         "name": category,
         "anchor": anchor,
-        "metrics": metric_table(
-            summary, dataset, columns, category, drop_empty=True, caption="All metrics, mean over seeds"
-        ),
-        "sizes": metric_table(
-            summary, dataset, sizes, category, counts=True, caption="By size of the defects, mean over seeds"
-        ),
-        "limits": limit_table(data.limits, summary, dataset, category),
-        "plots": _svg(summary, data, dataset, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
+        "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
+        "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
+        "limits": limit_table(data.limits, board, category),
+        "plots": _svg(board, data, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,
     }
 
 
-def _svg(
-    summary: Summary, data: PlotData, dataset: str, category: str, prefix: str, kinds: Sequence[str]
-) -> dict[str, Markup]:
+def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: Sequence[str]) -> dict[str, Markup]:
     """Return the plots as markup: matplotlib has escaped the names in them."""
     what = {
         "sizes": "AUPRO per quarter of the defects by area, for every row of the table",
@@ -163,9 +154,9 @@ def _svg(
         "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
         "cost": "AUPRO over the time per megapixel, for every row of the table above, with the Pareto front",
     }
-    drawn = figures(summary, data, dataset, category, titled=False, kinds=kinds)
+    drawn = figures(board, data, category, titled=False, kinds=kinds)
     return {
-        kind: Markup(inline_svg(figure, f"{prefix}-{kind}", f"{what[kind]}: {category or dataset}"))
+        kind: Markup(inline_svg(figure, f"{prefix}-{kind}", f"{what[kind]}: {category or board.dataset}"))
         for kind, figure in drawn.items()
     }
 

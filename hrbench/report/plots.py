@@ -23,7 +23,7 @@ from hrbench.report.detection_limits import Reliabilities, Reliability
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
 from hrbench.report.pod_plot import draw_detection
-from hrbench.report.summary import MIN_COMPONENTS, Estimate, Row, Summary, summarise
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.scoring import detection_of
 from hrbench.store import Run
 
@@ -38,41 +38,41 @@ FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 
 @dataclasses.dataclass(frozen=True)
 class PlotData:
-    """What plots need beyond the summary, read from the evidence.
+    """What the plots of a dataset need beyond its leaderboard, read from the evidence.
 
     Attributes
     ----------
     areas : dict
-        Component areas by (dataset, category).
+        Component areas by category.
     curves : dict
-        (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by (dataset, category, configuration).
+        (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by category and number of the configuration.
     limits : dict
-        Probability of detection of the lowest seed, by (dataset, category, configuration).
+        Probability of detection of the lowest seed, by category and number of the configuration.
     """
 
-    areas: Mapping[tuple[str, str], npt.NDArray[np.int64]]
-    curves: Mapping[tuple[str, str, int], tuple[Floats, Floats]]
+    areas: Mapping[str, npt.NDArray[np.int64]]
+    curves: Mapping[tuple[str, int], tuple[Floats, Floats]]
     limits: Reliabilities = dataclasses.field(default_factory=dict)
 
 
-def gather(summary: Summary) -> PlotData:
+def gather(board: Leaderboard) -> PlotData:
     """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone contributes none."""
-    areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-    curves: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
-    limits: dict[tuple[str, str, int], Reliability] = {}
-    for counted in sorted(summary.runs, key=lambda run: run.seed):
-        place = (counted.dataset, counted.category)
+    areas: dict[str, npt.NDArray[np.int64]] = {}
+    curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
+    limits: dict[tuple[str, int], Reliability] = {}
+    for counted in sorted(board.runs, key=lambda run: run.seed):
+        category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
-            evidence = counted.run.load_evidence(summary.protocol)
+            evidence = counted.run.load_evidence(board.protocol)
         except (HrbenchError, OSError):
             continue
-        areas.setdefault(place, evidence.components["area"].to_numpy())
-        exact = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
+        areas.setdefault(category, evidence.components["area"].to_numpy())
+        exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
         pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
-        key = (*place, counted.configuration.number)
+        key = (category, counted.configuration.number)
         curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detection_of(evidence, summary.protocol), counted.seed)
+            limits[key] = Reliability(detection_of(evidence, board.protocol), counted.seed)
     return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits)
 
 
@@ -101,32 +101,29 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
     HrbenchError
         If no run was measured under `protocol`.
     """
-    summary = summarise(runs, protocol)
-    data = gather(summary)
     paths = []
-    for dataset in summary.rows:
-        names = summary.category_names(dataset)
-        for category in ["", *names] if len(names) > 1 else [""]:
-            stem = "-".join(safe_name(part) for part in (dataset, category) if part)
-            for kind, figure in figures(summary, data, dataset, category).items():
+    for board in summarise(runs, protocol).leaderboards:
+        data = gather(board)
+        for category in ["", *board.categories] if len(board.categories) > 1 else [""]:
+            stem = "-".join(safe_name(part) for part in (board.dataset, category) if part)
+            for kind, figure in figures(board, data, category).items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")
     return paths
 
 
 def figures(
-    summary: Summary,
+    board: Leaderboard,
     data: PlotData,
-    dataset: str,
     category: str = "",
     *,
     titled: bool = True,
     kinds: Collection[str] = KINDS,
 ) -> dict[str, Figure]:
     """Draw the plots of a category, or of the average over all (``""``), by kind: those of `kinds` there are."""
-    sheet = _Sheet(summary, data, dataset, category)
+    sheet = _Sheet(board, data, category)
     if not sheet.rows:
         return {}
-    protocol, title = summary.protocol, sheet.title() if titled else ""
+    protocol, title = board.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
     drawn = {}
     if "sizes" in kinds:
@@ -144,7 +141,7 @@ def figures(
         detection = draw_detection(sheet.detections(), protocol.pod, title)
         drawn |= {} if detection is None else {"detection": detection}
     if "cost" in kinds and not category:
-        cost = draw_cost(tradeoff(summary, dataset), axis, title)
+        cost = draw_cost(tradeoff(board), axis, title)
         drawn |= {} if cost is None else {"cost": cost}
     return drawn
 
@@ -152,28 +149,29 @@ def figures(
 class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
-    def __init__(self, summary: Summary, data: PlotData, dataset: str, category: str) -> None:
-        self.summary, self.data, self.dataset, self.category = summary, data, dataset, category
-        self.estimates = summary.estimates[dataset]
-        self.categories = [category] if category else summary.category_names(dataset)
-        self.rows = [row for row in summary.rows[dataset] if category not in row.missing]
+    def __init__(self, board: Leaderboard, data: PlotData, category: str) -> None:
+        self.board, self.data, self.category = board, data, category
+        self.categories = [category] if category else board.categories
+        self.rows = [row for row in board.rows if category not in row.missing]
 
     def title(self) -> str:
         if len(self.categories) == 1:
-            return f"{self.dataset} / {self.categories[0]}"
-        return f"{self.dataset}, mean over {len(self.categories)} categories"
+            return f"{self.board.dataset} / {self.categories[0]}"
+        return f"{self.board.dataset}, mean over {len(self.categories)} categories"
 
     def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
         label = row.configuration.short if self.category else row.short_of_average
         return Series(label, row.configuration.number, estimates)
 
     def series(self, subsets: Sequence[str]) -> list[Series]:
-        columns = size_columns(self.summary.protocol, subsets)
+        columns = size_columns(self.board.protocol, subsets)
         # With a single category its own numbers: their spread is that over seeds, which whiskers may show.
         category = self.categories[0] if len(self.categories) == 1 else ""
         drawn = []
         for row in self.rows:
-            estimates = [column.estimate(self.estimates, row.configuration.number, category) for column in columns]
+            estimates = [
+                column.estimate(self.board.estimates, row.configuration.number, category) for column in columns
+            ]
             if not category:  # the spread over categories is no uncertainty of their average
                 estimates = [dataclasses.replace(e, minimum=math.nan, maximum=math.nan) for e in estimates]
             drawn.append(self._one(row, estimates))
@@ -182,7 +180,7 @@ class _Sheet:
     def curves(self) -> list[tuple[Series, Floats, Floats]]:
         drawn = []
         for row in self.rows:
-            keys = [(self.dataset, name, row.configuration.number) for name in self.categories]
+            keys = [(name, row.configuration.number) for name in self.categories]
             pairs = [self.data.curves[key] for key in keys if key in self.data.curves]
             covered = len(self.categories) - (0 if self.category else len(row.missing))
             if len(pairs) == covered:  # an average over what happens to have evidence left would mislead
@@ -194,23 +192,23 @@ class _Sheet:
             return []
         entries = []
         for row in self.rows:
-            entry = self.data.limits.get((self.dataset, self.categories[0], row.configuration.number))
+            entry = self.data.limits.get((self.categories[0], row.configuration.number))
             if entry is not None and entry.detection is not None:
                 entries.append((self._one(row), entry.detection))
         return entries
 
     def bins(self, subsets: Sequence[str]) -> list[Bin]:
-        return [self._bin(column) for column in size_columns(self.summary.protocol, subsets)]
+        return [self._bin(column) for column in size_columns(self.board.protocol, subsets)]
 
     def _bin(self, column: Column) -> Bin:
         counts: list[int] = []
         parts: list[npt.NDArray[np.int64]] = []
         for name in self.categories:
             numbers = (row.configuration.number for row in self.rows)
-            counts.append(max(column.estimate(self.estimates, number, name).n for number in numbers))
-            areas = self.data.areas.get((self.dataset, name))
+            counts.append(max(column.estimate(self.board.estimates, number, name).n for number in numbers))
+            areas = self.data.areas.get(name)
             if areas is not None and areas.size:
-                parts.append(areas[size_subsets(areas, self.summary.protocol.size_bins)[column.subset]])
+                parts.append(areas[size_subsets(areas, self.board.protocol.size_bins)[column.subset]])
         span: tuple[float, ...] = ()
         if len(parts) == len(counts) and (pooled := np.concatenate(parts)).size:
             span = tuple(float(area) for area in np.quantile(pooled, [0, 0.5, 1]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from hrbench.metrics import DISJOINT
 from hrbench.report.columns import Column, limit_text, number_text
 from hrbench.report.configurations import CountedRun, protocol_digests
-from hrbench.report.summary import MIN_COMPONENTS, Estimate, Estimates, Row, Summary, averages, values_of
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Estimates, Leaderboard, Row, averages, values_of
 from hrbench.report.table import Cell, Table, coverage, emphasis
 
 __all__ = ["SENTENCE", "compare_protocols"]
@@ -27,27 +27,26 @@ class _Measured:
     lacking: Mapping[int, str]
 
 
-def compare_protocols(summary: Summary, dataset: str) -> Table | None:
+def compare_protocols(board: Leaderboard) -> Table | None:
     """Compare the protocols under which the runs of a dataset were measured; None if there is only one.
 
     The table has a heading for each metric, with what it counts under each protocol, and below it a line for each
     row of the leaderboard; the first column is the reference of the differences, which are the small print. A value
     needs records of every run that counts for its row: an average over other runs would be of other maps.
     """
-    runs = [run for run in summary.runs if run.dataset == dataset]
-    names = {str(name) for run in runs for name in run.run.records["protocol"].unique()}
+    names = {str(name) for run in board.runs for name in run.run.records["protocol"].unique()}
     if len(names) < 2:
         return None
-    reference = "native" if "native" in names else summary.protocol.name
+    reference = "native" if "native" in names else board.protocol.name
     protocols = [reference, *sorted(names - {reference})]
-    measured = [_measure(runs, name) for name in protocols]
+    measured = [_measure(board.runs, name) for name in protocols]
     rows: list[Row | str | None] = []
     cells: list[tuple[Cell, ...]] = []
-    for metric in _metrics(measured, summary.protocol.headline_fpr):
-        block = _Block(metric, summary, dataset, protocols, measured)
+    for metric in _metrics(measured, board.protocol.headline_fpr):
+        block = _Block(metric, board, protocols, measured)
         if block.is_empty:
             continue
-        rows += [metric.head, *summary.rows[dataset]]
+        rows += [metric.head, *board.rows]
         cells += [block.counts(), *block.lines()]
     note = (
         f"Small: difference to {reference}, in points (hundredths), where both average the same categories. "
@@ -75,7 +74,7 @@ def _measure(runs: Sequence[CountedRun], name: str) -> _Measured:
         for number, runs_there in without.items()
     }
     complete = [(run, table) for run, table in values if run.configuration.number not in lacking]
-    return _Measured(averages(complete)[runs[0].dataset] if complete else {}, lacking)
+    return _Measured(averages(complete) if complete else {}, lacking)
 
 
 def _metrics(measured: Sequence[_Measured], headline: float) -> list[Column]:
@@ -100,12 +99,12 @@ class _Block:
     """One metric under all protocols: its lines of the table."""
 
     def __init__(
-        self, metric: Column, summary: Summary, dataset: str, protocols: Sequence[str], measured: Sequence[_Measured]
+        self, metric: Column, board: Leaderboard, protocols: Sequence[str], measured: Sequence[_Measured]
     ) -> None:
         self.metric, self.protocols, self.measured = metric, protocols, measured
-        self.rows = summary.rows[dataset]
+        self.rows = board.rows
         numbers = [row.configuration.number for row in self.rows]
-        names = summary.category_names(dataset)
+        names = board.categories
         self.estimates = [[metric.estimate(each.estimates, number) for number in numbers] for each in measured]
         self.covered = [[coverage(metric, each.estimates, number, names) for number in numbers] for each in measured]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -109,29 +110,38 @@ class Row:
     Attributes
     ----------
     configuration : Configuration
+    runs : tuple of CountedRun
+        By category and seed.
     headline : float
         What it is ranked by.
-    rank, rank_low, rank_high : float
-        Rank, and the interval of it over the bootstrap draws; NaN where not comparable, or where there is none.
-    seeds : str
-        Seeds per category, ``2`` or ``1–2``.
-    categories : int
-        How many it covers.
     missing : tuple of str
-        Those that it does not.
+        Categories of the dataset that it does not cover.
     foreign : bool
         Whether it was measured under other rules than the report's.
+    rank, rank_low, rank_high : float
+        Rank, and the interval of it over the bootstrap draws; NaN where not comparable, or where there is none.
     """
 
     configuration: Configuration
+    runs: tuple[CountedRun, ...]
     headline: float
-    rank: float
-    rank_low: float
-    rank_high: float
-    seeds: str
-    categories: int
     missing: tuple[str, ...]
     foreign: bool
+    rank: float = math.nan
+    rank_low: float = math.nan
+    rank_high: float = math.nan
+
+    @property
+    def categories(self) -> int:
+        """How many categories it covers."""
+        return len({run.category for run in self.runs})
+
+    @property
+    def seeds(self) -> str:
+        """Seeds per category, ``2`` or ``1–2``."""
+        counts = Counter(category for category, _ in {(run.category, run.seed) for run in self.runs})
+        fewest, most = min(counts.values()), max(counts.values())
+        return f"{fewest}" if fewest == most else f"{fewest}–{most}"
 
     @property
     def marks(self) -> str:
@@ -157,36 +167,42 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """Everything that a report says in numbers.
+class Leaderboard:
+    """Everything that a report says of one dataset in numbers.
 
     Attributes
     ----------
+    dataset : str
     protocol : Protocol
     runs : tuple of CountedRun
         Those that count, in the caller's order.
-    rows : dict of str to tuple of Row
-        The leaderboard of each dataset, best first.
-    estimates : dict of str to dict
-        Per dataset, every average.
-    notes : dict of str to list of str
-        Per dataset, what a reader must know before comparing rows; also of datasets that no run counts for.
+    rows : tuple of Row
+        Best first.
+    estimates : dict
+        Every average.
+    notes : list of str
+        What a reader must know before comparing rows.
     """
 
+    dataset: str
     protocol: Protocol
     runs: tuple[CountedRun, ...]
-    rows: Mapping[str, tuple[Row, ...]]
-    estimates: Mapping[str, Estimates]
-    notes: Mapping[str, list[str]]
+    rows: tuple[Row, ...]
+    estimates: Estimates
+    notes: list[str]
 
-    def category_names(self, dataset: str) -> list[str]:
-        """Return the categories of `dataset` that any configuration covers."""
-        return sorted({run.category for run in self.runs if run.dataset == dataset})
+    @property
+    def categories(self) -> list[str]:
+        """The categories that any configuration covers."""
+        return sorted({run.category for run in self.runs})
 
-    def runs_of(self, dataset: str, row: Row) -> list[CountedRun]:
-        """Return the runs behind a row, by category and seed."""
-        runs = [run for run in self.runs if run.dataset == dataset and run.configuration == row.configuration]
-        return sorted(runs, key=lambda run: (run.category, run.seed))
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The leaderboards of all datasets that were measured under a protocol."""
+
+    protocol: Protocol
+    leaderboards: tuple[Leaderboard, ...]
 
 
 def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
@@ -206,41 +222,28 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     notes: dict[str, list[str]] = {name: [] for name in sorted({run.dataset for run in described})}
     counted = identify(without_duplicates([run for run in described if not values[run.run].empty], notes))
     remarks(counted, unmeasured, protocol, notes)
-    estimates = averages([(run, values[run.run]) for run in counted])
-    rows = {}
-    for dataset in sorted(estimates):
+    boards = []
+    for dataset, texts in notes.items():
         own = [run for run in counted if run.dataset == dataset]
-        rows[dataset] = _rank(own, estimates[dataset], protocol)
-    return Summary(protocol, tuple(counted), rows, estimates, notes)
+        if own:
+            estimates = averages([(run, values[run.run]) for run in own])
+            rows = _rank(own, estimates, protocol)
+            boards.append(Leaderboard(dataset, protocol, tuple(own), rows, estimates, texts))
+    return Summary(protocol, tuple(boards))
 
 
-def averages(values: Sequence[tuple[CountedRun, pd.DataFrame]]) -> dict[str, Estimates]:
-    """Average values over seeds, and then over categories.
-
-    Parameters
-    ----------
-    values : sequence of (CountedRun, DataFrame)
-        Each run with its values from :func:`values_of`.
-
-    Returns
-    -------
-    dict of str to dict
-        By dataset, as in :class:`Summary`.
-    """
-    tables = [
-        table.assign(dataset=run.dataset, configuration=run.configuration.number, category=run.category)
-        for run, table in values
-    ]
+def averages(values: Sequence[tuple[CountedRun, pd.DataFrame]]) -> Estimates:
+    """Average the values of each run on a dataset, from :func:`values_of`, over seeds, and then over categories."""
+    tables = [table.assign(configuration=run.configuration.number, category=run.category) for run, table in values]
     categories = _mean_over_seeds(pd.concat(tables, ignore_index=True))
-    datasets = _mean_over_categories(categories)
     fields = [field.name for field in dataclasses.fields(Estimate)]
-    estimates: dict[str, dict[tuple[int, str, str, str, float | None], Estimate]] = {}
-    for frame in (datasets.assign(category=""), categories):
+    estimates = {}
+    for frame in (_mean_over_categories(categories).assign(category=""), categories):
         for row in frame.to_dict("records"):
             limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
             key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
-            estimates.setdefault(row["dataset"], {})[key] = Estimate(**{name: row[name] for name in fields})
-    return dict(estimates)
+            estimates[key] = Estimate(**{name: row[name] for name in fields})
+    return estimates
 
 
 def values_of(run: Run, protocol: str) -> pd.DataFrame:
@@ -260,7 +263,7 @@ def values_of(run: Run, protocol: str) -> pd.DataFrame:
 
 
 def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
-    keys = ["dataset", "configuration", "category", *_METRIC]
+    keys = ["configuration", "category", *_METRIC]
     # The seeds see the same images, so their intervals do not shrink by averaging: the ends are averaged.
     table = _mean(values.rename(columns={"error_bound": "error", "ci_low": "low", "ci_high": "high"}), keys)
     table["n"] = values.groupby(keys, dropna=False)["n"].max().fillna(0).astype(int).to_numpy()
@@ -269,7 +272,7 @@ def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_over_categories(categories: pd.DataFrame) -> pd.DataFrame:
-    keys = ["dataset", "configuration", *_METRIC]
+    keys = ["configuration", *_METRIC]
     table = _mean(categories.assign(value=categories["value"].mask(categories["few"])), keys)
     groups = categories.groupby(keys, dropna=False)
     table["n"] = groups["n"].sum().to_numpy()
@@ -302,37 +305,29 @@ def _mean(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) -> tuple[Row, ...]:
     """Order the rows of a dataset; only rows that cover all of its categories get a rank."""
     every = {run.category for run in runs}
-    limit = round(protocol.headline_fpr, 9)
+    by_configuration: dict[Configuration, list[CountedRun]] = {}
+    for run in runs:
+        by_configuration.setdefault(run.configuration, []).append(run)
     rows = []
-    for configuration in {run.configuration.number: run.configuration for run in runs}.values():
-        seeds: dict[str, set[int]] = {}
-        for run in runs:
-            if run.configuration == configuration:
-                seeds.setdefault(run.category, set()).add(run.seed)
-        fewest, most = (end(len(numbers) for numbers in seeds.values()) for end in (min, max))
+    for configuration, own in by_configuration.items():
+        headline = (configuration.number, "", "aupro", "all", round(protocol.headline_fpr, 9))
         rows.append(
             Row(
                 configuration=configuration,
-                headline=estimates.get((configuration.number, "", "aupro", "all", limit), NO_ESTIMATE).value,
-                rank=math.nan,
-                rank_low=math.nan,
-                rank_high=math.nan,
-                seeds=f"{fewest}" if fewest == most else f"{fewest}–{most}",
-                categories=len(seeds),
-                missing=tuple(sorted(every - set(seeds))),
+                runs=tuple(sorted(own, key=lambda run: (run.category, run.seed))),
+                headline=estimates.get(headline, NO_ESTIMATE).value,
+                missing=tuple(sorted(every - {run.category for run in own})),
                 foreign=configuration.rules not in ("", protocol.digest),
             )
         )
-    comparable = [row for row in rows if not (row.missing or row.foreign or math.isnan(row.headline))]
-    comparable.sort(key=lambda row: (-row.headline, row.configuration.number))
+    rows.sort(key=lambda row: (math.inf if math.isnan(row.headline) else -row.headline, row.configuration.number))
+    others = [row for row in rows if row.missing or row.foreign or math.isnan(row.headline)]
+    comparable = [row for row in rows if row not in others]
     # Rows that print the same number share their rank.
     printed = [round(row.headline, 3) for row in comparable]
-    own = [[run for run in runs if run.configuration == row.configuration] for row in comparable]
-    intervals = headline_ranks(own, protocol)
+    intervals = headline_ranks([by_configuration[row.configuration] for row in comparable], protocol)
     ranked = [
         dataclasses.replace(row, rank=1.0 + printed.index(value), rank_low=low, rank_high=high)
         for row, value, (low, high) in zip(comparable, printed, intervals, strict=True)
     ]
-    others = [row for row in rows if row not in comparable]
-    others.sort(key=lambda row: (math.inf if math.isnan(row.headline) else -row.headline, row.configuration.number))
     return (*ranked, *others)

@@ -20,7 +20,7 @@ from hrbench.report.columns import (
     why_missing,
 )
 from hrbench.report.configurations import COSTS
-from hrbench.report.summary import NO_ESTIMATE, Estimate, Estimates, Row, Summary
+from hrbench.report.summary import NO_ESTIMATE, Estimate, Estimates, Leaderboard, Row
 
 __all__ = [
     "Cell",
@@ -168,8 +168,7 @@ def coverage(column: Column, estimates: Estimates, configuration: int, categorie
 
 
 def metric_table(
-    summary: Summary,
-    dataset: str,
+    board: Leaderboard,
     columns: Sequence[Column],
     category: str = "",
     *,
@@ -181,8 +180,7 @@ def metric_table(
 
     Parameters
     ----------
-    summary : Summary
-    dataset : str
+    board : Leaderboard
     columns : sequence of Column
     category : str
     drop_empty : bool
@@ -191,9 +189,9 @@ def metric_table(
         Put the number of defects into the heading.
     caption : str
     """
-    estimates = summary.estimates[dataset]
-    rows = [row for row in summary.rows[dataset] if category not in row.missing]
-    categories = [category] if category else summary.category_names(dataset)
+    estimates = board.estimates
+    rows = [row for row in board.rows if category not in row.missing]
+    categories = [category] if category else board.categories
     shown, cells = [], []
     for column in columns:
         numbers = [row.configuration.number for row in rows]
@@ -269,12 +267,12 @@ def _explain(column: Column, estimate: Estimate, category: str) -> str:
     return "; ".join(parts)
 
 
-def overview_table(summary: Summary, dataset: str) -> Table:
+def overview_table(board: Leaderboard) -> Table:
     """Return the table that a leaderboard opens with: how each row was run, averages, and what they stand on."""
-    numbers = metric_table(summary, dataset, overview_columns(summary.protocol))
+    numbers = metric_table(board, overview_columns(board.protocol))
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
     weights = "Pretrained weights of the backbone, and the precision of networks where it is not float32"
-    rows = summary.rows[dataset]
+    rows = board.rows
     left = Table(
         columns=(
             text_column("preset", "Preset", "Named set of options"),
@@ -288,7 +286,7 @@ def overview_table(summary: Summary, dataset: str) -> Table:
         ),
         kind="overview",
         caption="Mean over seeds, then over categories",
-        notes=tuple(_footnotes(summary, dataset)),
+        notes=tuple(_footnotes(board)),
     )
     right = (
         text_column("seeds", "Seeds", "Training runs per category", text=False),
@@ -304,9 +302,9 @@ def interval_note(protocol: Protocol) -> str:
     return f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws."
 
 
-def _footnotes(summary: Summary, dataset: str) -> list[str]:
+def _footnotes(board: Leaderboard) -> list[str]:
     """Return what the marks mean and the notes of the dataset, in plain text."""
-    rows = summary.rows[dataset]
+    rows = board.rows
     lines = [
         f"† {row.configuration.label}: not ranked, its average lacks {', '.join(row.missing)}."
         for row in rows
@@ -317,8 +315,8 @@ def _footnotes(summary: Summary, dataset: str) -> list[str]:
     if any(row.configuration.random for row in rows):
         lines.append("RANDOM: the network's weights are random; such a row tests the plumbing, not the method.")
     lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
-    if any(estimate.has_interval for estimate in summary.estimates[dataset].values()):
-        lines.append(interval_note(summary.protocol))
+    if any(estimate.has_interval for estimate in board.estimates.values()):
+        lines.append(interval_note(board.protocol))
     if any(row.rank_interval for row in rows):
         lines.append("Ranks, with their intervals: over the same draws of images for all rows.")
-    return [*lines, *summary.notes[dataset]]
+    return [*lines, *board.notes]

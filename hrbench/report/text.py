@@ -15,7 +15,7 @@ from hrbench.report.columns import Column, category_columns, cost_columns, limit
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
-from hrbench.report.summary import NO_ESTIMATE, Row, Summary, summarise
+from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
 from hrbench.store import Run
 
@@ -32,12 +32,12 @@ def markdown_page(summary: Summary) -> str:
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
-    for dataset in summary.rows:
-        overview = overview_table(summary, dataset)
-        parts += [f"## {_markdown(dataset)}", _markdown_table(overview), _markdown_list(overview.notes)]
-        if (cost := cost_table(summary, dataset)) is not None:
+    for board in summary.leaderboards:
+        overview = overview_table(board)
+        parts += [f"## {_markdown(board.dataset)}", _markdown_table(overview), _markdown_list(overview.notes)]
+        if (cost := cost_table(board)) is not None:
             parts += ["### What it costs", _markdown_table(cost), *([_markdown_list(cost.notes)] if cost.notes else [])]
-        if (comparison := compare_protocols(summary, dataset)) is not None:
+        if (comparison := compare_protocols(board)) is not None:
             notes = [_markdown(note.replace("Small:", "In brackets:")) for note in comparison.notes]
             parts += ["### What the protocol is worth", SENTENCE, _markdown_table(comparison), *notes]
     return "\n\n".join(parts) + "\n"
@@ -95,14 +95,14 @@ def csv_table(summary: Summary) -> str:
     metrics = [column for column in category_columns(protocol) if column.key not in {cost.key for cost in costs}]
     columns = [*metrics, *costs, *size_columns(protocol, sizes), *limits]
     records: list[dict[str, Any]] = []
-    for dataset, rows in summary.rows.items():
-        categories = ["", *summary.category_names(dataset)]
-        tables = {category: metric_table(summary, dataset, columns, category) for category in categories}
-        for row in rows:
+    for board in summary.leaderboards:
+        categories = ["", *board.categories]
+        tables = {category: metric_table(board, columns, category) for category in categories}
+        for row in board.rows:
             for category, table in tables.items():
                 if category not in row.missing:
                     cells = table.cells[table.rows.index(row)]
-                    records.append(_csv_record(summary, dataset, category, row, table, cells))
+                    records.append(_csv_record(board, category, row, table, cells))
     frame = pd.DataFrame(records)
     empty = [
         name
@@ -112,16 +112,14 @@ def csv_table(summary: Summary) -> str:
     return str(frame.drop(columns=empty).to_csv(index=False, lineterminator="\n"))
 
 
-def _csv_record(
-    summary: Summary, dataset: str, category: str, row: Row, table: Table, cells: Sequence[Cell]
-) -> dict[str, Any]:
+def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells: Sequence[Cell]) -> dict[str, Any]:
     of = row.configuration
-    record: dict[str, Any] = {"dataset": dataset, "category": category}
+    record: dict[str, Any] = {"dataset": board.dataset, "category": category}
     record |= {name: math.nan if category else getattr(row, name) for name in ("rank", "rank_low", "rank_high")}
     record |= {"method": of.method, "preset": of.preset, "view": of.view, "weights": of.weights}
     record |= {"precision": of.precision, "options": of.options, "random": of.random}
     record |= {"seeds": row.seeds, "categories": row.categories, "missing": ";".join(row.missing)}
-    record["device"] = device_text(summary, dataset, row)
+    record["device"] = device_text(row)
     for column, cell in zip(table.columns, cells, strict=True):
         key, number = column.key, cell.estimate
         if key.endswith("_px") and (not category or number.defined < number.total):
@@ -133,13 +131,12 @@ def _csv_record(
 
 def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
     """Return the leaderboards of all datasets as plain text for a terminal."""
-    summary = summarise(runs, protocol)
-    return "\n\n".join(_terminal_board(summary, dataset) for dataset in summary.rows)
+    return "\n\n".join(map(_terminal_board, summarise(runs, protocol).leaderboards))
 
 
-def _terminal_board(summary: Summary, dataset: str) -> str:
-    table = overview_table(summary, dataset)
-    headline = f"aupro@{limit_text(summary.protocol.headline_fpr)}"
+def _terminal_board(board: Leaderboard) -> str:
+    table = overview_table(board)
+    headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
     heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
     heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
     heads |= {"seeds": "seeds", "categories": "cat.", THROUGHPUT: "Mpx/s"}
@@ -165,9 +162,9 @@ def _terminal_board(summary: Summary, dataset: str) -> str:
         padded.append([text.ljust(width) if 1 <= place < left else text.rjust(width) for text in texts])
     text = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
     rule = "-" * max(map(len, text))
-    about = ["protocol " + summary.protocol.name, "sizes at " + headline.upper(), *shared]
+    about = ["protocol " + board.protocol.name, "sizes at " + headline.upper(), *shared]
     notes = [printable(note) for note in table.notes if not note.startswith("*")]
-    title = f"{printable(dataset)} ({', '.join(about)})"
+    title = f"{printable(board.dataset)} ({', '.join(about)})"
     return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
 
 

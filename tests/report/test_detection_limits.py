@@ -24,21 +24,21 @@ from hrbench.report.detection_limits import (
 )
 from hrbench.report.drawing import Series, log_ticks
 from hrbench.report.embedding import inline_svg
-from hrbench.report.summary import Summary, summarise
+from hrbench.report.summary import Leaderboard, summarise
 from hrbench.report.text import csv_table
 from hrbench.store import Run
 
-from .conftest import CONFIGS, NASTY
+from .conftest import CONFIGS, NASTY, board_of
 
 Factory = Callable[..., Run]
 SIZES = [4, 6, 7, 9, 12, 15, 18, 22, 27, 33, 40, 49, 60, 73, 90, 110, 134, 164, 200, 245, 300, 366, 447, 546, 667]
 HITS = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
 
 
-def table(summary: Summary, found: Detection | None, seed: int = 0) -> list[str]:
+def table(board: Leaderboard, found: Detection | None, seed: int = 0) -> list[str]:
     """Return the cells of a table of one row, or its remarks without any."""
-    known = {("bsdata", "ballscrew", 0): Reliability(found, seed)}
-    result = limit_table(known, summary, "bsdata", "ballscrew")
+    known = {("ballscrew", 0): Reliability(found, seed)}
+    result = limit_table(known, board, "ballscrew")
     assert result is not None
     if not result.rows:
         return list(result.notes)
@@ -48,20 +48,20 @@ def table(summary: Summary, found: Detection | None, seed: int = 0) -> list[str]
 
 
 @pytest.fixture
-def summary(make_run: Factory, protocol: Protocol) -> Summary:
-    return summarise([make_run()], protocol)
+def board(make_run: Factory, protocol: Protocol) -> Leaderboard:
+    return board_of([make_run()], protocol)
 
 
-def test_table_says_what_is_found_at_how_many_false_calls(summary: Summary) -> None:
+def test_table_says_what_is_found_at_how_many_false_calls(board: Leaderboard) -> None:
     weights = np.random.default_rng(0).multinomial(25, [1 / 25] * 25, size=50).astype(float)
     found = fit_detection([s * 10 for s in SIZES], np.array(SIZES) > 60, weights=weights, units=25)
     found = dataclasses.replace(found, false_per_image=0.125, false_per_pixel=0.00123)
-    cells = table(summary, found)
+    cells = table(board, found)
     assert cells[:2] == ["663 px", "1,121 px"]
     assert all(cell.endswith(" px") for cell in cells[2:4])
     assert cells[4:] == ["12 / 25", "12.5 %", "0.123 %"]
-    known = {("bsdata", "ballscrew", 0): Reliability(found, 0)}
-    whole = limit_table(known, summary, "bsdata", "ballscrew")
+    known = {("ballscrew", 0): Reliability(found, 0)}
+    whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cells = whole.cells[0]
     assert cells[1].small[0] == f"⌀ {2 * math.sqrt(1121.1258 / math.pi):.1f} px"
@@ -74,9 +74,9 @@ def test_table_says_what_is_found_at_how_many_false_calls(summary: Summary) -> N
     assert "seed" not in remarks
 
 
-def test_a_limit_that_is_not_reached_keeps_its_reason(summary: Summary) -> None:
-    known = {("bsdata", "ballscrew", 0): Reliability(fit_detection(SIZES, HITS), 0)}
-    whole = limit_table(known, summary, "bsdata", "ballscrew")
+def test_a_limit_that_is_not_reached_keeps_its_reason(board: Leaderboard) -> None:
+    known = {("ballscrew", 0): Reliability(fit_detection(SIZES, HITS), 0)}
+    whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cell = whole.cells[0][2]
     assert (cell.text, cell.small, cell.sort) == ("not reached", ("largest 667 px",), "")
@@ -95,9 +95,9 @@ def test_a_limit_that_is_not_reached_keeps_its_reason(summary: Summary) -> None:
         ([], [], "not estimable", False),
     ],
 )
-def test_cases_without_an_answer(summary: Summary, areas: list[int], hits: list[int], text: str, arrow: bool) -> None:
+def test_cases_without_an_answer(board: Leaderboard, areas: list[int], hits: list[int], text: str, arrow: bool) -> None:
     found = fit_detection(areas, hits)
-    cells = table(summary, found)
+    cells = table(board, found)
     assert cells[2] == text == detection_limit_text(found.a90_95)
     assert cells[5:] == ["–", "–"]
     assert unreached(found.a90_95) is arrow
@@ -107,21 +107,21 @@ def test_cases_without_an_answer(summary: Summary, areas: list[int], hits: list[
         assert (">" in markers(figure)) is arrow
 
 
-def test_no_threshold_is_said_in_a_sentence(summary: Summary) -> None:
-    assert "No operating threshold" in " ".join(table(summary, None))
+def test_no_threshold_is_said_in_a_sentence(board: Leaderboard) -> None:
+    assert "No operating threshold" in " ".join(table(board, None))
 
 
-def test_without_evidence_there_is_no_table(summary: Summary) -> None:
-    assert limit_table({}, summary, "bsdata", "ballscrew") is None
-    assert limit_overview({}, summary, "bsdata") is None
+def test_without_evidence_there_is_no_table(board: Leaderboard) -> None:
+    assert limit_table({}, board, "ballscrew") is None
+    assert limit_overview({}, board) is None
 
 
 def test_the_lowest_seed_stands_for_all(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(seed=seed) for seed in (2, 1)]
-    summary = summarise(runs, protocol)
-    data = plots.gather(summary)
-    assert data.limits["bsdata", "ballscrew", 0].seed == 1
-    whole = limit_table(data.limits, summary, "bsdata", "ballscrew")
+    board = board_of(runs, protocol)
+    data = plots.gather(board)
+    assert data.limits["ballscrew", 0].seed == 1
+    whole = limit_table(data.limits, board, "ballscrew")
     assert whole is not None
     assert "lowest one stands here (seed 1)" in " ".join(whole.notes)
 

@@ -15,7 +15,7 @@ from hrbench.report.table import Cell, Table
 from hrbench.report.text import markdown_page
 from hrbench.store import Run
 
-from .conftest import CONFIGS
+from .conftest import CONFIGS, board_of
 
 Factory = Callable[..., Run]
 
@@ -31,8 +31,8 @@ def measure(run: Run, name: str, *, shift: float = 0.0, factor: float = 1.0, lim
     return run
 
 
-def compare(runs: list[Run], protocol: Protocol, dataset: str = "bsdata") -> Table:
-    result = compare_protocols(summarise(runs, protocol), dataset)
+def compare(runs: list[Run], protocol: Protocol) -> Table:
+    result = compare_protocols(board_of(runs, protocol))
     assert result is not None
     return result
 
@@ -60,7 +60,7 @@ def texts(table: Table, metric: int) -> list[tuple[str, str]]:
 
 def test_one_protocol_is_worth_nothing(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run()]
-    assert compare_protocols(summarise(runs, protocol), "bsdata") is None
+    assert compare_protocols(board_of(runs, protocol)) is None
     assert "worth" not in markdown_page(summarise(runs, protocol))
     assert "What the protocol is worth" not in page.html_page(summarise(runs, protocol))
 

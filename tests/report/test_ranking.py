@@ -2,9 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrbench.report.summary import summarise
-
-from .conftest import CONFIGS
+from .conftest import CONFIGS, board_of
 
 
 def give(run, level, draws=200, spread=0.02, sample="same", units=40, seed=0):
@@ -23,14 +21,14 @@ def three(make_run):
 
 
 def ranks(runs, protocol):
-    rows = summarise(runs, protocol).rows["bsdata"]
+    rows = board_of(runs, protocol).rows
     return {row.configuration.number: (row.rank_low, row.rank_high) for row in rows}, rows
 
 
 def test_ranks_get_intervals_over_common_draws(three, protocol):
     _, rows = ranks(three, protocol)
     order = [row.configuration.number for row in rows]  # best first
-    for run in summarise(three, protocol).runs:
+    for run in board_of(three, protocol).runs:
         # The first two overlap, the third is far behind.
         number = run.configuration.number
         level = {order[0]: 0.80, order[1]: 0.79, order[2]: 0.3}[number]
@@ -45,7 +43,7 @@ def test_ranks_get_intervals_over_common_draws(three, protocol):
 def test_a_row_over_other_images_gets_none(three, protocol):
     _, rows = ranks(three, protocol)
     last = rows[-1].configuration.number
-    for run in summarise(three, protocol).runs:
+    for run in board_of(three, protocol).runs:
         number = run.configuration.number
         give(run.run, 0.5, seed=number, sample="other" if number == last else "same")
     intervals, _ = ranks([type(run)(run.folder) for run in three], protocol)

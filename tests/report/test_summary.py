@@ -11,21 +11,21 @@ import pytest
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import Configuration
-from hrbench.report.summary import NO_ESTIMATE, Estimates, Summary, summarise
+from hrbench.report.summary import NO_ESTIMATE, Estimates, Leaderboard, summarise
 from hrbench.store import Run
 
-from .conftest import CONFIGS, DATASETS
+from .conftest import CONFIGS, DATASETS, board_of
 
 Factory = Callable[..., Run]
 HEAD = ("aupro", "all", 0.05)
 
 
 def estimates(runs: list[Run], protocol: Protocol) -> Estimates:
-    return summarise(runs, protocol).estimates["bsdata"]
+    return board_of(runs, protocol).estimates
 
 
-def configurations(summary: Summary) -> list[Configuration]:
-    return sorted({run.configuration for run in summary.runs}, key=lambda configuration: configuration.number)
+def configurations(board: Leaderboard) -> list[Configuration]:
+    return sorted({run.configuration for run in board.runs}, key=lambda configuration: configuration.number)
 
 
 def record(run: Run, metric: str, subset: str, limit: float) -> float:
@@ -57,7 +57,7 @@ def test_category_value_is_the_mean_over_seeds_and_dataset_value_the_mean_over_c
 
 
 def test_ranks_only_rows_with_all_categories_and_names_the_missing_ones(runs: list[Run], protocol: Protocol) -> None:
-    rows = summarise(runs, protocol).rows["weave & grain"]
+    rows = board_of(runs, protocol, "weave & grain").rows
     assert [row.configuration.method for row in rows] == ["fastflow", "fastflow", "nasty", "l2bt"]
     assert [row.rank for row in rows[:3]] == [1, 2, 3]
     assert math.isnan(rows[3].rank)
@@ -67,42 +67,42 @@ def test_ranks_only_rows_with_all_categories_and_names_the_missing_ones(runs: li
 
 
 def test_each_dataset_has_rows_of_its_own(runs: list[Run], protocol: Protocol) -> None:
-    summary = summarise(runs, protocol)
-    assert list(summary.notes) == sorted(DATASETS)
-    assert [row.rank for row in summary.rows["bsdata"]] == [1, 2, 3, 4]
+    boards = summarise(runs, protocol).leaderboards
+    assert [board.dataset for board in boards] == sorted(DATASETS)
+    assert [row.rank for row in boards[0].rows] == [1, 2, 3, 4]
 
 
 def test_equal_prints_share_a_rank(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(config) for config in CONFIGS[:2]]
     for run, value in zip(runs, (0.70001, 0.70004), strict=True):
         edit(run, "value", value, metric="aupro", subset="all", fpr_limit=0.05)
-    assert [row.rank for row in summarise(runs, protocol).rows["bsdata"]] == [1, 1]
+    assert [row.rank for row in board_of(runs, protocol).rows] == [1, 1]
 
 
 def test_weights_that_lay_elsewhere_are_the_same_weights(make_run: Factory, protocol: Protocol) -> None:
     moved = dataclasses.replace(CONFIGS[0], weights=CONFIGS[0].weights.replace("/data/", "/home/me/"))
-    summary = summarise([make_run(seed=0), make_run(moved, seed=1)], protocol)
-    assert [configuration.weights for configuration in configurations(summary)] == ["mobilenetv2_100 file"]
+    board = board_of([make_run(seed=0), make_run(moved, seed=1)], protocol)
+    assert [configuration.weights for configuration in configurations(board)] == ["mobilenetv2_100 file"]
 
 
 def test_rows_that_would_look_alike_carry_a_digest(make_run: Factory, protocol: Protocol) -> None:
     run, other = make_run(seed=0), make_run(seed=1)
     other.config["method"]["options"]["steps"] = 99
-    labels = {configuration.label for configuration in configurations(summarise([run, other], protocol))}
+    labels = {configuration.label for configuration in configurations(board_of([run, other], protocol))}
     assert len(labels) == 2
     assert all(re.search(r"#[0-9a-f]{6}", label) for label in labels)
 
 
 def test_short_labels_tell_only_what_differs(make_run: Factory, protocol: Protocol) -> None:
-    summary = summarise([make_run(CONFIGS[0]), make_run(CONFIGS[1])], protocol)
-    assert [configuration.short for configuration in configurations(summary)] == [
+    board = board_of([make_run(CONFIGS[0]), make_run(CONFIGS[1])], protocol)
+    assert [configuration.short for configuration in configurations(board)] == [
         "FastFlow · tiled:256:64",
         "FastFlow · whole:512",
     ]
 
 
 def test_random_weights_are_named_in_every_label(make_run: Factory, protocol: Protocol) -> None:
-    (configuration,) = configurations(summarise([make_run(CONFIGS[2])], protocol))
+    (configuration,) = configurations(board_of([make_run(CONFIGS[2])], protocol))
     assert configuration.random
     assert "RANDOM" in configuration.short
     assert "RANDOM" in configuration.label
@@ -111,35 +111,35 @@ def test_random_weights_are_named_in_every_label(make_run: Factory, protocol: Pr
 def test_the_newest_of_two_equal_runs_counts(make_run: Factory, protocol: Protocol) -> None:
     old, new = make_run(seed=0), make_run(seed=1)
     new.config["seed"] = 0
-    summary = summarise([new, old], protocol)
-    assert summary.estimates["bsdata"][0, "ballscrew", *HEAD].value == record(new, *HEAD)
-    assert "newest" in summary.notes["bsdata"][0]
+    board = board_of([new, old], protocol)
+    assert board.estimates[0, "ballscrew", *HEAD].value == record(new, *HEAD)
+    assert "newest" in board.notes[0]
 
 
 def test_other_rules_are_a_row_of_their_own_without_rank(make_run: Factory, protocol: Protocol) -> None:
     other = make_run(seed=1, protocols={"native": {"version": 0, "sha256": "abc"}})
-    summary = summarise([make_run(seed=0), other], protocol)
-    rows = summary.rows["bsdata"]
+    board = board_of([make_run(seed=0), other], protocol)
+    rows = board.rows
     assert [row.foreign for row in rows] == [False, True]
     assert math.isnan(rows[1].rank)
-    assert any("other rules" in note for note in summary.notes["bsdata"])
+    assert any("other rules" in note for note in board.notes)
 
 
 def test_notes_differing_images_and_devices(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(), make_run(CONFIGS[1], device="cuda")]
-    assert "cpu (2 threads); cuda" in " ".join(summarise(runs, protocol).notes["bsdata"])
+    assert "cpu (2 threads); cuda" in " ".join(board_of(runs, protocol).notes)
     runs[1].config["dataset"]["index_sha256"] = "ffff"
-    summary = summarise(runs, protocol)
-    assert "1 run on other images than the newest run's left out" in " ".join(summary.notes["bsdata"])
-    assert len(summary.rows["bsdata"]) == 1
+    board = board_of(runs, protocol)
+    assert "1 run on other images than the newest run's left out" in " ".join(board.notes)
+    assert len(board.rows) == 1
 
 
 def test_runs_without_records_of_the_protocol_are_named(make_run: Factory, protocol: Protocol) -> None:
     lacking = make_run(CONFIGS[2])
     edit(lacking, "protocol", "lowres256")
-    summary = summarise([make_run(), lacking], protocol)
-    assert "l2bt" in summary.notes["bsdata"][0]
-    assert len(summary.rows["bsdata"]) == 1
+    board = board_of([make_run(), lacking], protocol)
+    assert "l2bt" in board.notes[0]
+    assert len(board.rows) == 1
 
 
 def test_no_record_at_all_is_an_error_that_names_the_protocol(make_run: Factory, protocol: Protocol) -> None:
@@ -201,9 +201,9 @@ def test_absent_optional_entries_are_no_obstacle(make_run: Factory, protocol: Pr
     run = make_run(cost=None, threshold=None, environment=None)
     for name in ("title", "paper", "weights", "options"):
         del run.config["method"][name]
-    summary = summarise([run], protocol)
-    assert configurations(summary)[0].weights == "none"
-    assert summary.estimates["bsdata"][0, "", "megapixels_per_second", "all", None].defined == 0
+    board = board_of([run], protocol)
+    assert configurations(board)[0].weights == "none"
+    assert board.estimates[0, "", "megapixels_per_second", "all", None].defined == 0
 
 
 def test_nothing_measured_shows_nothing() -> None:

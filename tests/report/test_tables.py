@@ -144,7 +144,7 @@ def test_csv_has_full_precision_and_one_row_per_average_and_category(summary: Su
     assert average["rank"].notna().sum() == 7
     assert table.loc[table["category"].notna(), "rank"].isna().all()
     assert set(average["aupro@0.05"].round(12)) == {
-        round(row.headline, 12) for rows in summary.rows.values() for row in rows
+        round(row.headline, 12) for board in summary.leaderboards for row in board.rows
     }
     assert {"aupro@0.05_error", "aupro@0.05_tiny_n", "iou_oracle"} <= set(table.columns)
     assert not [name for name in table.columns if "ci_low" in name]
@@ -187,7 +187,7 @@ def test_all_formats_emphasise_the_same_numbers(summary: Summary) -> None:
     tables = re.findall(r'<table class="overview">(.*?)</table>', html_page(summary), re.S)
     boards = re.findall(r"^## .*?(?=^- )", markdown_page(summary), re.S | re.M)
     papers = latex_tables(summary).split(r"\begin{table*}")[1:]
-    assert len(tables) == len(boards) == len(papers) == len(summary.rows)
+    assert len(tables) == len(boards) == len(papers) == len(summary.leaderboards)
     patterns = (
         (r'<td class="number best".*?<span>(.*?)</span>', r"\| \*\*([\d.]+)\*\* ", r"\\textbf{([\d.]+)}"),
         (r'<td class="number second".*?<span>(.*?)</span>', r"\| \*([\d.]+)\* ", r"\\underline{([\d.]+)}"),
