@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/hrbench demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/installed
 	$(BIN)/ruff check .

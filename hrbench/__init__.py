@@ -9,30 +9,38 @@ __version__ = "0.1.0"
 
 # Scoring finished maps must not wait for torch: names are imported when they are first used.
 _HOMES = {
-    "Evaluation": "hrbench.api",
+    "Evaluation": "hrbench.evaluation",
     "HrbenchError": "hrbench.errors",
     "Method": "hrbench.method",
     "Prediction": "hrbench.method",
     "Preset": "hrbench.method",
-    "create_method": "hrbench.method",
-    "evaluate": "hrbench.api",
-    "list_methods": "hrbench.method",
+    "Run": "hrbench.runs.store",
+    "Study": "hrbench.runs.grid",
+    "create_method": "hrbench.registry",
+    "evaluate": "hrbench.evaluation",
+    "list_methods": "hrbench.registry",
     "load_dataset": "hrbench.data",
     "load_protocol": "hrbench.protocol",
+    "read_runs": "hrbench.runs.store",
+    "run": "hrbench.runs.grid",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from hrbench.api import Evaluation as Evaluation
-    from hrbench.api import evaluate as evaluate
     from hrbench.data import load_dataset as load_dataset
     from hrbench.errors import HrbenchError as HrbenchError
+    from hrbench.evaluation import Evaluation as Evaluation
+    from hrbench.evaluation import evaluate as evaluate
     from hrbench.method import Method as Method
     from hrbench.method import Prediction as Prediction
     from hrbench.method import Preset as Preset
-    from hrbench.method import create_method as create_method
-    from hrbench.method import list_methods as list_methods
     from hrbench.protocol import load_protocol as load_protocol
+    from hrbench.registry import create_method as create_method
+    from hrbench.registry import list_methods as list_methods
+    from hrbench.runs.grid import Study as Study
+    from hrbench.runs.grid import run as run
+    from hrbench.runs.store import Run as Run
+    from hrbench.runs.store import read_runs as read_runs
 
 
 def __getattr__(name: str) -> Any:

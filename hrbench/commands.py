@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-import keyword
-import logging
 import re
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import hrbench
+from hrbench._util.progress import track
 from hrbench.data import (
-    Dataset,
     check_dataset,
     dataset_stats,
     dataset_summary,
@@ -24,9 +22,12 @@ from hrbench.data import (
     make_dataset,
 )
 from hrbench.errors import HrbenchError
-from hrbench.progress import track
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.store import Run, read_runs
+from hrbench.runs.store import Run, read_runs
+from hrbench.scaffold import write_adapter
+
+if TYPE_CHECKING:  # it brings torch along
+    from hrbench.runs.grid import Study
 
 __all__ = [
     "data_check",
@@ -40,8 +41,6 @@ __all__ = [
     "plot",
     "run",
 ]
-
-log = logging.getLogger("hrbench")
 
 DEMO_CATEGORIES = ("weave", "circuit_board")
 DEMO_METHODS = ("fastflow", "uflow", "rstpm", "isstad", "l2bt")
@@ -58,75 +57,59 @@ def demo(args: argparse.Namespace) -> int:
         test_defective=18,
         progress=_progress("making images"),
     )
-    dataset = load_dataset("folder", root)
-    runs, failed = _run_jobs(dataset, None, DEMO_METHODS, args.output, preset="demo", device=args.device)
-    _report(runs, args.output / "report", load_protocol("native"))
-    return 2 if failed else 0
+    study = hrbench.run("folder", DEMO_METHODS, root=root, output=args.output, preset="demo", device=args.device)
+    _report(study.runs, args.output / "report", load_protocol("native"))
+    return _say_failures(study)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
-    dataset = load_dataset(args.dataset, args.root, args.categories)
-    runs, failed = _run_jobs(
-        dataset,
-        args.categories,
+    study = hrbench.run(
+        args.dataset,
         args.methods,
-        args.output,
+        root=args.root,
+        output=args.output,
+        categories=args.categories,
         preset=args.preset,
         views=args.view,
-        options=_options(args.set, args.weights, args.methods),
         seeds=args.seeds,
+        options=_options(args.set, args.weights, args.methods),
+        protocols=args.protocol,
         device=args.device,
-        protocols=[load_protocol(name) for name in args.protocol],
+        precision=args.precision,
         batch_size=args.batch_size,
         save_maps=args.save_maps,
-        precision=args.precision,
         compiled=args.compile,
     )
-    if runs:
+    if study.runs:
         from hrbench.report import terminal_table
 
-        print(terminal_table(runs, load_protocol(args.protocol[0])))
-        print(f"{len(runs)} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
-    return 2 if failed else 0
+        runs = len(study.runs)
+        print(terminal_table(study.runs, load_protocol(args.protocol[0])))
+        print(f"{runs} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
+    return _say_failures(study)
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
-    from hrbench.external import score_maps
     from hrbench.report import terminal_table
+    from hrbench.runs.external_maps import score_dataset
 
     protocols = [load_protocol(name) for name in args.protocol]
-    dataset = load_dataset(args.dataset, args.root, args.categories)
-    name = args.name or args.maps.resolve().name
-    runs = [
-        score_maps(
-            category,
-            args.maps,
-            args.output,
-            protocols,
-            name=name,
-            normal_maps=_normal_maps(args.normal_maps, category.name, len(dataset.categories)),
-            exact=args.exact,
-        )
-        for category in dataset.categories
-    ]
+    runs = score_dataset(
+        load_dataset(args.dataset, args.root, args.categories),
+        args.maps,
+        args.output,
+        protocols,
+        name=args.name or args.maps.resolve().name,
+        normal_maps=args.normal_maps,
+        exact=args.exact,
+    )
     print(terminal_table(runs, protocols[0]))
     for done in runs:
-        print(
-            f"{done.config['dataset']['category']}: every metric with its error bound in {done.folder / 'records.csv'}"
-        )
+        print(f"{done.about.dataset.category}: every metric with its error bound in {done.folder / 'records.csv'}")
         done.records.to_csv(done.folder / "records.csv", index=False)
     return 0
-
-
-def _normal_maps(folder: Path | None, category: str, categories: int) -> Path | None:
-    """Return the folder of a category's normal maps: thresholds of different categories must not mix."""
-    if folder is None or categories == 1:
-        return folder
-    if not (folder / category).is_dir():
-        raise HrbenchError(f"{folder / category}: no such folder, expected normal maps of each category in its own")
-    return folder / category
 
 
 def leaderboard(args: argparse.Namespace) -> int:
@@ -191,27 +174,16 @@ def data_stats(args: argparse.Namespace) -> int:
 
 def new_method(args: argparse.Namespace) -> int:
     """Write an adapter and its test."""
-    name = args.name
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise HrbenchError(f"name {name!r}: expected a Python identifier such as my_method")
-    cls = "".join(part.capitalize() for part in name.split("_"))
-    fields = {"name": name, "file": f"{name}.py", "cls": cls, "title": name.replace("_", " ").title()}
-    targets = {"adapter.txt": args.folder / f"{name}.py", "test_adapter.txt": args.folder / f"test_{name}.py"}
-    for path in targets.values():
-        if path.exists():
-            raise HrbenchError(f"{path}: exists already, it was not overwritten")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    for template, path in targets.items():
-        text = (files("hrbench") / "templates" / template).read_text(encoding="utf-8")
-        path.write_text(text.format(**fields), encoding="utf-8")
-        print(path)
-    print(f"try it: hrbench run --methods {targets['adapter.txt']} --preset demo --root DATASET")
+    adapter, test = write_adapter(args.name, args.folder)
+    print(adapter)
+    print(test)
+    print(f"try it: hrbench run --methods {adapter} --preset demo --root DATASET")
     return 0
 
 
 def list_all(args: argparse.Namespace) -> int:
     """List what there is."""
-    from hrbench.method import list_methods, load_method
+    from hrbench.registry import list_methods, load_method
 
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
@@ -229,61 +201,16 @@ def list_all(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_jobs(
-    dataset: Dataset,
-    categories: Sequence[str] | None,
-    methods: Sequence[str],
-    output: Path,
-    *,
-    preset: str,
-    device: str,
-    views: Sequence[str] | None = None,
-    options: dict[str, dict[str, Any]] | None = None,
-    seeds: Sequence[int] = (0,),
-    protocols: Sequence[Protocol] | None = None,
-    batch_size: int = 8,
-    save_maps: bool = False,
-    precision: str = "auto",
-    compiled: bool = False,
-) -> tuple[list[Run], int]:
-    """Check all jobs, then do them one by one; a job that fails does not stop the others."""
-    from hrbench.benchmark import make_job, run_job
-    from hrbench.origin import pick_device
-    from hrbench.precision import pick_precision
-
-    if batch_size < 1:
-        raise HrbenchError(f"--batch-size is {batch_size}, expected at least 1")
-    rules = protocols or [load_protocol("native")]
-    target = pick_device(device)
-    chosen_views: Sequence[str | None] = views or [None]
-    common = {"preset": preset, "precision": pick_precision(precision, target)}
-    jobs = [
-        make_job(category, method, view=view, options=(options or {}).get(method), seed=seed, **common)
-        for method in dict.fromkeys(methods)
-        for view in dict.fromkeys(chosen_views)
-        for seed in dict.fromkeys(seeds)
-        for category in dataset.select(categories)
-    ]
-    runs, failed = [], 0
-    for number, job in enumerate(jobs, start=1):
-        log.info("[%d/%d] %s", number, len(jobs), job.label)
-        try:
-            done = run_job(
-                job, output, rules, device=target, batch_size=batch_size, save_maps=save_maps, compiled=compiled
-            )
-            runs.append(done)
-        except HrbenchError as error:
-            failed += 1
-            print(f"hrbench: {job.label}: {error}", file=sys.stderr)
-        except Exception:  # a fault of the method or of the suite: the other jobs must not be lost with it
-            failed += 1
-            log.exception("hrbench: %s failed", job.label)
+def _say_failures(study: Study) -> int:
+    """Say how many jobs failed; return the exit status."""
+    failed = len(study.failures)
     if failed:
-        print(f"hrbench: {failed} of {len(jobs)} jobs failed; what was finished is kept", file=sys.stderr)
-    return runs, failed
+        total = len(study.runs) + failed
+        print(f"hrbench: {failed} of {total} jobs failed; what was finished is kept", file=sys.stderr)
+    return 2 if failed else 0
 
 
-def _report(runs: list[Run], folder: Path, protocol: Protocol) -> None:
+def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
     from hrbench.report import terminal_table, write_leaderboard, write_plots
 
     if not runs:

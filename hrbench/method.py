@@ -1,4 +1,4 @@
-"""The contract of a method, and how methods are found by name.
+"""The contract of a method.
 
 A method is one file: a :class:`Method` subclass with ``fit`` and ``predict``. Decoding, tiling, blending,
 batching, checkpoints, scoring and recording are the suite's.
@@ -7,38 +7,23 @@ batching, checkpoints, scoring and recording are the suite's.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
-import inspect
-import pkgutil
-import sys
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hrbench._layout import methods_package
-from hrbench.errors import HrbenchError, unknown_name
-
-__all__ = [
-    "Batches",
-    "FitContext",
-    "Method",
-    "Normals",
-    "Prediction",
-    "Preset",
-    "create_method",
-    "list_methods",
-    "load_method",
-]
+__all__ = ["BY_CONTENT", "Batches", "FitContext", "Method", "Normals", "Prediction", "Preset", "Weights"]
 
 Batch = TypeVar("Batch", Tensor, list[Tensor])
 Batch_co = TypeVar("Batch_co", covariant=True)
+
+BY_CONTENT = "a file that is named counts by its content"
+Weights = Annotated[str, BY_CONTENT]
+"""Type of options that say where weights come from: ``pretrained``, ``bundled``, ``random`` or the path of a file.
+
+A run is identified, and recorded, by what is in the file and not by where it lies. Any other text is taken literally.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +33,7 @@ class Preset:
     Attributes
     ----------
     view : str
-        How images are looked at, for example ``tiled:512:128`` (see :mod:`hrbench.views`).
+        How images are looked at, for example ``tiled:512:128`` (see :mod:`hrbench.engine.views`).
     options : Mapping
         Keyword arguments of the method's constructor.
     """
@@ -185,9 +170,13 @@ class FitContext(Protocol):
 class Method(nn.Module):
     """Base class of all methods.
 
-    A subclass sets the class attributes, takes its options as keyword arguments with defaults, keeps
-    everything it learns in its state dict (that is how it is saved) and sets ``requires_grad=False`` on
-    frozen parts. Inputs are RGB in [0, 1]; normalisation belongs to the backbone.
+    A subclass sets the class attributes, keeps everything it learns in its state dict (that is how it is saved, see
+    :meth:`restored`) and sets ``requires_grad=False`` on frozen parts. Inputs are RGB in [0, 1]; normalisation belongs
+    to the backbone.
+
+    Its options are keyword arguments with defaults and annotations. The suite checks the types of what users give,
+    choices too where they are annotated as ``Literal["a", "b"]``; ranges are the method's to check. Options that may
+    name a file of weights are annotated as :data:`Weights`; the one that is called ``weights`` is shown in tables.
 
     Attributes
     ----------
@@ -197,24 +186,21 @@ class Method(nn.Module):
         Licence of the pretrained weights that it uses, for people to check before they ship.
     multiple : int
         Height and width of an input must be multiples of this.
+    input_size : int, optional
+        The only height and width of an input, where something in the method is tied to it. By default any multiple.
     image_score : str
         The paper's rule from merged native map to image score: ``max``, ``mean`` or ``top:SHARE``.
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
-    inputs_per_image : sequence of int, optional
-        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into, those
-        of all fused views together.
-        Only for decisions whose false alarms are counted per image: what decides on n inputs by itself errs up to n
-        times as often. None where an input is all there is.
     """
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     weights_licence: ClassVar[str] = "none"
     multiple: int = 1
+    input_size: int | None = None
     image_score: ClassVar[str] = "max"
     presets: ClassVar[Mapping[str, Preset]] = {}
-    inputs_per_image: Sequence[int] | None = None
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Learn from normal images only."""
@@ -230,6 +216,22 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def predict_inputs(self, batch: Tensor, inputs_per_image: Sequence[int]) -> Prediction:
+        """Score a batch whose inputs are parts of images: what the suite calls, and by default :meth:`predict`.
+
+        To be overridden only by methods whose decisions bound the false alarms per image: what decides on n inputs by
+        itself errs up to n times as often.
+
+        Parameters
+        ----------
+        batch : Tensor
+            As for :meth:`predict`.
+        inputs_per_image : sequence of int
+            For each input of the batch, how many inputs its image was cut into, those of all fused views together.
+        """
+        del inputs_per_image
+        return self.predict(batch)
+
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
         """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map."""
         (only,) = maps.values()
@@ -239,150 +241,23 @@ class Method(nn.Module):
         """Look once, after ``fit``, at the merged native maps of held-out normal images.
 
         Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
-        scales that differ between views are evened out later (see :mod:`hrbench.fusion`).
+        scales that differ between views are evened out later (see :mod:`hrbench.engine.fusion`).
         """
 
+    def restored(self) -> dict[str, str]:
+        """Return the submodules that are not saved, for they are restored when the method is made, and from where.
+
+        By default those with an attribute ``provenance``, as :mod:`hrbench.backbones` gives its frozen extractors. They
+        must not learn: what they learnt would be lost.
+
+        Returns
+        -------
+        dict of str to str
+            Name of the submodule to model, source and digest: ``{"backbone": "resnet18 bundled sha256:..."}``.
+        """
+        modules = ((name, getattr(module, "provenance", None)) for name, module in self.named_modules() if name)
+        return {name: str(provenance) for name, provenance in modules if provenance is not None}
+
     def weights_record(self) -> dict[str, str]:
-        """Return where the pretrained weights came from: ``{"backbone": "resnet18 random ...", ...}``."""
-        return {name: str(module.provenance) for name, module in self.named_modules() if hasattr(module, "provenance")}
-
-
-def list_methods() -> list[str]:
-    """Return the names of all built-in and installed (entry point ``hrbench.methods``) methods."""
-    built_in = {info.name for info in pkgutil.iter_modules(methods_package().__path__)}
-    installed = {point.name for point in entry_points(group="hrbench.methods")}
-    return sorted(name for name in built_in | installed if not name.startswith("_"))
-
-
-def load_method(reference: str) -> type[Method]:
-    """Find a method's class.
-
-    Parameters
-    ----------
-    reference : str
-        A name (:func:`list_methods`), a path to an adapter (``my/adapter.py``), or ``package.module:Class``.
-
-    Raises
-    ------
-    HrbenchError
-        For an unknown name, or a module without exactly one :class:`Method` of its own.
-    """
-    if reference.endswith(".py"):
-        return _only_method(_import_path(Path(reference)), reference)
-    if ":" in reference:
-        module_name, _, class_name = reference.partition(":")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise HrbenchError(f"method {reference!r}: {error}") from None
-        if not (isinstance(found, type) and issubclass(found, Method)):
-            raise HrbenchError(f"method {reference!r}: not a subclass of hrbench.Method")
-        return found
-    package = methods_package()
-    if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
-        return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), reference)
-    for point in entry_points(group="hrbench.methods", name=reference):
-        found = point.load()
-        return found if isinstance(found, type) else _only_method(found, reference)
-    raise unknown_name("method", reference, list_methods())
-
-
-def create_method(name: str, **options: Any) -> Method:
-    """Make a method by name.
-
-    Parameters
-    ----------
-    name : str
-        See :func:`load_method`.
-    **options
-        ``preset`` takes the options of one of the method's presets; every other keyword is an option of
-        its constructor and wins over the preset.
-
-    Examples
-    --------
-    >>> import hrbench
-    >>> method = hrbench.create_method("fastflow", preset="demo", weights="random")
-    """
-    cls = load_method(name)
-    preset = options.pop("preset", None)
-    chosen = dict(find_preset(cls, name, preset).options) if preset is not None else {}
-    return cls(**check_options(cls, name, {**chosen, **options}))
-
-
-def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
-    """Return a preset of a method; an unknown one is an error that lists the known."""
-    if preset not in cls.presets:
-        raise unknown_name(f"preset of {name}", preset, cls.presets)
-    return cls.presets[preset]
-
-
-def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` as a dict; one that the constructor does not take, or of another type, is an error."""
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
-    hints = get_type_hints(cls.__init__)
-    for key, value in options.items():
-        if key not in known:
-            raise unknown_name(f"option of {name}", key, known)
-        if key in hints and not _fits(value, hints[key]):
-            expected = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
-            raise HrbenchError(f"option {key} of {name} is {value!r}, expected {expected or hints[key]}")
-    return dict(options)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of an annotated type, for the types that options have; others pass."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str) else True
-
-
-def source_digest(cls: type[Method]) -> str:
-    """Return the SHA-256 of the source that a method is made of: its module and the ``_*.py`` files beside it."""
-    own = Path(inspect.getfile(cls))
-    state = hashlib.sha256()
-    for path in [own, *sorted(own.parent.glob("_*.py"))]:
-        state.update(path.read_bytes())
-    return state.hexdigest()
-
-
-def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the complete configuration: `options` over the constructor's defaults."""
-    bound = inspect.signature(cls).bind(**options)
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
-def _import_path(path: Path) -> Any:
-    if not path.is_file():
-        raise HrbenchError(f"method {str(path)!r}: no such file")
-    name = f"hrbench_adapter_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise HrbenchError(f"method {str(path)!r}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise HrbenchError(f"method {str(path)!r} cannot be imported: {error}") from None
-    return module
-
-
-def _only_method(module: Any, reference: str) -> type[Method]:
-    own = [
-        item
-        for item in vars(module).values()
-        if isinstance(item, type) and issubclass(item, Method) and item.__module__ == module.__name__
-    ]
-    if len(own) != 1:
-        raise HrbenchError(f"method {reference!r}: the module has {len(own)} Method classes, expected one")
-    return own[0]
+        """Return where pretrained weights came from, learnt further or not; by default those :meth:`restored`."""
+        return self.restored()

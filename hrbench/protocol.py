@@ -11,8 +11,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-from hrbench._layout import protocols_root
-from hrbench._toml import build, read_toml
+from hrbench._util.resources import protocols_root
+from hrbench._util.toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
 
 __all__ = [

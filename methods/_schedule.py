@@ -1,6 +1,6 @@
 """How long a fit is; and, as hooks of the optimizer, learning rates that change over it and clipped gradients.
 
-The fit loop (:mod:`hrbench.training`) knows neither of these. Both hooks depend only on how many steps the optimizer
+The fit loop (:mod:`hrbench.engine.training`) knows neither. Both hooks depend only on how many steps the optimizer
 has taken, which its state remembers, so that a fit that is continued ends with the same weights.
 """
 

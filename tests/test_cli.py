@@ -16,7 +16,7 @@ from PIL import Image
 
 import hrbench
 from hrbench.cli import main
-from hrbench.store import read_runs
+from hrbench.runs.store import read_runs
 
 
 def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):
@@ -42,7 +42,7 @@ def test_maps_of_a_run_score_the_same_when_evaluated(tree, toy, tmp_path, capsys
     maps = done.folder / "maps"
     assert len(list(maps.rglob("*.tiff"))) == 8
     assert main(["evaluate", *command, "--maps", str(maps), "--name", "theirs"]) == 0
-    (theirs,) = [run for run in read_runs(out) if run.config["method"]["name"] == "theirs"]
+    (theirs,) = [run for run in read_runs(out) if run.about.method.name == "theirs"]
     keys = ["metric", "subset", "fpr_limit"]
     both = done.records.merge(theirs.records, on=keys, suffixes=("", "_theirs"))
     threshold_free = ~both["metric"].isin(["iou", "miou", "miou_all", "f1", "fpr", "recall"])
@@ -88,7 +88,7 @@ def test_submission_layout_with_decisions_and_normal_maps(tmp_path):
     assert 0 <= values["iou"] < 0.5
     assert values["iou_decision"] == values["miou_decision"] == 1  # the masks themselves were handed in
     assert values["fpr_decision"] == 0
-    assert run.config["threshold"]["normal_images"] == 1
+    assert run.about.threshold.normal_images == 1
 
 
 def test_new_method_passes_its_own_test_and_runs(tree, tmp_path, monkeypatch, capsys):
@@ -111,7 +111,8 @@ def test_data_commands(tmp_path, capsys):
     root = tmp_path / "made"
     assert main(["data", "make", str(root), "--categories", "weave", "--size", "96x128", "--train", "2",
                  "--test-good", "1", "--test-defective", "3"]) == 0  # fmt: skip
-    assert Image.open(next((root / "weave" / "train" / "good").iterdir())).size == (128, 96)
+    with Image.open(next((root / "weave" / "train" / "good").iterdir())) as image:
+        assert image.size == (128, 96)
     assert main(["data", "stats", "--root", str(root)]) == 0
     assert "area_median" in capsys.readouterr().out
     assert main(["data", "check", "--root", str(root)]) == 0
@@ -163,7 +164,7 @@ def test_one_failing_job_does_not_lose_the_others(tmp_path, toy, capsys):
     error = capsys.readouterr().err
     assert "002.png" in error
     assert "1 of 3 jobs failed" in error
-    assert [run.config["dataset"]["category"] for run in read_runs(out)] == ["bolt", "pin"]
+    assert [run.about.dataset.category for run in read_runs(out)] == ["bolt", "pin"]
 
 
 def test_the_readme_example_of_the_api_runs():

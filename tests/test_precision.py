@@ -8,15 +8,16 @@ from helpers import SMALL_METHODS
 from torch import nn
 
 from hrbench import HrbenchError, create_method, load_dataset, load_protocol
-from hrbench.benchmark import make_job, run_job
 from hrbench.cli import main
-from hrbench.contract import StackedNormals
-from hrbench.inference import predict
+from hrbench.engine.inference import predict
+from hrbench.engine.training import Fit, seeded
+from hrbench.engine.views import View
 from hrbench.method import Method, Prediction
 from hrbench.precision import autocast, full_precision, pick_precision
-from hrbench.store import read_runs
-from hrbench.training import Fit, seeded
-from hrbench.views import View
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
+from hrbench.runs.store import read_runs
+from hrbench.testing import StackedNormals
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -141,8 +142,8 @@ def test_a_run_is_identified_by_its_precision_and_records_it(tree, toy, tmp_path
     plain, rough = (make_job(category, toy, preset="native", precision=p) for p in ("float32", "bfloat16"))
     assert make_job(category, toy, preset="native").name == plain.name != rough.name
     done = run_job(rough, tmp_path, [load_protocol("native")], device=CPU)
-    assert done.config["precision"] == "bfloat16"
-    assert done.config["compiled"] is False
+    assert done.about.precision == "bfloat16"
+    assert done.about.compiled is False
     with pytest.raises(HrbenchError, match="unknown precision 'auto'"):
         make_job(category, toy, preset="native", precision="auto")  # which one depends on the device
 
@@ -151,7 +152,7 @@ def test_the_command_takes_a_precision(tree, toy, tmp_path, capsys):
     command = ["run", "--root", str(tree), "--methods", toy, "--categories", "bolt", "--set", "steps=2"]
     for precision in ("auto", "bfloat16"):
         assert main([*command, "--output", str(tmp_path), "--precision", precision, "--device", "cpu"]) == 0
-    assert sorted(run.config["precision"] for run in read_runs(tmp_path)) == ["bfloat16", "float32"]
+    assert sorted(run.about.precision for run in read_runs(tmp_path)) == ["bfloat16", "float32"]
     assert main([*command, "--output", str(tmp_path), "--precision", "half"]) == 2
     assert "unknown precision 'half'" in capsys.readouterr().err
 

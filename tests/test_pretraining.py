@@ -22,9 +22,10 @@ from pretrain.probe import gaussian, mahalanobis
 from pretrain.recipe import Recipe
 from pretrain.stem import bank, cosines
 
-from hrbench.benchmark import make_job, run_job
 from hrbench.data import load_dataset
 from hrbench.protocol import load_protocol
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
 
 TINY = Recipe(model="test_resnet", canvases=4, canvas=64, crop=32, batch=4, steps=4, stem="random")
 
@@ -136,9 +137,9 @@ def test_cosines_are_orthogonal_and_make_all_outputs_vary_alike() -> None:
     assert lengths[0] == pytest.approx(0.05)
     # Amplitudes that fall as 1 / f, as those of pictures do.
     frequency = torch.hypot(torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)[None])
-    frequency[0, 0] = torch.inf
+    amplitude = torch.where(frequency > 0, 1 / frequency, 0)
     white = torch.fft.rfft2(torch.randn(200, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
-    pictures = torch.fft.irfft2(white / frequency).expand(-1, 3, -1, -1)
+    pictures = torch.fft.irfft2(white * amplitude).expand(-1, 3, -1, -1)
     answers = torch.nn.functional.conv2d(pictures, filters, stride=16).std(dim=(0, 2, 3))[1:144]
     assert answers.max() < 2 * answers.min()
 

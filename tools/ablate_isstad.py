@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from hrbench.benchmark import make_job, run_job
 from hrbench.data import load_dataset, make_dataset
 from hrbench.metrics.bootstrap import Replicates, average, paired_difference, replicates
 from hrbench.protocol import load_protocol
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
 
 GENERATORS = ("polygon", "patches", "mixture")
 SUBSETS = ("all", "tiny", "small", "medium", "large")

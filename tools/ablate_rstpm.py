@@ -17,16 +17,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from hrbench.benchmark import split_normals
+from hrbench._util.resources import methods_package
 from hrbench.data import Category, load_dataset
+from hrbench.data.sample import sample_mask
+from hrbench.engine.inference import predict
+from hrbench.engine.training import Fit, ViewedNormals, mix, seeded
+from hrbench.engine.views import View
 from hrbench.evidence import Collection, EvidenceCollector
-from hrbench.inference import predict
-from hrbench.method import methods_package
 from hrbench.metrics.bootstrap import Replicates, average, paired_difference, replicates
 from hrbench.protocol import load_protocol
-from hrbench.scoring import sample_mask
-from hrbench.training import Fit, ViewedNormals, mix, seeded
-from hrbench.views import View
+from hrbench.runs.job import split_normals
 
 methods_package()
 from hrbench.methods.rstpm import RSTPM, combine_levels, gate  # noqa: E402

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hrbench import create_method, features
+from hrbench import create_method
 from hrbench.data.sample import Sample
-from hrbench.origin import device_name, pick_device
-from hrbench.training import Fit, ViewedNormals, learnt_state, seeded
-from hrbench.views import parse_view
+from hrbench.engine import feature_cache as features
+from hrbench.engine.device import device_name, pick_device
+from hrbench.engine.training import Fit, ViewedNormals, learnt_state, seeded
+from hrbench.engine.views import parse_view
 
 PLACES = {"anew": (0, 0), "memory": (1 << 40, 0), "file": (0, 1 << 40)}  # bytes of memory and disk
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hrbench.method import create_method
+from hrbench.registry import create_method
 
 
 def anomalib_fastflow(size: int) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]] | str:

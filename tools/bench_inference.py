@@ -46,16 +46,17 @@ import torch
 from PIL import Image
 
 from hrbench import create_method
-from hrbench._ahead import ahead
 from hrbench.backbones import compile_frozen
 from hrbench.data.sample import Sample
-from hrbench.finish import AnomalyMap, finish
+from hrbench.engine.anomaly_map import AnomalyMap, finish
+from hrbench.engine.device import device_name, peak_memory, pick_device, reset_peak_memory
+from hrbench.engine.inference import NativeMaps, predict
+from hrbench.engine.prefetch import ahead
+from hrbench.engine.views import AnyView, Canvas, View, parse_view, stack_tiles, to_unit
 from hrbench.imaging import read_image
-from hrbench.inference import NativeMaps, predict
 from hrbench.method import Method, Prediction
-from hrbench.origin import device_name, environment, peak_memory, pick_device, reset_peak_memory
 from hrbench.precision import autocast, pick_precision
-from hrbench.views import AnyView, Canvas, View, parse_view, stack_tiles, to_unit
+from hrbench.runs.environment import environment
 
 Rows = list[dict[str, str]]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from skimage.morphology import max_tree
 
-from hrbench.method import methods_package
+from hrbench._util.resources import methods_package
 
 methods_package()
 from hrbench.methods import _nfa  # noqa: E402

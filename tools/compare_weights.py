@@ -23,11 +23,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hrbench.benchmark import make_job, run_job
 from hrbench.data import load_dataset
 from hrbench.metrics import bootstrap
 from hrbench.metrics.bootstrap import Replicates
 from hrbench.protocol import load_protocol
+from hrbench.runs.job import make_job
+from hrbench.runs.record import RunRecord
+from hrbench.runs.runner import run_job
 
 METRICS = {
     "pixel AUROC": ("pixel_auroc", "all", None),
@@ -65,7 +67,7 @@ def contenders(files: list[str]) -> list[Contender]:
 
 def measure(
     root: Path, contender: Contender, method: str, output: Path, *, steps: int, seeds: list[int], device: torch.device
-) -> tuple[Replicates, dict[str, Any]]:
+) -> tuple[Replicates, RunRecord]:
     """Run a method on all categories of a dataset; return the mean's replicates and the facts of the last run."""
     protocol = load_protocol("native")
     options: dict[str, Any] = {"backbone": contender.backbone, "weights": contender.weights, "strides": [4, 8]}
@@ -73,22 +75,22 @@ def measure(
     if method == "fastflow":
         preset = "native"
         options |= {"steps": steps, "batch_size": 4, "flow_steps": 4, "kernels": [3, 1]}
-    parts, config = [], {}
+    parts = []
     for category, seed in itertools.product(load_dataset("folder", root).categories, seeds):
         job = make_job(category, method, preset=preset, view=VIEW, options=options, seed=seed)
         run = run_job(job, output, [protocol], device=device)
         parts.append(bootstrap.replicates(run.evidence, protocol))
-        config = run.config
-    return bootstrap.average(parts), config
+        about = run.about
+    return bootstrap.average(parts), about
 
 
-def tables(results: dict[tuple[str, str, str], tuple[Replicates, dict[str, Any]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(results: dict[tuple[str, str, str], tuple[Replicates, RunRecord]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return values with intervals, and paired differences bundled minus each other of the same dataset and method."""
     values, differences = [], []
-    for (dataset, method, name), (found, config) in results.items():
+    for (dataset, method, name), (found, about) in results.items():
         ends = found.intervals()
-        weights = ", ".join(config["method"]["weights"].values())
-        speed = config["cost"]["megapixels_per_second"]
+        weights = ", ".join(about.method.weights.values())
+        speed = about.cost.megapixels_per_second
         for label, key in METRICS.items():
             row = found.row(*key)
             low, high = ends.loc[row, ["ci_low", "ci_high"]]

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from hrbench._util.resources import methods_package
 from hrbench.data import load_dataset, make_dataset
 from hrbench.imaging import read_image
-from hrbench.method import methods_package
 
 methods_package()
 from hrbench.methods._pseudo_anomalies import GENERATORS, corrupt  # noqa: E402

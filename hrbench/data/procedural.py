@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 from hrbench.data._defects import KINDS, add_defect
 from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES

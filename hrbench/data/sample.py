@@ -10,9 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from hrbench.errors import unknown_name
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Category", "Dataset", "Sample", "content_digest"]
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.imaging import read_mask
+
+__all__ = ["Category", "Dataset", "Sample", "content_digest", "sample_mask"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +118,19 @@ class Dataset:
             if name not in known:
                 raise unknown_name(f"category of {self.name}", name, known)
         return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
+    """Return the (H, W) bool mask of a defective sample, None for a normal one.
+
+    Raises
+    ------
+    HrbenchError
+        If the mask is of another size, or has no defect pixel.
+    """
+    if sample.mask is None:
+        return None
+    mask = read_mask(sample.mask, (size[0], size[1]))
+    if not mask.any():
+        raise HrbenchError(f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective")
+    return mask

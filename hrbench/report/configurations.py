@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hrbench.protocol import Protocol
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = [
     "COSTS",

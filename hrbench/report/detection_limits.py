@@ -79,7 +79,7 @@ def limit_table(reliabilities: Reliabilities, board: Leaderboard, category: str)
     cautions = list(dict.fromkeys(caution for _, detection in analysed for caution in detection.cautions))
     notes = []
     if analysed:
-        fits = {_CONSTRUCTIONS[detection.method] for _, detection in analysed if detection.method != "none"}
+        fits = {_CONSTRUCTIONS[detection.estimator] for _, detection in analysed if detection.estimator != "none"}
         if fits:
             notes.append(f"{' and '.join(sorted(fits))} regression of hit on ln(area); {a90_95}: profile likelihood.")
         notes.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")

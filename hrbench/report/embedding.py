@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
 
 __all__ = ["inline_jpeg", "inline_svg", "save"]

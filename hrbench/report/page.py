@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
 from hrbench.report.cards import method_cards
@@ -25,7 +25,7 @@ from hrbench.report.published import published_tables, read_published
 from hrbench.report.summary import Leaderboard, Row, Summary, summarise
 from hrbench.report.table import interval_note, metric_table, overview_table
 from hrbench.report.text import csv_table, markdown_page
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
 

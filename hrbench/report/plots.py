@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from hrbench._files import safe_name
+from hrbench._util.files import safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.metrics.detection import Detection
+from hrbench.metrics.measurement import detection_of
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
@@ -24,8 +25,7 @@ from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
 from hrbench.report.pod_plot import draw_detection
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
-from hrbench.scoring import detection_of
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
 

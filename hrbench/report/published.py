@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-from hrbench._layout import published_root
+from hrbench._util.resources import published_root
 from hrbench.errors import HrbenchError
 from hrbench.report.columns import Column, text_column
 from hrbench.report.table import Cell, Table

@@ -30,7 +30,7 @@ from hrbench.report.configurations import (
     without_duplicates,
 )
 from hrbench.report.ranking import headline_ranks
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = [
     "MIN_COMPONENTS",

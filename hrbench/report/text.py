@@ -17,7 +17,7 @@ from hrbench.report.cost import cost_table, device_text
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hrbench import imaging
 from hrbench.data import Category, load_dataset
 from hrbench.errors import HrbenchError
+from hrbench.imaging import files as imaging
 
 from .conftest import write_image, write_mask, write_split, write_tree
 

@@ -11,11 +11,13 @@ from helpers import PlainContext, noise_normals
 from PIL import Image
 from torch import Tensor
 
+from hrbench._util.resources import methods_package
 from hrbench.data.sample import Sample
+from hrbench.engine.inference import predict
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.inference import predict
-from hrbench.method import Method, create_method, methods_package
-from hrbench.views import View
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 methods_package()
 from hrbench.methods._flow import fuse  # noqa: E402
@@ -201,7 +203,7 @@ def test_energy_does_not_saturate_where_likelihood_does() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(HrbenchError, match="unknown map of fastflow 'prob'"):
+    with pytest.raises(HrbenchError, match="option map of fastflow is 'prob', expected one of"):
         create_method("fastflow", **SMALL, map="prob")
     with pytest.raises(HrbenchError, match="steps or epochs, one of them; got 6 and 2"):
         create_method("fastflow", **SMALL, epochs=2)

@@ -13,11 +13,12 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from hrbench.contract import StackedNormals
+from hrbench._util.resources import methods_package
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.method import create_method, methods_package
-from hrbench.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.registry import create_method
+from hrbench.testing import StackedNormals
 
 methods_package()
 from hrbench.methods._mae import sincos_positions  # noqa: E402
@@ -271,7 +272,7 @@ def test_a_killed_fit_continues_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
     """Batches, drawn defects and learning rates depend on seed and step only."""
-    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", 0.0)
     options = {**SMALL, "mae_steps": 4, "steps": 4}
 
     def fit(checkpoint: Path | None, dies_after: int | None = None) -> Any:
@@ -343,9 +344,9 @@ def test_positions_take_any_multiple_of_the_patch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"map": "sum"}, "unknown map of isstad 'sum'.*product"),
-        ({"residual": "max"}, "unknown residual of isstad 'max'"),
-        ({"corruption": "holes"}, "unknown corruption of isstad 'holes'.*mixture"),
+        ({"map": "sum"}, "option map of isstad is 'sum', expected one of .*'product'"),
+        ({"residual": "max"}, "option residual of isstad is 'max', expected one of"),
+        ({"corruption": "holes"}, "option corruption of isstad is 'holes', expected one of .*'mixture'"),
         ({"mask_ratio": 1.0}, "mask_ratio of isstad is 1.0, expected more than 0 and less than 1"),
         ({"crop_area": 0.0}, "crop_area of isstad is 0.0"),
         ({"mae_depth": 4}, "mae_depth of isstad is 4, expected 1 to decoder_depth, 3"),

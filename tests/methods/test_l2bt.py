@@ -11,9 +11,11 @@ from helpers import PlainContext, noise_normals
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hrbench._util.resources import methods_package
+from hrbench.engine.views import View, parse_view
 from hrbench.errors import HrbenchError
-from hrbench.method import Method, create_method, methods_package
-from hrbench.views import View, parse_view
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 methods_package()
 from hrbench.methods.l2bt import blur, distance, student  # noqa: E402
@@ -297,7 +299,7 @@ def test_every_view_gives_a_native_map(text: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(HrbenchError, match="unknown blur_padding of l2bt 'edge'"):
+    with pytest.raises(HrbenchError, match="option blur_padding of l2bt is 'edge', expected one of"):
         create_method("l2bt", **SMALL, blur_padding="edge")
     with pytest.raises(HrbenchError, match="steps or epochs, one of them; got 20 and 2"):
         create_method("l2bt", **SMALL, epochs=2)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
-from hrbench.method import methods_package
 
 methods_package()
 from hrbench.methods._mae import (  # noqa: E402

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hrbench.contract import StackedNormals
+from hrbench._util.resources import methods_package
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.method import create_method, methods_package
-from hrbench.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.views import View
+from hrbench.registry import create_method
+from hrbench.testing import StackedNormals
 
 methods_package()
 from hrbench.methods.rstpm import RSTPM, Stage, combine_levels, distance, focal_loss, gate  # noqa: E402
@@ -307,7 +308,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
 
 
 def test_an_interrupted_fit_ends_the_same(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hrbench.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", 0.0)
     normals, cpu = noise_normals(8), torch.device("cpu")
     expected = learnt_state(fitted(normals))
     for stop_at in (2, 5):  # steps: in the first stage, in the second
@@ -354,9 +355,9 @@ def test_epochs_and_steps_are_both_least() -> None:
 
 def test_mistakes_are_named() -> None:
     for options, message in (
-        ({"combine": "product"}, "unknown combine of rstpm 'product'"),
-        ({"discriminator": "on"}, "unknown discriminator of rstpm 'on'"),
-        ({"anomalies": "perlim"}, "unknown anomalies of rstpm 'perlim'; did you mean 'perlin'"),
+        ({"combine": "product"}, "option combine of rstpm is 'product', expected one of"),
+        ({"discriminator": "on"}, "option discriminator of rstpm is 'on', expected one of"),
+        ({"anomalies": "perlim"}, "option anomalies of rstpm is 'perlim', expected one of .*; did you mean 'perlin'"),
         ({"strides": (4, 16)}, r"strides \[4, 16\] of rstpm: expected each twice"),
         ({"strides": (3, 6)}, "test_efficientnet has no features at stride 3"),
         ({"strides": (16, 32)}, r"test_efficientnet has no features at stride 64; it has \[2, 4, 8, 16, 32\]"),

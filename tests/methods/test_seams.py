@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrbench.method import Method, create_method
-from hrbench.training import seeded
-from hrbench.views import SPOILT, View
+from hrbench.engine.training import seeded
+from hrbench.engine.views import SPOILT, View
+from hrbench.method import Method
+from hrbench.registry import create_method
 
 Image = npt.NDArray[np.uint8]
 THICK = 32  # of a strip, the shorter side of an image

@@ -9,8 +9,8 @@ from metrics import oracle
 from metrics.test_evaluate import random_case, rows
 
 import hrbench
+from hrbench.imaging.resample import bilinear, nearest
 from hrbench.protocol import list_protocols
-from hrbench.resample import bilinear, nearest
 
 
 def equal_rank(maps, masks, limit, chosen, n=99):

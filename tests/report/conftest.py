@@ -21,7 +21,7 @@ from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.report.summary import Leaderboard, summarise
-from hrbench.store import RECORD_COLUMNS, Run
+from hrbench.runs.store import RECORD_COLUMNS, Run
 
 NASTY = "<b>x&y_z%</b> | $a$ #1 \\ \x1b[31m\"'"
 DATASETS = {"bsdata": ("ballscrew",), "weave & grain": ("fabric", "steel_1", "wood")}

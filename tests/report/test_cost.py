@@ -24,7 +24,7 @@ from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
 from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
 from hrbench.report.text import csv_table, markdown_page
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS, board_of
 

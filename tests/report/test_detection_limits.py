@@ -26,7 +26,7 @@ from hrbench.report.drawing import Series, log_ticks
 from hrbench.report.embedding import inline_svg
 from hrbench.report.summary import Leaderboard, summarise
 from hrbench.report.text import csv_table
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY, board_of
 

@@ -15,7 +15,7 @@ import hrbench.report
 from hrbench.protocol import Protocol
 from hrbench.report import write_leaderboard
 from hrbench.report.embedding import inline_jpeg
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY, PROTOCOL, write_run
 

@@ -15,7 +15,7 @@ from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.report.drawing import Bin, style
 from hrbench.report.embedding import inline_svg
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY, board_of
 

@@ -13,7 +13,7 @@ from hrbench.report.protocol_comparison import compare_protocols
 from hrbench.report.summary import summarise
 from hrbench.report.table import Cell, Table
 from hrbench.report.text import markdown_page
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, board_of
 

@@ -13,7 +13,7 @@ from hrbench.protocol import Protocol
 from hrbench.report import page
 from hrbench.report.published import COLUMNS, PublishedValue, published_tables, read_published
 from hrbench.report.summary import summarise
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 HEAD = ",".join(COLUMNS)
 LINE = "A,resnet18,mvtec_ad,mean,pixel_auroc,0.981,256,last epoch,arXiv 1"

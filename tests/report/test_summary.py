@@ -12,7 +12,7 @@ from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import Configuration
 from hrbench.report.summary import NO_ESTIMATE, Estimates, Leaderboard, summarise
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS, board_of
 

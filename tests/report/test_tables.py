@@ -24,7 +24,7 @@ from hrbench.report.page import html_page
 from hrbench.report.summary import Estimate, Summary, summarise
 from hrbench.report.table import emphasis, short_interval
 from hrbench.report.text import csv_table, markdown_page, terminal_table
-from hrbench.store import Run
+from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL
 

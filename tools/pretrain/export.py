@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 
 from .canvases import VERSION
 from .pretext import MEAN, STD

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrbench._files import atomic
+from hrbench._util.files import atomic
 
 __all__ = ["one_cycle", "run"]
 

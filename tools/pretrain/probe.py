@@ -11,8 +11,8 @@ from torch.nn import functional
 
 import hrbench
 from hrbench.data import Category
+from hrbench.engine.views import image_tensor, to_unit
 from hrbench.imaging import read_image, read_mask
-from hrbench.views import image_tensor, to_unit
 
 __all__ = ["gaussian", "joined", "mahalanobis", "nearest", "probe", "probe_all"]
 

@@ -1,0 +1,339 @@
+"""Normal training images as model inputs, and the one fit loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrbench._util.files import atomic
+from hrbench._util.progress import track
+from hrbench.data.sample import Sample
+from hrbench.engine.feature_cache import Features
+from hrbench.engine.views import AnyView, Placement, stack_tiles, to_unit
+from hrbench.errors import HrbenchError
+from hrbench.imaging import image_size, read_image
+from hrbench.method import Batch, Batches, Method, Normals
+from hrbench.precision import autocast
+
+__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
+
+CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
+WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
+CHECKPOINT_SECONDS = 30.0
+
+
+def mix(*numbers: int) -> int:
+    """Return a seed of 63 bits that depends on all numbers."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(words[0]) >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's generator set to `seed`, deterministic kernels, and restore both after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        before = torch.are_deterministic_algorithms_enabled()
+        memory: Any = torch.utils.deterministic
+        filled = memory.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Else every new tensor is written twice; it would only hide that something reads what nobody wrote.
+        memory.fill_uninitialized_memory = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            memory.fill_uninitialized_memory = filled
+
+
+class ViewedNormals:
+    """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
+
+    An image's inputs are those of all fused views, one view after another.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    view : View or FusedView
+    """
+
+    def __init__(self, samples: Sequence[Sample], view: AnyView) -> None:
+        self.samples = samples
+        self.view = view
+        self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = Lock()
+
+    @cached_property
+    def _tiles(self) -> list[int]:
+        sizes = [image_size(sample.image) for sample in self.samples]
+        return [sum(len(part.place(size)) for part in self.view.parts) for size in sizes]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Number of inputs up to the end of each image."""
+        return list(accumulate(self._tiles))
+
+    def __len__(self) -> int:
+        """Return the number of model inputs."""
+        return sum(self._tiles)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield every input once, image after image: (3, h, w) float32 in [0, 1]."""
+        for index, tiles in enumerate(self._tiles):
+            for tile in range(tiles):
+                yield to_unit(stack_tiles([self._cut(index, tile)]), torch.device("cpu"))[0]
+
+    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = None
+            for chosen in self.order(batch_size, steps=steps, seed=seed, start=start):
+                following = pool.submit(self._stack, chosen)
+                if waiting is not None:
+                    yield to_unit(waiting.result(), torch.device("cpu"))
+                waiting = following
+            if waiting is not None:
+                yield to_unit(waiting.result(), torch.device("cpu"))
+
+    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+        """Yield the inputs of batches `start` .. `steps` - 1."""
+        stream = (self._ends[image] - self._tiles[image] + tile for image, tile in self._stream(seed))
+        for _ in range(start * batch_size):
+            next(stream)
+        for _ in range(start, steps):
+            yield [next(stream) for _ in range(batch_size)]
+
+    def take(self, chosen: Sequence[int]) -> Tensor:
+        """Return chosen inputs, (N, 3, h, w) float32 in [0, 1]."""
+        return to_unit(self._stack(chosen), torch.device("cpu"))
+
+    def _stack(self, chosen: Sequence[int]) -> Tensor:
+        ends = self._ends
+        images = [bisect_right(ends, number) for number in chosen]
+        starts = [ends[image] - self._tiles[image] for image in images]
+        return stack_tiles([self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)])
+
+    def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
+        """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            images = rng.permutation(len(self.samples))
+            for first in range(0, len(images), WINDOW):
+                window = [(int(i), t) for i in images[first : first + WINDOW] for t in range(self._tiles[i])]
+                yield from (window[k] for k in rng.permutation(len(window)))
+            epoch += 1
+
+    def _cut(self, index: int, tile: int) -> Tensor:
+        for prepared, placement in self._prepared(index):
+            if tile < len(placement):
+                return placement.cut(prepared, tile)
+            tile -= len(placement)
+        raise IndexError(tile)
+
+    def _prepared(self, index: int) -> list[tuple[Tensor, Placement]]:
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        pixels = read_image(self.samples[index].image)
+        entry = [part.prepare(pixels) for part in self.view.parts]
+        with self._lock:
+            if index not in self._cache:
+                self._cache[index] = entry
+                self._cached_bytes += _nbytes(entry)
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= _nbytes(dropped)
+        return entry
+
+
+class Fit:
+    """One fit of one method: the :class:`hrbench.method.FitContext` that ``fit`` receives.
+
+    Parameters
+    ----------
+    method : Method
+    held_out : Normals
+        Normal training images that the fit does not see.
+    seed : int
+    device : torch.device
+    checkpoint : Path, optional
+        Where the state of an unfinished fit is kept; an interrupted fit continues from it and ends with the
+        same weights, for batches and random numbers depend only on seed and step.
+    label : str
+        Prefix of progress bars.
+    scratch : Path, optional
+        Folder for kept features that do not fit into memory; without it they are not kept.
+    precision : str
+        ``float32`` or ``bfloat16`` (see :mod:`hrbench.precision`), of losses and kept features. Backward passes follow
+        the forward ones; parameters and optimisers are float32.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        held_out: Normals,
+        seed: int,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        label: str = "",
+        scratch: Path | None = None,
+        precision: str = "float32",
+    ) -> None:
+        self.method = method
+        self.held_out = held_out
+        self.seed = seed
+        self.device = device
+        self.checkpoint = checkpoint
+        self.label = label
+        self.scratch = scratch
+        self.precision = precision
+        self._stage = -1
+        self._saved = _load_checkpoint(checkpoint)
+        self._earlier: float = self._saved.get("seconds", 0.0)
+        self._started = time.monotonic()
+        self._finished: list[list[float]] = list(self._saved.get("finished", []))
+
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Features:
+        """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
+
+        def precise(batch: Tensor) -> Sequence[Tensor]:
+            with autocast(self.device, self.precision):
+                return extract(batch)
+
+        return Features(normals, precise, self.device, scratch=self.scratch)
+
+    def train(
+        self,
+        normals: Batches[Batch],
+        loss: Callable[[Batch], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        batch_size: int,
+        description: str = "fit",
+    ) -> list[float]:
+        """Run the fit loop; see :meth:`hrbench.method.FitContext.train`."""
+        for option, given in (("steps", steps), ("batch_size", batch_size)):
+            if given < 1:
+                raise HrbenchError(f"{self.label} {description}: {option} is {given}, expected at least 1".strip())
+        self._stage += 1
+        if self._saved:
+            load_learnt_state(self.method, self._saved["method"])
+        if self._stage < len(self._finished):
+            return self._finished[self._stage]
+        losses: list[float] = []
+        if self._saved:
+            if self._saved["losses"]:
+                optimizer.load_state_dict(self._saved["optimizer"])
+                losses = list(self._saved["losses"])
+            self._saved = {}
+        seed = self.seed * 16 + self._stage
+        batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
+        saved_at = time.monotonic()
+        name = f"{self.label} {description}".strip()
+        for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
+            torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
+            optimizer.zero_grad(set_to_none=True)
+            inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
+            with autocast(self.device, self.precision):
+                value = loss(inputs)
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise HrbenchError(
+                    f"{name}: the loss is {number} at step {len(losses) + 1} of {steps}; a lower lr may help"
+                )
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(number)
+            if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
+                self._save(losses, optimizer)
+                saved_at = time.monotonic()
+        self._finished.append(losses)
+        self._save([], optimizer)
+        return losses
+
+    def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
+        """Iterate under a progress bar."""
+        return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that of interrupted attempts included up to their last checkpoint."""
+        return self._earlier + time.monotonic() - self._started
+
+    def _save(self, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
+        if self.checkpoint is None:
+            return
+        state = {
+            "finished": self._finished,
+            "losses": losses,
+            "seconds": self.seconds,
+            "method": learnt_state(self.method),
+            "optimizer": optimizer.state_dict(),
+        }
+        with atomic(self.checkpoint) as path:
+            torch.save(state, path)
+
+
+def learnt_state(method: Method) -> dict[str, Tensor]:
+    """Return the state dict without the submodules that making the method restores."""
+    restored = tuple(f"{name}." for name in method.restored())
+    return {
+        key: value.detach().to("cpu").clone().contiguous()  # a copy: tied tensors cannot be written
+        for key, value in method.state_dict().items()
+        if not key.startswith(restored)
+    }
+
+
+def load_learnt_state(method: Method, state: dict[str, Tensor]) -> None:
+    """Load what :func:`learnt_state` gave into a method of the same options.
+
+    Raises
+    ------
+    HrbenchError
+        If keys or shapes differ.
+    """
+    for name, module in method.named_modules():  # the size of a buffer may be learnt, as that of a memory bank
+        for key, buffer in module.named_buffers(recurse=False):
+            saved = state.get(f"{name}.{key}" if name else key)
+            if saved is not None and saved.shape != buffer.shape:
+                setattr(module, key, torch.empty(saved.shape, dtype=buffer.dtype, device=buffer.device))
+    own = {key: value for key, value in method.state_dict().items() if key in state}
+    shapes = [key for key, value in own.items() if value.shape != state[key].shape]
+    missing = set(learnt_state(method)) ^ set(state)
+    if missing or shapes:
+        odd = ", ".join(sorted({*missing, *shapes})[:5])
+        raise HrbenchError(f"saved weights do not fit {type(method).__name__} with these options: {odd}")
+    method.load_state_dict(state, strict=False)
+
+
+def _nbytes(entry: list[tuple[Tensor, Placement]]) -> int:
+    return sum(prepared.nbytes for prepared, _ in entry)
+
+
+def _load_checkpoint(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.is_file():
+        return {}
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise HrbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start the fit again") from None
+    return state

@@ -1,0 +1,398 @@
+"""Views: how a method looks at an image, and how its maps come back to the image's own grid.
+
+========================  ==================================================================================
+``whole:1036``            the whole image stretched to 1036 x 1036
+``whole:448x1120``        ... to height 448, width 1120
+``whole:1036:square``     centred in a square by repeating its borders, then resized
+``tiled:518:112``         tiles of 518 pixels that overlap by at least 112, at camera pitch
+``tiled:518:112@0.5``     the same on the image shrunk to half its size
+``VIEW+VIEW``             several of one input size, fused (see :mod:`hrbench.engine.fusion`): whole:512+tiled:512:128
+========================  ==================================================================================
+
+Every view but a fused one is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile.
+Merging weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
+weights form a partition of unity by construction. What a network says near the border of a tile is spoilt by the
+padding of its layers: the outer quarter of an overlap is left to the neighbour. Where a quarter of the overlap is no
+less than the network's receptive radius, the merged map is that of the whole image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hrbench.errors import HrbenchError
+
+__all__ = [
+    "AnyView",
+    "Canvas",
+    "FusedView",
+    "Placement",
+    "View",
+    "image_tensor",
+    "parse_view",
+    "stack_tiles",
+    "tile_starts",
+    "to_unit",
+]
+
+SPOILT = 0.25  # share of an overlap, at either of its ends, that the tile which ends there has no part in
+
+_PATTERN = re.compile(
+    r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
+    r"|tiled:(?P<tile>\d+):(?P<overlap>\d+)(@(?P<scale>[0-9.]+))?"
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A parsed view.
+
+    Attributes
+    ----------
+    text : str
+        As the user wrote it.
+    tile : (int, int)
+        Height and width of a model input.
+    overlap : int or None
+        Least overlap of neighbouring tiles in pixels; None for a whole view.
+    scale : float
+        Of the image before tiling.
+    square : bool
+        Pad to a square first.
+    """
+
+    text: str
+    tile: tuple[int, int]
+    overlap: int | None = None
+    scale: float = 1.0
+    square: bool = False
+
+    @staticmethod
+    def parse(text: str) -> View:
+        """Read one view from its text; anything else is an error that shows the forms."""
+        match = _PATTERN.fullmatch(text)
+        forms = "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE"
+        if not match:
+            raise HrbenchError(f"view {text!r}: expected {forms}, sizes in pixels")
+        if match["height"]:
+            height, width = int(match["height"]), int(match["width"] or match["height"])
+            view = View(text, (height, width), square=bool(match["square"]))
+        else:
+            tile, overlap = int(match["tile"]), int(match["overlap"])
+            scale = _number(match["scale"] or "1")
+            if not (overlap < tile and 0 < scale <= 1):
+                raise HrbenchError(f"view {text!r}: expected an overlap below the tile and a scale in (0, 1]")
+            view = View(text, (tile, tile), overlap, scale)
+        if min(view.tile) < 1 or (view.square and view.tile[0] != view.tile[1]):
+            raise HrbenchError(f"view {text!r}: expected {forms}, sizes of at least one pixel")
+        return view
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """The view itself: what it has in common with a fused one."""
+        return (self,)
+
+    def check_multiple(self, multiple: int, method: str) -> None:
+        """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
+        for size in self.tile:
+            if size % multiple:
+                low = size // multiple * multiple
+                near = " or ".join(str(x) for x in (low, low + multiple) if x)
+                raise HrbenchError(
+                    f"view {self.text!r}: {method} needs sizes that are multiples of {multiple}, "
+                    f"{size} is not; use {near}"
+                )
+
+    def place(self, size: tuple[int, int]) -> Placement:
+        """Return where the tiles of an image of `size` (H, W) lie."""
+        height, width = size
+        pad = (0, 0, 0, 0)
+        if self.square:
+            side = max(size)
+            top, left = (side - height) // 2, (side - width) // 2
+            pad = (left, side - width - left, top, side - height - top)
+        if self.overlap is None:
+            grid = self.tile
+        else:
+            grid = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
+        overlap = self.overlap or 0
+        return Placement(
+            size, pad, grid, self.tile, *(tile_starts(n, t, overlap) for n, t in zip(grid, self.tile, strict=True))
+        )
+
+    def prepare(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
+        """Pad and resize an (H, W, 3) image to the grid that tiles are cut from.
+
+        Returns
+        -------
+        Tensor
+            (3, h, w) uint8, or float32 in [0, 1] for 16-bit images; where nothing is padded or resized, a view of the
+            image.
+        Placement
+        """
+        height, width = image.shape[:2]
+        placement = self.place((height, width))
+        tensor = image_tensor(image)
+        if any(placement.pad):
+            tensor = _edge_pad(tensor, placement.pad)
+        if tensor.shape[1:] != placement.grid and placement.grid == (1, 1):  # torch fails on one pixel of 8 bits
+            tensor = tensor.double().mean(dim=(1, 2), keepdim=True).to(tensor.dtype)
+        elif tensor.shape[1:] != placement.grid:
+            tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
+            if tensor.is_floating_point():
+                tensor = tensor.clamp(0, 1)
+        missing = [max(0, t - n) for t, n in zip(placement.tile, placement.grid, strict=True)]
+        if any(missing):
+            tensor = _edge_pad(tensor, (0, missing[1], 0, missing[0]))
+        return tensor, placement
+
+    def split(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> tuple[Tensor, Placement]:
+        """Return all tiles of an image, (T, 3, h, w) uint8 or float32 in [0, 1], and their placement."""
+        prepared, placement = self.prepare(image)
+        return stack_tiles([placement.cut(prepared, index) for index in range(len(placement))]), placement
+
+    def merge(self, tiles: Tensor, placement: Placement) -> Tensor:
+        """Blend the maps of all tiles, (T, h', w') at any stride, into the native (H, W) float32 map."""
+        canvas = Canvas(placement, tiles.device)
+        for index, tile in enumerate(tiles):
+            canvas.add(index, tile)
+        return canvas.result()
+
+
+@dataclass(frozen=True)
+class FusedView:
+    """Several views of one input size at the same image; each has its own map, and the maps are fused.
+
+    Attributes
+    ----------
+    text : str
+        As the user wrote it.
+    parts : tuple of View
+        At least two, all different.
+    """
+
+    text: str
+    parts: tuple[View, ...]
+
+    def check_multiple(self, multiple: int, method: str) -> None:
+        """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
+        self.parts[0].check_multiple(multiple, method)
+
+
+AnyView = View | FusedView
+
+
+def parse_view(text: str) -> AnyView:
+    """Read a view, or several joined by ``+``.
+
+    Raises
+    ------
+    HrbenchError
+        For a malformed view, one that is there twice, or views whose inputs differ in size: a method is fitted on
+        the inputs of all views together, which must fit into one batch.
+    """
+    texts = text.split("+")
+    if len(texts) == 1:
+        return View.parse(text)
+    try:
+        parts = tuple(View.parse(part) for part in texts)
+    except HrbenchError as error:
+        raise HrbenchError(f"fused view {text!r}: {error}") from None
+    if len(set(texts)) < len(texts):
+        raise HrbenchError(f"fused view {text!r}: a view is there twice, expected different ones")
+    sizes = list(dict.fromkeys(f"{height}x{width}" for height, width in (part.tile for part in parts)))
+    if len(sizes) > 1:
+        raise HrbenchError(f"fused view {text!r}: inputs of {' and '.join(sizes)} pixels, expected one size for all")
+    return FusedView(text, parts)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tiles of one image lie.
+
+    Attributes
+    ----------
+    native : (int, int)
+        Height and width of the image.
+    pad : (int, int, int, int)
+        Left, right, top, bottom padding to a square, in native pixels.
+    grid : (int, int)
+        Size after padding and resizing.
+    tile : (int, int)
+    rows, columns : tuple of int
+        Starts of the tiles on each axis of the grid.
+    """
+
+    native: tuple[int, int]
+    pad: tuple[int, int, int, int]
+    grid: tuple[int, int]
+    tile: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+    def cut(self, prepared: Tensor, index: int) -> Tensor:
+        """Return tile `index`, row by row, of a prepared (3, h, w) image."""
+        row, column = divmod(index, len(self.columns))
+        top, left = self.rows[row], self.columns[column]
+        return prepared[:, top : top + self.tile[0], left : left + self.tile[1]]
+
+    @cached_property
+    def windows(self) -> tuple[Tensor, Tensor]:
+        """Weights (tiles of the axis, tile length) of both axes; over each pixel they sum to one."""
+        return (
+            _windows(self.rows, self.tile[0], self.grid[0]),
+            _windows(self.columns, self.tile[1], self.grid[1]),
+        )
+
+
+class Canvas:
+    """The growing merged map of one image, or what was decided; holds one map, however many tiles there are.
+
+    Parameters
+    ----------
+    placement : Placement
+    device : torch.device
+    """
+
+    def __init__(self, placement: Placement, device: torch.device) -> None:
+        self.placement = placement
+        self._device = device
+        self._single: Tensor | None = None
+        self._merged: Tensor | None = None
+        self._windows = tuple(window.to(device, non_blocking=True) for window in placement.windows)
+
+    def add(self, index: int, tile: Tensor) -> None:
+        """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
+        placement = self.placement
+        if len(placement) == 1 and placement.grid == placement.tile:
+            self._single = tile.float()  # brought to the native size in one step
+            return
+        row, column = divmod(index, len(placement.columns))
+        full = _resize(tile.float(), placement.tile)
+        weighted = full * self._windows[0][row, :, None] * self._windows[1][column, None, :]
+        self._under(index, torch.float32).add_(weighted)
+
+    def add_decision(self, index: int, tile: Tensor) -> None:
+        """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile with a part in it calls it."""
+        full = _resize(tile.to(torch.uint8), self.placement.tile, nearest=True)
+        row, column = divmod(index, len(self.placement.columns))
+        inside = (self._windows[0][row, :, None] > 0) & (self._windows[1][column, None, :] > 0)
+        self._under(index, torch.uint8).bitwise_or_(full & inside)
+
+    def result(self, *, nearest: bool = False) -> Tensor:
+        """Return the native map, (H, W) float32, or with `nearest` the decisions, (H, W) uint8.
+
+        No copy is made of a canvas that is as large as the image: it is handed out.
+        """
+        placement = self.placement
+        merged = self._single
+        if merged is None:
+            assert self._merged is not None, "no tile was added"
+            merged = self._merged[: placement.grid[0], : placement.grid[1]]
+        if not any(placement.pad):
+            return _resize(merged, placement.native, nearest=nearest).contiguous()
+        left, right, top, bottom = placement.pad
+        height, width = placement.native
+        padded = (height + top + bottom, width + left + right)
+        # The padded axis first: what lies in the padding is then never made at full size.
+        for axis in (0, 1) if top + bottom else (1, 0):
+            size = (padded[0], merged.shape[1]) if axis == 0 else (merged.shape[0], padded[1])
+            merged = _resize(merged, size, nearest=nearest).narrow(axis, (top, left)[axis], placement.native[axis])
+        return merged.contiguous()
+
+    def _under(self, index: int, dtype: torch.dtype) -> Tensor:
+        """Return the part of the canvas that lies under a tile."""
+        placement = self.placement
+        if self._merged is None:
+            height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
+            self._merged = torch.zeros((height, width), dtype=dtype, device=self._device)
+        row, column = divmod(index, len(placement.columns))
+        top, left = placement.rows[row], placement.columns[column]
+        return self._merged[top : top + placement.tile[0], left : left + placement.tile[1]]
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
+    """Return where tiles start on an axis: a regular step, the last one shifted inward to the border."""
+    last = max(0, length - tile)
+    return (*range(0, last, tile - overlap), last)
+
+
+def image_tensor(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Tensor:
+    """Return an (H, W, 3) image as (3, H, W): uint8 as a view of it, uint16 as float32 in [0, 1]."""
+    if image.dtype == np.uint16:
+        image = np.divide(image, np.float32(65535), dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def stack_tiles(tiles: Sequence[Tensor], *, pinned: bool = False) -> Tensor:
+    """Copy tiles of one size into a contiguous batch; where 8-bit and 16-bit images meet, all become float32 in [0, 1].
+
+    With `pinned`, the batch lies in memory from which a GPU can fetch it while the host goes on.
+    """
+    if len({tile.dtype for tile in tiles}) > 1:
+        tiles = [to_unit(tile, tile.device) for tile in tiles]
+    batch = torch.empty((len(tiles), *tiles[0].shape), dtype=tiles[0].dtype, pin_memory=pinned)
+    for row, tile in zip(batch, tiles, strict=True):
+        row.copy_(tile)
+    return batch
+
+
+def to_unit(batch: Tensor, device: torch.device) -> Tensor:
+    """Return a batch on the device as float32 in [0, 1]; uint8 travels and is divided there."""
+    moved = batch.to(device, non_blocking=True)
+    return moved if moved.is_floating_point() else moved.float() / 255
+
+
+@lru_cache(maxsize=64)
+def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
+    """Return windows that fade from tile to tile over the inner part of each overlap and sum to one at every pixel."""
+    position = torch.arange(tile, dtype=torch.float64) + 0.5
+    overlaps = [a + tile - b for a, b in pairwise(starts)]
+    rises = [torch.ones_like(position), *(_rise(position, overlap) for overlap in overlaps)]
+    falls = [*(_rise(tile - position, overlap) for overlap in overlaps), torch.ones_like(position)]
+    windows = [rise * fall for rise, fall in zip(rises, falls, strict=True)]
+    total = torch.zeros(max(length, tile), dtype=torch.float64)
+    for start, window in zip(starts, windows, strict=True):
+        total[start : start + tile] += window
+    return torch.stack([w / total[start : start + tile] for start, w in zip(starts, windows, strict=True)]).float()
+
+
+def _rise(distance: Tensor, overlap: int) -> Tensor:
+    """Return weights by the distance from a border that a neighbour overlaps: zero at first, then a ramp to one."""
+    return ((distance - SPOILT * overlap) / max(1.0, (1 - 2 * SPOILT) * overlap)).clamp(0, 1)
+
+
+def _resize(single: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
+    if tuple(single.shape) == size:
+        return single
+    if nearest:
+        return F.interpolate(single[None, None], size, mode="nearest-exact")[0, 0]
+    return F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _edge_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    left, right, top, bottom = pad
+    rows = torch.arange(-top, tensor.shape[1] + bottom).clamp(0, tensor.shape[1] - 1)
+    columns = torch.arange(-left, tensor.shape[2] + right).clamp(0, tensor.shape[2] - 1)
+    return tensor[:, rows][:, :, columns]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,345 @@
+"""Evidence: the small sufficient statistics that inference leaves behind, and every metric starts from.
+
+Defect pixels are few and kept exactly, per connected component. Normal pixels are many: per image they are counted
+under the upper 22 bits of an order-preserving integer key of their score or, in exact mode, kept as sorted keys of
+all bits. Merging is concatenation, so shards, processes and resumed runs end with the same bits in any order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, Histogram, NormalScores, Scores, SortedKeys
+from hrbench.imaging.resample import bilinear
+from hrbench.protocol import Protocol
+
+__all__ = [
+    "Calibration",
+    "Collection",
+    "Evidence",
+    "collections_of",
+]
+
+IMAGE_DTYPES = {
+    "id": "str",
+    "label": "int64",
+    "height": "int64",
+    "width": "int64",
+    "score": "float64",
+    "normal_pixels": "int64",
+    "defect_pixels": "int64",
+    "decision_tp": "Int64",
+    "decision_fp": "Int64",
+    "seconds": "float64",
+}
+COMPONENT_DTYPES = {
+    "image": "str",
+    "defect_type": "str",
+    "area": "int64",
+    "top": "int64",
+    "left": "int64",
+    "bottom": "int64",
+    "right": "int64",
+    "decision_pixels": "Int64",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """How evidence is collected; protocols that agree on this share their evidence.
+
+    Attributes
+    ----------
+    rule : str
+        From map to image score, see :class:`hrbench.protocol.ImageScoreRule`.
+    connectivity : {4, 8}
+        Of defect components.
+    side : int or None
+        Shrink maps and masks to this square before anything is measured; the image score stays that of the map.
+    exact : bool
+        Keep every distinct normal score instead of 22-bit bins: no error bound, and memory grows with every pixel.
+    """
+
+    rule: str = "max"
+    connectivity: int = 8
+    side: int | None = None
+    exact: bool = False
+
+    @staticmethod
+    def of(protocol: Protocol, method_rule: str = "max", *, exact: bool = False) -> Collection:
+        """Return what a protocol asks for, of a method with the given image-score rule."""
+        rule = method_rule if protocol.image_score == "method" else protocol.image_score
+        return Collection(rule, protocol.connectivity, protocol.side, exact)
+
+    @property
+    def name(self) -> str:
+        """Name for a folder, such as ``native-max-8``."""
+        exact = "-exact" if self.exact else ""
+        return f"{self.side or 'native'}-{self.rule.replace(':', '')}-{self.connectivity}{exact}"
+
+    def serves(self, protocol: Protocol) -> bool:
+        """Tell whether evidence collected so can be scored under `protocol`."""
+        same_rule = protocol.image_score in ("method", self.rule)
+        return same_rule and (self.connectivity, self.side) == (protocol.connectivity, protocol.side)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Pixels of held-out normal training images, from which the automatic threshold is set.
+
+    Attributes
+    ----------
+    scores : Histogram
+    images : int
+    mean, std : float
+        Over all pixels.
+    """
+
+    scores: Histogram
+    images: int
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(maps: Iterable[Scores], sides: Sequence[int | None] = (None,)) -> list[Calibration]:
+        """Measure normal maps in one pass, natively or shrunk to squares, one result per side; none is an error."""
+        parts: list[list[Calibration]] = [[] for _ in sides]
+        for scores in maps:
+            native = scores.astype(np.float32, copy=False)
+            for side, found in zip(sides, parts, strict=True):
+                values = native if side is None else bilinear(native, (side, side))
+                mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+                found.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
+        if not all(parts):
+            raise HrbenchError("no held-out normal maps: a threshold cannot be set")
+        return [Calibration._merge(found) for found in parts]
+
+    @staticmethod
+    def _merge(parts: Sequence[Calibration]) -> Calibration:
+        weights = np.array([part.scores.total for part in parts], dtype=np.float64)
+        weights /= weights.sum()
+        means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+        mean = float(weights @ means)
+        variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
+        images = sum(part.images for part in parts)
+        scores = parts[0].scores.pooled([part.scores for part in parts[1:]])
+        return Calibration(scores, images, mean, math.sqrt(variance))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What all metrics of one category are computed from.
+
+    Attributes
+    ----------
+    images : DataFrame
+        One row per image in order of its id: id, label, height, width, score, normal_pixels, defect_pixels,
+        decision_tp, decision_fp (null without a decision), seconds.
+    components : DataFrame
+        One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
+        right (exclusive), decision_pixels.
+    defect_scores : ndarray of float32 (float64 in exact mode if the maps were), (sum of areas,)
+        Scores of all defect pixels, component after component.
+    normals : sequence of NormalScores
+        Each image's normal pixels; all of one `shift`, which is 0 in exact mode.
+    lossless : bool
+        True if no score lost a set bit (float16 maps, exact mode): then every metric is exact.
+    collection : Collection
+    calibration : Calibration or None
+    """
+
+    images: pd.DataFrame
+    components: pd.DataFrame
+    defect_scores: Scores
+    normals: Sequence[NormalScores]
+    lossless: bool
+    collection: Collection
+    calibration: Calibration | None = None
+
+    @property
+    def shift(self) -> int:
+        """Bits that the keys dropped; 0 in exact mode."""
+        return self.normals[0].shift
+
+    @cached_property
+    def component_starts(self) -> npt.NDArray[np.int64]:
+        """First row of each component in `defect_scores`."""
+        return _starts(self.components["area"])
+
+    @cached_property
+    def component_images(self) -> npt.NDArray[np.int64]:
+        """Row in `images` of each component's image."""
+        rows = pd.Series(np.arange(len(self.images)), index=self.images["id"])
+        found: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
+        return found
+
+    @cached_property
+    def normal(self) -> NormalScores:
+        """All normal pixels of all images, pooled; in exact mode a copy of all of them."""
+        return self.normals[0].pooled(self.normals[1:])
+
+    @cached_property
+    def normal_pixels(self) -> int:
+        """Number of normal pixels of all images."""
+        return int(self.images["normal_pixels"].sum())
+
+    @cached_property
+    def ranks(self) -> DefectRanks:
+        """Where the defect pixels stand among the normal ones."""
+        return DefectRanks.of(self.defect_scores, self.normals)
+
+    @staticmethod
+    def merge(parts: Sequence[Evidence]) -> Evidence:
+        """Join evidence of different images; the result does not depend on the order of the parts.
+
+        Raises
+        ------
+        HrbenchError
+            If an image occurs twice, or the parts were collected in different ways.
+        """
+        first = parts[0]
+        for part in parts:
+            if part.collection != first.collection:
+                raise HrbenchError(
+                    f"evidence collected as {part.collection.name} and as {first.collection.name} cannot be merged"
+                )
+        images = pd.concat([part.images for part in parts], ignore_index=True)
+        if images["id"].duplicated().any():
+            name = images["id"][images["id"].duplicated()].iloc[0]
+            raise HrbenchError(f"{name}: the image occurs twice in the evidence to be merged")
+        components = pd.concat([part.components for part in parts], ignore_index=True)
+        order = np.argsort(images["id"].to_numpy(dtype=str), kind="stable")
+        rank = pd.Series(np.argsort(order), index=images["id"])
+        component_order = np.argsort(rank.loc[components["image"]].to_numpy(), kind="stable")
+        normals = [normal for part in parts for normal in part.normals]
+        scores = np.concatenate([part.defect_scores for part in parts])
+        in_order = bool((np.diff(component_order) == 1).all())  # then a copy is spared
+        pixels = slice(None) if in_order else _take_groups(components["area"], component_order)
+        calibrated = [part for part in parts if part.calibration is not None]
+        return Evidence(
+            images=images.iloc[order].reset_index(drop=True),
+            components=components.iloc[component_order].reset_index(drop=True),
+            defect_scores=scores[pixels],
+            normals=[normals[row] for row in order],
+            lossless=all(part.lossless for part in parts),
+            collection=first.collection,
+            calibration=calibrated[0].calibration if calibrated else None,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        collection = dataclasses.asdict(self.collection)
+        facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
+        images = pa.Table.from_pandas(self.images, preserve_index=False)
+        bins = [part.keys.size for part in self.normals]
+        images = images.append_column("normal_keys", _lists(bins, np.concatenate([part.keys for part in self.normals])))
+        counts = [part.counts for part in self.normals if isinstance(part, Histogram)]
+        if counts:
+            images = images.append_column("normal_counts", _lists(bins, np.concatenate(counts)))
+        components = pa.Table.from_pandas(self.components, preserve_index=False)
+        components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
+        _write(images, facts, folder / "images.parquet")
+        _write(components, facts, folder / "components.parquet")
+        (folder / "calibration.parquet").unlink(missing_ok=True)
+        if self.calibration is not None:
+            known, scores = self.calibration, self.calibration.scores
+            table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
+            about = {"shift": scores.shift, "images": known.images, "mean": known.mean, "std": known.std}
+            _write(table, about, folder / "calibration.parquet")
+
+    @staticmethod
+    def load(folder: Path) -> Evidence:
+        """Read what :meth:`save` wrote; a missing or damaged file is an error that names it."""
+        images, facts = _read(folder / "images.parquet")
+        components, _ = _read(folder / "components.parquet")
+        calibration = None
+        if (folder / "calibration.parquet").exists():
+            table, about = _read(folder / "calibration.parquet")
+            keys, counts = (table[name].to_numpy() for name in ("normal_keys", "normal_counts"))
+            scores = Histogram.counted(keys, counts, about["shift"])
+            calibration = Calibration(scores, about["images"], about["mean"], about["std"])
+        keys, shift = _arrays(images["normal_keys"]), facts["shift"]
+        normals: Sequence[NormalScores]
+        if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
+            counts = _arrays(images["normal_counts"])
+            normals = [SortedKeys(np.repeat(*pair), shift) for pair in zip(keys, counts, strict=True)]
+        elif "normal_counts" in images.column_names:
+            pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
+            normals = [Histogram.counted(own, counts, shift) for own, counts in pairs]
+        else:
+            normals = [SortedKeys(own, shift) for own in keys]
+        return Evidence(
+            images=_frame(images, IMAGE_DTYPES),
+            components=_frame(components, COMPONENT_DTYPES),
+            defect_scores=_flat(components["scores"]),
+            normals=normals,
+            lossless=facts["lossless"],
+            collection=Collection(**facts["collection"]),
+            calibration=calibration,
+        )
+
+
+def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
+    sizes: npt.NDArray[np.int64] = lengths.to_numpy(dtype=np.int64)
+    starts: npt.NDArray[np.int64] = np.cumsum(sizes) - sizes
+    return starts
+
+
+def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the row numbers of variable-length groups, the groups taken in `order`."""
+    sizes = lengths.to_numpy(dtype=np.int64)[order]
+    starts = _starts(lengths)[order]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows: npt.NDArray[np.int64] = np.repeat(starts, sizes) + within
+    return rows
+
+
+def _lists(lengths: Iterable[int], values: npt.NDArray[Any]) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(np.cumsum([0, *lengths]), pa.array(values))
+
+
+def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values
+
+
+def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
+    lengths = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(_flat(column), np.cumsum(lengths)[:-1])
+
+
+def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
+    return table.select(list(dtypes)).to_pandas().astype(dtypes)
+
+
+def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
+    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": 1, **facts})})
+    pq.write_table(table, path, compression="zstd")
+
+
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+        facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
+    return table, facts
+
+
+def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[Collection]:
+    """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
+    return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))

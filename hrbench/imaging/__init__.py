@@ -1,0 +1,19 @@
+"""Image and mask files at native resolution, connected components, and resampling."""
+
+from hrbench.imaging.components import Components, find_components
+from hrbench.imaging.files import IMAGE_SUFFIXES, image_size, png_depth, read_image, read_mask, read_pixels, read_tiff
+from hrbench.imaging.resample import bilinear, nearest
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Components",
+    "bilinear",
+    "find_components",
+    "image_size",
+    "nearest",
+    "png_depth",
+    "read_image",
+    "read_mask",
+    "read_pixels",
+    "read_tiff",
+]

@@ -1,0 +1,181 @@
+"""How methods are found by name, and their presets and options checked."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from hrbench._util.resources import methods_package
+from hrbench._util.types import Mismatch, conform
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import BY_CONTENT, Method, Preset
+
+__all__ = [
+    "all_options",
+    "check_options",
+    "create_method",
+    "find_preset",
+    "list_methods",
+    "load_method",
+    "source_digest",
+    "weights_options",
+]
+
+
+def list_methods() -> list[str]:
+    """Return the names of all built-in and installed (entry point ``hrbench.methods``) methods."""
+    built_in = {info.name for info in pkgutil.iter_modules(methods_package().__path__)}
+    installed = {point.name for point in entry_points(group="hrbench.methods")}
+    return sorted(name for name in built_in | installed if not name.startswith("_"))
+
+
+def load_method(reference: str) -> type[Method]:
+    """Find a method's class.
+
+    Parameters
+    ----------
+    reference : str
+        A name (:func:`list_methods`), a path to an adapter (``my/adapter.py``), or ``package.module:Class``.
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown name, or a module without exactly one :class:`Method` of its own.
+    """
+    if reference.endswith(".py"):
+        return _only_method(_import_path(Path(reference)), reference)
+    if ":" in reference:
+        module_name, _, class_name = reference.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise HrbenchError(f"method {reference!r}: {error}") from None
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise HrbenchError(f"method {reference!r}: not a subclass of hrbench.Method")
+        return found
+    package = methods_package()
+    if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
+        return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), reference)
+    for point in entry_points(group="hrbench.methods", name=reference):
+        found = point.load()
+        return found if isinstance(found, type) else _only_method(found, reference)
+    raise unknown_name("method", reference, list_methods())
+
+
+def create_method(name: str, **options: Any) -> Method:
+    """Make a method by name.
+
+    Parameters
+    ----------
+    name : str
+        See :func:`load_method`.
+    **options
+        ``preset`` takes the options of one of the method's presets; every other keyword is an option of
+        its constructor and wins over the preset.
+
+    Examples
+    --------
+    >>> import hrbench
+    >>> method = hrbench.create_method("fastflow", preset="demo", weights="random")
+    """
+    cls = load_method(name)
+    preset = options.pop("preset", None)
+    chosen = dict(find_preset(cls, name, preset).options) if preset is not None else {}
+    return cls(**check_options(cls, name, {**chosen, **options}))
+
+
+def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
+    """Return a preset of a method; an unknown one is an error that lists the known."""
+    if preset not in cls.presets:
+        raise unknown_name(f"preset of {name}", preset, cls.presets)
+    return cls.presets[preset]
+
+
+def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` as a dict; one that the constructor does not take, or of another type, is an error."""
+    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    hints = get_type_hints(cls.__init__)
+    for key, value in options.items():
+        if key not in known:
+            raise unknown_name(f"option of {name}", key, known)
+        try:
+            conform(value, hints.get(key, Any))
+        except Mismatch as mismatch:
+            raise HrbenchError(f"option {key}{mismatch.path} of {name} {mismatch.problem}") from None
+    return dict(options)
+
+
+def source_digest(cls: type[Method]) -> str:
+    """Return the SHA-256 of the source that a method is made of: its module and those beside it that it imports."""
+    module = Path(inspect.getfile(cls))
+    paths, state = [module], hashlib.sha256()
+    for path in paths:  # grows: what is imported may import others
+        paths += [sibling for sibling in _imported_siblings(path) if sibling not in paths]
+    for path in [module, *sorted(paths[1:])]:
+        state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def _imported_siblings(path: Path) -> Iterator[Path]:
+    """Yield the modules in the same folder that a module imports, each once, in whatever form."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update([node.module or "", *(alias.name for alias in node.names)])
+    for name in sorted({name.rpartition(".")[2] for name in names}):
+        if (sibling := path.with_name(f"{name}.py")).is_file():
+            yield sibling
+
+
+def weights_options(cls: type[Method]) -> list[str]:
+    """Return the names of the options that are annotated as :data:`hrbench.method.Weights`, or as that or None."""
+
+    def by_content(hint: Any) -> bool:
+        return any(part is BY_CONTENT or by_content(part) for part in get_args(hint))
+
+    return [key for key, hint in get_type_hints(cls.__init__, include_extras=True).items() if by_content(hint)]
+
+
+def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the complete configuration: `options` over the constructor's defaults."""
+    bound = inspect.signature(cls).bind(**options)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _import_path(path: Path) -> Any:
+    if not path.is_file():
+        raise HrbenchError(f"method {str(path)!r}: no such file")
+    name = f"hrbench_adapter_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise HrbenchError(f"method {str(path)!r}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise HrbenchError(f"method {str(path)!r} cannot be imported: {error}") from None
+    return module
+
+
+def _only_method(module: Any, reference: str) -> type[Method]:
+    own = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, Method) and item.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise HrbenchError(f"method {reference!r}: the module has {len(own)} Method classes, expected one")
+    return own[0]

@@ -1,0 +1,1 @@
+"""Jobs, and the runs that they leave behind."""

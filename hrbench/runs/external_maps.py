@@ -1,0 +1,115 @@
+"""Anomaly maps that another tool made, scored into a run like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hrbench._util.files import safe_name
+from hrbench._util.progress import track
+from hrbench.data.sample import Category, Dataset, Sample, sample_mask
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Calibration, EvidenceCollector
+from hrbench.evidence.evidence import collections_of
+from hrbench.evidence.histograms import Scores
+from hrbench.imaging import image_size
+from hrbench.protocol import Protocol
+from hrbench.runs.map_files import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
+from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
+from hrbench.runs.scoring import finish_run
+from hrbench.runs.store import Run, RunFolder
+
+__all__ = ["score_dataset", "score_maps"]
+
+
+def score_dataset(
+    dataset: Dataset,
+    folder: Path,
+    output: Path,
+    protocols: Sequence[Protocol],
+    *,
+    name: str,
+    normal_maps: Path | None = None,
+    exact: bool = False,
+) -> list[Run]:
+    """Score a folder of finished maps category by category, see :func:`score_maps`.
+
+    Where there are several categories, `normal_maps` holds a folder for each: their thresholds must not mix.
+    """
+    several, runs = len(dataset.categories) > 1, []
+    for category in dataset.categories:
+        own = normal_maps / category.name if normal_maps is not None and several else normal_maps
+        if own is not None and not own.is_dir():
+            which = " of each category in its own" if several else ""
+            raise HrbenchError(f"{own}: no such folder, expected normal maps{which}")
+        runs.append(score_maps(category, folder, output, protocols, name=name, normal_maps=own, exact=exact))
+    return runs
+
+
+def score_maps(
+    category: Category,
+    folder: Path,
+    output: Path,
+    protocols: Sequence[Protocol],
+    *,
+    name: str,
+    normal_maps: Path | None = None,
+    exact: bool = False,
+) -> Run:
+    """Score a folder of finished maps and keep the result as a run named `name`.
+
+    Parameters
+    ----------
+    category : Category
+    folder : Path
+        One map per test image, see :func:`hrbench.runs.map_files.find_maps`; optional decisions beside them.
+    output : Path
+        Where runs are kept. An earlier run of the same name is replaced.
+    protocols : sequence of Protocol
+    name : str
+        Of the method, for the leaderboard.
+    normal_maps : Path, optional
+        Maps of normal images that are not in the test set, any names: they set the automatic threshold.
+    exact : bool
+        Keep every normal score.
+
+    Raises
+    ------
+    HrbenchError
+        For missing, unreadable or wrongly sized maps; the files are named.
+    """
+    samples = category.test
+    paths = find_maps(folder, samples)
+    decisions = find_decisions(folder, samples)
+    collectors = [EvidenceCollector(way) for way in collections_of(protocols, "max", exact=exact)]
+
+    def read(sample: Sample) -> Scores:
+        return read_map(paths[sample.id], image_size(sample.image))
+
+    for sample in track(samples, f"{category.name} {name} score", total=len(samples), unit="img"):
+        scores = read(sample)
+        decision = read_decision(decisions[sample.id], (scores.shape[0], scores.shape[1])) if decisions else None
+        mask = sample_mask(sample, scores.shape)
+        for collector in collectors:
+            collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
+    evidence = [collector.result() for collector in collectors]
+    if normal_maps is not None:
+        found = Calibration.of(_normal_maps(normal_maps), [part.collection.side for part in evidence])
+        evidence = [replace(part, calibration=known) for part, known in zip(evidence, found, strict=True)]
+    method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
+    about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")
+    identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()
+    run = safe_name(f"{name}-maps-s0-{identity[:8]}")
+    target = RunFolder.of(output, category.dataset, category.name, run)
+    return finish_run(target, about, category, evidence, protocols, read)
+
+
+def _normal_maps(folder: Path) -> Iterator[Scores]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MAP_SUFFIXES)
+    if not paths:
+        raise HrbenchError(f"{folder}: no anomaly map of a normal image, expected {', '.join(MAP_SUFFIXES)}")
+    for path in paths:
+        yield read_map(path, None)

@@ -1,0 +1,156 @@
+"""What identifies a run: category, method with its options, view, seed and precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrbench._util.files import safe_name
+from hrbench.backbones.bundled import bundled_digest
+from hrbench.data.sample import Category, Sample
+from hrbench.engine.views import AnyView, parse_view
+from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import Method
+from hrbench.precision import PRECISIONS
+from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest, weights_options
+from hrbench.runs.store import RunFolder
+
+__all__ = ["Job", "identities", "make_job", "split_normals"]
+
+
+HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What identifies a run: the same job in the same output folder is the same run.
+
+    Attributes
+    ----------
+    category : Category
+    method : str
+        Reference, see :func:`hrbench.registry.load_method`.
+    preset : str
+    options : Mapping
+        Complete configuration of the method's constructor.
+    recorded_options : Mapping
+        The same with files by their name and content: what tells one job from another, wherever files lie.
+    name : str
+        Folder name of the run: readable, and unique by a digest of all that identifies it.
+    view : View or FusedView
+    seed : int
+    precision : str
+        ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`. It changes values far more than another device does,
+        so that runs of different precision are different runs.
+    """
+
+    category: Category
+    method: str
+    preset: str
+    options: Mapping[str, Any]
+    recorded_options: Mapping[str, Any]
+    name: str
+    view: AnyView
+    seed: int
+    precision: str = "float32"
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method for people and folders."""
+        return method_name(self.method)
+
+    @property
+    def label(self) -> str:
+        """Short text for progress bars."""
+        return f"{self.category.name} {self.method_name} {self.view.text} seed {self.seed}"
+
+    @property
+    def weights(self) -> str:
+        """Where the backbone's weights come from: ``pretrained``, ``random``, a file's name, or ``none``."""
+        weights = str(self.options.get("weights", "none"))
+        path = Path(weights).expanduser()
+        return path.name if path.is_file() else weights
+
+    def folder(self, output: Path) -> RunFolder:
+        """Return where the run is kept below `output`."""
+        return RunFolder.of(output, self.category.dataset, self.category.name, self.name)
+
+
+def make_job(
+    category: Category,
+    method: str,
+    *,
+    preset: str,
+    view: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Job:
+    """Check a job's names against what exists and fill in the preset.
+
+    Raises
+    ------
+    HrbenchError
+        For an unknown method, preset, option or precision, or a malformed view.
+    """
+    cls = load_method(method)
+    chosen = find_preset(cls, method, preset)
+    complete = all_options(cls, check_options(cls, method, {**chosen.options, **(options or {})}))
+    for key, value in complete.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise HrbenchError(
+                f"option {key} of {method} is {value!r}, expected numbers, text, or lists of them: it must be recorded"
+            ) from None
+    if not 0 <= seed < 2**31:
+        raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
+    if precision not in PRECISIONS[1:]:
+        raise unknown_name("precision", precision, PRECISIONS[1:])
+    looked_at = parse_view(view or chosen.view)
+    recorded = identities(cls, complete)
+    identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
+    if precision != "float32":
+        identity.append(precision)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    name = safe_name(f"{method_name(method)}-{preset}-s{seed}-{digest[:8]}")
+    return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision)
+
+
+def method_name(reference: str) -> str:
+    """Return the name of a method for people and folders, from a reference to it."""
+    return Path(reference).stem if reference.endswith(".py") else reference.rpartition(":")[2]
+
+
+def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
+    """Split the normal training images into those to fit and those held out, the same for every method and seed."""
+    train = list(category.train)
+    if len(train) < 2:
+        raise HrbenchError(
+            f"category {category.name!r}: {len(train)} normal training images, expected at least 2 (one is held out)"
+        )
+    held = max(1, round(HELD_OUT * len(train)))
+    chosen = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
+    kept = [sample for index, sample in enumerate(train) if index not in chosen]
+    return kept, [train[index] for index in sorted(chosen)]
+
+
+def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's options as they are recorded: weights by name and content of their file, wherever it lies."""
+
+    def identity(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "bundled":
+            return f"bundled sha256:{bundled_digest(options.values())}"
+        path = Path(value).expanduser()
+        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else value
+
+    by_content = weights_options(cls)
+    return {key: identity(value) if key in by_content else value for key, value in options.items()}

@@ -1,0 +1,262 @@
+"""The record of a run: everything in its ``run.json``, as types. Written and read here only.
+
+Keys that a later version may have written are kept in `unknown` and written again; what an earlier version did not
+write has a default that says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hrbench._util.files import atomic
+from hrbench._util.types import Mismatch, conform
+from hrbench.data.sample import Category
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Collection, Evidence
+from hrbench.protocol import Protocol
+
+__all__ = [
+    "Cost",
+    "EvidenceRecord",
+    "MethodRecord",
+    "ProtocolRecord",
+    "RunRecord",
+    "ThresholdRecord",
+    "ViewedImages",
+    "evidence_records",
+    "read_record",
+    "write_record",
+]
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Section:
+    unknown: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewedImages(_Section):
+    """Which images a run saw.
+
+    Attributes
+    ----------
+    name, category : str
+        Of the dataset.
+    index_sha256 : str
+        Over paths, labels and content of all images and masks, see :attr:`hrbench.data.sample.Category.digest`.
+    train, held_out, test, test_defective : int
+        Images; those held out are among the normal training images.
+    """
+
+    name: str
+    category: str
+    index_sha256: str = ""
+    train: int = 0
+    held_out: int = 0
+    test: int = 0
+    test_defective: int = 0
+
+    @staticmethod
+    def of(category: Category) -> ViewedImages:
+        """Return what a run says of its images."""
+        defective = sum(sample.label for sample in category.test)
+        train, test = len(category.train), len(category.test)
+        return ViewedImages(
+            name=category.dataset,
+            category=category.name,
+            index_sha256=category.digest,
+            train=train,
+            test=test,
+            test_defective=defective,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodRecord(_Section):
+    """Which method, of which code, options and weights; figures are numbers of parameters."""
+
+    name: str
+    title: str = ""
+    paper: str = ""
+    reference: str = ""
+    preset: str = ""
+    source_sha256: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)
+    weights_source: str = "unknown"
+    weights_licence: str = "unknown"
+    parameters: int = 0
+    trainable: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtocolRecord(_Section):
+    """Under which rules a run was measured."""
+
+    version: int
+    sha256: str
+
+    @staticmethod
+    def of(protocol: Protocol) -> ProtocolRecord:
+        """Return what a run says of a protocol."""
+        return ProtocolRecord(version=protocol.version, sha256=protocol.digest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvidenceRecord(_Section):
+    """How one part of the evidence was collected, and the folder that it is in."""
+
+    name: str
+    collection: Collection
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThresholdRecord(_Section):
+    """The operating threshold under the first protocol; None where no normal images were held out."""
+
+    rule: str = ""
+    value: float | None = None
+    normal_images: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost(_Section):
+    """What fit and prediction took; None for what was not measured.
+
+    Attributes
+    ----------
+    fit_seconds, predict_seconds : float
+    timed_images : int
+    megapixels_per_second : float
+        Native, at prediction.
+    ms_median, ms_p95 : float
+        Milliseconds per image.
+    peak_host_mib, peak_device_mib : float
+        Most memory during prediction; `fit_...` during the fit. Nothing is measured for a device that is the CPU.
+    peak_host_since : str
+        ``phase``, or ``process`` where the system cannot count anew.
+    """
+
+    fit_seconds: float | None = None
+    fit_peak_host_mib: float | None = None
+    fit_peak_host_since: str | None = None
+    fit_peak_device_mib: float | None = None
+    timed_images: int = 0
+    predict_seconds: float | None = None
+    megapixels_per_second: float | None = None
+    ms_median: float | None = None
+    ms_p95: float | None = None
+    peak_host_mib: float | None = None
+    peak_host_since: str | None = None
+    peak_device_mib: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord(_Section):
+    """Everything that a run says of itself beside its tables.
+
+    Attributes
+    ----------
+    run : str
+        Its folder's name.
+    created : str
+        When it was finished, ISO 8601 in UTC.
+    dataset : ViewedImages
+    protocols : dict of str to ProtocolRecord
+    evidence : tuple of EvidenceRecord
+        The first one serves the first protocol.
+    threshold : ThresholdRecord
+    environment : dict of str to str
+        Versions, commit and platform.
+    method : MethodRecord
+    view : str
+    seed, batch_size : int
+    device : str
+        Its name for people.
+    precision : str
+    compiled : bool
+        Whether frozen backbones were compiled.
+    cost : Cost
+    fusion : tuple of dict, or None
+        Per view its scale, see :meth:`hrbench.engine.fusion.Fusion.record`.
+    """
+
+    run: str = ""
+    created: str = ""
+    dataset: ViewedImages
+    protocols: dict[str, ProtocolRecord] = dataclasses.field(default_factory=dict)
+    evidence: tuple[EvidenceRecord, ...] = ()
+    threshold: ThresholdRecord = ThresholdRecord()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    method: MethodRecord
+    view: str = ""
+    seed: int = 0
+    batch_size: int = 0
+    device: str = "unknown"
+    precision: str = "float32"
+    compiled: bool = False
+    cost: Cost = Cost()
+    fusion: tuple[dict[str, Any], ...] | None = None
+
+    def evidence_for(self, protocol: Protocol) -> EvidenceRecord | None:
+        """Return the part of the evidence that can be scored under `protocol`; None if there is none."""
+        return next((part for part in self.evidence if part.collection.serves(protocol)), None)
+
+
+def evidence_records(evidence: Sequence[Evidence]) -> tuple[EvidenceRecord, ...]:
+    """Return what a run says of its evidence."""
+    return tuple(EvidenceRecord(name=part.collection.name, collection=part.collection) for part in evidence)
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a ``run.json``.
+
+    Raises
+    ------
+    HrbenchError
+        If it is damaged, of another schema, or a key is missing or of another type.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HrbenchError(f"{path}: not valid JSON: {error}; delete the folder and run the job again") from None
+    schema = table.pop("schema", None) if isinstance(table, dict) else None
+    if schema != SCHEMA:
+        raise HrbenchError(f"{path}: schema {schema!r}, this version of hrbench reads {SCHEMA}")
+    _bring_up_to_date(table)
+    try:
+        record: RunRecord = conform(table, RunRecord)
+    except Mismatch as wrong:
+        raise HrbenchError(f"{path}: key {wrong.path!r} {wrong.problem}") from None
+    return record
+
+
+def write_record(record: RunRecord, path: Path) -> None:
+    """Write a ``run.json``, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps({"schema": SCHEMA, **_plain(record)}, indent=1), encoding="utf-8")
+
+
+def _bring_up_to_date(table: dict[str, Any]) -> None:
+    """Turn the one figure of memory of earlier runs into today's: the device's, or on a CPU the process's."""
+    cost = table.get("cost")
+    if isinstance(cost, dict) and "peak_memory_mib" in cost:
+        on_cpu = str(table.get("device", "")).startswith("cpu")
+        cost.setdefault("peak_host_mib" if on_cpu else "peak_device_mib", cost.pop("peak_memory_mib"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Section):
+        known = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return known | known.pop("unknown")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

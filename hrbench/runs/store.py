@@ -1,0 +1,255 @@
+"""Run folders: where a job's evidence, records and configuration are kept, whole or not at all.
+
+``OUTPUT/runs/<dataset>/<category>/<run>/`` holds ::
+
+    run.json            configuration, origin, cost and environment; written last: its presence means done
+    records.parquet     one tidy row per metric
+    components.parquet  one row per defect component and protocol: size, kind, place, AUPRO@L, overlap
+    replicates.parquet  bootstrap replicates of the headline metric, one row per protocol
+    weights.safetensors what the method learnt
+    evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
+    maps/               native anomaly maps, if they were asked for
+    pictures/           worst and best images, with pictures.json that describes them
+    partial/            only while the job is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrbench._util.files import atomic, safe_name
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Collection, Evidence
+from hrbench.protocol import Protocol
+from hrbench.runs.record import RunRecord, read_record
+
+__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "read_runs"]
+
+RECORD_COLUMNS = (
+    "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
+    "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names of everything in the folder of a job, finished or not.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    path: Path
+
+    @staticmethod
+    def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
+        """Return the folder of a run below `output`."""
+        return RunFolder(output / "runs" / safe_name(dataset) / safe_name(category) / run)
+
+    @property
+    def record(self) -> Path:
+        """The file whose presence means that the job is done."""
+        return self.path / "run.json"
+
+    @property
+    def weights(self) -> Path:
+        """What the method learnt."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of pictures."""
+        return self.path / "pictures"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of what is there only while the job is unfinished."""
+        return self.path / "partial"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished fit."""
+        return self.scratch / "fit.pt"
+
+    @property
+    def fit_cost(self) -> Path:
+        """What the finished fit took."""
+        return self.scratch / "fit.json"
+
+    @property
+    def fusion(self) -> Path:
+        """The scales of fused views."""
+        return self.scratch / "fusion.json"
+
+    def table(self, name: str) -> Path:
+        """Return the file of a table: records, components or replicates."""
+        return self.path / f"{name}.parquet"
+
+    def evidence(self, collection: str) -> Path:
+        """Return the folder of the evidence of one way of collecting."""
+        return self.path / "evidence" / collection
+
+    def map_of(self, sample_id: str) -> Path:
+        """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
+        return self.path / "maps" / Path(sample_id).with_suffix(".tiff")
+
+    def shard(self, number: int) -> Shard:
+        """Return the folder of a part of the test images' evidence."""
+        return Shard(self.scratch / f"evidence-{number:05d}")
+
+    def begin(self, train_digest: str) -> None:
+        """Keep what an earlier attempt left, unless its training images were others: then forget it."""
+        seen = self.scratch / "train.sha256"
+        if not (seen.is_file() and seen.read_text(encoding="utf-8") == train_digest):
+            shutil.rmtree(self.path, ignore_errors=True)
+            with atomic(seen) as path:
+                path.write_text(train_digest, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The names of everything in the folder of one chunk of test images.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    path: Path
+
+    @property
+    def images(self) -> Path:
+        """The content digest of its images."""
+        return self.path / "images.sha256"
+
+    @property
+    def memory(self) -> Path:
+        """The most memory that was taken until it was written."""
+        return self.path / "memory.json"
+
+    def evidence(self, collection: str) -> Path:
+        """Return the folder of the evidence of one way of collecting."""
+        return self.path / collection
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the report: photograph, heat map and mask outline side by side.
+
+    Attributes
+    ----------
+    path : Path
+        JPEG file.
+    kind : str
+        ``worst`` or ``best`` (defective images, by mean component AUPRO) or ``false alarm`` (normal images, by score).
+    image : str
+        Id of the sample.
+    caption : str
+        What to know about it, in words.
+    """
+
+    path: Path
+    kind: str
+    image: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished job on disk.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    folder: Path
+
+    @property
+    def files(self) -> RunFolder:
+        """The names of its files."""
+        return RunFolder(self.folder)
+
+    @cached_property
+    def about(self) -> RunRecord:
+        """What the run says of itself: method, dataset, view, cost, environment (``run.json``)."""
+        return read_record(self.files.record)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of ``run.json``, for those who do not read :attr:`about` yet."""
+        config: dict[str, Any] = json.loads(self.files.record.read_text(encoding="utf-8"))
+        return config
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per metric, with the columns :data:`RECORD_COLUMNS`."""
+        return pd.read_parquet(self.files.table("records"))
+
+    @cached_property
+    def components(self) -> pd.DataFrame:
+        """One row per protocol and defect component, see :func:`hrbench.metrics.component_table`."""
+        return self._table("components")
+
+    @cached_property
+    def replicates(self) -> pd.DataFrame:
+        """One row per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
+        return self._table("replicates")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """Read a table; an empty one where an earlier version has left none."""
+        path = self.files.table(name)
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"protocol": [], "metric": []})
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The evidence collected for the first protocol of the run."""
+        return Evidence.load(self.files.evidence(self.about.evidence[0].name))
+
+    def load_evidence(self, protocol: Protocol) -> Evidence:
+        """Read the evidence that can be scored under `protocol`.
+
+        Raises
+        ------
+        HrbenchError
+            If the run collected none, or its files are gone or damaged.
+        """
+        part = self.about.evidence_for(protocol)
+        if part is not None:
+            return Evidence.load(self.files.evidence(part.name))
+        names = ", ".join(part.name for part in self.about.evidence)
+        raise HrbenchError(
+            f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
+            f"this run has {names}; run the job with this protocol into another output folder"
+        )
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Worst and best images, in the order in which a report shows them."""
+        index = self.files.pictures / "pictures.json"
+        if not index.is_file():
+            return []
+        items = json.loads(index.read_text(encoding="utf-8"))
+        return [Picture(index.parent / Path(i["file"]).name, i["kind"], i["image"], i["caption"]) for i in items]
+
+
+def read_runs(output: Path) -> list[Run]:
+    """Return all finished runs below `output`, in order of their path.
+
+    Raises
+    ------
+    HrbenchError
+        If there is none.
+    """
+    runs = [Run(path.parent) for path in sorted(Path(output).glob("**/run.json"))]
+    if not runs:
+        raise HrbenchError(f"{output}: no finished run in this folder; `hrbench run` makes them")
+    return runs

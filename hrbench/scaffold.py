@@ -1,0 +1,34 @@
+"""A new adapter to begin with, and a test of it that passes as written."""
+
+from __future__ import annotations
+
+import keyword
+from importlib.resources import files
+from pathlib import Path
+
+from hrbench.errors import HrbenchError
+
+__all__ = ["write_adapter"]
+
+
+def write_adapter(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write ``NAME.py`` and ``test_NAME.py`` into `folder` and return their paths.
+
+    Raises
+    ------
+    HrbenchError
+        If the name is no Python identifier, or one of the files exists.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise HrbenchError(f"name {name!r}: expected a Python identifier such as my_method")
+    cls = "".join(part.capitalize() for part in name.split("_"))
+    fields = {"name": name, "file": f"{name}.py", "cls": cls, "title": name.replace("_", " ").title()}
+    adapter, test = folder / f"{name}.py", folder / f"test_{name}.py"
+    for path in (adapter, test):
+        if path.exists():
+            raise HrbenchError(f"{path}: exists already, it was not overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, template in ((adapter, "adapter.txt"), (test, "test_adapter.txt")):
+        text = (files("hrbench") / "templates" / template).read_text(encoding="utf-8")
+        path.write_text(text.format(**fields), encoding="utf-8")
+    return adapter, test
