@@ -17,8 +17,8 @@ from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Detectability
 from hrbench.report.configurations import printable
+from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.limits import limit_names, limit_text, unreached
 
 __all__ = ["draw_detection"]
 
@@ -69,7 +69,7 @@ def _limits(found: Detection, pod: Detectability) -> str:
     if found.estimator == "none":
         return f"no curve, {int(found.hits.sum()):,} of {found.hits.size:,} hit"
     _, a90, a90_95 = limit_names(pod)
-    return f"{a90} {limit_text(found.a90)}, {a90_95} {limit_text(found.a90_95)}"
+    return f"{a90} {detection_limit_text(found.a90)}, {a90_95} {detection_limit_text(found.a90_95)}"
 
 
 def _key(pod: Detectability) -> list[tuple[Line2D, str]]:
