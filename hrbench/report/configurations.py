@@ -136,107 +136,95 @@ def printable(text: str) -> str:
 
 
 def describe(run: Run, protocol: Protocol) -> CountedRun:
-    """Return what identifies a run and where it comes from, tolerant of absent optional entries."""
-    config = run.config
-    method, dataset = config["method"], config["dataset"]
-    weights = {str(k): str(v) for k, v in (method.get("weights") or {}).items()}
-    precision = printable(str(config.get("precision") or "float32"))
-    readable = [", ".join(_short_weights(text) for text in weights.values()) or "none"]
+    """Return what identifies a run and where it comes from."""
+    about = run.about
+    method, dataset = about.method, about.dataset
+    precision = printable(about.precision)
+    readable = [", ".join(_short_weights(text) for text in method.weights.values()) or "none"]
     readable += [precision] * (precision != "float32")
     configuration = Configuration(
-        method=method["name"],
-        preset=printable(str(method.get("preset") or "–")),
-        view=printable(str(config.get("view") or "–")),
-        weights_id=json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
+        method=method.name,
+        preset=printable(method.preset) or "–",
+        view=printable(about.view) or "–",
+        weights_id=json.dumps({k: _weights_identity(v) for k, v in method.weights.items()}, sort_keys=True),
         precision=precision,
-        options=json.dumps(method.get("options") or {}, sort_keys=True, default=str),
+        options=json.dumps(method.options, sort_keys=True),
         rules=protocol_digests(run).get(protocol.name, ""),
-        title=printable(str(method.get("title") or method["name"])),
+        title=printable(method.title or method.name),
         weights=printable(" in ".join(readable)),
-        random=any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
+        random=any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in method.weights.values()),
     )
     return CountedRun(
         run=run,
-        name=config.get("run", run.folder.name),
-        created=str(config.get("created", "")),
-        dataset=dataset["name"],
-        category=dataset["category"],
-        images=dataset.get("index_sha256", ""),
-        test=dataset.get("test", 0),
-        defective=dataset.get("test_defective", 0),
+        name=about.run or run.folder.name,
+        created=about.created,
+        dataset=dataset.name,
+        category=dataset.category,
+        images=dataset.index_sha256,
+        test=dataset.test,
+        defective=dataset.test_defective,
         configuration=configuration,
-        seed=config.get("seed", 0),
-        device=printable(str(config.get("device", "–"))),
-        batch_size=config.get("batch_size", 0),
-        compiled=bool(config.get("compiled")),
-        own_peak=(config.get("cost") or {}).get("peak_host_since") == "phase",
+        seed=about.seed,
+        device=printable(about.device),
+        batch_size=about.batch_size,
+        compiled=about.compiled,
+        own_peak=about.cost.peak_host_since == "phase",
     )
 
 
 def protocol_digests(run: Run) -> dict[str, str]:
-    """Return the protocols that a run was measured under, with the digest of their rules; "" where unknown."""
-    return {name: rules.get("sha256", "") for name, rules in run.config.get("protocols", {}).items()}
+    """Return the protocols that a run was measured under, with the digest of their rules."""
+    return {name: rules.sha256 for name, rules in run.about.protocols.items()}
 
 
 def costs_of(run: Run) -> dict[str, float]:
     """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
-    cost = dict(run.config.get("cost") or {})
-    if "peak_memory_mib" in cost:  # the one figure of earlier runs: the device's, or on a CPU the process's
-        name = "peak_host_mib" if str(run.config.get("device", "")).startswith("cpu") else "peak_device_mib"
-        cost.setdefault(name, cost["peak_memory_mib"])
-    return {name: math.nan if cost.get(name) is None else float(cost[name]) for name in COSTS}
+    figures = ((name, getattr(run.about.cost, name)) for name in COSTS)
+    return {name: math.nan if figure is None else figure for name, figure in figures}
 
 
 def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]:
     """Return what the runs of a configuration share, by name; what differs is joined."""
-    configs = [run.config for run in runs]
-    method = configs[0]["method"]
-    size = ""
-    if method.get("parameters"):
-        size = f"{method['parameters']:,}, of which trained {method.get('trainable') or 0:,}"
-    weights = (method.get("weights") or {}).items()
-    environments = [config.get("environment") or {} for config in configs]
-    rules = [config.get("protocols", {}).get(protocol.name, {}) for config in configs]
-    versions = (f"{protocol.name} version {r.get('version', '?')}, sha256 {r.get('sha256', '?')}" for r in rules)
+    records = [run.about for run in runs]
+    method = records[0].method
+    rules = [about.protocols[protocol.name] for about in records]
     facts = [
-        ("Paper", printable(str(method.get("paper") or ""))),
-        ("Reference", printable(str(method.get("reference") or ""))),
-        ("Weights", "; ".join(f"{name}: {value}" for name, value in weights) or "none"),
-        ("Licence of the weights", str(method.get("weights_licence") or "")),
-        ("Parameters", size),
-        ("Options", _pairs(method.get("options") or {})),
-        ("Threshold rule", _joined(str((config.get("threshold") or {}).get("rule") or "none") for config in configs)),
-        ("Device", _joined(str(config.get("device") or "") for config in configs)),
-        ("Precision", _joined(str(config.get("precision") or "") for config in configs)),
-        ("Environment", _joined(_pairs(environment, leave="commit") for environment in environments)),
-        ("Code", _joined(str(environment.get("commit") or "") for environment in environments)),
-        ("Protocol", _joined(versions)),
+        ("Paper", printable(method.paper)),
+        ("Reference", printable(method.reference)),
+        ("Weights", "; ".join(f"{name}: {value}" for name, value in method.weights.items()) or "none"),
+        ("Licence of the weights", method.weights_licence),
+        ("Parameters", f"{method.parameters:,}, of which trained {method.trainable:,}" if method.parameters else ""),
+        ("Options", _pairs(method.options)),
+        ("Threshold rule", _joined(about.threshold.rule or "none" for about in records)),
+        ("Device", _joined(about.device for about in records)),
+        ("Precision", _joined(about.precision for about in records)),
+        ("Environment", _joined(_pairs(about.environment, leave="commit") for about in records)),
+        ("Code", _joined(about.environment.get("commit", "") for about in records)),
+        ("Protocol", _joined(f"{protocol.name} version {r.version}, sha256 {r.sha256}" for r in rules)),
     ]
     return [(name, text) for name, text in facts if text]
 
 
 def run_details(run: Run) -> dict[str, str]:
     """Return what differs between the runs of a configuration, by name."""
-    config = run.config
-    dataset, cost = config["dataset"], {**(config.get("cost") or {}), **costs_of(run)}
-    threshold = config.get("threshold") or {}
+    about, dataset, cost = run.about, run.about.dataset, run.about.cost
 
-    def number(value: Any, form: str) -> str:
-        return "–" if value is None or value != value else format(value, form)
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None or math.isnan(value) else format(value, form)
 
     return {
-        "category": str(dataset["category"]),
-        "seed": str(config.get("seed", "–")),
-        "training images": f"{dataset.get('train', '–')} ({dataset.get('held_out', 0)} held out)",
-        "threshold": number(threshold.get("value"), ".5g"),
-        "fit, s": number(cost.get("fit_seconds"), ",.1f"),
-        "median, ms": number(cost["ms_median"], ",.0f"),
-        "95 %, ms": number(cost["ms_p95"], ",.0f"),
-        "host, MiB": number(cost["peak_host_mib"], ",.0f"),
-        "device, MiB": number(cost["peak_device_mib"], ",.0f"),
-        "dataset index": str(dataset.get("index_sha256", "–"))[:12],
-        "finished": str(config.get("created", "–"))[:16].replace("T", " "),
-        "run": str(config.get("run", "–")),
+        "category": dataset.category,
+        "seed": str(about.seed),
+        "training images": f"{dataset.train} ({dataset.held_out} held out)",
+        "threshold": number(about.threshold.value, ".5g"),
+        "fit, s": number(cost.fit_seconds, ",.1f"),
+        "median, ms": number(cost.ms_median, ",.0f"),
+        "95 %, ms": number(cost.ms_p95, ",.0f"),
+        "host, MiB": number(cost.peak_host_mib, ",.0f"),
+        "device, MiB": number(cost.peak_device_mib, ",.0f"),
+        "dataset index": dataset.index_sha256[:12] or "–",
+        "finished": about.created[:16].replace("T", " ") or "–",
+        "run": about.run or run.folder.name,
     }
 
 

@@ -20,7 +20,6 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -182,12 +181,6 @@ class Run:
     def about(self) -> RunRecord:
         """What the run says of itself: method, dataset, view, cost, environment (``run.json``)."""
         return read_record(self.files.record)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The content of ``run.json``, for those who do not read :attr:`about` yet."""
-        config: dict[str, Any] = json.loads(self.files.record.read_text(encoding="utf-8"))
-        return config
 
     @cached_property
     def records(self) -> pd.DataFrame:

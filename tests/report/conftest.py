@@ -189,6 +189,20 @@ def write_run(
     return run
 
 
+def alter(run: Run, key: str, value: object) -> None:
+    """Set one entry of a run's ``run.json`` by its dotted key; ... drops it."""
+    path = run.folder / "run.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    *sections, last = key.split(".")
+    section = functools.reduce(lambda part, name: part[name], sections, table)
+    if value is ...:
+        section.pop(last, None)
+    else:
+        section[last] = value
+    path.write_text(json.dumps(table), encoding="utf-8")
+    run.__dict__.pop("about", None)
+
+
 @functools.lru_cache
 def found(skill: float, areas: tuple[int, ...]) -> Detection:
     """Return an analysis in which a method of more skill finds smaller defects."""

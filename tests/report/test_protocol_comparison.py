@@ -15,7 +15,7 @@ from hrbench.report.table import Cell, Table
 from hrbench.report.text import markdown_page
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, board_of
+from .conftest import CONFIGS, alter, board_of
 
 Factory = Callable[..., Run]
 
@@ -27,7 +27,7 @@ def measure(run: Run, name: str, *, shift: float = 0.0, factor: float = 1.0, lim
         table = table[table["fpr_limit"].isna() | table["fpr_limit"].isin(limits)]
     table = table.assign(protocol=name, value=table["value"] + shift, n=(table["n"] * factor).astype(int))
     run.__dict__["records"] = pd.concat([run.records, table], ignore_index=True)
-    run.config["protocols"][name] = {"version": 1, "sha256": name}
+    alter(run, f"protocols.{name}", {"version": 1, "sha256": name})
     return run
 
 
@@ -117,7 +117,7 @@ def test_a_value_needs_every_run_of_its_row(make_run: Factory, protocol: Protoco
 
 def test_other_rules_of_the_same_name_do_not_mix(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(seed=0), "lowres256"), measure(make_run(CONFIGS[1], seed=1), "lowres256")]
-    runs[0].config["protocols"]["lowres256"]["sha256"] = "older"
+    alter(runs[0], "protocols.lowres256.sha256", "older")
     lines = blocks(compare(runs, protocol))[0][2]
     assert "other rules" in lines["tiled:256:64"][1].title
     assert lines["whole:512"][1].text != "–"
@@ -147,7 +147,7 @@ def test_best_of_each_protocol_is_marked(make_run: Factory, protocol: Protocol) 
 
 def test_rows_under_other_rules_compete_where_the_rules_are_shared(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(config), "lowres256") for config in CONFIGS[:2]]
-    runs[0].config["protocols"]["native"]["sha256"] = "older"
+    alter(runs[0], "protocols.native.sha256", "older")
     lines = blocks(compare(runs, protocol))[0][2]
     assert {view: [cell.place for cell in cells] for view, cells in lines.items()} == {
         "tiled:256:64": [0, 1], "whole:512": [0, 2],

@@ -14,7 +14,7 @@ from hrbench.report.configurations import Configuration
 from hrbench.report.summary import NO_ESTIMATE, Estimates, Leaderboard, summarise
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, DATASETS, board_of
+from .conftest import CONFIGS, DATASETS, alter, board_of
 
 Factory = Callable[..., Run]
 HEAD = ("aupro", "all", 0.05)
@@ -87,7 +87,7 @@ def test_weights_that_lay_elsewhere_are_the_same_weights(make_run: Factory, prot
 
 def test_rows_that_would_look_alike_carry_a_digest(make_run: Factory, protocol: Protocol) -> None:
     run, other = make_run(seed=0), make_run(seed=1)
-    other.config["method"]["options"]["steps"] = 99
+    alter(other, "method.options.steps", 99)
     labels = {configuration.label for configuration in configurations(board_of([run, other], protocol))}
     assert len(labels) == 2
     assert all(re.search(r"#[0-9a-f]{6}", label) for label in labels)
@@ -110,7 +110,7 @@ def test_random_weights_are_named_in_every_label(make_run: Factory, protocol: Pr
 
 def test_the_newest_of_two_equal_runs_counts(make_run: Factory, protocol: Protocol) -> None:
     old, new = make_run(seed=0), make_run(seed=1)
-    new.config["seed"] = 0
+    alter(new, "seed", 0)
     board = board_of([new, old], protocol)
     assert board.estimates[0, "ballscrew", *HEAD].value == record(new, *HEAD)
     assert "newest" in board.notes[0]
@@ -128,7 +128,7 @@ def test_other_rules_are_a_row_of_their_own_without_rank(make_run: Factory, prot
 def test_notes_differing_images_and_devices(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(), make_run(CONFIGS[1], device="cuda")]
     assert "cpu (2 threads); cuda" in " ".join(board_of(runs, protocol).notes)
-    runs[1].config["dataset"]["index_sha256"] = "ffff"
+    alter(runs[1], "dataset.index_sha256", "ffff")
     board = board_of(runs, protocol)
     assert "1 run on other images than the newest run's left out" in " ".join(board.notes)
     assert len(board.rows) == 1
@@ -198,9 +198,14 @@ def test_error_bounds_average(make_run: Factory, protocol: Protocol) -> None:
 
 
 def test_absent_optional_entries_are_no_obstacle(make_run: Factory, protocol: Protocol) -> None:
-    run = make_run(cost=None, threshold=None, environment=None)
-    for name in ("title", "paper", "weights", "options"):
-        del run.config["method"][name]
+    run = make_run()
+    for name in (
+        "cost",
+        "threshold",
+        "environment",
+        *(f"method.{x}" for x in ("title", "paper", "weights", "options")),
+    ):
+        alter(run, name, ...)
     board = board_of([run], protocol)
     assert configurations(board)[0].weights == "none"
     assert board.estimates[0, "", "megapixels_per_second", "all", None].defined == 0
