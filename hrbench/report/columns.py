@@ -7,7 +7,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from hrbench.metrics import CUMULATIVE, DISJOINT
+from hrbench.metrics import DISJOINT
+from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.segmentation import AUTOMATIC, DECISION
+from hrbench.metrics.sizes import size_title
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import COSTS, THROUGHPUT
 from hrbench.report.summary import MIN_COMPONENTS, NO_ESTIMATE, SIZED, Estimate, Estimates
@@ -110,51 +113,26 @@ def _cost_text(value: float) -> str:
     return "0" if value <= 0 else f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-_AUTO, _OWN, _ORACLE = "at the automatic threshold", "at the method's own decision", "best in hindsight"
-_MEAN_IOU, _DICE = "Mean IoU over the defective images", "Pooled F1 (Dice)"
-_WITH_GOOD = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper"
-_RECALL = "Share of the defects of which enough is predicted defective"
-_NORMAL = "Share of normal pixels predicted defective"
 _IMAGE_TIME = "per image: its share of the forward passes, merging and finishing its map; not decoding"
-_PEAK = "Most memory that the process took while it predicted the test images, libraries and evidence included"
-
-_TITLES = {
-    "image_auroc": "Area under the ROC curve of image scores",
-    "pixel_auroc": "Area under the ROC curve of all native pixels; says little about small defects",
-    "image_ap": "Average precision of image scores",
-    "pixel_ap": "Average precision of all native pixels",
-    "rho": "Size robustness: mean AUPRO of q1..q4, times the smaller over the larger of q1 and q4",
-    "rho_disjoint": "Size robustness with the disjoint quarters in place of the cumulative ones",
-    "iou": "Pooled intersection over union at the threshold set on held-out normal images",
-    "miou": f"{_MEAN_IOU}, {_AUTO}",
-    "miou_all": f"{_WITH_GOOD}, {_AUTO}",
-    "f1": f"{_DICE} {_AUTO}",
-    "recall": f"{_RECALL} {_AUTO}",
-    "fpr": f"{_NORMAL} {_AUTO}",
-    "iou_decision": f"Pooled IoU {_OWN}",
-    "miou_decision": f"{_MEAN_IOU}, {_OWN}",
-    "miou_all_decision": f"{_WITH_GOOD}, {_OWN}",
-    "recall_decision": f"{_RECALL} {_OWN}",
-    "fpr_decision": f"{_NORMAL} {_OWN}",
-    "iou_oracle": "Pooled intersection over union at the best threshold in hindsight: an upper limit, not a result",
-    "miou_oracle": f"{_MEAN_IOU}, {_ORACLE}",
-    "f1_oracle": f"{_DICE}, {_ORACLE}",
+_COST_TITLES = {
     THROUGHPUT: "Native megapixels per second, on the device named in the method card",
     "ms_median": f"Median {_IMAGE_TIME}",
     "ms_p95": f"95 % of the images take at most this {_IMAGE_TIME}",
     "peak_device_mib": "Most memory that tensors took on the device during prediction",
-    "peak_host_mib": _PEAK,
+    "peak_host_mib": "Most memory that the process took while it predicted the test images, libraries and evidence "
+    "included",
 }
 
 
 def metric_facts(metric: str) -> MetricFacts:
-    """Return the facts of a metric by its key; costs are metrics, too."""
-    title = _TITLES.get(metric, "")
+    """Return the facts of a metric by its key: the catalogue's, or those of a cost."""
     if metric in COSTS:
-        return MetricFacts(title, _cost_text, contest=False, least=metric != THROUGHPUT)
-    if metric in ("fpr", "fpr_decision"):
-        return MetricFacts(title, "{:.2g}".format, contest=False, least=True)
-    return MetricFacts(title)
+        return MetricFacts(_COST_TITLES[metric], _cost_text, contest=False, least=metric != THROUGHPUT)
+    if metric not in METRICS:
+        return MetricFacts()
+    entry = METRICS[metric]
+    least = entry.better == "lower"  # false positives: whoever predicts nothing would win by them
+    return MetricFacts(entry.title, lambda value: format(value, entry.number), contest=not least, least=least)
 
 
 def _column(
@@ -191,14 +169,14 @@ def _auroc() -> list[Column]:
 
 
 def _aupro(protocol: Protocol) -> list[Column]:
-    title = "Mean share of a defect that is found, averaged over false-positive rates up to {}"
     columns = []
     for limit in protocol.fpr_limits:
         text, headline = limit_text(limit), limit == protocol.headline_fpr
         columns.append(
             _column(
                 "aupro", "AUPRO up to FPR", text, key=f"aupro@{text}", line=f"AUPRO@{text}", limit=limit,
-                title=title.format(text) + ("; the ranking uses this one" if headline else ""), interval=headline,
+                title=f"{metric_facts('aupro').title} of {text}" + "; the ranking uses this one" * headline,
+                interval=headline,
             )
         )  # fmt: skip
     return columns
@@ -216,20 +194,10 @@ def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") ->
     return [
         _column(
             "aupro", group or f"AUPRO@{name} by defect size", size_text(subset), key=f"aupro@{name}_{subset}",
-            line=size_text(subset), subset=subset, limit=limit, title=_size_title(subset),
+            line=size_text(subset), subset=subset, limit=limit, title=size_title(subset, protocol.size_bins),
         )
         for subset in subsets
     ]  # fmt: skip
-
-
-def _size_title(subset: str) -> str:
-    if subset in DISJOINT:
-        place = ("smallest", "second", "third", "largest")[DISJOINT.index(subset)]
-        return f"The {place} quarter of the defects of each category, by area"
-    if subset in CUMULATIVE:
-        quarters = CUMULATIVE.index(subset) + 1
-        return "All defects" if quarters == 4 else f"The smallest {quarters * 25} % of the defects, by area"
-    return "Defects of this equivalent diameter in pixels, 2·sqrt(area/π)"
 
 
 def _speed() -> Column:
@@ -255,7 +223,7 @@ def overview_columns(protocol: Protocol) -> list[Column]:
 
 def category_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of one category's table (the sizes have a table of their own)."""
-    auto, own, oracle = _AUTO, _OWN, "oracle*"
+    auto, own, oracle = AUTOMATIC.where, DECISION.where, "oracle*"
     return [
         *_auroc(),
         _column("image_ap", "AP", "image"),
