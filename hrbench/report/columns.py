@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.catalogue import METRICS
-from hrbench.metrics.segmentation import AUTOMATIC, DECISION
+from hrbench.metrics.segmentation import AUTOMATIC, DECISION, ORACLE, OperatingPoint
 from hrbench.metrics.sizes import size_title
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import COSTS, THROUGHPUT
@@ -90,17 +90,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class MetricFacts:
-    """What the report must know of a metric.
-
-    Attributes
-    ----------
-    title : str
-        One sentence of explanation.
-    write : callable
-        How a value of it is written.
-    contest, least : bool
-        Whether the best is emphasised, and whether small is good.
-    """
+    """A metric's title, how a value is written, if the best is emphasised, and if small is good."""
 
     title: str = ""
     write: Callable[[float], str] = "{:.3f}".format
@@ -223,7 +213,6 @@ def overview_columns(protocol: Protocol) -> list[Column]:
 
 def category_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of one category's table (the sizes have a table of their own)."""
-    auto, own, oracle = AUTOMATIC.where, DECISION.where, "oracle*"
     return [
         *_auroc(),
         _column("image_ap", "AP", "image"),
@@ -231,30 +220,23 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_aupro(protocol),
         _rho(protocol),
         _column("rho_disjoint", "robust", "ρ′", limit=protocol.headline_fpr),
-        _column("iou", auto, "IoU"),
-        _column("miou", auto, "mean IoU"),
-        _column("miou_all", auto, "with good"),
-        _column("f1", auto, "F1"),
-        *_recall("recall", auto),
-        _column("fpr", auto, "FPR"),
-        _column("iou_decision", own, "IoU"),
-        _column("miou_decision", own, "mean IoU"),
-        _column("miou_all_decision", own, "with good"),
-        *_recall("recall_decision", own),
-        _column("fpr_decision", own, "FPR"),
-        _column("iou_oracle", oracle, "IoU"),
-        _column("miou_oracle", oracle, "mean IoU"),
-        _column("f1_oracle", oracle, "F1"),
+        *_predictions(AUTOMATIC, AUTOMATIC.where, ("iou", "miou", "miou_all", "f1", "recall", "fpr")),
+        *_predictions(DECISION, DECISION.where, ("iou", "miou", "miou_all", "recall", "fpr")),
+        *_predictions(ORACLE, "oracle*", ("iou", "miou", "f1")),
         _speed(),
     ]
 
 
-def _recall(metric: str, where: str) -> list[Column]:
-    smallest = f"{metric_facts(metric).title}: the smallest quarter of each category, by area"
-    return [
-        _column(metric, where, "recall"),
-        _column(metric, where, "of tiny", key=f"{metric}_tiny", subset="tiny", title=smallest),
-    ]
+def _predictions(at: OperatingPoint, group: str, metrics: Sequence[str]) -> list[Column]:
+    heads = {"iou": "IoU", "miou": "mean IoU", "miou_all": "with good", "f1": "F1", "recall": "recall", "fpr": "FPR"}
+    columns = []
+    for metric in metrics:
+        key = metric + at.suffix
+        columns.append(_column(key, group, heads[metric]))
+        if metric == "recall":
+            smallest = f"{metric_facts(key).title}: the smallest quarter of each category, by area"
+            columns.append(_column(key, group, "of tiny", key=f"{key}_tiny", subset="tiny", title=smallest))
+    return columns
 
 
 def number_text(metric: str, value: float) -> str:
@@ -275,15 +257,15 @@ def error_text(error: float) -> str:
 
 def why_missing(column: Column, estimate: Estimate) -> str:
     """Say why there is no number."""
+    at = METRICS[column.metric].at if column.metric in METRICS else None
     if estimate.few:
         return f"only {estimate.n} defect{'s' * (estimate.n > 1)}, no number below {MIN_COMPONENTS}"
     if column.metric in COSTS:
         return "not measured"
     if estimate.total == 0:
-        own = column.metric.endswith("_decision")
-        return "the method takes no decision of its own" if own else "not measured"
+        return "the method takes no decision of its own" if at is DECISION else "not measured"
     if column.metric in SIZED and estimate.n == 0:
         return "no defect of this size"
-    if column.metric in ("iou", "miou", "miou_all", "f1", "fpr", "recall"):
+    if at is AUTOMATIC:
         return "no automatic threshold: no held-out normal images"
     return "undefined here"
