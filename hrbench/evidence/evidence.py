@@ -33,6 +33,9 @@ __all__ = [
     "collections_of",
 ]
 
+SCHEMA = 1
+"""Of the files that :meth:`Evidence.save` writes; another number means that their columns mean something else."""
+
 IMAGE_DTYPES = {
     "id": "str",
     "label": "int64",
@@ -263,7 +266,7 @@ class Evidence:
 
     @staticmethod
     def load(folder: Path) -> Evidence:
-        """Read what :meth:`save` wrote; a missing or damaged file is an error that names it."""
+        """Read what :meth:`save` wrote; a missing or damaged file, or of another schema, is named."""
         images, facts = _read(folder / "images.parquet")
         components, _ = _read(folder / "components.parquet")
         calibration = None
@@ -327,7 +330,7 @@ def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
 
 
 def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
-    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": 1, **facts})})
+    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})})
     pq.write_table(table, path, compression="zstd")
 
 
@@ -337,6 +340,8 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
     except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
+    if (schema := facts.get("schema")) != SCHEMA:
+        raise HrbenchError(f"{path}: evidence of schema {schema!r}, this version of hrbench reads {SCHEMA}")
     return table, facts
 
 
