@@ -7,7 +7,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from hrbench.metrics import CUMULATIVE, DISJOINT
+from hrbench.metrics import DISJOINT
+from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.segmentation import AUTOMATIC, DECISION, ORACLE, OperatingPoint
+from hrbench.metrics.sizes import size_title
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import COSTS, THROUGHPUT
 from hrbench.report.summary import MIN_COMPONENTS, NO_ESTIMATE, SIZED, Estimate, Estimates
@@ -87,17 +90,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class MetricFacts:
-    """What the report must know of a metric.
-
-    Attributes
-    ----------
-    title : str
-        One sentence of explanation.
-    write : callable
-        How a value of it is written.
-    contest, least : bool
-        Whether the best is emphasised, and whether small is good.
-    """
+    """A metric's title, how a value is written, if the best is emphasised, and if small is good."""
 
     title: str = ""
     write: Callable[[float], str] = "{:.3f}".format
@@ -110,51 +103,26 @@ def _cost_text(value: float) -> str:
     return "0" if value <= 0 else f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-_AUTO, _OWN, _ORACLE = "at the automatic threshold", "at the method's own decision", "best in hindsight"
-_MEAN_IOU, _DICE = "Mean IoU over the defective images", "Pooled F1 (Dice)"
-_WITH_GOOD = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper"
-_RECALL = "Share of the defects of which enough is predicted defective"
-_NORMAL = "Share of normal pixels predicted defective"
 _IMAGE_TIME = "per image: its share of the forward passes, merging and finishing its map; not decoding"
-_PEAK = "Most memory that the process took while it predicted the test images, libraries and evidence included"
-
-_TITLES = {
-    "image_auroc": "Area under the ROC curve of image scores",
-    "pixel_auroc": "Area under the ROC curve of all native pixels; says little about small defects",
-    "image_ap": "Average precision of image scores",
-    "pixel_ap": "Average precision of all native pixels",
-    "rho": "Size robustness: mean AUPRO of q1..q4, times the smaller over the larger of q1 and q4",
-    "rho_disjoint": "Size robustness with the disjoint quarters in place of the cumulative ones",
-    "iou": "Pooled intersection over union at the threshold set on held-out normal images",
-    "miou": f"{_MEAN_IOU}, {_AUTO}",
-    "miou_all": f"{_WITH_GOOD}, {_AUTO}",
-    "f1": f"{_DICE} {_AUTO}",
-    "recall": f"{_RECALL} {_AUTO}",
-    "fpr": f"{_NORMAL} {_AUTO}",
-    "iou_decision": f"Pooled IoU {_OWN}",
-    "miou_decision": f"{_MEAN_IOU}, {_OWN}",
-    "miou_all_decision": f"{_WITH_GOOD}, {_OWN}",
-    "recall_decision": f"{_RECALL} {_OWN}",
-    "fpr_decision": f"{_NORMAL} {_OWN}",
-    "iou_oracle": "Pooled intersection over union at the best threshold in hindsight: an upper limit, not a result",
-    "miou_oracle": f"{_MEAN_IOU}, {_ORACLE}",
-    "f1_oracle": f"{_DICE}, {_ORACLE}",
+_COST_TITLES = {
     THROUGHPUT: "Native megapixels per second, on the device named in the method card",
     "ms_median": f"Median {_IMAGE_TIME}",
     "ms_p95": f"95 % of the images take at most this {_IMAGE_TIME}",
     "peak_device_mib": "Most memory that tensors took on the device during prediction",
-    "peak_host_mib": _PEAK,
+    "peak_host_mib": "Most memory that the process took while it predicted the test images, libraries and evidence "
+    "included",
 }
 
 
 def metric_facts(metric: str) -> MetricFacts:
-    """Return the facts of a metric by its key; costs are metrics, too."""
-    title = _TITLES.get(metric, "")
+    """Return the facts of a metric by its key: the catalogue's, or those of a cost."""
     if metric in COSTS:
-        return MetricFacts(title, _cost_text, contest=False, least=metric != THROUGHPUT)
-    if metric in ("fpr", "fpr_decision"):
-        return MetricFacts(title, "{:.2g}".format, contest=False, least=True)
-    return MetricFacts(title)
+        return MetricFacts(_COST_TITLES[metric], _cost_text, contest=False, least=metric != THROUGHPUT)
+    if metric not in METRICS:
+        return MetricFacts()
+    entry = METRICS[metric]
+    least = entry.better == "lower"  # false positives: whoever predicts nothing would win by them
+    return MetricFacts(entry.title, lambda value: format(value, entry.number), contest=not least, least=least)
 
 
 def _column(
@@ -191,14 +159,14 @@ def _auroc() -> list[Column]:
 
 
 def _aupro(protocol: Protocol) -> list[Column]:
-    title = "Mean share of a defect that is found, averaged over false-positive rates up to {}"
     columns = []
     for limit in protocol.fpr_limits:
         text, headline = limit_text(limit), limit == protocol.headline_fpr
         columns.append(
             _column(
                 "aupro", "AUPRO up to FPR", text, key=f"aupro@{text}", line=f"AUPRO@{text}", limit=limit,
-                title=title.format(text) + ("; the ranking uses this one" if headline else ""), interval=headline,
+                title=f"{metric_facts('aupro').title} of {text}" + "; the ranking uses this one" * headline,
+                interval=headline,
             )
         )  # fmt: skip
     return columns
@@ -216,20 +184,10 @@ def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") ->
     return [
         _column(
             "aupro", group or f"AUPRO@{name} by defect size", size_text(subset), key=f"aupro@{name}_{subset}",
-            line=size_text(subset), subset=subset, limit=limit, title=_size_title(subset),
+            line=size_text(subset), subset=subset, limit=limit, title=size_title(subset, protocol.size_bins),
         )
         for subset in subsets
     ]  # fmt: skip
-
-
-def _size_title(subset: str) -> str:
-    if subset in DISJOINT:
-        place = ("smallest", "second", "third", "largest")[DISJOINT.index(subset)]
-        return f"The {place} quarter of the defects of each category, by area"
-    if subset in CUMULATIVE:
-        quarters = CUMULATIVE.index(subset) + 1
-        return "All defects" if quarters == 4 else f"The smallest {quarters * 25} % of the defects, by area"
-    return "Defects of this equivalent diameter in pixels, 2·sqrt(area/π)"
 
 
 def _speed() -> Column:
@@ -255,7 +213,6 @@ def overview_columns(protocol: Protocol) -> list[Column]:
 
 def category_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of one category's table (the sizes have a table of their own)."""
-    auto, own, oracle = _AUTO, _OWN, "oracle*"
     return [
         *_auroc(),
         _column("image_ap", "AP", "image"),
@@ -263,30 +220,23 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_aupro(protocol),
         _rho(protocol),
         _column("rho_disjoint", "robust", "ρ′", limit=protocol.headline_fpr),
-        _column("iou", auto, "IoU"),
-        _column("miou", auto, "mean IoU"),
-        _column("miou_all", auto, "with good"),
-        _column("f1", auto, "F1"),
-        *_recall("recall", auto),
-        _column("fpr", auto, "FPR"),
-        _column("iou_decision", own, "IoU"),
-        _column("miou_decision", own, "mean IoU"),
-        _column("miou_all_decision", own, "with good"),
-        *_recall("recall_decision", own),
-        _column("fpr_decision", own, "FPR"),
-        _column("iou_oracle", oracle, "IoU"),
-        _column("miou_oracle", oracle, "mean IoU"),
-        _column("f1_oracle", oracle, "F1"),
+        *_predictions(AUTOMATIC, AUTOMATIC.where, ("iou", "miou", "miou_all", "f1", "recall", "fpr")),
+        *_predictions(DECISION, DECISION.where, ("iou", "miou", "miou_all", "recall", "fpr")),
+        *_predictions(ORACLE, "oracle*", ("iou", "miou", "f1")),
         _speed(),
     ]
 
 
-def _recall(metric: str, where: str) -> list[Column]:
-    smallest = f"{metric_facts(metric).title}: the smallest quarter of each category, by area"
-    return [
-        _column(metric, where, "recall"),
-        _column(metric, where, "of tiny", key=f"{metric}_tiny", subset="tiny", title=smallest),
-    ]
+def _predictions(at: OperatingPoint, group: str, metrics: Sequence[str]) -> list[Column]:
+    heads = {"iou": "IoU", "miou": "mean IoU", "miou_all": "with good", "f1": "F1", "recall": "recall", "fpr": "FPR"}
+    columns = []
+    for metric in metrics:
+        key = metric + at.suffix
+        columns.append(_column(key, group, heads[metric]))
+        if metric == "recall":
+            smallest = f"{metric_facts(key).title}: the smallest quarter of each category, by area"
+            columns.append(_column(key, group, "of tiny", key=f"{key}_tiny", subset="tiny", title=smallest))
+    return columns
 
 
 def number_text(metric: str, value: float) -> str:
@@ -307,15 +257,15 @@ def error_text(error: float) -> str:
 
 def why_missing(column: Column, estimate: Estimate) -> str:
     """Say why there is no number."""
+    at = METRICS[column.metric].at if column.metric in METRICS else None
     if estimate.few:
         return f"only {estimate.n} defect{'s' * (estimate.n > 1)}, no number below {MIN_COMPONENTS}"
     if column.metric in COSTS:
         return "not measured"
     if estimate.total == 0:
-        own = column.metric.endswith("_decision")
-        return "the method takes no decision of its own" if own else "not measured"
+        return "the method takes no decision of its own" if at is DECISION else "not measured"
     if column.metric in SIZED and estimate.n == 0:
         return "no defect of this size"
-    if column.metric in ("iou", "miou", "miou_all", "f1", "fpr", "recall"):
+    if at is AUTOMATIC:
         return "no automatic threshold: no held-out normal images"
     return "undefined here"

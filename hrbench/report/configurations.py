@@ -96,22 +96,8 @@ class Configuration:
 class CountedRun:
     """A run with what a report needs of its ``run.json`` for every table.
 
-    Attributes
-    ----------
-    run : Run
-    name, created : str
-    dataset, category : str
-    images : str
-        Digest of the dataset index.
-    test, defective : int
-        Number of test images, and of those with a defect.
-    configuration : Configuration
-    seed : int
-    device : str
-    batch_size : int
-    compiled : bool
-    own_peak : bool
-        Whether the peak of host memory is that of the prediction alone.
+    `images` is the digest of the dataset index, `test` and `defective` count test images and those with a defect, and
+    `own_peak` tells whether the peak of host memory is that of the prediction alone.
     """
 
     run: Run

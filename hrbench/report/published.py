@@ -104,14 +104,7 @@ def _read(file: Traversable) -> Iterable[tuple[int, PublishedValue]]:
 
 
 def published_tables(values: Sequence[PublishedValue], datasets: Iterable[str]) -> list[Table]:
-    """Return what the page shows: per dataset and metric a table of series by category.
-
-    Parameters
-    ----------
-    values : sequence of PublishedValue
-    datasets : iterable of str
-        Those that the page is about; values of others are left out.
-    """
+    """Return a table of series by category for each metric of those `datasets` that the page is about."""
     tables = []
     for dataset in datasets:
         own = [value for value in values if value.dataset == dataset]

@@ -273,17 +273,12 @@ def overview_table(board: Leaderboard) -> Table:
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
     weights = "Pretrained weights of the backbone, and the precision of networks where it is not float32"
     rows = board.rows
+    names = [(of.preset, of.view, of.weights_text) for of in (row.configuration for row in rows)]
+    columns = (("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights))
     left = Table(
-        columns=(
-            text_column("preset", "Preset", "Named set of options"),
-            text_column("view", "View", view),
-            text_column("weights", "Weights", weights),
-        ),
+        columns=tuple(text_column(*column) for column in columns),
         rows=rows,
-        cells=tuple(
-            tuple(Cell(text, sort=text) for text in (of.preset, of.view, of.weights_text))
-            for of in (row.configuration for row in rows)
-        ),
+        cells=tuple(tuple(Cell(text, sort=text) for text in texts) for texts in names),
         kind="overview",
         caption="Mean over seeds, then over categories",
         notes=tuple(_footnotes(board)),
