@@ -22,11 +22,11 @@ from hrbench.report.configurations import THROUGHPUT
 from hrbench.report.latex import latex_tables
 from hrbench.report.page import html_page
 from hrbench.report.summary import Estimate, Summary, summarise
-from hrbench.report.table import emphasis, short_interval
+from hrbench.report.table import emphasis, metric_table, short_interval
 from hrbench.report.text import csv_table, markdown_page, terminal_table
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, PROTOCOL
+from .conftest import CONFIGS, PROTOCOL, board_of
 
 Factory = Callable[..., Run]
 AUPRO = Column("aupro", "", "", "aupro")
@@ -81,6 +81,18 @@ def test_only_numbers_of_the_same_images_and_rules_compete() -> None:
     assert places([0.9, 0.8, 0.7], [fewer, fewer, fewer]) == [1, 2, 0]  # where no row has more, nothing is left out
     assert places([0.9, 0.8, 0.7], foreign=0) == [0, 1, 2]
     assert places([0.9, 0.8, 0.7], [EVERY, fewer, fewer], foreign=0) == [0, 1, 2]
+
+
+def test_an_average_does_not_win_by_what_it_leaves_out(make_run: Factory, protocol: Protocol) -> None:
+    runs = [make_run(config, category=category) for category in ("a", "b") for config in CONFIGS[:3]]
+    table = runs[0].records
+    table.loc[table["metric"] == "iou", "value"] = math.nan
+    board = board_of(runs, protocol)
+    columns = [column for column in overview_columns(protocol) if column.metric in ("iou", "iou_oracle")]
+    cells = metric_table(board, columns).cells
+    places_of = {row.runs[0].run: [cell.place for cell in line] for row, line in zip(board.rows, cells, strict=True)}
+    assert [places_of[run][0] for run in runs[:3]] == [0, 1, 2]
+    assert places_of[runs[0]][1] == 1
 
 
 def test_every_metric_of_a_table_is_explained(protocol: Protocol) -> None:
