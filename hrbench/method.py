@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Batches", "FitContext", "Method", "Normals", "Prediction", "Preset"]
+__all__ = ["BY_CONTENT", "Batches", "FitContext", "Method", "Normals", "Prediction", "Preset", "Weights"]
 
 Batch = TypeVar("Batch", Tensor, list[Tensor])
 Batch_co = TypeVar("Batch_co", covariant=True)
+
+BY_CONTENT = "a file that is named counts by its content"
+Weights = Annotated[str, BY_CONTENT]
+"""Type of options that say where weights come from: ``pretrained``, ``bundled``, ``random`` or the path of a file.
+
+A run is identified, and recorded, by what is in the file and not by where it lies. Any other text is taken literally.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +170,13 @@ class FitContext(Protocol):
 class Method(nn.Module):
     """Base class of all methods.
 
-    A subclass sets the class attributes, takes its options as keyword arguments with defaults, keeps
-    everything it learns in its state dict (that is how it is saved) and sets ``requires_grad=False`` on
-    frozen parts. Inputs are RGB in [0, 1]; normalisation belongs to the backbone.
+    A subclass sets the class attributes, keeps everything it learns in its state dict (that is how it is saved, see
+    :meth:`restored`) and sets ``requires_grad=False`` on frozen parts. Inputs are RGB in [0, 1]; normalisation belongs
+    to the backbone.
+
+    Its options are keyword arguments with defaults and annotations. The suite checks the types of what users give,
+    choices too where they are annotated as ``Literal["a", "b"]``; ranges are the method's to check. Options that may
+    name a file of weights are annotated as :data:`Weights`; the one that is called ``weights`` is shown in tables.
 
     Attributes
     ----------
@@ -175,24 +186,21 @@ class Method(nn.Module):
         Licence of the pretrained weights that it uses, for people to check before they ship.
     multiple : int
         Height and width of an input must be multiples of this.
+    input_size : int, optional
+        The only height and width of an input, where something in the method is tied to it. By default any multiple.
     image_score : str
         The paper's rule from merged native map to image score: ``max``, ``mean`` or ``top:SHARE``.
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
-    inputs_per_image : sequence of int, optional
-        While ``predict`` runs in the suite: for each input of the batch, how many inputs its image was cut into, those
-        of all fused views together.
-        Only for decisions whose false alarms are counted per image: what decides on n inputs by itself errs up to n
-        times as often. None where an input is all there is.
     """
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     weights_licence: ClassVar[str] = "none"
     multiple: int = 1
+    input_size: int | None = None
     image_score: ClassVar[str] = "max"
     presets: ClassVar[Mapping[str, Preset]] = {}
-    inputs_per_image: Sequence[int] | None = None
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Learn from normal images only."""
@@ -208,6 +216,22 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def predict_inputs(self, batch: Tensor, inputs_per_image: Sequence[int]) -> Prediction:
+        """Score a batch whose inputs are parts of images: what the suite calls, and by default :meth:`predict`.
+
+        To be overridden only by methods whose decisions bound the false alarms per image: what decides on n inputs by
+        itself errs up to n times as often.
+
+        Parameters
+        ----------
+        batch : Tensor
+            As for :meth:`predict`.
+        inputs_per_image : sequence of int
+            For each input of the batch, how many inputs its image was cut into, those of all fused views together.
+        """
+        del inputs_per_image
+        return self.predict(batch)
+
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
         """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map."""
         (only,) = maps.values()
@@ -220,6 +244,20 @@ class Method(nn.Module):
         scales that differ between views are evened out later (see :mod:`hrbench.engine.fusion`).
         """
 
+    def restored(self) -> dict[str, str]:
+        """Return the submodules that are not saved, for they are restored when the method is made, and from where.
+
+        By default those with an attribute ``provenance``, as :mod:`hrbench.backbones` gives its frozen extractors. They
+        must not learn: what they learnt would be lost.
+
+        Returns
+        -------
+        dict of str to str
+            Name of the submodule to model, source and digest: ``{"backbone": "resnet18 bundled sha256:..."}``.
+        """
+        modules = ((name, getattr(module, "provenance", None)) for name, module in self.named_modules() if name)
+        return {name: str(provenance) for name, provenance in modules if provenance is not None}
+
     def weights_record(self) -> dict[str, str]:
-        """Return where the pretrained weights came from: ``{"backbone": "resnet18 random ...", ...}``."""
-        return {name: str(module.provenance) for name, module in self.named_modules() if hasattr(module, "provenance")}
+        """Return where pretrained weights came from, learnt further or not; by default those :meth:`restored`."""
+        return self.restored()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hrbench._util.resources import methods_package
+from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import Method, Preset
+from hrbench.method import BY_CONTENT, Method, Preset
 
 __all__ = [
     "all_options",
@@ -26,6 +27,7 @@ __all__ = [
     "list_methods",
     "load_method",
     "source_digest",
+    "weights_options",
 ]
 
 
@@ -105,35 +107,44 @@ def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> d
     for key, value in options.items():
         if key not in known:
             raise unknown_name(f"option of {name}", key, known)
-        if key in hints and not _fits(value, hints[key]):
-            expected = getattr(hints[key], "__name__", None) if isinstance(hints[key], type) else None
-            raise HrbenchError(f"option {key} of {name} is {value!r}, expected {expected or hints[key]}")
+        try:
+            conform(value, hints.get(key, Any))
+        except Mismatch as mismatch:
+            raise HrbenchError(f"option {key}{mismatch.path} of {name} {mismatch.problem}") from None
     return dict(options)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of an annotated type, for the types that options have; others pass."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str) else True
-
-
 def source_digest(cls: type[Method]) -> str:
-    """Return the SHA-256 of the source that a method is made of: its module and the ``_*.py`` files beside it."""
-    own = Path(inspect.getfile(cls))
-    state = hashlib.sha256()
-    for path in [own, *sorted(own.parent.glob("_*.py"))]:
+    """Return the SHA-256 of the source that a method is made of: its module and those beside it that it imports."""
+    module = Path(inspect.getfile(cls))
+    paths, state = [module], hashlib.sha256()
+    for path in paths:  # grows: what is imported may import others
+        paths += [sibling for sibling in _imported_siblings(path) if sibling not in paths]
+    for path in [module, *sorted(paths[1:])]:
         state.update(path.read_bytes())
     return state.hexdigest()
+
+
+def _imported_siblings(path: Path) -> Iterator[Path]:
+    """Yield the modules in the same folder that a module imports, each once, in whatever form."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update([node.module or "", *(alias.name for alias in node.names)])
+    for name in sorted({name.rpartition(".")[2] for name in names}):
+        if (sibling := path.with_name(f"{name}.py")).is_file():
+            yield sibling
+
+
+def weights_options(cls: type[Method]) -> list[str]:
+    """Return the names of the options that are annotated as :data:`hrbench.method.Weights`, or as that or None."""
+
+    def by_content(hint: Any) -> bool:
+        return any(part is BY_CONTENT or by_content(part) for part in get_args(hint))
+
+    return [key for key, hint in get_type_hints(cls.__init__, include_extras=True).items() if by_content(hint)]
 
 
 def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
     step = method.multiple
     expected = None
     for height, width in ((inputs.shape[2], inputs.shape[3]), (inputs.shape[2], inputs.shape[3] + step)):
-        if height != width and not _any_size(method):
+        if height != width and method.input_size is not None:
             continue
         batch = torch.rand((3, 3, height, width), generator=torch.Generator().manual_seed(1))
         maps = _predict(method, batch)
@@ -90,6 +90,9 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
         assert method.finish(merged).shape == next(iter(merged.values())).shape, "finish changes the size"
 
     assert expected is not None
+    for name in method.restored():
+        learning = [key for key, item in method.get_submodule(name).named_parameters() if item.requires_grad]
+        assert not learning, f"{name} is restored, not saved, but its {learning[0]} learns"
     again, _ = _fitted(reference, size, options)
     batch = torch.rand((3, 3, *inputs.shape[2:]), generator=torch.Generator().manual_seed(1))
     for name, found in _predict(again, batch).items():
@@ -125,7 +128,3 @@ def _predict(method: Method, batch: Tensor) -> dict[str, Tensor]:
     maps = method.predict(batch).maps
     assert maps, "predict returns no map"
     return maps
-
-
-def _any_size(method: Method) -> bool:
-    return getattr(method, "input_size", None) is None

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrbench.errors import HrbenchError, unknown_name
+from hrbench.errors import HrbenchError
 from hrbench.method import Batches, FitContext
 from hrbench.precision import full_precision
 
 __all__ = [
-    "CLAMPS",
-    "NORMS",
     "ChannelNorm",
+    "Clamp",
     "FlowSequence",
     "FlowStep",
+    "Norm",
     "energy",
     "feature_norm",
     "fuse",
@@ -32,8 +32,8 @@ __all__ = [
     "negative_log_likelihood",
 ]
 
-CLAMPS = ("legacy", "new")
-NORMS = ("layer-affine", "layer", "channel", "none")
+Clamp = Literal["legacy", "new"]
+Norm = Literal["layer-affine", "layer", "channel", "none"]
 
 _ALPHA = 2.0  # log-scales stay within +-2
 _DAMPING = 0.1  # of the subnet's output, so that a fresh step is close to the identity
@@ -61,10 +61,8 @@ class FlowStep(nn.Module):
     permutation: Tensor
     inverse_permutation: Tensor
 
-    def __init__(self, channels: int, kernel: int = 3, *, hidden_ratio: float = 1.0, clamp: str = "legacy") -> None:
+    def __init__(self, channels: int, kernel: int = 3, *, hidden_ratio: float = 1.0, clamp: Clamp = "legacy") -> None:
         super().__init__()
-        if clamp not in CLAMPS:
-            raise unknown_name("clamp", clamp, CLAMPS)
         if kernel not in (1, 3):
             raise HrbenchError(f"kernel {kernel} of a flow step: expected 1 or 3")
         self._active = channels // 2
@@ -144,7 +142,7 @@ class FlowSequence(nn.Module):
         kernels: Sequence[int] = (3,),
         *,
         hidden_ratio: float = 1.0,
-        clamp: str = "legacy",
+        clamp: Clamp = "legacy",
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
@@ -218,7 +216,7 @@ class _AtLeastFloat32(nn.Module):
         return _at_least_float32(x)
 
 
-def feature_norm(kind: str, channels: int, grid: tuple[int, int] | None = None) -> nn.Module:
+def feature_norm(kind: Norm, channels: int, grid: tuple[int, int] | None = None) -> nn.Module:
     """Return the norm between a backbone's features and a flow.
 
     Parameters
@@ -231,8 +229,6 @@ def feature_norm(kind: str, channels: int, grid: tuple[int, int] | None = None) 
     grid : tuple of int, optional
         H, W of the features.
     """
-    if kind not in NORMS:
-        raise unknown_name("norm", kind, NORMS)
     if kind == "layer-affine":
         if grid is None:
             raise HrbenchError("norm 'layer-affine' needs input_size")

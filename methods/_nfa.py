@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +34,12 @@ from skimage.morphology import max_tree
 from torch import Tensor
 from torch.nn import functional
 
-from hrbench.errors import HrbenchError, unknown_name
+from hrbench.errors import HrbenchError
 
 __all__ = [
-    "INTERPOLATIONS",
-    "TESTS",
+    "Interpolation",
     "LevelTree",
+    "NfaTest",
     "chernoff_log10_p",
     "chi2_quantile",
     "clusters",
@@ -52,8 +52,8 @@ __all__ = [
     "window_log10_p",
 ]
 
-TESTS = ("tree", "tree-by-size", "window")
-INTERPOLATIONS = ("bilinear", "nearest")
+NfaTest = Literal["tree", "tree-by-size", "window"]
+Interpolation = Literal["bilinear", "nearest"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -68,9 +68,9 @@ _LEAST_LOG10_P = -300.0  # of a window that is full: its probability is 0, and i
 def log10_nfa(
     latents: Sequence[Tensor],
     *,
-    test: str = "tree",
+    test: NfaTest = "tree",
     grid: tuple[int, int] | None = None,
-    interpolation: str = "bilinear",
+    interpolation: Interpolation = "bilinear",
     window: int = 5,
     quantile: float = 0.9,
     freedoms: Sequence[float] | None = None,
@@ -102,12 +102,8 @@ def log10_nfa(
     Raises
     ------
     HrbenchError
-        For an unknown test or interpolation, or a window that is not one.
+        For a window that is not one.
     """
-    if test not in TESTS:
-        raise unknown_name("test", test, TESTS)
-    if interpolation not in INTERPOLATIONS:
-        raise unknown_name("interpolation", interpolation, INTERPOLATIONS)
     size = grid or (latents[0].shape[-2], latents[0].shape[-1])
     shapes = [(z.shape[-2], z.shape[-1]) for z in latents]
     if test == "window":

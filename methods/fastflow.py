@@ -9,21 +9,19 @@ noise is too strong is the anomaly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
-from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
-from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
+from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._schedule import Budget
 
 __all__ = ["FastFlow"]
-
-_MAPS = ("energy", "likelihood")
 
 # The last block used of the paper's transformers; they give one map, at the patch's stride.
 _BLOCKS = {"deit_base_distilled_patch16_384": 7, "cait_m48_448": 40}
@@ -119,16 +117,16 @@ class FastFlow(Method):
     def __init__(
         self,
         backbone: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         strides: Sequence[int] = (4, 8, 16),
         block: int | None = None,
         flow_steps: int = 8,
         kernels: Sequence[int] = (3,),
         hidden_ratio: float = 1.0,
-        clamp: str = "legacy",
-        norm: str = "channel",
+        clamp: Clamp = "legacy",
+        norm: Norm = "channel",
         input_size: int | None = None,
-        map: str = "energy",  # noqa: A002 - the option's name for people
+        map: Literal["energy", "likelihood"] = "energy",  # noqa: A002 - the option's name for people
         lr: float = 1e-3,
         weight_decay: float = 1e-5,
         batch_size: int = 16,
@@ -136,8 +134,6 @@ class FastFlow(Method):
         epochs: int | None = None,
     ) -> None:
         super().__init__()
-        if map not in _MAPS:
-            raise unknown_name("map of fastflow", map, _MAPS)
         self._budget = Budget("fastflow", batch_size, steps, epochs)
         if block is None:
             block = _BLOCKS.get(backbone.partition(".")[0])
@@ -157,8 +153,7 @@ class FastFlow(Method):
         self.flows = nn.ModuleList(
             FlowSequence(c, flow_steps, kernels, hidden_ratio=hidden_ratio, clamp=clamp) for c in channels
         )
-        # What a view must deliver, where the norm is tied to it.
-        self.input_size = input_size if norm == "layer-affine" else None
+        self.input_size = input_size if norm == "layer-affine" else None  # its weights have that shape
         self._map = map
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
 

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 from hrbench.precision import full_precision
 
 from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
-from ._pseudo_anomalies import GENERATORS, corrupt
+from ._pseudo_anomalies import Generator, corrupt
 from ._schedule import Budget, adamw, clip_gradients, set_rate
 
 __all__ = ["ISSTAD", "classification_loss", "gaussian_blur", "ssim"]
 
-_MAPS = ("product", "classification", "repair")
-_RESIDUALS = ("calibrated", "minmax")
 _WARMUP = 40 / 305  # share of stage 1's steps
 _LEAST_RATE = 1e-3  # of stage 2's, at its end
 _CLASS_WEIGHTS = (3.0, 1.0)  # normal, defective
@@ -126,7 +124,7 @@ class ISSTAD(Method):
     def __init__(
         self,
         backbone: str = "vit_large_patch16_224.mae",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         patch: int | None = None,
         decoder_width: int = 512,
         decoder_heads: int = 16,
@@ -134,7 +132,7 @@ class ISSTAD(Method):
         mae_depth: int = 6,
         mask_ratio: float = 0.75,
         crop_area: float = 0.2,
-        corruption: str = "mixture",
+        corruption: Generator = "mixture",
         corruption_share: float = 2 / 3,
         mae_lr: float = 1e-3 * 20 / 256,
         lr: float = 5e-4,
@@ -144,19 +142,12 @@ class ISSTAD(Method):
         mae_epochs: int | None = None,
         steps: int | None = 6000,
         epochs: int | None = None,
-        map: str = "product",  # noqa: A002 - the option's name for people
-        residual: str = "calibrated",
+        map: Literal["product", "classification", "repair"] = "product",  # noqa: A002 - the option's name for people
+        residual: Literal["calibrated", "minmax"] = "calibrated",
         blur: float = 1.0,
         input_size: int | None = None,
     ) -> None:
         super().__init__()
-        for kind, name, known in (
-            ("map", map, _MAPS),
-            ("residual", residual, _RESIDUALS),
-            ("corruption", corruption, GENERATORS),
-        ):
-            if name not in known:
-                raise unknown_name(f"{kind} of isstad", name, known)
         for option, share in (("mask_ratio", mask_ratio), ("corruption_share", corruption_share)):
             if not 0 < share < 1:
                 raise HrbenchError(f"{option} of isstad is {share}, expected more than 0 and less than 1")

@@ -9,21 +9,22 @@ succeed; the product of their errors is the anomaly map.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.backbones import load_tokens, token_depth
-from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from ._schedule import Budget
 
 __all__ = ["L2BT"]
 
-_PADDINGS = ("reflect", "zero")
+Padding = Literal["reflect", "zero"]
+
 _BLUR = (5, 5, 5, 5, 5, 7, 7, 7)  # box widths in native pixels: variance 22 per axis, sigma 4.69
 
 
@@ -73,17 +74,15 @@ class L2BT(Method):
     def __init__(
         self,
         teacher: str = "vit_base_patch14_reg4_dinov2.lvd142m",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         blocks: Sequence[int] | None = None,
         lr: float = 1e-4,
         batch_size: int = 4,
         steps: int | None = 10000,
         epochs: int | None = None,
-        blur_padding: str = "reflect",
+        blur_padding: Padding = "reflect",
     ) -> None:
         super().__init__()
-        if blur_padding not in _PADDINGS:
-            raise unknown_name("blur_padding of l2bt", blur_padding, _PADDINGS)
         self._budget = Budget("l2bt", batch_size, steps, epochs)
         if blocks is None:
             depth = token_depth(teacher, weights)
@@ -148,7 +147,7 @@ def distance(predicted: Tensor, actual: Tensor) -> Tensor:
     return length
 
 
-def blur(map_: Tensor, *, padding: str = "reflect") -> Tensor:
+def blur(map_: Tensor, *, padding: Padding = "reflect") -> Tensor:
     """Blur an (H, W) map: five passes of a 5x5 box, then three of a 7x7 box.
 
     Parameters

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.backbones import level_indices, load_pyramid
-from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 from hrbench.precision import full_precision
 
-from ._pseudo_anomalies import GENERATORS, corrupt
+from ._pseudo_anomalies import Generator, corrupt
 
 __all__ = ["RSTPM"]
 
-_COMBINATIONS = ("prod", "geomean", "sum")
-_MODES = ("mul", "only", "off")
+Combination = Literal["prod", "geomean", "sum"]
+
 _FLOOR = 1e-3  # of the discriminator's gate: what it does not see keeps its rank among the unseen
 _LOGIT = "logit"
 
@@ -107,13 +107,13 @@ class RSTPM(Method):
     def __init__(
         self,
         teacher: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         second_teacher: str = "resnet50.tv_in1k",
-        second_weights: str | None = None,
+        second_weights: Weights | None = None,
         strides: Sequence[int] = (4, 8, 16),
-        combine: str = "prod",
-        discriminator: str = "mul",
-        anomalies: str = "mixture",
+        combine: Combination = "prod",
+        discriminator: Literal["mul", "only", "off"] = "mul",
+        anomalies: Generator = "mixture",
         probability: float = 2 / 3,
         width: int = 32,
         gamma: float = 2.0,
@@ -129,13 +129,6 @@ class RSTPM(Method):
         discriminator_steps: int = 5000,
     ) -> None:
         super().__init__()
-        for option, given, known in (
-            ("combine", combine, _COMBINATIONS),
-            ("discriminator", discriminator, _MODES),
-            ("anomalies", anomalies, GENERATORS),
-        ):
-            if given not in known:
-                raise unknown_name(f"{option} of rstpm", given, known)
         if not strides or any(b != 2 * a for a, b in pairwise(strides)):
             raise HrbenchError(f"strides {list(strides)} of rstpm: expected each twice the one before, as 4, 8, 16")
         if not 0 < probability <= 1:
@@ -387,7 +380,7 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
     return difference.square().sum(dim=1) / 2
 
 
-def combine_levels(levels: Sequence[Tensor], how: str) -> Tensor:
+def combine_levels(levels: Sequence[Tensor], how: Combination) -> Tensor:
     """Fuse maps of one size: ``prod`` (of the order of 1e-5 on normals), ``geomean`` or ``sum``."""
     stacked = torch.stack(list(levels))
     if how == "sum":

@@ -12,25 +12,23 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
-from hrbench.errors import HrbenchError, unknown_name
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.errors import HrbenchError
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
-from ._flow import FlowSequence, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
+from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
-from ._nfa import INTERPOLATIONS, TESTS, log10_nfa
+from ._nfa import Interpolation, NfaTest, log10_nfa
 from ._schedule import Budget
 
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
 
-_MAPS = ("energy", "likelihood", "nfa")
-_RECALIBRATIONS = ("none", "scale", "channel", "law")
 _HELD_OUT_INPUTS = 512
 
 # The last blocks used of the paper's two transformers.
@@ -133,21 +131,21 @@ class UFlow(Method):
     def __init__(
         self,
         backbone: str = "resnet18.tv_in1k",
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         strides: Sequence[int] = (4, 8, 16),
         coarse_backbone: str | None = None,
-        coarse_weights: str | None = None,
+        coarse_weights: Weights | None = None,
         blocks: Sequence[int] | None = None,
         flow_steps: int = 4,
         kernels: Sequence[int] = (3, 1),
-        clamp: str = "legacy",
-        norm: str = "channel",
+        clamp: Clamp = "legacy",
+        norm: Norm = "channel",
         input_size: int | None = None,
-        map: str = "energy",  # noqa: A002 - the option's name for people
-        test: str = "tree-by-size",
-        interpolation: str = "nearest",
-        recalibrate: str = "none",
-        checkpoint: str | None = None,
+        map: Literal["energy", "likelihood", "nfa"] = "energy",  # noqa: A002 - the option's name for people
+        test: Literal[NfaTest, "none"] = "tree-by-size",
+        interpolation: Interpolation = "nearest",
+        recalibrate: Literal["none", "scale", "channel", "law"] = "none",
+        checkpoint: Weights | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-5,
         batch_size: int = 16,
@@ -155,16 +153,8 @@ class UFlow(Method):
         epochs: int | None = None,
     ) -> None:
         super().__init__()
-        for option, value, known in (
-            ("map", map, _MAPS),
-            ("test", test, (*TESTS, "none")),
-            ("interpolation", interpolation, INTERPOLATIONS),
-            ("recalibrate", recalibrate, _RECALIBRATIONS),
-        ):
-            if value not in known:
-                raise unknown_name(f"{option} of uflow", value, known)
         if map == "nfa" and test == "none":
-            raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(TESTS))
+            raise HrbenchError("uflow: map 'nfa' needs a test; expected one of " + ", ".join(get_args(NfaTest)))
         self._budget = Budget("uflow", batch_size, steps, epochs)
         self.backbone: FeaturePyramid | TransformerPair
         if coarse_backbone is not None:
@@ -183,8 +173,7 @@ class UFlow(Method):
         self.norms = nn.ModuleList(feature_norm(norm, c, grid) for c, grid in zip(channels, grids, strict=True))
         self.flow = UShapedFlow(channels, flow_steps, kernels, clamp=clamp)
         self.spreads = nn.ModuleList(_Spread(c) for c in self.flow.latent_channels)
-        # What a view must deliver, where the norm is tied to it.
-        self.input_size = input_size if norm == "layer-affine" else None
+        self.input_size = input_size if norm == "layer-affine" else None  # its weights have that shape
         self._map, self._test, self._interpolation, self._recalibrate = map, test, interpolation, recalibrate
         self._checkpoint = checkpoint
         self._lr, self._weight_decay, self._batch_size = lr, weight_decay, batch_size
@@ -220,6 +209,10 @@ class UFlow(Method):
         return negative_log_likelihood(latents, [log_det] + [torch.zeros_like(log_det)] * (len(latents) - 1))
 
     def predict(self, batch: Tensor) -> Prediction:
+        """Return the chosen map, and where NFA < 1; each input is an image."""
+        return self.predict_inputs(batch, [1] * len(batch))
+
+    def predict_inputs(self, batch: Tensor, inputs_per_image: Sequence[int]) -> Prediction:
         """Return the chosen map, and where NFA < 1 for the image that the inputs belong to.
 
         An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
@@ -236,7 +229,7 @@ class UFlow(Method):
                 interpolation=self._interpolation,
                 freedoms=[float(spread.freedom) for spread in self._typed_spreads()],
             )
-            inputs = torch.tensor(self.inputs_per_image or [1] * len(batch), device=log_nfa.device)
+            inputs = torch.tensor(inputs_per_image, device=log_nfa.device)
             log_nfa = log_nfa + inputs.float().log10()[:, None, None]
         if self._map == "nfa" and log_nfa is not None:
             anomaly = -log_nfa
@@ -289,7 +282,7 @@ class UShapedFlow(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], steps: int = 4, kernels: Sequence[int] = (3, 1), *, clamp: str = "legacy"
+        self, channels: Sequence[int], steps: int = 4, kernels: Sequence[int] = (3, 1), *, clamp: Clamp = "legacy"
     ) -> None:
         super().__init__()
         self._up: list[int] = []  # channels that go up from each stage, coarsest first

@@ -111,7 +111,8 @@ def test_data_commands(tmp_path, capsys):
     root = tmp_path / "made"
     assert main(["data", "make", str(root), "--categories", "weave", "--size", "96x128", "--train", "2",
                  "--test-good", "1", "--test-defective", "3"]) == 0  # fmt: skip
-    assert Image.open(next((root / "weave" / "train" / "good").iterdir())).size == (128, 96)
+    with Image.open(next((root / "weave" / "train" / "good").iterdir())) as image:
+        assert image.size == (128, 96)
     assert main(["data", "stats", "--root", str(root)]) == 0
     assert "area_median" in capsys.readouterr().out
     assert main(["data", "check", "--root", str(root)]) == 0

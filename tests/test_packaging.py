@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DEPENDENCIES = [path for path in sys.path if Path(path).name == "site-packages"]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def site(tmp_path_factory):
         wheel,
     ]
     subprocess.run(install, check=True)
-    # A path line brings the dependencies but not the editable hrbench: its hook is not read from there.
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Path lines bring the dependencies but not the editable hrbench: its hook is not read from there.
+    (packages / "dependencies.pth").write_text("\n".join(DEPENDENCIES) + "\n")
     return python, packages
 
 
@@ -79,7 +79,7 @@ def test_the_installed_command_finds_methods_and_protocols(site, tmp_path):
 
 def test_a_bare_checkout_works_without_installation(tmp_path):
     code = (
-        f"import sys; sys.path += [{str(ROOT)!r}, {sysconfig.get_path('purelib')!r}]\n"
+        f"import sys; sys.path += {[str(ROOT), *DEPENDENCIES]!r}\n"
         "import hrbench; print(hrbench.list_methods(), hrbench.load_protocol('native').version)"
     )
     bare = [sys.executable, "-S", "-I", "-c", code]  # no site-packages, hence no editable hook

@@ -40,10 +40,10 @@ def test_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("fpr_limit = [0.1]\n", "unknown key 'fpr_limit'; known: name, title"),
+        ("fpr_limit = [0.1]\n", "fpr_limit is an unknown key; known: name, title"),
         ("[threshold]\nfpr = 'low'\n", "threshold.fpr is 'low', expected float"),
         ("[threshold]\nrule = 'best'\n", "threshold.rule is 'best', expected one of 'normal-quantile'"),
-        ("[threshold]\nfprs = 1\n", "unknown key 'threshold.fprs'"),
+        ("[threshold]\nfprs = 1\n", "threshold.fprs is an unknown key; known: rule, fpr, k"),
         ("threshold = 3\n", "threshold is 3, expected a table"),
         ("fpr_limits = [0.3, 'x']\n", r"fpr_limits\[1\] is 'x', expected float"),
         ("fpr_limits = 0.3\n", "fpr_limits is 0.3, expected a list"),
@@ -66,7 +66,7 @@ def test_mistakes_are_named(tmp_path, extra, message):
 def test_missing_keys_and_files(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text('name = "p"\n')
-    with pytest.raises(HrbenchError, match="key 'title' is missing"):
+    with pytest.raises(HrbenchError, match=r"p\.toml: title is missing"):
         load_protocol(path)
     with pytest.raises(HrbenchError, match="no such file"):
         load_protocol(tmp_path / "none.toml")

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 
 class Toy(Method):
@@ -19,7 +19,7 @@ class Toy(Method):
         "demo": Preset("whole:32", {"steps": 3}),
     }
 
-    def __init__(self, steps: int = 20, noise: float = 0.0, decide: bool = False, weights: str = "random") -> None:
+    def __init__(self, steps: int = 20, noise: float = 0.0, decide: bool = False, weights: Weights = "random") -> None:
         super().__init__()
         self.colour = nn.Parameter(torch.rand(3))
         self.steps, self.noise, self.decide = steps, noise, decide

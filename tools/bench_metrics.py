@@ -141,7 +141,7 @@ def bootstrap_engine() -> Callable[[Set], dict[str, float]]:
             for index, (scores, mask) in enumerate(data.images()):
                 collector.update(f"{index:03d}", scores, mask)
             evidence = collector.result()
-        return {"rows": float(len(replicates(evidence, protocol, draws=1000, threshold=5.0).keys))}
+        return {"rows": float(len(replicates(evidence, protocol, threshold=5.0).keys))}
 
     return run
 

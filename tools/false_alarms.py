@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from skimage.measure import label
 
+from hrbench._util.resources import methods_package
 from hrbench.data import load_dataset
 from hrbench.data.sample import Category, sample_mask
 from hrbench.engine.inference import predict
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
-from hrbench.method import Method, methods_package
+from hrbench.method import Method
 from hrbench.registry import create_method
 from hrbench.runs.job import make_job, split_normals
 
 methods_package()
-from hrbench.methods._nfa import TESTS  # noqa: E402
+from hrbench.methods._nfa import NfaTest  # noqa: E402
 
 RECALIBRATIONS = ("none", "scale", "channel", "law")
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--preset", default="native")
     parser.add_argument("--view")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
-    parser.add_argument("--tests", nargs="+", default=TESTS, choices=TESTS)
+    parser.add_argument("--tests", nargs="+", default=get_args(NfaTest), choices=get_args(NfaTest))
     parser.add_argument("--recalibrate", nargs="+", default=RECALIBRATIONS, choices=RECALIBRATIONS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

@@ -26,7 +26,7 @@ from scipy.special import expit, logit, ndtr
 from hrbench.evidence import Collection, Evidence, EvidenceCollector
 from hrbench.metrics import bootstrap, detection
 from hrbench.metrics.sizes import size_subsets
-from hrbench.protocol import Protocol, load_protocol
+from hrbench.protocol import Bootstrap, Detectability, Protocol, load_protocol
 
 Floats = npt.NDArray[np.float64]
 
@@ -127,20 +127,20 @@ def coverage(model: Model, protocol: Protocol, draws: int, replicates: int) -> I
     known_a90 = math.exp((float(logit(0.9)) + 5.3) / 1.5)
     for draw in range(draws):
         rng = np.random.default_rng(draw)
-        evidence = model.evidence(rng)
-        frame = bootstrap.intervals(evidence, protocol, draws=replicates, seed=draw, threshold=THRESHOLD)
+        evidence, rules = model.evidence(rng), Bootstrap(replicates, seed=draw)
+        frame = bootstrap.intervals(evidence, dataclasses.replace(protocol, bootstrap=rules), threshold=THRESHOLD)
         rows = frame.set_index(["metric", "subset", frame["fpr_limit"].fillna(1.0)])
         for key, value in true.items():
             low, high = rows.loc[key, ["ci_low", "ci_high"]]
             name = f"{key[0]} {key[1]}" + (f" @{key[2]:g}" if key[2] < 1 else "")
             if low == low:  # withheld where a bin has too few images
                 yield name, "logit, Student", low <= value <= high
-        found = detection.detection(evidence, THRESHOLD, share=SHARE, draws=replicates, seed=draw)
+        found = detection.detection(evidence, THRESHOLD, Detectability(SHARE), rules)
         areas, hits = flaws(rng, 60)
         for name, value, result in (
             (f"a90, {model.good + model.defective} images", a90, found),
             ("a90, 60 independent flaws", known_a90, detection.fit_detection(areas, hits)),
-            ("the same, maximum likelihood", known_a90, detection.fit_detection(areas, hits, method="ml")),
+            ("the same, maximum likelihood", known_a90, detection.fit_detection(areas, hits, estimator="ml")),
         ):
             for construction, (low, high) in result.interval.items():
                 yield name, f"{construction}, two-sided", low <= value <= high
@@ -162,7 +162,7 @@ def main() -> None:
     timings = []
     for _ in range(3):
         start = time.perf_counter()
-        frame = bootstrap.intervals(timed, protocol, draws=1000, threshold=THRESHOLD)
+        frame = bootstrap.intervals(timed, protocol, threshold=THRESHOLD)
         timings.append(time.perf_counter() - start)
     print(f"1000 replicates over 100 images, {len(frame)} metrics, one core: {min(timings):.2f} s (best of 3)\n")
 

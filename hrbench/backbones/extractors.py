@@ -87,7 +87,7 @@ class FeaturePyramid(_Frozen):
     channels, strides : tuple of int
         Of each map, finest first as in `out_indices`; strides are in input pixels.
     provenance : str
-        Model, source and digest of the weights.
+        Model, source and digest of the weights. A method does not save what has it (``Method.restored``).
     """
 
     def __init__(self, network: nn.Module, source: Source) -> None:
@@ -124,7 +124,7 @@ class PatchTokens(_Frozen):
     blocks : tuple of int
         Zero-based blocks whose outputs are returned.
     provenance : str
-        Model, source and digest of the weights.
+        Model, source and digest of the weights. A method does not save what has it (``Method.restored``).
     """
 
     def __init__(self, network: nn.Module, source: Source, blocks: tuple[int, ...], norm: bool) -> None:

@@ -1,8 +1,8 @@
 """Datasets: descriptors, readers of their layouts, checks, and a procedural dataset."""
 
 from hrbench.data.check import check_dataset, dataset_stats, dataset_summary
-from hrbench.data.descriptor import Descriptor, list_datasets, load_descriptor
-from hrbench.data.layouts import load_dataset
+from hrbench.data.datasets import list_datasets, load_dataset, load_descriptor
+from hrbench.data.descriptor import Descriptor
 from hrbench.data.procedural import make_dataset
 from hrbench.data.sample import Category, Dataset, Sample
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hrbench.data.descriptor import Counts, load_descriptor
-from hrbench.data.layouts import load_dataset, present_categories
+from hrbench.data.datasets import load_dataset, load_descriptor, present_categories
+from hrbench.data.descriptor import Counts
 from hrbench.data.sample import Category, Dataset, Sample
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_mask

@@ -270,14 +270,11 @@ def _halved(inputs: list[_Input], size: Sequence[int], device: torch.device) -> 
 def _forward(method: Method, inputs: list[_Input], pixels: Tensor, device: torch.device, precision: str) -> bool:
     """Predict the inputs and blend them into their images' maps; return False if they were too many for the device."""
     started = mark(device)
-    method.inputs_per_image = [len(item.image) for item in inputs]
     try:
         with autocast(device, precision):
-            prediction = method.predict(to_unit(pixels, device))
+            prediction = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
     except torch.cuda.OutOfMemoryError:  # the name that torch 2.4 has; nothing was blended yet
         return False
-    finally:
-        method.inputs_per_image = None
     for name, maps in prediction.maps.items():
         if maps.ndim != 3 or maps.shape[0] != len(inputs):
             raise HrbenchError(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
@@ -26,7 +26,7 @@ from hrbench.engine.feature_cache import Features
 from hrbench.engine.views import Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
-from hrbench.method import Batch, Batches, Normals
+from hrbench.method import Batch, Batches, Method, Normals
 from hrbench.precision import autocast
 
 __all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
@@ -168,7 +168,7 @@ class Fit:
 
     Parameters
     ----------
-    method : nn.Module
+    method : Method
     held_out : Normals
         Normal training images that the fit does not see.
     seed : int
@@ -187,7 +187,7 @@ class Fit:
 
     def __init__(
         self,
-        method: nn.Module,
+        method: Method,
         *,
         held_out: Normals,
         seed: int,
@@ -293,17 +293,17 @@ class Fit:
             torch.save(state, path)
 
 
-def learnt_state(method: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict without frozen backbones (modules with a `provenance`): those are rebuilt by name."""
-    rebuilt = _rebuilt_prefixes(method)
+def learnt_state(method: Method) -> dict[str, Tensor]:
+    """Return the state dict without the submodules that making the method restores."""
+    restored = tuple(f"{name}." for name in method.restored())
     return {
         key: value.detach().to("cpu").clone().contiguous()  # a copy: tied tensors cannot be written
         for key, value in method.state_dict().items()
-        if not key.startswith(rebuilt)
+        if not key.startswith(restored)
     }
 
 
-def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
+def load_learnt_state(method: Method, state: dict[str, Tensor]) -> None:
     """Load what :func:`learnt_state` gave into a method of the same options.
 
     Raises
@@ -327,10 +327,6 @@ def load_learnt_state(method: nn.Module, state: dict[str, Tensor]) -> None:
 
 def _nbytes(entry: list[tuple[Tensor, Placement]]) -> int:
     return sum(prepared.nbytes for prepared, _ in entry)
-
-
-def _rebuilt_prefixes(method: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{name}." for name, module in method.named_modules() if hasattr(module, "provenance") and name)
 
 
 def _load_checkpoint(path: Path | None) -> dict[str, Any]:

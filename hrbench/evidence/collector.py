@@ -12,7 +12,17 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Collection, Evidence
-from hrbench.evidence.histograms import KEY_SHIFT, NormalScores, Scores, check_map, image_score, key_scores, score_keys
+from hrbench.evidence.histograms import (
+    KEY_SHIFT,
+    Histogram,
+    NormalScores,
+    Scores,
+    SortedKeys,
+    check_map,
+    image_score,
+    key_scores,
+    score_keys,
+)
 from hrbench.imaging.components import find_components
 from hrbench.imaging.resample import bilinear, nearest
 from hrbench.protocol import ImageScoreRule
@@ -86,9 +96,9 @@ class EvidenceCollector:
             own = self._add_components(image_id, scores, mask, defect_type, decision)
             defects = own.size
         if self.collection.exact:
-            self._normals.append(NormalScores.sorted(scores if own is None else scores[~np.asarray(mask)]))
+            self._normals.append(SortedKeys.of(scores if own is None else scores[~np.asarray(mask)]))
         else:
-            self._normals.append(NormalScores.of(scores, KEY_SHIFT, without=own))
+            self._normals.append(Histogram.of(scores, KEY_SHIFT, without=own))
         hits = false = None
         if decision is not None:
             hits = 0 if mask is None else int(np.count_nonzero(decision & mask))
@@ -164,4 +174,4 @@ class EvidenceCollector:
 def _widen(part: NormalScores) -> NormalScores:
     if part.keys.dtype == np.uint64:
         return part
-    return NormalScores(score_keys(key_scores(part.keys).astype(np.float64)), None, part.shift)
+    return SortedKeys(score_keys(key_scores(part.keys).astype(np.float64)), part.shift)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, NormalScores, Scores
+from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, Histogram, NormalScores, Scores, SortedKeys
 from hrbench.imaging.resample import bilinear
 from hrbench.protocol import Protocol
 
@@ -32,6 +32,9 @@ __all__ = [
     "Evidence",
     "collections_of",
 ]
+
+SCHEMA = 1
+"""Of the files that :meth:`Evidence.save` writes; another number means that their columns mean something else."""
 
 IMAGE_DTYPES = {
     "id": "str",
@@ -102,14 +105,13 @@ class Calibration:
 
     Attributes
     ----------
-    scores : NormalScores
-        Their histogram.
+    scores : Histogram
     images : int
     mean, std : float
         Over all pixels.
     """
 
-    scores: NormalScores
+    scores: Histogram
     images: int
     mean: float
     std: float
@@ -123,7 +125,7 @@ class Calibration:
             for side, found in zip(sides, parts, strict=True):
                 values = native if side is None else bilinear(native, (side, side))
                 mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-                found.append(Calibration(NormalScores.of(values, KEY_SHIFT), 1, mean, std))
+                found.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
         if not all(parts):
             raise HrbenchError("no held-out normal maps: a threshold cannot be set")
         return [Calibration._merge(found) for found in parts]
@@ -136,7 +138,8 @@ class Calibration:
         mean = float(weights @ means)
         variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
         images = sum(part.images for part in parts)
-        return Calibration(NormalScores.sum([part.scores for part in parts]), images, mean, math.sqrt(variance))
+        scores = parts[0].scores.pooled([part.scores for part in parts[1:]])
+        return Calibration(scores, images, mean, math.sqrt(variance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Evidence:
     @cached_property
     def normal(self) -> NormalScores:
         """All normal pixels of all images, pooled; in exact mode a copy of all of them."""
-        return NormalScores.sum(self.normals)
+        return self.normals[0].pooled(self.normals[1:])
 
     @cached_property
     def normal_pixels(self) -> int:
@@ -247,7 +250,7 @@ class Evidence:
         images = pa.Table.from_pandas(self.images, preserve_index=False)
         bins = [part.keys.size for part in self.normals]
         images = images.append_column("normal_keys", _lists(bins, np.concatenate([part.keys for part in self.normals])))
-        counts = [part.counts for part in self.normals if part.counts is not None]
+        counts = [part.counts for part in self.normals if isinstance(part, Histogram)]
         if counts:
             images = images.append_column("normal_counts", _lists(bins, np.concatenate(counts)))
         components = pa.Table.from_pandas(self.components, preserve_index=False)
@@ -263,24 +266,25 @@ class Evidence:
 
     @staticmethod
     def load(folder: Path) -> Evidence:
-        """Read what :meth:`save` wrote; a missing or damaged file is an error that names it."""
+        """Read what :meth:`save` wrote; a missing or damaged file, or of another schema, is named."""
         images, facts = _read(folder / "images.parquet")
         components, _ = _read(folder / "components.parquet")
         calibration = None
         if (folder / "calibration.parquet").exists():
             table, about = _read(folder / "calibration.parquet")
             keys, counts = (table[name].to_numpy() for name in ("normal_keys", "normal_counts"))
-            scores = NormalScores.counted(keys, counts, about["shift"])
+            scores = Histogram.counted(keys, counts, about["shift"])
             calibration = Calibration(scores, about["images"], about["mean"], about["std"])
         keys, shift = _arrays(images["normal_keys"]), facts["shift"]
+        normals: Sequence[NormalScores]
         if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
             counts = _arrays(images["normal_counts"])
-            normals = [NormalScores(np.repeat(*pair), None, shift) for pair in zip(keys, counts, strict=True)]
+            normals = [SortedKeys(np.repeat(*pair), shift) for pair in zip(keys, counts, strict=True)]
         elif "normal_counts" in images.column_names:
             pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
-            normals = [NormalScores.counted(own, counts, shift) for own, counts in pairs]
+            normals = [Histogram.counted(own, counts, shift) for own, counts in pairs]
         else:
-            normals = [NormalScores(own, None, shift) for own in keys]
+            normals = [SortedKeys(own, shift) for own in keys]
         return Evidence(
             images=_frame(images, IMAGE_DTYPES),
             components=_frame(components, COMPONENT_DTYPES),
@@ -326,7 +330,7 @@ def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
 
 
 def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
-    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": 1, **facts})})
+    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})})
     pq.write_table(table, path, compression="zstd")
 
 
@@ -336,6 +340,8 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
     except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
+    if (schema := facts.get("schema")) != SCHEMA:
+        raise HrbenchError(f"{path}: evidence of schema {schema!r}, this version of hrbench reads {SCHEMA}")
     return table, facts
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ __all__ = [
     "KEY_SHIFT",
     "Counts",
     "DefectRanks",
+    "Histogram",
     "Keys",
     "NormalScores",
     "Scores",
+    "SortedKeys",
     "check_map",
     "image_score",
     "key_scores",
@@ -73,8 +76,8 @@ def image_score(anomaly_map: Scores, rule: ImageScoreRule) -> float:
         return float(anomaly_map.max())
     if rule.share == 1:
         return float(anomaly_map.mean(dtype=np.float64))
-    kept = max(1, int(anomaly_map.size * rule.share))
-    top = np.partition(anomaly_map.ravel(), anomaly_map.size - kept)[-kept:]
+    number = max(1, int(anomaly_map.size * rule.share))
+    top = np.partition(anomaly_map.ravel(), anomaly_map.size - number)[-number:]
     return float(np.sort(top).mean(dtype=np.float64))  # sorted: the sum must not depend on the partition's order
 
 
@@ -101,33 +104,40 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
 
 
 @dataclasses.dataclass(frozen=True)
-class NormalScores:
-    """Normal pixels' scores under order-preserving keys: a histogram, or in exact mode every one of them.
+class NormalScores(ABC):
+    """Normal pixels' scores under order-preserving keys: a :class:`Histogram`, or in exact mode :class:`SortedKeys`.
 
     Attributes
     ----------
     keys : ndarray of unsigned, (K,)
-        Rising; unique in a histogram.
-    cumulative : ndarray of int, (K + 1,), or None
-        Of a histogram: the pixels below each key, and at last all pixels. None in exact mode, where each key is one
-        pixel.
+        Rising.
     shift : int
         Bits that the keys dropped.
     """
 
     keys: Keys
-    cumulative: Counts | None
     shift: int
 
     @property
+    @abstractmethod
     def total(self) -> int:
         """Number of normal pixels."""
-        return self.keys.size if self.cumulative is None else int(self.cumulative[-1])
 
-    @property
-    def counts(self) -> Counts | None:
-        """Pixels per key of a histogram, (K,)."""
-        return None if self.cumulative is None else np.diff(self.cumulative)
+    @abstractmethod
+    def ranked(self, ranks: npt.ArrayLike) -> Keys:
+        """Return the keys of the pixels of the given zero-based ranks, counted from the lowest score."""
+
+    @abstractmethod
+    def histogram(self) -> Histogram:
+        """Return the same as a histogram."""
+
+    @abstractmethod
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """Return the pixels of these and of `others` of the same kind and shift."""
+
+    @abstractmethod
+    def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
+        """Count the pixels with a key before each position in `keys`."""
 
     def at_least(self, keys: Keys) -> Counts:
         """Count the normal pixels with a key at or above each of `keys`."""
@@ -137,32 +147,63 @@ class NormalScores:
         """Count the normal pixels with a key above each of `keys`."""
         return self.total - self._below(np.searchsorted(self.keys, keys, side="right"))
 
-    def ranked(self, ranks: npt.ArrayLike) -> Keys:
-        """Return the keys of the pixels of the given zero-based ranks, counted from the lowest score."""
-        if self.cumulative is None:
-            return self.keys[np.asarray(ranks, dtype=np.int64)]
-        return self.keys[np.searchsorted(self.cumulative[1:], ranks, side="right")]
 
-    def histogram(self) -> NormalScores:
-        """Return the same as a histogram."""
-        if self.cumulative is not None:
-            return self
-        keys, counts = np.unique(self.keys, return_counts=True)
-        return NormalScores.counted(keys, counts, self.shift)
-
-    def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
-        return positions if self.cumulative is None else self.cumulative[positions].astype(np.int64)
+@dataclasses.dataclass(frozen=True)
+class SortedKeys(NormalScores):
+    """Every pixel's key, in order."""
 
     @staticmethod
-    def counted(keys: Keys, counts: Counts, shift: int) -> NormalScores:
+    def of(scores: Scores) -> SortedKeys:
+        """Keep every score, of any shape, with all its bits."""
+        keys = score_keys(scores.ravel())
+        keys.sort()
+        return SortedKeys(keys, 0)
+
+    @property
+    def total(self) -> int:
+        """Number of normal pixels."""
+        return self.keys.size
+
+    def ranked(self, ranks: npt.ArrayLike) -> Keys:
+        """Return the keys of the given ranks."""
+        return self.keys[np.asarray(ranks, dtype=np.int64)]
+
+    def histogram(self) -> Histogram:
+        """Return the same as a histogram."""
+        return Histogram.counted(*np.unique(self.keys, return_counts=True), self.shift)
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """Pool pixels."""
+        keys = np.concatenate([self.keys, *(part.keys for part in others)])
+        keys.sort()
+        return dataclasses.replace(self, keys=keys)
+
+    def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
+        return positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram(NormalScores):
+    """Pixels counted under distinct keys.
+
+    Attributes
+    ----------
+    cumulative : ndarray of int, (K + 1,)
+        The pixels below each key, and at last all pixels.
+    """
+
+    cumulative: Counts
+
+    @classmethod
+    def counted(cls, keys: Keys, counts: Counts, shift: int) -> Self:
         """Make a histogram from distinct rising keys and their pixels."""
         total = int(counts.sum(dtype=np.int64))
         cumulative: Counts = np.zeros(keys.size + 1, np.uint32 if total < 1 << 32 else np.int64)
         np.cumsum(counts, out=cumulative[1:], dtype=cumulative.dtype)
-        return NormalScores(keys, cumulative, shift)
+        return cls(keys, shift, cumulative)
 
     @staticmethod
-    def of(scores: Scores, shift: int, without: Scores | None = None) -> NormalScores:
+    def of(scores: Scores, shift: int, without: Scores | None = None) -> Histogram:
         """Count scores of any shape in bins of `shift` bits, less those of `without`, which are among them.
 
         The work is done in pieces that stay in the cache; memory is that of the bins between the extremes.
@@ -171,29 +212,40 @@ class NormalScores:
         if without is not None:
             np.subtract.at(bins, _offsets(without, shift, base), 1)
         used = np.flatnonzero(bins)
-        return NormalScores.counted(used.astype(base.dtype) + base, bins[used], shift)
+        return Histogram.counted(used.astype(base.dtype) + base, bins[used], shift)
 
-    @staticmethod
-    def sorted(scores: Scores) -> NormalScores:
-        """Keep every score."""
-        keys = score_keys(scores.ravel())
-        keys.sort()
-        return NormalScores(keys, None, 0)
+    @property
+    def counts(self) -> Counts:
+        """Pixels per key, (K,)."""
+        return np.diff(self.cumulative)
 
-    @staticmethod
-    def sum(parts: Sequence[NormalScores]) -> NormalScores:
-        """Pool parts of one shift."""
-        shift, used = parts[0].shift, [part.keys for part in parts if part.keys.size]
-        if parts[0].cumulative is None or not used:
-            keys = np.concatenate([part.keys for part in parts])
-            keys.sort()
-            return dataclasses.replace(parts[0], keys=keys)
-        base, last = min(keys[0] for keys in used), max(keys[-1] for keys in used)
+    @property
+    def total(self) -> int:
+        """Number of normal pixels."""
+        return int(self.cumulative[-1])
+
+    def ranked(self, ranks: npt.ArrayLike) -> Keys:
+        """Return the keys of the given ranks."""
+        return self.keys[np.searchsorted(self.cumulative[1:], ranks, side="right")]
+
+    def histogram(self) -> Histogram:
+        """Return the same as a histogram."""
+        return self
+
+    def pooled(self, others: Sequence[Self]) -> Self:
+        """Pool pixels."""
+        used = [part for part in (self, *others) if part.keys.size]
+        if not used:
+            return self
+        base, last = min(part.keys[0] for part in used), max(part.keys[-1] for part in used)
         bins = np.zeros(int(last - base) + 1, dtype=np.int64)
-        for part in parts:
+        for part in used:
             bins[np.subtract(part.keys, base, dtype=np.intp, casting="same_kind")] += part.counts
         filled = np.flatnonzero(bins)
-        return NormalScores.counted(filled.astype(base.dtype) + base, bins[filled], shift)
+        return self.counted(filled.astype(base.dtype) + base, bins[filled], self.shift)
+
+    def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
+        return self.cumulative[positions].astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,8 +307,8 @@ def _offsets(scores: Scores, shift: int, base: np.unsignedinteger[Any]) -> npt.N
 
 def _pooled_ranks(parts: Sequence[NormalScores], keys: Keys) -> tuple[Counts, Counts]:
     """Count the pixels of all `parts` (above, at or above) each of rising keys, without a copy of the parts."""
-    if parts[0].cumulative is not None:
-        pooled = NormalScores.sum(parts)
+    if not isinstance(parts[0], SortedKeys):
+        pooled = parts[0].pooled(parts[1:])
         return pooled.above(keys), pooled.at_least(keys)
     total = sum(part.total for part in parts)
     sample = np.sort(np.concatenate([part.keys[:: _PIECE // 64] for part in parts]))

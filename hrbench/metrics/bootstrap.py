@@ -28,10 +28,10 @@ from scipy.stats import rankdata
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
-from hrbench.metrics.segmentation import require_defects
-from hrbench.metrics.sizes import CUMULATIVE, DISJOINT
-from hrbench.metrics.weighted import Bools, Floats, Ints, MetricKey, WeightedMetrics
-from hrbench.protocol import Protocol
+from hrbench.metrics.catalogue import METRICS, Key, Metric, rows
+from hrbench.metrics.context import Context
+from hrbench.metrics.weighted import Draw
+from hrbench.protocol import Bootstrap, Protocol
 
 __all__ = [
     "MIN_COMPONENTS",
@@ -47,19 +47,19 @@ __all__ = [
     "replicates",
 ]
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
 MIN_IMAGES = 10  # images (or groups) with components in a bin, below which no interval is given
 MIN_COMPONENTS = 3
 
-_KEY_COLUMNS = ["metric", "subset", "fpr_limit"]
+_CHUNK = 64  # replicates at a time: their arrays over all bins stay in the cache
+_KEY_COLUMNS = list(Key._fields)
 
 
 def image_weights(
-    ids: Sequence[str],
-    labels: npt.ArrayLike,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    groups: npt.ArrayLike | None = None,
+    ids: Sequence[str], labels: npt.ArrayLike, rules: Bootstrap, groups: npt.ArrayLike | None = None
 ) -> Floats:
     """Return how often each replicate draws each image, (draws, images).
 
@@ -69,7 +69,7 @@ def image_weights(
         With the labels and the seed they determine the weights: two methods on the same images get the same.
     labels : array-like of int, (n,)
         0 good, 1 defective: each is drawn from separately and keeps its number.
-    draws, seed : int
+    rules : Bootstrap
     groups : array-like, (n,), optional
         Images of one group (photographs of one part) are drawn together. A group with any defective image is
         drawn among the defective ones.
@@ -78,11 +78,11 @@ def image_weights(
     unit_of, unit_kinds = _units(kinds, groups)
     text = "\n".join(f"{label} {name}" for name, label in zip(ids, kinds, strict=True))
     digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    rng = np.random.default_rng([seed, digest])
-    weights = np.zeros((draws, unit_kinds.size))
+    rng = np.random.default_rng([rules.seed, digest])
+    weights = np.zeros((rules.draws, unit_kinds.size))
     for kind in np.unique(unit_kinds):
         members = np.flatnonzero(unit_kinds == kind)
-        weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), draws)
+        weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), rules.draws)
     return weights[:, unit_of]
 
 
@@ -108,8 +108,7 @@ class Replicates:
         Value of the full sample, from the same bins as the replicates.
     values : ndarray, (draws, R)
     units : ndarray of int, (R,)
-        Images (groups) that carry the row: those with components in its size bin (the fewest of four for `rho`); for
-        image metrics the fewer of good and defective images; all images for `fpr`.
+        Images (groups) that carry the row, see :attr:`hrbench.metrics.catalogue.Metric.carriers`.
     components : ndarray of int, (R,)
         Defect components that carry the row.
     sample : str
@@ -129,7 +128,7 @@ class Replicates:
         enough: Bools = (self.units >= MIN_IMAGES) & (self.components >= MIN_COMPONENTS)
         return enough
 
-    def intervals(self, level: float = 0.95) -> pd.DataFrame:
+    def intervals(self, level: float = Bootstrap.level) -> pd.DataFrame:
         """Return ``metric, subset, fpr_limit, ci_low, ci_high``, see :func:`intervals`."""
         ends = np.full((len(self.keys), 2), np.nan)
         for row in np.flatnonzero(self.reliable):
@@ -140,8 +139,8 @@ class Replicates:
         """Return one row of the replicates as a table that :meth:`of_table` reads back."""
         row = self.row(metric, subset, fpr_limit)
         facts = {"estimate": self.estimate[row], "units": self.units[row], "components": self.components[row]}
-        kept = self.keys.iloc[[row]].reset_index(drop=True)
-        return kept.assign(**facts, sample=self.sample, values=[self.values[:, row]])
+        key = self.keys.iloc[[row]].reset_index(drop=True)
+        return key.assign(**facts, sample=self.sample, values=[self.values[:, row]])
 
     @staticmethod
     def of_table(table: pd.DataFrame) -> Replicates:
@@ -155,15 +154,15 @@ class Replicates:
     def row(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> int:
         """Return the number of one row; an unknown one is an error."""
         limit = self.keys["fpr_limit"].isna() if fpr_limit is None else self.keys["fpr_limit"] == fpr_limit
-        found = np.flatnonzero((self.keys["metric"] == metric) & (self.keys["subset"] == subset) & limit)
-        if found.size != 1:
+        places = np.flatnonzero((self.keys["metric"] == metric) & (self.keys["subset"] == subset) & limit)
+        if places.size != 1:
             raise HrbenchError(
                 f"metric {metric!r}, subset {subset!r}, fpr_limit {fpr_limit}: no such row of replicates"
             )
-        return int(found[0])
+        return int(places[0])
 
 
-def logit_interval(values: Floats, estimate: float, units: int, level: float = 0.95) -> tuple[float, float]:
+def logit_interval(values: Floats, estimate: float, units: int, level: float = Bootstrap.level) -> tuple[float, float]:
     """Return a confidence interval for a metric between 0 and 1 from its replicates (draws,).
 
     ``logit v -+ t s / (v (1 - v))``: the bootstrap's standard error s, carried to the logit scale by the delta method,
@@ -185,48 +184,41 @@ def logit_interval(values: Floats, estimate: float, units: int, level: float = 0
     return float(low), float(high)
 
 
-def expanded_percentiles(values: Floats, units: int, level: float = 0.95) -> tuple[float, float]:
+def expanded_percentiles(values: Floats, units: int, level: float = Bootstrap.level) -> tuple[float, float]:
     """Return a confidence interval for a quantity of any range, even infinite, from its replicates (draws,).
 
     The percentile interval makes no use of n - 1 and of Student's t. Reading the percentiles at
     ``Phi(-t sqrt(n / (n - 1)))`` makes up for both (Hesterberg, The American Statistician 69, 2015).
     """
-    known = np.sort(values[~np.isnan(values)])
-    if known.size < 2 or known[0] == known[-1] or units < 2:
+    ordered = np.sort(values[~np.isnan(values)])
+    if ordered.size < 2 or ordered[0] == ordered[-1] or units < 2:
         return math.nan, math.nan
     tail = float(ndtr(stdtrit(units - 1, (1 - level) / 2) * math.sqrt(units / (units - 1))))
-    low, part = divmod(tail * (known.size - 1), 1)
+    low, part = divmod(tail * (ordered.size - 1), 1)
     place = int(low)
 
     def between(outer: float, inner: float) -> float:
         return float(outer + part * (inner - outer) if math.isfinite(outer) and math.isfinite(inner) else outer)
 
-    return between(known[place], known[place + 1]), between(known[-1 - place], known[-2 - place])
+    return between(ordered[place], ordered[place + 1]), between(ordered[-1 - place], ordered[-2 - place])
 
 
 def _spread(values: Floats) -> float:
     """Return the standard deviation of the replicates in which the metric exists."""
-    known = values[~np.isnan(values)]
-    return float(known.std()) if known.size > 1 and np.ptp(known) > 1e-12 else 0.0
+    defined = values[~np.isnan(values)]
+    return float(defined.std()) if defined.size > 1 and np.ptp(defined) > 1e-12 else 0.0
 
 
 def replicates(
-    evidence: Evidence,
-    protocol: Protocol,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    threshold: float | None = None,
-    groups: npt.ArrayLike | None = None,
+    evidence: Evidence, protocol: Protocol, *, threshold: float | None = None, groups: npt.ArrayLike | None = None
 ) -> Replicates:
-    """Compute every metric of :func:`hrbench.metrics.compute` in every bootstrap replicate.
+    """Compute every metric of :func:`hrbench.metrics.compute` in every bootstrap replicate of the protocol.
 
     Parameters
     ----------
     evidence : Evidence
         Of one category.
     protocol : Protocol
-    draws, seed : int
     threshold : float, optional
         Operating threshold, as in :func:`hrbench.metrics.compute`. It is held fixed.
     groups : array-like, (images,), optional
@@ -235,54 +227,57 @@ def replicates(
     Raises
     ------
     HrbenchError
-        If there is no defect pixel or no normal pixel at all.
+        As :class:`hrbench.metrics.context.Context`.
     """
-    require_defects(evidence)
-    metrics = WeightedMetrics(evidence, protocol, threshold)
-    images = evidence.images
-    labels = images["label"].to_numpy(dtype=np.int64)
-    weights = image_weights(images["id"].tolist(), labels, draws=draws, seed=seed, groups=groups)
-    unit_of, unit_kinds = _units(labels, groups)
-    keys, values = metrics(np.concatenate([np.ones((1, labels.size)), weights]))
-    carried = {name: np.unique(unit_of[metrics.owner[kept]]).size for name, kept in metrics.subsets.items()}
-    number = {name: int(kept.sum()) for name, kept in metrics.subsets.items()}
+    context = Context(evidence, protocol, threshold)
+    ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
+    drawn = image_weights(ids, context.labels, rules, groups)
+    weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
+    table = list(rows(context))
+    values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
+    unit_of, unit_kinds = _units(context.labels, groups)
+    carriers = {
+        name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
+    }
+    components = {name: int(members.sum()) for name, members in context.subsets.items()}
     both = int(min(np.sum(unit_kinds == 0), np.sum(unit_kinds == 1)))
 
-    def count(key: MetricKey, of: Mapping[str, int]) -> int:
-        if of is carried and key[0].startswith(("image_", "fpr")):
-            return both if key[0].startswith("image_") else unit_kinds.size
-        names = {"rho": CUMULATIVE, "rho_disjoint": DISJOINT}.get(key[0], (key[1],))
-        return min(of[name] for name in names)
+    def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
+        return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
 
-    sample = hashlib.sha256(repr((seed, draws, images["id"].tolist(), labels.tolist(), unit_of.tolist())).encode())
+    def units(metric: Metric, key: Key) -> int:
+        if metric.carriers == "components":
+            return fewest(metric, key, carriers)
+        return both if metric.carriers == "labels" else unit_kinds.size
+
+    sample = repr((rules.seed, rules.draws, ids, context.labels.tolist(), unit_of.tolist()))
     return Replicates(
-        keys=pd.DataFrame(keys, columns=_KEY_COLUMNS),
+        keys=pd.DataFrame([key for _, key in table], columns=_KEY_COLUMNS),
         estimate=values[0],
         values=values[1:],
-        units=np.array([count(key, carried) for key in keys]),
-        components=np.array([count(key, number) for key in keys]),
-        sample=sample.hexdigest(),
+        units=np.array([units(*row) for row in table]),
+        components=np.array([fewest(*row, components) for row in table]),
+        sample=hashlib.sha256(sample.encode()).hexdigest(),
     )
 
 
+def _values(context: Context, table: Sequence[tuple[Metric, Key]], weights: Floats) -> Floats:
+    """Return the values (B, rows) of weights (B, images)."""
+    draw = Draw(context, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.stack([metric.weighted(draw, key.subset, key.fpr_limit) for metric, key in table], axis=1)
+
+
 def intervals(
-    evidence: Evidence,
-    protocol: Protocol,
-    *,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    threshold: float | None = None,
-    groups: npt.ArrayLike | None = None,
+    evidence: Evidence, protocol: Protocol, *, threshold: float | None = None, groups: npt.ArrayLike | None = None
 ) -> pd.DataFrame:
-    """Return a confidence interval for every row of :func:`hrbench.metrics.compute`, in its order.
+    """Return a confidence interval for every row of :func:`hrbench.metrics.compute`, at the protocol's level.
 
     Columns ``metric, subset, fpr_limit, ci_low, ci_high``. NaN where fewer than ten images (groups) have components
     in the size bin, or it holds fewer than three components, or all replicates agree. The construction is that of
-    :func:`logit_interval`; the other parameters are those of :func:`replicates`.
+    :func:`logit_interval`; the parameters are those of :func:`replicates`.
     """
-    result = replicates(evidence, protocol, draws=draws, seed=seed, threshold=threshold, groups=groups)
-    return result.intervals(level)
+    return replicates(evidence, protocol, threshold=threshold, groups=groups).intervals(protocol.bootstrap.level)
 
 
 def average(parts: Sequence[Replicates]) -> Replicates:
@@ -304,7 +299,7 @@ def average(parts: Sequence[Replicates]) -> Replicates:
     present = ~np.isnan(estimates)
     number = present.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        values = sum(np.where(kept, part.values, 0.0) for kept, part in zip(present, parts, strict=True)) / number
+        values = sum(np.where(has_row, part.values, 0.0) for has_row, part in zip(present, parts, strict=True)) / number
         estimate = np.where(present, estimates, 0.0).sum(axis=0) / number
 
     def mean(counts: Sequence[Ints]) -> Ints:
@@ -317,14 +312,14 @@ def average(parts: Sequence[Replicates]) -> Replicates:
     return Replicates(first.keys, estimate, values, units, components, sample)
 
 
-def paired_difference(a: Replicates, b: Replicates, *, level: float = 0.95) -> pd.DataFrame:
+def paired_difference(a: Replicates, b: Replicates, *, level: float = Bootstrap.level) -> pd.DataFrame:
     """Compare two methods on the same images, with the same weights in each replicate.
 
     Returns
     -------
     DataFrame
         Columns ``metric, subset, fpr_limit, difference, ci_low, ci_high, share_better``: a minus b, its interval, and
-        the share of replicates in which a is better, ties counted one half. Better is higher, except for ``fpr``. Both
+        the share of replicates in which a is better, ties counted one half. Better is what the catalogue says. Both
         are NaN by the rules of :func:`intervals`. Rows that only one of them has are left out.
 
     Raises
@@ -343,7 +338,7 @@ def paired_difference(a: Replicates, b: Replicates, *, level: float = 0.95) -> p
         components=np.minimum(a.components[i], b.components[j]),
         sample=a.sample,
     )
-    sign = np.where(both["metric"].str.startswith("fpr"), -1, 1)
+    sign = np.array([METRICS[metric].sign for metric in both["metric"]])
     wins = pd.DataFrame((1 + np.sign(sign * difference.values)) / 2).mean().to_numpy()  # leaves NaN out
     ends = np.full((len(both), 2), np.nan)
     for row in np.flatnonzero(difference.reliable):
@@ -362,7 +357,7 @@ def rank_intervals(
     subset: str = "all",
     fpr_limit: float | None = None,
     *,
-    level: float = 0.95,
+    level: float = Bootstrap.level,
 ) -> pd.DataFrame:
     """Rank methods on the same images by one metric in every replicate.
 
@@ -371,7 +366,7 @@ def rank_intervals(
     methods : Mapping of str to Replicates
         For a leaderboard over several categories, first :func:`average` each method's replicates over them.
     metric, subset, fpr_limit
-        The row to rank by; higher is better, except for ``fpr``.
+        The row to rank by.
     level : float
 
     Returns
@@ -384,11 +379,11 @@ def rank_intervals(
     names, parts = list(methods), list(methods.values())
     _require_paired(parts)
     rows = [part.row(metric, subset, fpr_limit) for part in parts]
-    sign = 1 if metric.startswith("fpr") else -1
+    sign = METRICS[metric].sign
     value = np.array([part.estimate[row] for part, row in zip(parts, rows, strict=True)])
     draws = np.stack([part.values[:, row] for part, row in zip(parts, rows, strict=True)], axis=1)
     ends = np.array([part.intervals(level).iloc[row, -2:] for part, row in zip(parts, rows, strict=True)], dtype=float)
-    ranks = rankdata(sign * draws[~np.isnan(draws).any(axis=1)], method="min", axis=1)
+    ranks = rankdata(-sign * draws[~np.isnan(draws).any(axis=1)], method="min", axis=1)
     low, high, first = np.full((3, len(names)), np.nan)
     if len(ranks) and all(part.reliable[row] for part, row in zip(parts, rows, strict=True)):
         low = np.quantile(ranks, (1 - level) / 2, axis=0, method="lower")
@@ -400,7 +395,7 @@ def rank_intervals(
             "value": value,
             "ci_low": ends[:, 0],
             "ci_high": ends[:, 1],
-            "rank": rankdata(sign * value, method="min", nan_policy="omit"),
+            "rank": rankdata(-sign * value, method="min", nan_policy="omit"),
             "rank_low": low,
             "rank_high": high,
             "share_first": first,

@@ -27,6 +27,7 @@ from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
 
 __all__ = [
+    "UNDEFINED",
     "Certified",
     "binary_auroc",
     "binary_average_precision",
@@ -49,17 +50,25 @@ class Certified(NamedTuple):
     low: Any
     high: Any
 
+    @staticmethod
+    def exactly(value: Any) -> Certified:
+        """Return a value that is known without error."""
+        return Certified(value, value, value)
+
     @property
     def bound(self) -> Any:
         """Largest possible error of `value`."""
         return np.maximum(self.high - self.value, self.value - self.low)
 
-    def mean(self, keep: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
-        """Average over the kept entries; NaN if there is none."""
-        if not keep.any():
-            return Certified(np.nan, np.nan, np.nan)
-        own = None if weights is None else weights[keep]
-        return Certified(*(float(np.average(part[keep], weights=own)) for part in self))
+    def mean(self, members: npt.NDArray[np.bool_], weights: Floats | None = None) -> Certified:
+        """Average over the members; NaN if there is none."""
+        if not members.any():
+            return UNDEFINED
+        own_weights = None if weights is None else weights[members]
+        return Certified(*(float(np.average(part[members], weights=own_weights)) for part in self))
+
+
+UNDEFINED = Certified.exactly(np.nan)
 
 
 def partial_area(above: Floats, at_least: Floats, limit: float) -> Floats:
@@ -119,7 +128,7 @@ def pixel_average_precision(evidence: Evidence) -> Certified:
     if evidence.lossless:  # every key is one score
         hits = np.cumsum(ranks.pixels[::-1])[::-1]  # defect pixels at or above each key
         value = float(ranks.pixels @ (hits / (hits + ranks.at_least))) / number
-        return Certified(value, value, value)
+        return Certified.exactly(value)
     scores = np.sort(evidence.defect_scores)
     ends = np.cumsum(ranks.pixels)
     low = high = 0.0
@@ -150,8 +159,8 @@ def binary_average_precision(scores: Floats, labels: npt.NDArray[np.int64]) -> f
         return float("nan")
     thresholds, inverse = np.unique(scores, return_inverse=True)
     hits = np.bincount(inverse, weights=labels, minlength=thresholds.size)[::-1]
-    called = np.bincount(inverse, minlength=thresholds.size)[::-1]
-    return float(np.sum(hits / total * np.cumsum(hits) / np.cumsum(called)))
+    predicted = np.bincount(inverse, minlength=thresholds.size)[::-1]
+    return float(np.sum(hits / total * np.cumsum(hits) / np.cumsum(predicted)))
 
 
 def roc_curve(evidence: Evidence, points: int = 1000) -> tuple[Floats, Floats]:
@@ -173,8 +182,8 @@ def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", point
         About the largest number of points; they crowd at low FPR, evenly on a logarithmic axis.
     """
     areas = evidence.components["area"].to_numpy()
-    kept = size_subsets(areas, protocol.size_bins)[subset]
-    weights = np.repeat(np.where(kept, 1 / areas, 0.0) / max(1, kept.sum()), areas)
+    members = size_subsets(areas, protocol.size_bins)[subset]
+    weights = np.repeat(np.where(members, 1 / areas, 0.0) / max(1, members.sum()), areas)
     return _curve(evidence, weights, points)
 
 
@@ -189,6 +198,6 @@ def _curve(evidence: Evidence, weights: Floats, points: int) -> tuple[Floats, Fl
     value = np.concatenate([[0.0], gained[reached]])
     if fpr.size > points:
         wanted = np.concatenate([np.geomspace(1 / normal.total, 1, points // 2), np.linspace(0, 1, points // 2)])
-        chosen = np.unique(np.concatenate([[0, fpr.size - 1], np.searchsorted(fpr, np.sort(wanted))]))
-        fpr, value = fpr[chosen.clip(max=fpr.size - 1)], value[chosen.clip(max=fpr.size - 1)]
+        places = np.unique(np.concatenate([[0, fpr.size - 1], np.searchsorted(fpr, np.sort(wanted))]))
+        fpr, value = fpr[places.clip(max=fpr.size - 1)], value[places.clip(max=fpr.size - 1)]
     return fpr, value

@@ -16,7 +16,7 @@ that of maximum likelihood in 91 to 95 %.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,16 +28,9 @@ from scipy.stats import chi2, norm
 
 from hrbench.evidence import Evidence
 from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_weights
-from hrbench.metrics.logistic import (
-    Bools,
-    Floats,
-    LogisticFit,
-    Method,
-    fit_logistic,
-    penalised_loss,
-    size_at,
-)
+from hrbench.metrics.logistic import Bools, Estimator, Floats, LogisticFit, fit_logistic, penalised_loss, size_at
 from hrbench.metrics.segmentation import component_hits, overlap_at
+from hrbench.protocol import Bootstrap, Detectability
 
 __all__ = [
     "Detection",
@@ -84,38 +77,37 @@ class Detection:
     ----------
     areas, hits : ndarray, (K,)
         What was analysed.
-    method : {'firth', 'ml', 'none'}
-        Likelihood that was used; 'none' where there is no fit, with the reason in `a90`.
-    intercept, slope : float
-    covariance : ndarray, (2, 2)
-    probability, level : float
-        0.9 and 0.95 make a90 and a90/95; the attributes keep these names for other values.
+    pod : Detectability
+        Its `probability` and `level` of 0.9 and 0.95 make a90 and a90/95; the attributes keep these names for others.
     a50, a90 : DetectionLimit
     upper : dict of str to DetectionLimit
         One-sided upper confidence limit of a90 by construction: ``profile`` (headline), ``bootstrap`` over images,
         ``wald`` (where the lower Wald band of the curve reaches `probability`), ``delta`` (too optimistic in small
         samples). No bootstrap without weights.
-    interval : dict of str to (float, float)
-        Two-sided interval of a90 at `level`, for ``profile`` and ``bootstrap``; infinite ends are open.
     cautions : tuple of str
         What to print beside the figures.
+    interval : dict of str to (float, float)
+        Two-sided interval of a90 at `level`, for ``profile`` and ``bootstrap``; infinite ends are open.
+    estimator : {'firth', 'ml', 'none'}
+        Likelihood that was used; 'none' where there is no fit, with the reason in `a90`.
+    intercept, slope : float
+    covariance : ndarray, (2, 2)
     false_per_pixel, false_per_image : float
-        Share of normal test pixels, and of good test images by at least one pixel, called at the threshold.
+        Share of normal test pixels, and of good test images by at least one pixel, predicted at the threshold.
     """
 
     areas: Floats
     hits: Bools
-    method: Literal["firth", "ml", "none"]
-    intercept: float
-    slope: float
-    covariance: Floats
-    probability: float
-    level: float
+    pod: Detectability
     a50: DetectionLimit
     a90: DetectionLimit
     upper: dict[Construction, DetectionLimit]
-    interval: dict[Construction, tuple[float, float]]
     cautions: tuple[str, ...]
+    interval: dict[Construction, tuple[float, float]] = field(default_factory=dict)
+    estimator: Literal["firth", "ml", "none"] = "none"
+    intercept: float = math.nan
+    slope: float = math.nan
+    covariance: Floats = field(default_factory=lambda: np.full((2, 2), np.nan))
     false_per_pixel: float = math.nan
     false_per_image: float = math.nan
 
@@ -129,10 +121,10 @@ class Detection:
 
         The band is Wald's for the linear predictor, each edge one-sided at `level`.
         """
-        if self.method == "none":
+        if self.estimator == "none":
             return pd.DataFrame({name: np.zeros(0) for name in ("area", "pod", "low", "high")})
         x = np.linspace(math.log(self.areas.min()), math.log(self.areas.max()), points)
-        eta, half = self.intercept + self.slope * x, float(norm.ppf(self.level)) * self._error(x)
+        eta, half = self.intercept + self.slope * x, float(norm.ppf(self.pod.level)) * self._error(x)
         return pd.DataFrame({"area": np.exp(x), "pod": expit(eta), "low": expit(eta - half), "high": expit(eta + half)})
 
     def _error(self, x: Floats) -> Floats:
@@ -144,12 +136,11 @@ class Detection:
 def fit_detection(
     areas: npt.ArrayLike,
     hits: npt.ArrayLike,
+    pod: Detectability = Detectability(),  # noqa: B008 - frozen
     *,
     weights: Floats | None = None,
     units: int = 0,
-    probability: float = 0.9,
-    level: float = 0.95,
-    method: Method = "firth",
+    estimator: Estimator = "firth",
 ) -> Detection:
     """Analyse hits and misses of defects of known areas.
 
@@ -158,12 +149,13 @@ def fit_detection(
     areas : array-like, (K,)
         Positive.
     hits : array-like of bool, (K,)
+    pod : Detectability
+        Its `share` has been applied already.
     weights : ndarray, (draws, K), optional
         How often bootstrap replicates draw each component.
     units : int
         Images (groups) that `weights` were drawn from.
-    probability, level : float
-    method : {'firth', 'ml'}
+    estimator : {'firth', 'ml'}
         See :func:`fit_logistic`.
 
     Examples
@@ -177,26 +169,10 @@ def fit_detection(
     problem = _problem(a, y)
     if problem:
         none = DetectionLimit(None, problem, math.nan)
-        names: tuple[Construction, ...] = ("profile", "wald", "delta")
-        blank = np.full((2, 2), np.nan)
-        return Detection(
-            a,
-            y,
-            "none",
-            math.nan,
-            math.nan,
-            blank,
-            probability,
-            level,
-            none,
-            none,
-            dict.fromkeys(names, none),
-            {},
-            cautions,
-        )
-    x = np.log(a)
-    fit = fit_logistic(x, y, method=method)
-    firth = method == "firth" or bool(fit.separated[0])
+        return Detection(a, y, pod, none, none, {"profile": none, "wald": none, "delta": none}, cautions)
+    x, probability, level = np.log(a), pod.probability, pod.level
+    fit = fit_logistic(x, y, estimator=estimator)
+    firth = estimator == "firth" or bool(fit.separated[0])
     if fit.separated[0]:
         cautions = (*cautions, "hits and misses are separated by size")
     upper: dict[Construction, float] = {
@@ -207,36 +183,31 @@ def fit_detection(
     low, high = (profile_limit(x, y, fit, probability, level, end, firth) for end in (-1, 1))
     interval: dict[Construction, tuple[float, float]] = {"profile": (low, high)}
     if weights is not None:
-        sizes = bootstrap_sizes(x, y, weights, probability, method)
+        sizes = bootstrap_sizes(x, y, weights, probability, estimator)
         upper["bootstrap"] = expanded_percentiles(sizes, units, 2 * level - 1)[1]
         interval["bootstrap"] = expanded_percentiles(sizes, units, level)
     largest, slope = float(a.max()), float(fit.slope[0])
     return Detection(
         a,
         y,
-        "firth" if firth else "ml",
-        float(fit.intercept[0]),
-        slope,
-        fit.covariance[0],
-        probability,
-        level,
+        pod,
         a50=_limit(float(size_at(fit, 0.5)[0]), largest, slope),
         a90=_limit(float(size_at(fit, probability)[0]), largest, slope),
         upper={name: _limit(value, largest, slope) for name, value in upper.items()},
-        interval={name: (_area(low), _area(high)) for name, (low, high) in interval.items()},
         cautions=cautions,
+        interval={name: (_area(low), _area(high)) for name, (low, high) in interval.items()},
+        estimator="firth" if firth else "ml",
+        intercept=float(fit.intercept[0]),
+        slope=slope,
+        covariance=fit.covariance[0],
     )
 
 
 def detection(
     evidence: Evidence,
     threshold: float,
-    *,
-    share: float = 0.1,
-    probability: float = 0.9,
-    level: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
+    pod: Detectability,
+    rules: Bootstrap,
     groups: npt.ArrayLike | None = None,
 ) -> Detection:
     """Analyse the probability of detection at an operating threshold, with a bootstrap over images.
@@ -246,10 +217,8 @@ def detection(
     evidence : Evidence
     threshold : float
         Of the automatic rule, set without test labels: see :func:`hrbench.metrics.automatic_threshold`.
-    share : float
-        A component is hit if at least this share of its pixels is at or above the threshold.
-    probability, level : float
-    draws, seed, groups
+    pod : Detectability
+    rules, groups
         See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
         with components, there is no bootstrap.
     """
@@ -257,20 +226,20 @@ def detection(
     owner = evidence.component_images
     units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
     weights = None
-    if draws and units >= MIN_IMAGES:
+    if rules.draws and units >= MIN_IMAGES:
         ids, labels = images["id"].tolist(), images["label"].to_numpy()
-        weights = image_weights(ids, labels, draws=draws, seed=seed, groups=groups)[:, owner]
-    hits = component_hits(evidence, threshold, share)
-    result = fit_detection(components["area"], hits, weights=weights, units=units, probability=probability, level=level)
-    called = overlap_at(evidence, threshold).false_high
-    good = called[images["label"].to_numpy() == 0]
+        weights = image_weights(ids, labels, rules, groups)[:, owner]
+    hits = component_hits(evidence, threshold, pod.share)
+    result = fit_detection(components["area"], hits, pod, weights=weights, units=units)
+    false = overlap_at(evidence, threshold).false_high
+    good = false[images["label"].to_numpy() == 0]
     cautions = result.cautions
     if weights is not None and units < FEW_IMAGES:
         cautions = (*cautions, f"{units} images with components: the bootstrap interval is too short")
     return replace(
         result,
         cautions=cautions,
-        false_per_pixel=float(called.sum() / evidence.normal_pixels),
+        false_per_pixel=float(false.sum() / evidence.normal_pixels),
         false_per_image=float(np.mean(good > 0)) if good.size else math.nan,
     )
 
@@ -327,7 +296,9 @@ def delta_limit(fit: LogisticFit, probability: float, level: float) -> float:
     return centre + float(norm.ppf(level)) * math.sqrt(gradient @ fit.covariance[0] @ gradient)
 
 
-def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float, method: Method = "firth") -> Floats:
+def bootstrap_sizes(
+    x: Floats, hits: Bools, weights: Floats, probability: float, estimator: Estimator = "firth"
+) -> Floats:
     """Return ``ln a_p`` of each replicate, (draws,): infinite where not reached, -infinite where all is hit."""
     # Components of equal size and outcome are one observation with their joint weight.
     pairs, kind = np.unique(np.stack([x, hits]), axis=1, return_inverse=True)
@@ -338,7 +309,7 @@ def bootstrap_sizes(x: Floats, hits: Bools, weights: Floats, probability: float,
     for start in range(0, len(weights), 100):
         part = slice(start, start + 100)
         drawn = weights[part] @ joint
-        size = size_at(fit_logistic(sizes, outcomes, drawn, method=method), probability)
+        size = size_at(fit_logistic(sizes, outcomes, drawn, estimator=estimator), probability)
         size = np.where(np.isnan(size), np.inf, size)  # one size only, or no convergence: not shown, so not reached
         size = np.where(drawn[:, outcomes].sum(axis=1) == 0, np.inf, size)
         result[part] = np.where(drawn[:, ~outcomes].sum(axis=1) == 0, -np.inf, size)
@@ -359,14 +330,14 @@ def _problem(areas: Floats, hits: Bools) -> str:
 
 
 def _cautions(hits: Bools) -> tuple[str, ...]:
-    number, found = hits.size, int(hits.sum())
+    number, hit = hits.size, int(hits.sum())
     texts = []
     if number < MIN_COMPONENTS:
         texts.append(f"{number} components, fewer than {MIN_COMPONENTS}")
-    if found < MIN_HITS:
-        texts.append(f"{found} hits, fewer than {MIN_HITS}")
-    if number - found < MIN_MISSES:
-        texts.append(f"{number - found} misses, fewer than {MIN_MISSES}")
+    if hit < MIN_HITS:
+        texts.append(f"{hit} hits, fewer than {MIN_HITS}")
+    if number - hit < MIN_MISSES:
+        texts.append(f"{number - hit} misses, fewer than {MIN_MISSES}")
     return tuple(texts)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
-__all__ = ["Bools", "Floats", "LogisticFit", "Method", "fit_logistic", "penalised_loss", "separated", "size_at"]
+__all__ = ["Bools", "Estimator", "Floats", "LogisticFit", "fit_logistic", "penalised_loss", "separated", "size_at"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Method = Literal["firth", "ml"]
+Estimator = Literal["firth", "ml"]
 
 
 class LogisticFit(NamedTuple):
@@ -33,8 +33,8 @@ def separated(x: Floats, hits: Bools, weights: Floats) -> Bools:
     drawn = weights > 0
 
     def extent(of: Bools) -> tuple[Floats, Floats]:
-        kept = drawn & of
-        return np.where(kept, x, np.inf).min(axis=1), np.where(kept, x, -np.inf).max(axis=1)
+        group = drawn & of
+        return np.where(group, x, np.inf).min(axis=1), np.where(group, x, -np.inf).max(axis=1)
 
     (low_hit, high_hit), (low_miss, high_miss) = extent(hits), extent(~hits)
     result: Bools = (high_miss <= low_hit) | (high_hit <= low_miss)
@@ -46,7 +46,7 @@ def fit_logistic(
     hits: npt.ArrayLike,
     weights: npt.ArrayLike | None = None,
     *,
-    method: Method = "firth",
+    estimator: Estimator = "firth",
     iterations: int = 500,
 ) -> LogisticFit:
     """Fit logistic regressions by Newton's method, all weight vectors at once.
@@ -57,7 +57,7 @@ def fit_logistic(
     hits : array-like of bool, (K,)
     weights : array-like, (B, K), optional
         How often each observation counts; once by default (B = 1).
-    method : {'firth', 'ml'}
+    estimator : {'firth', 'ml'}
         Firth's penalised likelihood, whose score is ``sum w (y - p) x + sum h (1/2 - p) x`` with the leverages h; or
         maximum likelihood, for which Firth's stands in where hits and misses are separated.
     iterations : int
@@ -71,7 +71,7 @@ def fit_logistic(
     centre, scale = raw.mean(), raw.std() or 1.0
     z = (raw - centre) / scale
     apart = separated(raw, y, w)
-    firth = apart | (method == "firth")
+    firth = apart | (estimator == "firth")
     beta, accepted = np.zeros((2, len(w), 2))
     height, length = np.full(len(w), -np.inf), np.full(len(w), np.inf)
     covariance = np.full((len(w), 2, 2), np.nan)
@@ -95,10 +95,10 @@ def fit_logistic(
             step = np.stack([i2 * s0 - i1 * s1, i0 * s1 - i1 * s0], axis=1) / determinant[:, None]
             step *= np.minimum(1, 4 / np.maximum(np.abs(step).max(axis=1), 1e-300))[:, None]
             step = np.where(climbed[:, None], step, (accepted[active] - b) / 2)
-            kept = active[climbed]
-            height[kept], accepted[kept] = likelihood[climbed], b[climbed]
+            climbers = active[climbed]
+            height[climbers], accepted[climbers] = likelihood[climbed], b[climbed]
             inverse = np.stack([i2, -i1, -i1, i0], axis=1).reshape(-1, 2, 2) / determinant[:, None, None]
-            covariance[kept] = inverse[climbed]
+            covariance[climbers] = inverse[climbed]
             beta[active] = b + step
             length[active] = np.abs(step).max(axis=1) / (1 + np.abs(b).max(axis=1))
             active = active[length[active] > 1e-11]  # false where a singular case made it NaN

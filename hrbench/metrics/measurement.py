@@ -11,7 +11,7 @@ from hrbench.evidence import Evidence
 from hrbench.metrics.bootstrap import replicates
 from hrbench.metrics.detection import Detection, detection
 from hrbench.metrics.segmentation import automatic_threshold
-from hrbench.metrics.table import component_table, compute
+from hrbench.metrics.table import KEY_COLUMNS, component_table, compute
 from hrbench.protocol import Protocol
 
 __all__ = ["Measured", "detection_of", "measure"]
@@ -39,17 +39,18 @@ class Measured:
 
 def measure(evidence: Evidence, protocol: Protocol) -> Measured:
     """Return all metrics under a protocol with their intervals, and the sizes that are found reliably."""
-    records = compute(evidence, protocol).assign(ci_low=np.nan, ci_high=np.nan)
-    rules, drawn = protocol.bootstrap, pd.DataFrame()
-    if rules.draws:
-        result = replicates(evidence, protocol, draws=rules.draws, seed=rules.seed)
-        ends = result.intervals(rules.level)
-        records = records.assign(ci_low=ends["ci_low"], ci_high=ends["ci_high"])
+    records, drawn = compute(evidence, protocol), pd.DataFrame()
+    if protocol.bootstrap.draws:
+        result = replicates(evidence, protocol)
+        ends = result.intervals(protocol.bootstrap.level)
+        records = records.merge(ends, "left", on=list(KEY_COLUMNS), validate="one_to_one")
         drawn = result.table("aupro", fpr_limit=protocol.headline_fpr)
-    found = detection_of(evidence, protocol)
-    if found is not None:
+    else:
+        records = records.assign(ci_low=np.nan, ci_high=np.nan)
+    detectability = detection_of(evidence, protocol)
+    if detectability is not None:
         rows = pd.DataFrame({"metric": ["a50", "a90", "a90_95"], "subset": "all", "fpr_limit": np.nan})
-        limits = (found.a50, found.a90, found.a90_95)
+        limits = (detectability.a50, detectability.a90, detectability.a90_95)
         rows["value"] = [np.nan if limit.area is None else limit.area for limit in limits]
         rows = rows.assign(error_bound=0.0, n=len(evidence.components), ci_low=np.nan, ci_high=np.nan)
         records = pd.concat([records, rows], ignore_index=True)
@@ -60,15 +61,4 @@ def measure(evidence: Evidence, protocol: Protocol) -> Measured:
 def detection_of(evidence: Evidence, protocol: Protocol) -> Detection | None:
     """Return the probability of detection at the automatic threshold; None where there is no threshold."""
     threshold = automatic_threshold(evidence, protocol.threshold)
-    if threshold is None:
-        return None
-    pod, rules = protocol.pod, protocol.bootstrap
-    return detection(
-        evidence,
-        threshold,
-        share=pod.share,
-        probability=pod.probability,
-        level=pod.level,
-        draws=rules.draws,
-        seed=rules.seed,
-    )
+    return None if threshold is None else detection(evidence, threshold, protocol.pod, protocol.bootstrap)

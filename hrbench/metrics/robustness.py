@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from hrbench.metrics.curves import Certified
 
-__all__ = ["size_robustness"]
+__all__ = ["drawn_robustness", "size_robustness"]
+
+Floats = npt.NDArray[np.float64]
 
 
 def size_robustness(areas: Sequence[Certified]) -> Certified:
@@ -40,6 +45,14 @@ def size_robustness(areas: Sequence[Certified]) -> Certified:
     if not certified:
         return Certified(value, math.nan, math.nan)
     return Certified(value, min(value, mean(1) * worst_ratio), max(value, mean(2) * best_ratio))
+
+
+def drawn_robustness(areas: Sequence[Floats]) -> Floats:
+    """Return rho (B,) of many draws from their AUPRO (B,) of each size subset, smallest defects first."""
+    first, last = areas[0], areas[-1]
+    high = np.maximum(first, last)
+    ratio = np.divide(np.minimum(first, last), high, out=np.zeros_like(high), where=high != 0)
+    return sum(areas, np.zeros_like(first)) / len(areas) * ratio
 
 
 def _ratio(a: float, b: float) -> float:

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import Keys, key_scores, score_keys
-from hrbench.metrics.curves import Certified
+from hrbench.metrics.curves import UNDEFINED, Certified
 from hrbench.protocol import Curve
 
 __all__ = ["sampled_aupro"]
@@ -58,13 +58,13 @@ def sampled_aupro(
     shares = [_component_shares(evidence, edge) for edge in bins]  # the largest and the smallest possible
 
     result = {}
-    for name, keep in subsets.items():
-        if not keep.any():
-            result[name] = Certified(np.nan, np.nan, np.nan)
+    for name, members in subsets.items():
+        if not members.any():
+            result[name] = UNDEFINED
             continue
         # more found at fewer false positives is the upper end
-        high_curve = _area(rates[1], shares[0][:, keep].mean(axis=1), limit, curve)
-        low_curve = _area(rates[0], shares[1][:, keep].mean(axis=1), limit, curve)
+        high_curve = _area(rates[1], shares[0][:, members].mean(axis=1), limit, curve)
+        low_curve = _area(rates[0], shares[1][:, members].mean(axis=1), limit, curve)
         value = (low_curve + high_curve) / 2
         certified = curve.sampling == "equal-rank" or evidence.lossless
         result[name] = Certified(value, *((low_curve, high_curve) if certified else (np.nan, np.nan)))
@@ -89,10 +89,10 @@ def _component_shares(evidence: Evidence, edges: Keys) -> Floats:
 def _area(rate: Floats, overlap: Floats, limit: float, curve: Curve) -> float:
     """Integrate a curve given from low to high rates."""
     if curve.sampling == "uniform":
-        kept = rate < limit
-        if kept.sum() < 2 or rate[kept].max() == 0:
+        inside = rate < limit
+        if inside.sum() < 2 or rate[inside].max() == 0:
             return float("nan")
-        return float(trapezoid(overlap[kept], rate[kept] / rate[kept].max()))
+        return float(trapezoid(overlap[inside], rate[inside] / rate[inside].max()))
     rate, overlap = np.append(rate, 1.0), np.append(overlap, 1.0)
     inside = rate < limit
     rate_in = np.append(rate[inside], limit)

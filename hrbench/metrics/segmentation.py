@@ -10,19 +10,25 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
-from hrbench.evidence.histograms import KEY_SHIFT, Keys, NormalScores, key_scores, score_keys
+from hrbench.evidence.histograms import KEY_SHIFT, Keys, SortedKeys, key_scores, score_keys
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
 
 __all__ = [
+    "AUTOMATIC",
+    "DECISION",
+    "ORACLE",
+    "OperatingPoint",
     "Overlap",
     "automatic_threshold",
-    "called_pixels",
     "component_hits",
+    "f1_of",
     "oracle_iou",
     "oracle_mean_iou",
     "overlap_at",
     "overlap_of_decisions",
+    "predicted_pixels",
+    "require_defects",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -31,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None:
     """Return the operating threshold that `rule` sets on held-out normal images; None without any.
 
-    A pixel is called defective if its score is at least the threshold, which is rounded up to the next edge of
+    A pixel is predicted defective if its score is at least the threshold, which is rounded up to the next edge of
     the evidence's bins (a relative step of 2**-13), so that false positives are counted and not estimated.
     """
     calibration = evidence.calibration
@@ -49,9 +55,22 @@ def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None
     return float(key_scores(np.array([key], dtype=np.uint32), KEY_SHIFT)[0])
 
 
-class Overlap(NamedTuple):
-    """Per image: defect pixels, those that were called, and normal pixels that were called (an interval)."""
+class OperatingPoint(NamedTuple):
+    """What decides which pixels are predicted defective: the suffix of metrics at it, and where it is, in words."""
 
+    suffix: str
+    where: str
+
+
+AUTOMATIC = OperatingPoint("", "at the automatic threshold")
+DECISION = OperatingPoint("_decision", "at the method's own decision")
+ORACLE = OperatingPoint("_oracle", "at the best threshold in hindsight: an upper limit, not a result")
+
+
+class Overlap(NamedTuple):
+    """Per image: pixels of either kind, predicted defect pixels, and predicted normal pixels (an interval)."""
+
+    normal: Floats
     defect: Floats
     hits: Floats
     false_low: Floats
@@ -63,27 +82,27 @@ class Overlap(NamedTuple):
         return _interval(_share(hits, defect + self.false_high.sum()), _share(hits, defect + self.false_low.sum()))
 
     def image_ious(self, false: Floats) -> Floats:
-        """Return each image's intersection over union with `false` called normal pixels; 1 where both are empty."""
+        """Return each image's intersection over union with `false` predicted normal pixels; 1 where both are empty."""
         union = self.defect + false
         return np.divide(self.hits, union, out=np.ones_like(union), where=union > 0)
 
     def mean_iou(self, *, good: bool = False) -> Certified:
         """Mean over images of each one's intersection over union: over the defective ones, or all with `good`.
 
-        A good image counts 1 if nothing is called in it and 0 otherwise, as in the tables of U-Flow (arXiv
+        A good image counts 1 if nothing is predicted in it and 0 otherwise, as in the tables of U-Flow (arXiv
         2211.12353) and papers that follow it: there, silence on good images is worth as much as a perfect mask.
         """
-        kept = slice(None) if good else self.defect > 0
-        low, high = (float(self.image_ious(false)[kept].mean()) for false in (self.false_high, self.false_low))
+        counted = slice(None) if good else self.defect > 0
+        low, high = (float(self.image_ious(false)[counted].mean()) for false in (self.false_high, self.false_low))
         return _interval(low, high)
 
     def f1(self) -> Certified:
         """F1 of the pooled pixels, ``2 IoU / (1 + IoU)``."""
-        return _f1(self.iou())
+        return f1_of(self.iou())
 
-    def fpr(self, normal_pixels: int) -> Certified:
-        """Share of all normal pixels that were called."""
-        return _interval(self.false_low.sum() / normal_pixels, self.false_high.sum() / normal_pixels)
+    def fpr(self) -> Certified:
+        """Share of all normal pixels that are predicted defective."""
+        return _interval(self.false_low.sum() / self.normal.sum(), self.false_high.sum() / self.normal.sum())
 
 
 def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
@@ -100,31 +119,31 @@ def overlap_at(evidence: Evidence, threshold: float) -> Overlap:
     sums = _ImageSums(evidence)
     high = sums.normals_from(key if on_edge or not evidence.lossless else above)[:, 0]
     low = high if on_edge else sums.normals_from(above)[:, 0]
-    called = called_pixels(evidence, threshold)
-    hits = np.bincount(evidence.component_images, weights=called, minlength=len(evidence.images)).astype(np.float64)
-    return Overlap(sums.defect, hits, low, high)
+    predicted = predicted_pixels(evidence, threshold)
+    hits = np.bincount(evidence.component_images, weights=predicted, minlength=len(evidence.images)).astype(np.float64)
+    return Overlap(sums.normal, sums.defect, hits, low, high)
 
 
-def called_pixels(evidence: Evidence, threshold: float) -> npt.NDArray[np.int64]:
+def predicted_pixels(evidence: Evidence, threshold: float) -> npt.NDArray[np.int64]:
     """Return how many pixels of each component are at or above `threshold`, (K,)."""
     if not evidence.defect_scores.size:
         return np.zeros(0, np.int64)
-    called = evidence.defect_scores >= evidence.defect_scores.dtype.type(threshold)
-    return np.add.reduceat(called, evidence.component_starts, dtype=np.int32).astype(np.int64)
+    predicted = evidence.defect_scores >= evidence.defect_scores.dtype.type(threshold)
+    return np.add.reduceat(predicted, evidence.component_starts, dtype=np.int32).astype(np.int64)
 
 
 def component_hits(evidence: Evidence, threshold: float | None, share: float) -> npt.NDArray[np.bool_]:
-    """Return whether at least `share` of each component's pixels, and at least one, is called, (K,).
+    """Return whether at least `share` of each component's pixels, and at least one, is predicted defective, (K,).
 
-    Called is what is at or above `threshold` or, where that is None, in the method's own decision.
+    That is what is at or above `threshold` or, where that is None, in the method's own decision.
     """
     components = evidence.components
     if threshold is None:
-        called = components["decision_pixels"].to_numpy(dtype=np.int64)
+        predicted = components["decision_pixels"].to_numpy(dtype=np.int64)
     else:
-        called = called_pixels(evidence, threshold)
+        predicted = predicted_pixels(evidence, threshold)
     areas = components["area"].to_numpy()
-    hits: npt.NDArray[np.bool_] = (called >= share * areas * (1 - 1e-12)) & (called > 0)
+    hits: npt.NDArray[np.bool_] = (predicted >= share * areas * (1 - 1e-12)) & (predicted > 0)
     return hits
 
 
@@ -135,17 +154,17 @@ def overlap_of_decisions(evidence: Evidence) -> Overlap | None:
         return None
     false = images["decision_fp"].to_numpy(dtype=np.float64)
     hits = images["decision_tp"].to_numpy(dtype=np.float64)
-    return Overlap(images["defect_pixels"].to_numpy(dtype=np.float64), hits, false, false)
+    normal, defect = (images[name].to_numpy(dtype=np.float64) for name in ("normal_pixels", "defect_pixels"))
+    return Overlap(normal, defect, hits, false, false)
 
 
-def oracle_iou(evidence: Evidence) -> tuple[Certified, Certified]:
-    """Return the highest pooled IoU over all thresholds, and the F1 there. It looks at test labels."""
+def oracle_iou(evidence: Evidence) -> Certified:
+    """Return the highest pooled IoU over all thresholds. It looks at test labels."""
     ranks, defect = evidence.ranks, evidence.defect_scores.size
     hits = np.cumsum(ranks.pixels[::-1])[::-1]
     low = float(np.max(hits / (defect + ranks.at_least)))
     high = low if evidence.lossless else float(np.max(hits / (defect + ranks.above)))
-    iou = Certified(low, low, high)
-    return iou, _f1(iou)
+    return Certified(low, low, high)
 
 
 def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 128) -> Certified:
@@ -159,14 +178,14 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
     sums = _ImageSums(evidence)
     if evidence.lossless:
         tolerance = 0.0
-    kept = sums.defect > 0
-    defect = sums.defect[kept]
+    defective = sums.defect > 0
+    defect = sums.defect[defective]
     keys = evidence.ranks.keys
-    known: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
+    counts: dict[int, tuple[Floats, Floats]] = {keys.size: (np.zeros(defect.size), np.zeros(defect.size))}
 
     def count(indices: list[int]) -> float:
-        hits, false = sums.defects_from(keys[indices])[kept], sums.normals_from(keys[indices])[kept]
-        known.update({index: (hits[:, n], false[:, n]) for n, index in enumerate(indices)})
+        hits, false = sums.defects_from(keys[indices])[defective], sums.normals_from(keys[indices])[defective]
+        counts.update({index: (hits[:, n], false[:, n]) for n, index in enumerate(indices)})
         return float((hits / (defect[:, None] + false)).mean(axis=0).max(initial=0.0))
 
     edges = sorted({int(x) for x in np.linspace(0, keys.size - 1, min(start, keys.size))})
@@ -175,13 +194,13 @@ def oracle_mean_iou(evidence: Evidence, tolerance: float = 1e-5, start: int = 12
     while intervals:
         split = []
         for low, high in intervals:
-            upper = float((known[low][0] / (defect + known[high][1])).mean())
+            upper = float((counts[low][0] / (defect + counts[high][1])).mean())
             if upper > best + tolerance and high - low > 1:
                 split.append((low, high))
                 continue
             if upper > best and high - low == 1:  # a single bin: only its own ties are unknown
                 above = keys[[low]] + keys.dtype.type(0 if evidence.lossless else 1)
-                upper = float((known[low][0] / (defect + sums.normals_from(above)[kept, 0])).mean())
+                upper = float((counts[low][0] / (defect + sums.normals_from(above)[defective, 0])).mean())
             bound = max(bound, upper)
         middles = [(low + high) // 2 for low, high in split]
         best = max(best, count(middles)) if middles else best
@@ -195,17 +214,18 @@ class _ImageSums:
     """Per-image counts of pixels at or above given keys."""
 
     def __init__(self, evidence: Evidence) -> None:
+        self.normal = evidence.images["normal_pixels"].to_numpy(dtype=np.float64)
         self.defect = evidence.images["defect_pixels"].to_numpy(dtype=np.float64)
         self._normals = evidence.normals
         self._scores, self._shift = evidence.defect_scores, evidence.shift
 
     @cached_property
-    def _defects(self) -> list[NormalScores]:
+    def _defects(self) -> list[SortedKeys]:
         ends = np.cumsum(self.defect, dtype=np.int64)
         parts = np.split(score_keys(self._scores, self._shift), ends[:-1])
         for part in parts:
             part.sort()
-        return [NormalScores(part, None, self._shift) for part in parts]
+        return [SortedKeys(part, self._shift) for part in parts]
 
     def defects_from(self, keys: Keys) -> Floats:
         """Return (images, keys): defect pixels with a key at or above each."""
@@ -224,7 +244,8 @@ def _interval(low: float, high: float) -> Certified:
     return Certified((low + high) / 2, low, high)
 
 
-def _f1(iou: Certified) -> Certified:
+def f1_of(iou: Certified) -> Certified:
+    """Return the F1 of the pooled pixels, ``2 IoU / (1 + IoU)``."""
     return Certified(*(2 * part / (1 + part) for part in iou))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -9,10 +11,23 @@ import numpy.typing as npt
 
 from hrbench.protocol import SizeBins
 
-__all__ = ["CUMULATIVE", "DISJOINT", "diameter_names", "equivalent_diameter", "quartile_edges", "size_subsets"]
+__all__ = [
+    "CUMULATIVE",
+    "DISJOINT",
+    "SCHEMES",
+    "SizeScheme",
+    "diameter_names",
+    "equivalent_diameter",
+    "quartile_edges",
+    "size_subsets",
+    "size_title",
+]
+
+Bools = npt.NDArray[np.bool_]
 
 CUMULATIVE = ("q1", "q2", "q3", "q4")
 DISJOINT = ("tiny", "small", "medium", "large")
+_PLACES = ("smallest", "second", "third", "largest")
 
 
 def equivalent_diameter(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -34,7 +49,63 @@ def diameter_names(bins: SizeBins) -> list[str]:
     return [f"d<{edges[0]}", *inner, f"d>={edges[-1]}"]
 
 
-def size_subsets(areas: npt.NDArray[np.int64], bins: SizeBins) -> dict[str, npt.NDArray[np.bool_]]:
+def _cumulative(areas: npt.NDArray[np.int64], bins: SizeBins) -> list[Bools]:
+    return [areas <= edge for edge in (*quartile_edges(areas, bins), np.inf)]
+
+
+def _disjoint(areas: npt.NDArray[np.int64], bins: SizeBins) -> list[Bools]:
+    return [part & ~below for below, part in pairwise([np.zeros(areas.shape, bool), *_cumulative(areas, bins)])]
+
+
+def _diameters(areas: npt.NDArray[np.int64], bins: SizeBins) -> list[Bools]:
+    place = np.searchsorted(bins.diameters, equivalent_diameter(areas), side="right")
+    return [place == index for index in range(len(diameter_names(bins)))]
+
+
+@dataclass(frozen=True)
+class SizeScheme:
+    """A way to group defect components by size; a new one needs an entry in :data:`SCHEMES`.
+
+    Attributes
+    ----------
+    names : callable
+        The subsets' names under a protocol's `size_bins`, smallest defects first.
+    members : callable
+        Which components, of areas (K,), belong to each subset, (K,).
+    describe : callable
+        One sentence about the subset of a given index.
+    robustness : str
+        Key of the metric :func:`hrbench.metrics.size_robustness` over this scheme's subsets; "" for none.
+    """
+
+    names: Callable[[SizeBins], Sequence[str]]
+    members: Callable[[npt.NDArray[np.int64], SizeBins], Sequence[Bools]]
+    describe: Callable[[int], str]
+    robustness: str = ""
+
+
+SCHEMES = (
+    SizeScheme(
+        lambda _: CUMULATIVE,
+        _cumulative,
+        lambda i: "All defects" if i == 3 else f"The smallest {25 * (i + 1)} % of the defects, by area",
+        "rho",
+    ),
+    SizeScheme(
+        lambda _: DISJOINT,
+        _disjoint,
+        lambda i: f"The {_PLACES[i]} quarter of the defects of each category, by area",
+        "rho_disjoint",
+    ),
+    SizeScheme(
+        diameter_names,
+        _diameters,
+        lambda _: "Defects of this equivalent diameter in pixels, 2·sqrt(area/π)",
+    ),
+)
+
+
+def size_subsets(areas: npt.NDArray[np.int64], bins: SizeBins) -> dict[str, Bools]:
     """Return, per subset, which components belong to it.
 
     Parameters
@@ -46,17 +117,18 @@ def size_subsets(areas: npt.NDArray[np.int64], bins: SizeBins) -> dict[str, npt.
     Returns
     -------
     dict of str to ndarray of bool, (K,)
-        ``all``; cumulative ``q1`` .. ``q4`` (area at most the quartile, the published scheme of L2BT); disjoint
-        ``tiny`` .. ``large``; then the fixed bins of equivalent diameter.
+        ``all``; then the subsets of each of :data:`SCHEMES`: cumulative ``q1`` .. ``q4`` (area at most the quartile,
+        the published scheme of L2BT); disjoint ``tiny`` .. ``large``; the fixed bins of equivalent diameter.
     """
-    edges = [*quartile_edges(areas, bins), np.inf]
-    cumulative = [areas <= edge for edge in edges]
-    subsets = {"all": np.ones(areas.shape, bool), **dict(zip(CUMULATIVE, cumulative, strict=True))}
-    below = np.zeros(areas.shape, bool)
-    for name, upto in zip(DISJOINT, cumulative, strict=True):
-        subsets[name] = upto & ~below
-        below = upto
-    fixed = np.searchsorted(bins.diameters, equivalent_diameter(areas), side="right")
-    for index, name in enumerate(diameter_names(bins)):
-        subsets[name] = fixed == index
+    subsets = {"all": np.ones(areas.shape, bool)}
+    for scheme in SCHEMES:
+        subsets |= zip(scheme.names(bins), scheme.members(areas, bins), strict=True)
     return subsets
+
+
+def size_title(subset: str, bins: SizeBins) -> str:
+    """Return one sentence about a subset."""
+    for scheme in SCHEMES:
+        if subset in (names := list(scheme.names(bins))):
+            return scheme.describe(names.index(subset))
+    return "All defects"

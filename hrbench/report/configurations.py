@@ -1,20 +1,34 @@
-"""What a run is: the configuration it belongs to, and what a reader must be told before comparing it."""
+"""What a run says of itself, and the configuration it belongs to: the one place where a report reads ``run.json``."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from hrbench.protocol import Protocol
 from hrbench.runs.store import Run
 
-__all__ = ["COSTS", "THROUGHPUT", "costs_of", "describe", "identify", "printable", "remarks", "without_duplicates"]
+__all__ = [
+    "COSTS",
+    "THROUGHPUT",
+    "Configuration",
+    "CountedRun",
+    "card_facts",
+    "costs_of",
+    "describe",
+    "identify",
+    "printable",
+    "protocol_digests",
+    "remarks",
+    "run_details",
+    "without_duplicates",
+]
 
 THROUGHPUT = "megapixels_per_second"
 """Name under which the measured speed stands beside the metrics."""
@@ -28,8 +42,92 @@ COSTS = {
 }
 """What prediction costs: names as in ``run.json`` and beside the metrics, and their units."""
 
-_IDENTITY = ["method", "preset", "view", "weights_id", "precision", "options", "rules"]
-_LABEL = ["title", "preset", "view", "weights"]
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What a leaderboard row stands for: a method and how it was run, under one set of rules.
+
+    Attributes
+    ----------
+    method, preset, view, precision : str
+    weights_id, options : str
+        JSON text that tells weights and options apart.
+    rules : str
+        Digest of the protocol as it was measured; "" if unknown.
+    title, weights : str
+        Method and weights as a reader sees them.
+    random : bool
+        Whether any weights are random.
+    number : int
+        Its place among all configurations of a report.
+    digest : str
+        ``#1f2e3d``, only where the readable parts do not tell it from another one.
+    label, short : str
+        Its whole name, and only what tells it from the others.
+    """
+
+    method: str
+    preset: str
+    view: str
+    weights_id: str
+    precision: str
+    options: str
+    rules: str
+    title: str
+    weights: str
+    random: bool
+    number: int = -1
+    digest: str = ""
+    label: str = ""
+    short: str = ""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What runs must share to belong to one row."""
+        return self.method, self.preset, self.view, self.weights_id, self.precision, self.options, self.rules
+
+    @property
+    def weights_text(self) -> str:
+        """The weights, with the digest of the options where rows would otherwise look alike."""
+        return " ".join(part for part in (self.weights, self.digest) if part)
+
+
+@dataclasses.dataclass(frozen=True)
+class CountedRun:
+    """A run with what a report needs of its ``run.json`` for every table.
+
+    Attributes
+    ----------
+    run : Run
+    name, created : str
+    dataset, category : str
+    images : str
+        Digest of the dataset index.
+    test, defective : int
+        Number of test images, and of those with a defect.
+    configuration : Configuration
+    seed : int
+    device : str
+    batch_size : int
+    compiled : bool
+    own_peak : bool
+        Whether the peak of host memory is that of the prediction alone.
+    """
+
+    run: Run
+    name: str
+    created: str
+    dataset: str
+    category: str
+    images: str
+    test: int
+    defective: int
+    configuration: Configuration
+    seed: int
+    device: str
+    batch_size: int
+    compiled: bool
+    own_peak: bool
 
 
 def printable(text: str) -> str:
@@ -37,47 +135,120 @@ def printable(text: str) -> str:
     return "".join(c for c in re.sub(r"\s+", " ", text) if c.isprintable())
 
 
-def describe(position: int, run: Run, protocol: Protocol) -> dict[str, Any]:
+def describe(run: Run, protocol: Protocol) -> CountedRun:
     """Return what identifies a run and where it comes from, tolerant of absent optional entries."""
     config = run.config
     method, dataset = config["method"], config["dataset"]
     weights = {str(k): str(v) for k, v in (method.get("weights") or {}).items()}
-    rules = config.get("protocols", {}).get(protocol.name, {})
     precision = printable(str(config.get("precision") or "float32"))
-    shown = [", ".join(_short_weights(text) for text in weights.values()) or "none"]
-    shown += [precision] * (precision != "float32")
+    readable = [", ".join(_short_weights(text) for text in weights.values()) or "none"]
+    readable += [precision] * (precision != "float32")
+    configuration = Configuration(
+        method=method["name"],
+        preset=printable(str(method.get("preset") or "–")),
+        view=printable(str(config.get("view") or "–")),
+        weights_id=json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
+        precision=precision,
+        options=json.dumps(method.get("options") or {}, sort_keys=True, default=str),
+        rules=protocol_digests(run).get(protocol.name, ""),
+        title=printable(str(method.get("title") or method["name"])),
+        weights=printable(" in ".join(readable)),
+        random=any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
+    )
+    return CountedRun(
+        run=run,
+        name=config.get("run", run.folder.name),
+        created=str(config.get("created", "")),
+        dataset=dataset["name"],
+        category=dataset["category"],
+        images=dataset.get("index_sha256", ""),
+        test=dataset.get("test", 0),
+        defective=dataset.get("test_defective", 0),
+        configuration=configuration,
+        seed=config.get("seed", 0),
+        device=printable(str(config.get("device", "–"))),
+        batch_size=config.get("batch_size", 0),
+        compiled=bool(config.get("compiled")),
+        own_peak=(config.get("cost") or {}).get("peak_host_since") == "phase",
+    )
+
+
+def protocol_digests(run: Run) -> dict[str, str]:
+    """Return the protocols that a run was measured under, with the digest of their rules; "" where unknown."""
+    return {name: rules.get("sha256", "") for name, rules in run.config.get("protocols", {}).items()}
+
+
+def costs_of(run: Run) -> dict[str, float]:
+    """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
+    cost = dict(run.config.get("cost") or {})
+    if "peak_memory_mib" in cost:  # the one figure of earlier runs: the device's, or on a CPU the process's
+        name = "peak_host_mib" if str(run.config.get("device", "")).startswith("cpu") else "peak_device_mib"
+        cost.setdefault(name, cost["peak_memory_mib"])
+    return {name: math.nan if cost.get(name) is None else float(cost[name]) for name in COSTS}
+
+
+def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]:
+    """Return what the runs of a configuration share, by name; what differs is joined."""
+    configs = [run.config for run in runs]
+    method = configs[0]["method"]
+    size = ""
+    if method.get("parameters"):
+        size = f"{method['parameters']:,}, of which trained {method.get('trainable') or 0:,}"
+    weights = (method.get("weights") or {}).items()
+    environments = [config.get("environment") or {} for config in configs]
+    rules = [config.get("protocols", {}).get(protocol.name, {}) for config in configs]
+    versions = (f"{protocol.name} version {r.get('version', '?')}, sha256 {r.get('sha256', '?')}" for r in rules)
+    facts = [
+        ("Paper", printable(str(method.get("paper") or ""))),
+        ("Reference", printable(str(method.get("reference") or ""))),
+        ("Weights", "; ".join(f"{name}: {value}" for name, value in weights) or "none"),
+        ("Licence of the weights", str(method.get("weights_licence") or "")),
+        ("Parameters", size),
+        ("Options", _pairs(method.get("options") or {})),
+        ("Threshold rule", _joined(str((config.get("threshold") or {}).get("rule") or "none") for config in configs)),
+        ("Device", _joined(str(config.get("device") or "") for config in configs)),
+        ("Precision", _joined(str(config.get("precision") or "") for config in configs)),
+        ("Environment", _joined(_pairs(environment, leave="commit") for environment in environments)),
+        ("Code", _joined(str(environment.get("commit") or "") for environment in environments)),
+        ("Protocol", _joined(versions)),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def run_details(run: Run) -> dict[str, str]:
+    """Return what differs between the runs of a configuration, by name."""
+    config = run.config
+    dataset, cost = config["dataset"], {**(config.get("cost") or {}), **costs_of(run)}
+    threshold = config.get("threshold") or {}
+
+    def number(value: Any, form: str) -> str:
+        return "–" if value is None or value != value else format(value, form)
+
     return {
-        "position": position,
-        "run": config.get("run", run.folder.name),
-        "created": config.get("created", ""),
-        "dataset": dataset["name"],
-        "category": dataset["category"],
-        "images": dataset.get("index_sha256", ""),
-        "method": method["name"],
-        "title": printable(str(method.get("title") or method["name"])),
-        "preset": printable(str(method.get("preset") or "–")),
-        "view": printable(str(config.get("view") or "–")),
-        "weights": printable(" in ".join(shown)),
-        "precision": precision,
-        "weights_id": json.dumps({k: _weights_identity(v) for k, v in weights.items()}, sort_keys=True),
-        "random": any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in weights.values()),
-        "options": json.dumps(method.get("options") or {}, sort_keys=True, default=str),
-        "rules": rules.get("sha256", ""),
-        "seed": config.get("seed", 0),
-        "device": str(config.get("device", "–")),
-        "batch_size": config.get("batch_size", 0),
-        "compiled": bool(config.get("compiled")),
-        "own_peak": (config.get("cost") or {}).get("peak_host_since") == "phase",
+        "category": str(dataset["category"]),
+        "seed": str(config.get("seed", "–")),
+        "training images": f"{dataset.get('train', '–')} ({dataset.get('held_out', 0)} held out)",
+        "threshold": number(threshold.get("value"), ".5g"),
+        "fit, s": number(cost.get("fit_seconds"), ",.1f"),
+        "median, ms": number(cost["ms_median"], ",.0f"),
+        "95 %, ms": number(cost["ms_p95"], ",.0f"),
+        "host, MiB": number(cost["peak_host_mib"], ",.0f"),
+        "device, MiB": number(cost["peak_device_mib"], ",.0f"),
+        "dataset index": str(dataset.get("index_sha256", "–"))[:12],
+        "finished": str(config.get("created", "–"))[:16].replace("T", " "),
+        "run": str(config.get("run", "–")),
     }
 
 
-def costs_of(config: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
-    cost = dict(config.get("cost") or {})
-    if "peak_memory_mib" in cost:  # the one figure of earlier runs: the device's, or on a CPU the process's
-        name = "peak_host_mib" if str(config.get("device", "")).startswith("cpu") else "peak_device_mib"
-        cost.setdefault(name, cost["peak_memory_mib"])
-    return {name: math.nan if cost.get(name) is None else float(cost[name]) for name in COSTS}
+def _joined(texts: Iterable[str]) -> str:
+    """Join what differs between runs, once each."""
+    return "; ".join(dict.fromkeys(printable(text) for text in texts if text))
+
+
+def _pairs(mapping: Mapping[str, Any], leave: str = "") -> str:
+    """Write a mapping as ``a = 1, b = [2, 3]``."""
+    texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in mapping.items()}
+    return printable(", ".join(f"{key} = {text}" for key, text in texts.items() if key != leave))
 
 
 def _short_weights(text: str) -> str:
@@ -93,69 +264,76 @@ def _weights_identity(text: str) -> str:
     return " ".join(word for word in text.split() if not re.match(r"(file|bundled|timm|pretrained):", word))
 
 
-def without_duplicates(runs: pd.DataFrame, notes: dict[str, list[str]]) -> pd.DataFrame:
+def without_duplicates(runs: Sequence[CountedRun], notes: Mapping[str, list[str]]) -> list[CountedRun]:
     """Keep runs on the images of each category's newest run, and of equal configuration and seed the newest."""
-    same = [*_IDENTITY, "dataset", "category", "seed"]
-    newest = runs.sort_values(["created", "position"], kind="stable")
-    current = newest.groupby(["dataset", "category"])["images"].transform("last")
-    other = newest["images"] != current
-    for (dataset, category), number in newest[other].groupby(["dataset", "category"]).size().items():
-        notes[str(dataset)].append(
+    by_age = sorted(runs, key=lambda run: run.created)
+    newest_images = {(run.dataset, run.category): run.images for run in by_age}
+    current = [run for run in by_age if run.images == newest_images[run.dataset, run.category]]
+    elsewhere = Counter((run.dataset, run.category) for run in by_age)
+    elsewhere -= Counter((run.dataset, run.category) for run in current)
+    for (dataset, category), number in sorted(elsewhere.items()):
+        notes[dataset].append(
             f"{category}: {number} run{'s' * (number > 1)} on other images than the newest run's left out "
             "(the dataset index digests differ)."
         )
-    newest = newest[~other]
-    extra = newest.duplicated(same, keep="last")
-    for dataset, number in newest[extra].groupby("dataset").size().items():
-        notes[str(dataset)].append(
+    newest = {(run.configuration.identity, run.dataset, run.category, run.seed): run for run in current}
+    superseded = Counter(run.dataset for run in current) - Counter(run.dataset for run in newest.values())
+    for dataset, number in superseded.items():
+        notes[dataset].append(
             f"{number} older run{'s' * (number > 1)} of the same configuration, category and seed "
             "left out; the newest counts."
         )
-    return newest[~extra].sort_values("position").reset_index(drop=True)
+    counting = {id(run) for run in newest.values()}
+    return [run for run in runs if id(run) in counting]
 
 
-def identify(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
     """Give every configuration a number, and a label that no other one has."""
-    runs = runs.sort_values([*_IDENTITY, "position"], kind="stable")
-    runs = runs.assign(configuration=runs.groupby(_IDENTITY, sort=False).ngroup())
-    table = runs.groupby("configuration")[[*_IDENTITY, "title", "weights", "random"]].first()
-    identity = table[_IDENTITY].agg("\n".join, axis=1)
-    digest = [hashlib.sha256(text.encode()).hexdigest()[:6] for text in identity]
-    alike = table.duplicated(_LABEL, keep=False)
-    table["digest"] = ["#" + text if twin else "" for text, twin in zip(digest, alike, strict=True)]
-    table["label"] = [_join(row, [*_LABEL, "digest"]) for row in table.to_dict("records")]
+    first: dict[tuple[str, ...], Configuration] = {}
+    for run in runs:
+        first.setdefault(run.configuration.identity, run.configuration)
+
+    def readable(configuration: Configuration) -> list[str]:
+        return [configuration.title, configuration.preset, configuration.view, configuration.weights]
+
+    alike = Counter(tuple(readable(configuration)) for configuration in first.values())
     # A legend repeats nothing that is the same in all rows, but always names the method.
-    differing = [name for name in _LABEL[1:] if table[name].nunique() > 1]
-    table["short"] = [_join(row, ["title", *differing, "digest"]) for row in table.to_dict("records")]
-    hidden = table["random"] & ~table["short"].str.contains("RANDOM")
-    table.loc[hidden, "short"] += " · RANDOM weights"
-    return runs.sort_values("position").reset_index(drop=True), table
+    differs = [True, *(len(set(texts)) > 1 for texts in list(zip(*map(readable, first.values()), strict=True))[1:])]
+    final = {}
+    for number, (identity, configuration) in enumerate(sorted(first.items())):
+        names, digest = readable(configuration), ""
+        if alike[tuple(names)] > 1:
+            digest = "#" + hashlib.sha256("\n".join(identity).encode()).hexdigest()[:6]
+        short = _name(name for name, differing in zip([*names, digest], [*differs, True], strict=True) if differing)
+        if configuration.random and "RANDOM" not in short:
+            short += " · RANDOM weights"
+        final[identity] = dataclasses.replace(
+            configuration, number=number, digest=digest, label=_name([*names, digest]), short=short
+        )
+    return [dataclasses.replace(run, configuration=final[run.configuration.identity]) for run in runs]
 
 
-def _join(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    return " · ".join(row[name] for name in names if row[name])
+def _name(parts: Iterable[str]) -> str:
+    return " · ".join(part for part in parts if part)
 
 
 def remarks(
-    runs: pd.DataFrame,
-    described: pd.DataFrame,
-    configurations: pd.DataFrame,
+    counted: Sequence[CountedRun],
+    unmeasured: Sequence[CountedRun],
     protocol: Protocol,
-    notes: dict[str, list[str]],
+    notes: Mapping[str, list[str]],
 ) -> None:
     """Collect, per dataset, what stands between its rows and a fair comparison."""
-    for dataset, group in described.groupby("dataset"):
-        lacking = group[~group["measured"]]
-        if len(lacking):
-            names = ", ".join(sorted(set(lacking["category"] + "/" + lacking["run"])))
-            notes[str(dataset)].append(f"Without records of protocol {protocol.name!r}, left out: {names}.")
-    for dataset, group in runs.groupby("dataset"):
-        foreign = group[(group["rules"] != "") & (group["rules"] != protocol.digest)]
-        for number in sorted(foreign["configuration"].unique()):
-            notes[str(dataset)].append(
-                f"{configurations.at[number, 'label']}: measured under other rules than this version "
+    for dataset, texts in notes.items():
+        if lacking := {f"{run.category}/{run.name}" for run in unmeasured if run.dataset == dataset}:
+            texts.append(f"Without records of protocol {protocol.name!r}, left out: {', '.join(sorted(lacking))}.")
+        runs = [run for run in counted if run.dataset == dataset]
+        foreign = {run.configuration for run in runs if run.configuration.rules not in ("", protocol.digest)}
+        for configuration in sorted(foreign, key=lambda configuration: configuration.number):
+            texts.append(
+                f"{configuration.label}: measured under other rules than this version "
                 f"of protocol {protocol.name!r}, hence not ranked."
             )
-        if group["device"].nunique() > 1:
-            devices = "; ".join(sorted(group["device"].unique()))
-            notes[str(dataset)].append(f"Speeds come from different devices: {devices}.")
+        devices = sorted({run.device for run in runs})
+        if len(devices) > 1:
+            texts.append(f"Speeds come from different devices: {'; '.join(devices)}.")

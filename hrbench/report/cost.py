@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
 
 from hrbench.report.columns import Column, cost_columns, limit_text
-from hrbench.report.configurations import THROUGHPUT, printable
+from hrbench.report.configurations import THROUGHPUT
 from hrbench.report.drawing import Series
-from hrbench.report.grid import Entry, Grid, grid
-from hrbench.report.rows import leaderboard_rows
-from hrbench.report.summary import Cell, Summary, lookup
+from hrbench.report.summary import NO_ESTIMATE, Estimate, Leaderboard, Row
+from hrbench.report.table import Cell, Table, metric_table
 
-__all__ = ["Point", "Tradeoff", "cost_notes", "cost_table", "device_text", "tradeoff"]
+__all__ = ["Point", "Tradeoff", "cost_table", "device_text", "tradeoff"]
 
-_DEVICE = Column(
-    "device", "measured", "on", "device", title="Where the test images were predicted", contest=False, least=True
-)
+_DEVICE = Column("device", "measured", "on", title="Where the test images were predicted", contest=False, least=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +24,15 @@ class Point:
     ----------
     series : Series
         Its label and style.
-    speed, quality : Cell
+    speed, quality : Estimate
         Native megapixels per second; AUPRO at the headline limit.
     comparable : bool
         Whether it has a rank: a mean over other categories or other rules neither beats nor is beaten.
     """
 
     series: Series
-    speed: Cell
-    quality: Cell
+    speed: Estimate
+    quality: Estimate
     comparable: bool
 
     def beats(self, other: Point) -> bool:
@@ -68,92 +63,78 @@ class Tradeoff:
         return sorted(best, key=lambda point: (-point.speed.shown, point.quality.shown))
 
 
-def tradeoff(summary: Summary, dataset: str) -> Tradeoff:
+def tradeoff(board: Leaderboard) -> Tradeoff:
     """Set the rows of a dataset's leaderboard against what they cost."""
-    cells, limit = lookup(summary, dataset), round(summary.protocol.headline_fpr, 9)
-    names = summary.category_names(dataset)
-    place = names[0] if len(names) == 1 else ""
+    estimates, limit = board.estimates, round(board.protocol.headline_fpr, 9)
+    place = board.categories[0] if len(board.categories) == 1 else ""
     points: dict[str, list[Point]] = {}
     left_out: dict[str, list[str]] = {}
-    for row in leaderboard_rows(summary, dataset):
-        devices = _shared(summary, dataset, row, "device")
-        speed = cells.get((row["configuration"], place, THROUGHPUT, "all", None), Cell())
-        quality = cells.get((row["configuration"], place, "aupro", "all", limit), Cell())
+    for row in board.rows:
+        number, short = row.configuration.number, row.configuration.short
+        devices = _devices(row)
+        speed = estimates.get((number, place, THROUGHPUT, "all", None), NO_ESTIMATE)
+        quality = estimates.get((number, place, "aupro", "all", limit), NO_ESTIMATE)
         if not place:  # the spread over categories is no uncertainty of their average
-            speed, quality = (dataclasses.replace(c, minimum=math.nan, maximum=math.nan) for c in (speed, quality))
-        label = row["short"] + (f" (lacks {', '.join(row['missing'])})" if row["missing"] else "")
-        point = Point(Series(label, int(row["configuration"])), speed, quality, not math.isnan(row["rank"]))
+            speed, quality = (dataclasses.replace(e, minimum=math.nan, maximum=math.nan) for e in (speed, quality))
         if math.isnan(speed.shown) or speed.defined < speed.total:
-            left_out.setdefault("without a measured speed", []).append(row["short"])
+            left_out.setdefault("without a measured speed", []).append(short)
         elif math.isnan(quality.shown):
-            left_out.setdefault("without AUPRO", []).append(row["short"])
+            left_out.setdefault("without AUPRO", []).append(short)
         elif len(devices) > 1:
-            left_out.setdefault("measured on several devices", []).append(row["short"])
+            left_out.setdefault("measured on several devices", []).append(short)
         else:
+            point = Point(Series(row.short_of_average, number), speed, quality, not math.isnan(row.rank))
             points.setdefault(devices[0], []).append(point)
     return Tradeoff(dict(sorted(points.items())), left_out)
 
 
-def cost_table(summary: Summary, dataset: str) -> Grid | None:
+def cost_table(board: Leaderboard) -> Table | None:
     """Return speed, time per image, peak memory and device of every row; None if no row has any."""
-    rows = leaderboard_rows(summary, dataset)
-    table = grid(cost_columns(), rows, lookup(summary, dataset), drop_empty=True)
-    if not any(entry.sort for line in table.rows for entry in line.entries):
+    caption = "Prediction of the test images, mean over seeds, then over categories"
+    table = metric_table(board, cost_columns(), drop_empty=True, caption=caption)
+    if not any(cell.sort for line in table.cells for cell in line):
         return None
-    lines = []
-    for line in table.rows:
-        sizes = [f"{size:g}" for size in _shared(summary, dataset, line.row, "batch_size") if size]
-        below = [f"up to {' or '.join(sizes)} inputs at a time"] if sizes else []
-        below += ["compiled"] * any(_shared(summary, dataset, line.row, "compiled"))
-        text = device_text(summary, dataset, line.row)
-        lines.append(
-            dataclasses.replace(line, entries=[*line.entries, Entry(text, _DEVICE.title, text, below, 0, None, False)])
-        )
-    return dataclasses.replace(
-        table,
-        groups=[*table.groups, (_DEVICE.group, 1)],
-        columns=[*table.columns, _DEVICE],
-        counts=[*table.counts, ""],
-        rows=lines,
-    )
+    devices = []
+    for row in board.rows:
+        sizes = sorted({f"{run.batch_size:g}" for run in row.runs if run.batch_size})
+        small = [f"up to {' or '.join(sizes)} inputs at a time"] if sizes else []
+        small += ["compiled"] * any(run.compiled for run in row.runs)
+        text = device_text(row)
+        devices.append([Cell(text, _DEVICE.title, text, tuple(small))])
+    notes = tuple(_notes(board))
+    return dataclasses.replace(table.beside([_DEVICE], devices), kind="cost", notes=notes)
 
 
-def device_text(summary: Summary, dataset: str, row: dict[str, Any]) -> str:
+def device_text(row: Row) -> str:
     """Return the device of a row, or all its devices."""
-    return "; ".join(_shared(summary, dataset, row, "device"))
+    return "; ".join(_devices(row))
 
 
-def cost_notes(summary: Summary, dataset: str) -> list[str]:
+def _devices(row: Row) -> list[str]:
+    return sorted({run.device for run in row.runs})
+
+
+def _notes(board: Leaderboard) -> list[str]:
     """Return what a reader must know of the figures, in sentences."""
-    found = tradeoff(summary, dataset)
-    against = f"AUPRO@{limit_text(summary.protocol.headline_fpr)}"
+    costs = tradeoff(board)
+    against = f"AUPRO@{limit_text(board.protocol.headline_fpr)}"
     notes = []
-    for device in found.points:
-        names = "; ".join(point.series.label for point in found.front(device))
-        on = f" on {device}" if len(found.points) > 1 else ""
+    for device in costs.points:
+        names = "; ".join(point.series.label for point in costs.front(device))
+        on = f" on {device}" if len(costs.points) > 1 else ""
         if names:
             notes.append(f"Pareto front of speed and {against}{on}: {names}.")
-    if len(found.points) > 1:
+    if len(costs.points) > 1:
         notes.append("Speeds of different devices are not compared.")
-    notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in found.left_out.items()]
-    runs = summary.runs[(summary.runs["dataset"] == dataset) & ~summary.runs["own_peak"]]
-    cells = lookup(summary, dataset)
+    notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in costs.left_out.items()]
     shared = [
-        row["short"]
-        for row in leaderboard_rows(summary, dataset)
-        if row["configuration"] in set(runs["configuration"])
-        and (row["configuration"], "", "peak_host_mib", "all", None) in cells
+        row.configuration.short
+        for row in board.rows
+        if not all(run.own_peak for run in row.runs)
+        and (row.configuration.number, "", "peak_host_mib", "all", None) in board.estimates
     ]
     if shared:
         notes.append(
             f"Host memory of {', '.join(shared)}: the most since its process began, fit and earlier jobs included."
         )
     return notes
-
-
-def _shared(summary: Summary, dataset: str, row: dict[str, Any], name: str) -> list[Any]:
-    """Return the different values of a column of the row's runs."""
-    runs = summary.runs
-    own = runs[(runs["dataset"] == dataset) & (runs["configuration"] == row["configuration"])]
-    values: Sequence[Any] = own[name].unique().tolist()
-    return sorted((printable(v) if isinstance(v, str) else v for v in values), key=str)

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from hrbench.protocol import Protocol
 from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
-from hrbench.report.summary import MIN_COMPONENTS, Cell
+from hrbench.report.summary import MIN_COMPONENTS, Estimate
 
 __all__ = [
     "GRID",
@@ -114,11 +114,11 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One configuration: its label, the number that sets its style, and a cell per bin."""
+    """One configuration: its label, the number that sets its style, and a number per bin."""
 
     label: str
     index: int
-    cells: Sequence[Cell] = ()
+    estimates: Sequence[Estimate] = ()
 
 
 def _short(area: float) -> str:
@@ -152,18 +152,20 @@ def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], tit
 
 def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
     colour, marker, line = style(series.index)
-    x = [place + dodge for place in range(len(series.cells))]
-    axes.plot(x, [cell.shown for cell in series.cells], color=colour, ls=line, lw=1.5, zorder=3)
-    for place, cell in zip(x, series.cells, strict=True):
-        if math.isnan(cell.value):
+    x = [place + dodge for place in range(len(series.estimates))]
+    axes.plot(x, [estimate.shown for estimate in series.estimates], color=colour, ls=line, lw=1.5, zorder=3)
+    for place, estimate in zip(x, series.estimates, strict=True):
+        if math.isnan(estimate.value):
             continue
-        if cell.few:
-            axes.plot([place], [cell.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4)
+        if estimate.few:
+            axes.plot([place], [estimate.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4)
             continue
-        low, high = (cell.low, cell.high) if cell.low == cell.low else (cell.minimum, cell.maximum)
+        low, high = (
+            (estimate.low, estimate.high) if estimate.low == estimate.low else (estimate.minimum, estimate.maximum)
+        )
         if high > low:
             axes.plot([place, place], [low, high], color=colour, lw=1, alpha=0.75, zorder=2)
-        axes.plot([place], [cell.value], marker, mfc=colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
+        axes.plot([place], [estimate.value], marker, mfc=colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
 
 
 def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str) -> Figure:
@@ -253,7 +255,7 @@ def sheet(
                     mew=0.6,
                 )
             )
-        if any(cell.few for item in series for cell in item.cells):
+        if any(estimate.few for item in series for estimate in item.estimates):
             hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
             handles.append(hollow)
             labels.append(f" hollow: fewer than {MIN_COMPONENTS} defects, too few for a number")

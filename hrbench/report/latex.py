@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from itertools import groupby
 
-from hrbench.report.columns import Column, limit_text, number_text, overview_columns
+from hrbench.report.columns import Column, limit_text
 from hrbench.report.configurations import printable
-from hrbench.report.rows import footnotes, interval_text, leaderboard_rows, marks, numbers
-from hrbench.report.summary import Cell, Summary, lookup
+from hrbench.report.summary import Row, Summary
+from hrbench.report.table import Cell, Table, interval_text, overview_table
 
 __all__ = ["latex_tables"]
 
@@ -17,47 +17,52 @@ def latex_tables(summary: Summary) -> str:
     r"""Return one ``table*`` per dataset for the package booktabs; input it with ``\input``."""
     protocol = summary.protocol
     parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
-    for dataset in summary.notes:
-        if (rows := leaderboard_rows(summary, dataset)) == []:
-            continue
-        columns = overview_columns(protocol)
-        groups = [(name, len(list(group))) for name, group in groupby(columns, key=lambda c: c.group)]
-        spans = ["", *[rf"\multicolumn{{{n}}}{{c}}{{{_latex(name)}}}" for name, n in groups]]
-        rules, start = [], 2
-        for _, width in groups:
-            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-            start += width
-        lines = [" & ".join(spans) + r" \\", " ".join(rules)]
-        lines.append(" & ".join(["Method", *[_latex(c.head) for c in columns]]) + r" \\")
-        lines.append(r"\midrule")
-        written = numbers(rows, columns, lookup(summary, dataset), _latex_number)
-        for row, line in zip(rows, written, strict=True):
-            label = _latex(row["short"]) + _latex(marks(row))
-            lines.append(" & ".join([label, *line]) + r" \\")
-        notes = " ".join(_latex(text) for text in footnotes(summary, dataset))
+    for board in summary.leaderboards:
+        table = overview_table(board)
         caption = (
-            f"{_latex(dataset)}: AUPRO up to several false-positive rates and by defect size "
+            f"{_latex(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
             f"(AUPRO@{limit_text(protocol.headline_fpr)}), at native resolution; mean over seeds, then over "
-            rf"categories. Best in bold, second underlined. {notes}"
+            rf"categories. Best in bold, second underlined. {' '.join(map(_latex, table.notes))}"
         )
-        label = re.sub(r"[^A-Za-z0-9]+", "-", dataset).strip("-").lower()
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table*}[t]",
-                    r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-                    rf"\caption{{{caption}}}",
-                    rf"\label{{tab:hrbench-{label}}}",
-                    rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-                    r"\toprule",
-                    *lines,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table*}",
-                ]
-            )
-        )
+        label = re.sub(r"[^A-Za-z0-9]+", "-", board.dataset).strip("-").lower()
+        parts.append(_latex_table(table, caption, label))
     return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(table: Table, caption: str, label: str) -> str:
+    """Write the metrics of a table; rows have their short name, as a page of paper has no room for more."""
+    metrics = [place for place, column in enumerate(table.columns) if column.metric]
+    table = dataclasses.replace(
+        table,
+        columns=tuple(table.columns[place] for place in metrics),
+        cells=tuple(tuple(cells[place] for place in metrics) for cells in table.cells),
+        kind="category",
+    )
+    spans, rules, start = [""], [], 2
+    for name, width in table.groups:
+        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    lines = [" & ".join(spans) + r" \\", " ".join(rules)]
+    lines += [" & ".join(["Method", *(_latex(column.head) for column in table.columns)]) + r" \\", r"\midrule"]
+    for row, cells in zip(table.rows, table.cells, strict=True):
+        marks = row.marks if isinstance(row, Row) else ""
+        texts = (_latex_cell(column, cell) for column, cell in zip(table.columns, cells, strict=True))
+        lines.append(" & ".join([_latex(table.name(row)) + _latex(marks), *texts]) + r" \\")
+    return "\n".join(
+        [
+            r"\begin{table*}[t]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:hrbench-{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+        ]
+    )
 
 
 _LATEX = {
@@ -75,8 +80,7 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in printable(text))
 
 
-def _latex_number(column: Column, cell: Cell, place: int) -> str:
-    text = number_text(column, cell.shown).replace("–", "--")
-    text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[place].format(text)
-    interval = interval_text(column, cell)
+def _latex_cell(column: Column, cell: Cell) -> str:
+    text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[cell.place].format(_latex(cell.text))
+    interval = interval_text(cell.estimate) if column.interval else ""
     return rf"\shortstack[r]{{{text}\\{{\tiny {interval}}}}}" if interval else text

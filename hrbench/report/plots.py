@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +19,15 @@ from hrbench.metrics.measurement import detection_of
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
+from hrbench.report.cost_plot import draw_cost
+from hrbench.report.detection_limits import Reliabilities, Reliability
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
-from hrbench.report.images import save
-from hrbench.report.limits import Reliability
-from hrbench.report.pod import draw_detection
-from hrbench.report.summary import MIN_COMPONENTS, Cell, Summary, lookup, summarise
-from hrbench.report.tradeoff import draw_tradeoff
+from hrbench.report.embedding import save
+from hrbench.report.pod_plot import draw_detection
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 
-__all__ = ["KINDS", "Material", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
 
 Floats = npt.NDArray[np.float64]
 KINDS = ("sizes", "diameters", "curves", "detection", "cost")
@@ -38,43 +37,43 @@ FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
-    """What plots need beyond the summary, read from the evidence.
+class PlotData:
+    """What the plots of a dataset need beyond its leaderboard, read from the evidence.
 
     Attributes
     ----------
     areas : dict
-        Component areas by (dataset, category).
+        Component areas by category.
     curves : dict
-        (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by (dataset, category, configuration).
+        (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by category and number of the configuration.
     limits : dict
-        Probability of detection of the lowest seed, by (dataset, category, configuration).
+        Probability of detection of the lowest seed, by category and number of the configuration.
     """
 
-    areas: Mapping[tuple[str, str], npt.NDArray[np.int64]]
-    curves: Mapping[tuple[str, str, int], tuple[Floats, Floats]]
-    limits: Mapping[tuple[str, str, int], Reliability] = dataclasses.field(default_factory=dict)
+    areas: Mapping[str, npt.NDArray[np.int64]]
+    curves: Mapping[tuple[str, int], tuple[Floats, Floats]]
+    limits: Reliabilities = dataclasses.field(default_factory=dict)
 
 
-def gather(runs: Sequence[Run], summary: Summary) -> Material:
-    """Read areas, curves and limits from the evidence of `runs`; a run whose evidence is gone contributes none."""
-    areas: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-    found: dict[tuple[str, str, int], list[tuple[Floats, Floats]]] = {}
-    limits: dict[tuple[str, str, int], Reliability] = {}
-    for row in summary.runs.sort_values("seed", kind="stable").to_dict("records"):
-        place = (str(row["dataset"]), str(row["category"]))
+def gather(board: Leaderboard) -> PlotData:
+    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone contributes none."""
+    areas: dict[str, npt.NDArray[np.int64]] = {}
+    curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
+    limits: dict[tuple[str, int], Reliability] = {}
+    for counted in sorted(board.runs, key=lambda run: run.seed):
+        category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
-            evidence = runs[row["position"]].load_evidence(summary.protocol)
+            evidence = counted.run.load_evidence(board.protocol)
         except (HrbenchError, OSError):
             continue
-        areas.setdefault(place, evidence.components["area"].to_numpy())
-        curves = (pro_curve(evidence, summary.protocol), roc_curve(evidence))
-        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in curves)
-        key = (*place, row["configuration"])
-        found.setdefault(key, []).append((pro, roc))
+        areas.setdefault(category, evidence.components["area"].to_numpy())
+        exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
+        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
+        key = (category, counted.configuration.number)
+        curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detection_of(evidence, summary.protocol), row["seed"])
-    return Material(areas, {key: _mean(pairs) for key, pairs in found.items()}, limits)
+            limits[key] = Reliability(detection_of(evidence, board.protocol), counted.seed)
+    return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits)
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -102,32 +101,29 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
     HrbenchError
         If no run was measured under `protocol`.
     """
-    summary = summarise(runs, protocol)
-    material = gather(runs, summary)
     paths = []
-    for dataset in summary.notes:
-        names = summary.category_names(dataset)
-        for category in ["", *names] if len(names) > 1 else [""]:
-            stem = "-".join(safe_name(part) for part in (dataset, category) if part)
-            for kind, figure in figures(summary, material, dataset, category).items():
+    for board in summarise(runs, protocol).leaderboards:
+        data = gather(board)
+        for category in ["", *board.categories] if len(board.categories) > 1 else [""]:
+            stem = "-".join(safe_name(part) for part in (board.dataset, category) if part)
+            for kind, figure in figures(board, data, category).items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")
     return paths
 
 
 def figures(
-    summary: Summary,
-    material: Material,
-    dataset: str,
+    board: Leaderboard,
+    data: PlotData,
     category: str = "",
     *,
     titled: bool = True,
     kinds: Collection[str] = KINDS,
 ) -> dict[str, Figure]:
     """Draw the plots of a category, or of the average over all (``""``), by kind: those of `kinds` there are."""
-    sheet = _Sheet(summary, material, dataset, category)
-    if not sheet.shown:
+    sheet = _Sheet(board, data, category)
+    if not sheet.rows:
         return {}
-    protocol, title = summary.protocol, sheet.title() if titled else ""
+    protocol, title = board.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
     drawn = {}
     if "sizes" in kinds:
@@ -145,7 +141,7 @@ def figures(
         detection = draw_detection(sheet.detections(), protocol.pod, title)
         drawn |= {} if detection is None else {"detection": detection}
     if "cost" in kinds and not category:
-        cost = draw_tradeoff(tradeoff(summary, dataset), axis, title)
+        cost = draw_cost(tradeoff(board), axis, title)
         drawn |= {} if cost is None else {"cost": cost}
     return drawn
 
@@ -153,43 +149,40 @@ def figures(
 class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
-    def __init__(self, summary: Summary, material: Material, dataset: str, category: str) -> None:
-        self.summary, self.material, self.dataset, self.category = summary, material, dataset, category
-        self.cells = lookup(summary, dataset)
-        every = summary.category_names(dataset)
-        self.categories = [category] if category else every
-        board = summary.leaderboard[summary.leaderboard["dataset"] == dataset]
-        self.rows = board.join(summary.configurations["short"], on="configuration")
-        lacking = [category in missing for missing in self.rows["missing"]]
-        self.shown = self.rows[~np.array(lacking, bool)].to_dict("records")
+    def __init__(self, board: Leaderboard, data: PlotData, category: str) -> None:
+        self.board, self.data, self.category = board, data, category
+        self.categories = [category] if category else board.categories
+        self.rows = [row for row in board.rows if category not in row.missing]
 
     def title(self) -> str:
         if len(self.categories) == 1:
-            return f"{self.dataset} / {self.categories[0]}"
-        return f"{self.dataset}, mean over {len(self.categories)} categories"
+            return f"{self.board.dataset} / {self.categories[0]}"
+        return f"{self.board.dataset}, mean over {len(self.categories)} categories"
 
-    def _one(self, row: Mapping[Any, Any], cells: Sequence[Cell] = ()) -> Series:
-        lacks = "" if self.category or not row["missing"] else f" (lacks {', '.join(row['missing'])})"
-        return Series(row["short"] + lacks, int(row["configuration"]), cells)
+    def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
+        label = row.configuration.short if self.category else row.short_of_average
+        return Series(label, row.configuration.number, estimates)
 
     def series(self, subsets: Sequence[str]) -> list[Series]:
-        columns = size_columns(self.summary.protocol, subsets)
-        # With a single category its own cells: their spread is that over seeds, which whiskers may show.
+        columns = size_columns(self.board.protocol, subsets)
+        # With a single category its own numbers: their spread is that over seeds, which whiskers may show.
         category = self.categories[0] if len(self.categories) == 1 else ""
         drawn = []
-        for row in self.shown:
-            cells = [column.cell(self.cells, row["configuration"], category) for column in columns]
+        for row in self.rows:
+            estimates = [
+                column.estimate(self.board.estimates, row.configuration.number, category) for column in columns
+            ]
             if not category:  # the spread over categories is no uncertainty of their average
-                cells = [dataclasses.replace(cell, minimum=math.nan, maximum=math.nan) for cell in cells]
-            drawn.append(self._one(row, cells))
+                estimates = [dataclasses.replace(e, minimum=math.nan, maximum=math.nan) for e in estimates]
+            drawn.append(self._one(row, estimates))
         return drawn
 
     def curves(self) -> list[tuple[Series, Floats, Floats]]:
         drawn = []
-        for row in self.shown:
-            keys = [(self.dataset, name, row["configuration"]) for name in self.categories]
-            pairs = [self.material.curves[key] for key in keys if key in self.material.curves]
-            covered = len(self.categories) - (0 if self.category else len(row["missing"]))
+        for row in self.rows:
+            keys = [(name, row.configuration.number) for name in self.categories]
+            pairs = [self.data.curves[key] for key in keys if key in self.data.curves]
+            covered = len(self.categories) - (0 if self.category else len(row.missing))
             if len(pairs) == covered:  # an average over what happens to have evidence left would mislead
                 drawn.append((self._one(row), *_mean(pairs)))
         return drawn
@@ -198,23 +191,24 @@ class _Sheet:
         if len(self.categories) != 1:  # each category has a threshold of its own
             return []
         entries = []
-        for row in self.shown:
-            entry = self.material.limits.get((self.dataset, self.categories[0], row["configuration"]))
+        for row in self.rows:
+            entry = self.data.limits.get((self.categories[0], row.configuration.number))
             if entry is not None and entry.detection is not None:
                 entries.append((self._one(row), entry.detection))
         return entries
 
     def bins(self, subsets: Sequence[str]) -> list[Bin]:
-        return [self._bin(column) for column in size_columns(self.summary.protocol, subsets)]
+        return [self._bin(column) for column in size_columns(self.board.protocol, subsets)]
 
     def _bin(self, column: Column) -> Bin:
         counts: list[int] = []
         parts: list[npt.NDArray[np.int64]] = []
         for name in self.categories:
-            counts.append(max(column.cell(self.cells, row["configuration"], name).n for row in self.shown))
-            areas = self.material.areas.get((self.dataset, name))
+            numbers = (row.configuration.number for row in self.rows)
+            counts.append(max(column.estimate(self.board.estimates, number, name).n for number in numbers))
+            areas = self.data.areas.get(name)
             if areas is not None and areas.size:
-                parts.append(areas[size_subsets(areas, self.summary.protocol.size_bins)[column.subset]])
+                parts.append(areas[size_subsets(areas, self.board.protocol.size_bins)[column.subset]])
         span: tuple[float, ...] = ()
         if len(parts) == len(counts) and (pooled := np.concatenate(parts)).size:
             span = tuple(float(area) for area in np.quantile(pooled, [0, 0.5, 1]))

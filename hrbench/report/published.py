@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import Any
 
 from hrbench._util.resources import published_root
 from hrbench.errors import HrbenchError
+from hrbench.report.columns import Column, text_column
+from hrbench.report.table import Cell, Table
 
-__all__ = ["COLUMNS", "Figure", "published_tables", "read_published"]
+__all__ = ["COLUMNS", "PublishedValue", "published_tables", "read_published"]
 
 COLUMNS = ("method", "backbone", "dataset", "category", "metric", "value", "resolution", "selection", "source")
 
@@ -22,7 +23,7 @@ _SHARES = ("auroc", "aupro", "iou", "f1", "ap")
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedValue:
     """One published figure; see ``results/published/README.md``.
 
     Attributes
@@ -47,7 +48,7 @@ class Figure:
         return self.method, self.backbone, self.resolution, self.selection, self.source
 
 
-def read_published(folder: Traversable | None = None) -> list[Figure]:
+def read_published(folder: Traversable | None = None) -> list[PublishedValue]:
     """Read every CSV file of the folder of published figures.
 
     Parameters
@@ -65,20 +66,20 @@ def read_published(folder: Traversable | None = None) -> list[Figure]:
     if not folder.is_dir():
         return []
     files = sorted((item for item in folder.iterdir() if item.name.endswith(".csv")), key=lambda item: item.name)
-    found: dict[tuple[str, ...], str] = {}
-    figures = []
+    places: dict[tuple[str, ...], str] = {}
+    values = []
     for file in files:
-        for number, figure in _read(file):
+        for number, value in _read(file):
             where = f"{file.name}, line {number}"
-            key = (*figure.series, figure.dataset, figure.category, figure.metric)
-            if key in found:
-                raise HrbenchError(f"{where}: the same figure as in {found[key]}, expected it once")
-            found[key] = where
-            figures.append(figure)
-    return figures
+            key = (*value.series, value.dataset, value.category, value.metric)
+            if key in places:
+                raise HrbenchError(f"{where}: the same figure as in {places[key]}, expected it once")
+            places[key] = where
+            values.append(value)
+    return values
 
 
-def _read(file: Traversable) -> Iterable[tuple[int, Figure]]:
+def _read(file: Traversable) -> Iterable[tuple[int, PublishedValue]]:
     rows = csv.reader(io.StringIO(file.read_text(encoding="utf-8")))
     head = next(rows, [])
     if tuple(head) != COLUMNS:
@@ -90,41 +91,54 @@ def _read(file: Traversable) -> Iterable[tuple[int, Figure]]:
         empty = [name for name, text in zip(COLUMNS, row, strict=True) if not text.strip()]
         if empty:
             raise HrbenchError(f"{where}: {empty[0]} is empty, expected text ('not stated' where it is not)")
-        figure = Figure(*row)
+        published = PublishedValue(*row)
         try:
-            value = float(figure.value)
+            number = float(published.value)
         except ValueError:
-            value = math.nan
-        is_share = figure.metric.partition("@")[0].endswith(_SHARES)
-        if not 0 <= value <= (1 if is_share else sys.float_info.max):
+            number = math.nan
+        is_share = published.metric.partition("@")[0].endswith(_SHARES)
+        if not 0 <= number <= (1 if is_share else sys.float_info.max):
             expected = "a share between 0 and 1" if is_share else "a number that is not negative"
-            raise HrbenchError(f"{where}: value is {figure.value!r}, expected {expected}")
-        yield rows.line_num, figure
+            raise HrbenchError(f"{where}: value is {published.value!r}, expected {expected}")
+        yield rows.line_num, published
 
 
-def published_tables(figures: Sequence[Figure], datasets: Iterable[str]) -> list[dict[str, Any]]:
+def published_tables(values: Sequence[PublishedValue], datasets: Iterable[str]) -> list[Table]:
     """Return what the page shows: per dataset and metric a table of series by category.
 
     Parameters
     ----------
-    figures : sequence of Figure
+    values : sequence of PublishedValue
     datasets : iterable of str
-        Those that the page is about; figures of others are left out.
+        Those that the page is about; values of others are left out.
     """
-    shown = []
+    tables = []
     for dataset in datasets:
-        own = [figure for figure in figures if figure.dataset == dataset]
-        metrics = [_table(name, [f for f in own if f.metric == name]) for name in dict.fromkeys(f.metric for f in own)]
-        if metrics:
-            shown.append({"dataset": dataset, "metrics": metrics, "figures": len(own)})
-    return shown
+        own = [value for value in values if value.dataset == dataset]
+        for metric in dict.fromkeys(value.metric for value in own):
+            tables.append(_table(f"{dataset}: {metric}", [value for value in own if value.metric == metric]))
+    return tables
 
 
-def _table(metric: str, figures: Sequence[Figure]) -> dict[str, Any]:
-    values = {(figure.series, figure.category): figure.value for figure in figures}
-    categories = sorted({figure.category for figure in figures}, key=lambda name: (name != "mean", name))
-    rows = [
-        {"series": series, "values": [values.get((series, category), "") for category in categories]}
-        for series in dict.fromkeys(figure.series for figure in figures)
-    ]
-    return {"name": metric, "categories": categories, "rows": rows}
+def _table(caption: str, values: Sequence[PublishedValue]) -> Table:
+    texts: dict[tuple[str, ...], str] = {(*value.series, value.category): value.value for value in values}
+    categories = sorted({value.category for value in values}, key=lambda name: (name != "mean", name))
+    series = list(dict.fromkeys(value.series for value in values))
+    return Table(
+        columns=(
+            *(text_column(name, name, "") for name in ("method", "backbone", "resolution", "selection")),
+            *(Column(name, "", name, contest=False) for name in categories),
+            text_column("source", "source", ""),
+        ),
+        rows=(None,) * len(series),
+        cells=tuple(
+            (
+                *map(Cell, names),
+                *(Cell(texts.get((*names, source, category), "–")) for category in categories),
+                Cell(source),
+            )
+            for *names, source in series
+        ),
+        kind="plain",
+        caption=caption,
+    )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import pandas as pd
+from itertools import groupby
 
 from hrbench.metrics.bootstrap import Replicates, average, rank_intervals
 from hrbench.protocol import Protocol
-from hrbench.runs.store import Run
+from hrbench.report.configurations import CountedRun
 
 __all__ = ["headline_ranks"]
 
 _METRIC = "aupro"
 
 
-def headline_ranks(
-    runs: Sequence[Run], counted: pd.DataFrame, ranked: pd.DataFrame, protocol: Protocol
-) -> pd.DataFrame:
+def headline_ranks(rows: Sequence[Sequence[CountedRun]], protocol: Protocol) -> list[tuple[float, float]]:
     """Return the interval of each rank, where replicates over the same images are there.
 
     In every replicate the same images are drawn for all configurations; values are averaged over seeds, then over
@@ -25,43 +23,37 @@ def headline_ranks(
 
     Parameters
     ----------
-    runs : sequence of Run
-    counted : DataFrame
-        Position in `runs`, dataset, configuration and category of the runs that count.
-    ranked : DataFrame
-        Dataset and configuration of the rows that have a rank, best first.
+    rows : sequence of sequence of CountedRun
+        Of each row of a dataset that has a rank, best first, its runs.
     protocol : Protocol
 
     Returns
     -------
-    DataFrame
-        Columns ``dataset, configuration, rank_low, rank_high``; rows without an interval are left out.
+    list of (float, float)
+        Lowest and highest rank of each row; NaN for rows without an interval.
     """
-    found = []
-    for dataset, rows in ranked.groupby("dataset", sort=False):
-        methods: dict[str, Replicates] = {}
-        for configuration in rows["configuration"]:
-            own = counted[(counted["dataset"] == dataset) & (counted["configuration"] == configuration)]
-            parts = [_average(runs, group["position"], protocol) for _, group in own.groupby("category")]
-            whole = [part for part in parts if part is not None]
-            if len(whole) == len(parts):
-                methods[str(configuration)] = average(whole)
-        first = next(iter(methods.values()), None)
-        same = {name: part for name, part in methods.items() if first is not None and part.sample == first.sample}
-        if len(same) < 2:
-            continue
-        table = rank_intervals(same, _METRIC, fpr_limit=protocol.headline_fpr, level=protocol.bootstrap.level)
-        table = table.assign(dataset=dataset, configuration=table["method"].astype(int))
-        found.append(table[["dataset", "configuration", "rank_low", "rank_high"]].dropna())
-    empty = pd.DataFrame(columns=["dataset", "configuration", "rank_low", "rank_high"])
-    return pd.concat(found, ignore_index=True) if found else empty
+    replicates = {}
+    for number, runs in enumerate(rows):
+        by_category = groupby(sorted(runs, key=lambda run: run.category), key=lambda run: run.category)
+        parts = [_average(list(same), protocol) for _, same in by_category]
+        present = [part for part in parts if part is not None]
+        if len(present) == len(parts):
+            replicates[str(number)] = average(present)
+    samples = [part.sample for part in replicates.values()]
+    paired = {number: part for number, part in replicates.items() if part.sample == samples[0]}
+    intervals = [(math.nan, math.nan)] * len(rows)
+    if len(paired) >= 2:
+        table = rank_intervals(paired, _METRIC, fpr_limit=protocol.headline_fpr, level=protocol.bootstrap.level)
+        for number, low, high in table[["method", "rank_low", "rank_high"]].itertuples(index=False):
+            intervals[int(number)] = (float(low), float(high))
+    return intervals
 
 
-def _average(runs: Sequence[Run], positions: Sequence[int], protocol: Protocol) -> Replicates | None:
+def _average(runs: Sequence[CountedRun], protocol: Protocol) -> Replicates | None:
     """Average the replicates of the seeds of one category; None if any seed has none."""
     parts = []
-    for position in positions:
-        table = runs[position].replicates
+    for run in runs:
+        table = run.run.replicates
         own = table[(table["protocol"] == protocol.name) & (table["metric"] == _METRIC)]
         if own.empty:
             return None

@@ -1,4 +1,4 @@
-"""From runs to tidy frames: the one source of every table, page and plot.
+"""From runs to averages: the one source of every table, page and plot.
 
 A *configuration* is what a leaderboard row stands for: method, preset, view, weights and options, measured
 under one set of rules. Its value in a category is the mean over its seeds, and its value on a dataset the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,11 +18,32 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
-from hrbench.report.configurations import THROUGHPUT, costs_of, describe, identify, remarks, without_duplicates
+from hrbench.report.configurations import (
+    THROUGHPUT,
+    Configuration,
+    CountedRun,
+    costs_of,
+    describe,
+    identify,
+    protocol_digests,
+    remarks,
+    without_duplicates,
+)
 from hrbench.report.ranking import headline_ranks
 from hrbench.runs.store import Run
 
-__all__ = ["MIN_COMPONENTS", "SIZED", "THROUGHPUT", "Cell", "Summary", "averages", "lookup", "summarise", "values_of"]
+__all__ = [
+    "MIN_COMPONENTS",
+    "NO_ESTIMATE",
+    "SIZED",
+    "Estimate",
+    "Estimates",
+    "Row",
+    "Summary",
+    "averages",
+    "summarise",
+    "values_of",
+]
 
 MIN_COMPONENTS = 3
 """A size bin with fewer components than this gets no number."""
@@ -33,8 +55,8 @@ _METRIC = ["metric", "subset", "fpr_limit"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """One number of a table and what stands behind it.
+class Estimate:
+    """One number of a report and what stands behind it.
 
     Attributes
     ----------
@@ -68,54 +90,119 @@ class Cell:
         """The value that may be printed: NaN when undefined or when too few components stand behind it."""
         return math.nan if self.few else self.value
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether a printed value has a confidence interval."""
+        return not (math.isnan(self.shown) or math.isnan(self.low) or math.isnan(self.high))
+
+
+NO_ESTIMATE = Estimate()
+"""Where nothing was measured."""
+
+Estimates = Mapping[tuple[int, str, str, str, float | None], Estimate]
+"""By number of the configuration, category or "" for the average, metric, subset, and FPR limit or None."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """Everything that a report says in numbers.
+class Row:
+    """A configuration on a dataset: one row of its leaderboard.
 
     Attributes
     ----------
-    protocol : Protocol
-    runs : DataFrame
-        One row per run that counts: `position` (in the caller's list), configuration and origin.
-    configurations : DataFrame
-        One row per configuration, indexed by its number: the parts of its name, `label`, `short` (only what
-        tells it from the others) and whether its weights are `random`.
-    leaderboard : DataFrame
-        One row per dataset and configuration, best first: `rank` (NaN when not comparable) and the interval
-        `rank_low` to `rank_high` where there is one, `seeds`, `categories` and the `missing` ones.
-    categories, datasets : DataFrame
-        One row per dataset, configuration (, category), metric, subset and limit: fields of :class:`Cell`.
-    notes : dict of str to list of str
-        Per dataset, what a reader must know before comparing rows.
+    configuration : Configuration
+    runs : tuple of CountedRun
+        By category and seed.
+    headline : float
+        What it is ranked by.
+    missing : tuple of str
+        Categories of the dataset that it does not cover.
+    foreign : bool
+        Whether it was measured under other rules than the report's.
+    rank, rank_low, rank_high : float
+        Rank, and the interval of it over the bootstrap draws; NaN where not comparable, or where there is none.
     """
 
+    configuration: Configuration
+    runs: tuple[CountedRun, ...]
+    headline: float
+    missing: tuple[str, ...]
+    foreign: bool
+    rank: float = math.nan
+    rank_low: float = math.nan
+    rank_high: float = math.nan
+
+    @property
+    def categories(self) -> int:
+        """How many categories it covers."""
+        return len({run.category for run in self.runs})
+
+    @property
+    def seeds(self) -> str:
+        """Seeds per category, ``2`` or ``1–2``."""
+        counts = Counter(category for category, _ in {(run.category, run.seed) for run in self.runs})
+        fewest, most = min(counts.values()), max(counts.values())
+        return f"{fewest}" if fewest == most else f"{fewest}–{most}"
+
+    @property
+    def marks(self) -> str:
+        """The footnote marks of the row."""
+        return "†" * bool(self.missing) + "‡" * self.foreign
+
+    @property
+    def short_of_average(self) -> str:
+        """The short name, with the categories that averages of the row lack."""
+        lacks = f" (lacks {', '.join(self.missing)})" if self.missing else ""
+        return self.configuration.short + lacks
+
+    @property
+    def rank_text(self) -> str:
+        """The rank; a dash for a row that cannot be compared."""
+        return "–" if math.isnan(self.rank) else f"{self.rank:.0f}"
+
+    @property
+    def rank_interval(self) -> str:
+        """The interval of the rank, ``1–3``; nothing where there is none, or it is the rank itself."""
+        low, high = min(self.rank_low, self.rank), max(self.rank_high, self.rank)  # NaN stays
+        return f"{low:.0f}–{high:.0f}" if high > low else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """Everything that a report says of one dataset in numbers.
+
+    Attributes
+    ----------
+    dataset : str
+    protocol : Protocol
+    runs : tuple of CountedRun
+        Those that count, in the caller's order.
+    rows : tuple of Row
+        Best first.
+    estimates : dict
+        Every average.
+    notes : list of str
+        What a reader must know before comparing rows.
+    """
+
+    dataset: str
     protocol: Protocol
-    runs: pd.DataFrame
-    configurations: pd.DataFrame
-    leaderboard: pd.DataFrame
-    categories: pd.DataFrame
-    datasets: pd.DataFrame
-    notes: dict[str, list[str]]
+    runs: tuple[CountedRun, ...]
+    rows: tuple[Row, ...]
+    estimates: Estimates
+    notes: list[str]
 
-    def category_names(self, dataset: str) -> list[str]:
-        """Return the categories of `dataset` that any configuration covers."""
-        return sorted(self.runs.loc[self.runs["dataset"] == dataset, "category"].unique())
-
-
-Cells = Mapping[tuple[int, str, str, str, float | None], Cell]
+    @property
+    def categories(self) -> list[str]:
+        """The categories that any configuration covers."""
+        return sorted({run.category for run in self.runs})
 
 
-def lookup(summary: Summary, dataset: str) -> Cells:
-    """Return the cells of a dataset by (configuration, category or "", metric, subset, FPR limit or None)."""
-    cells: dict[tuple[int, str, str, str, float | None], Cell] = {}
-    fields = [field.name for field in dataclasses.fields(Cell)]
-    for frame in (summary.datasets.assign(category=""), summary.categories):
-        for row in frame[frame["dataset"] == dataset].to_dict("records"):
-            limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
-            key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
-            cells[key] = Cell(**{name: row[name] for name in fields})
-    return cells
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The leaderboards of all datasets that were measured under a protocol."""
+
+    protocol: Protocol
+    leaderboards: tuple[Leaderboard, ...]
 
 
 def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
@@ -126,47 +213,37 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     HrbenchError
         If no run was measured under it.
     """
-    described = pd.DataFrame([describe(position, run, protocol) for position, run in enumerate(runs)])
-    tables = [values_of(run, protocol.name) for run in runs]
-    measured = [not table.empty for table in tables]
-    if not any(measured):
-        found = sorted({name for run in runs for name in run.config.get("protocols", {})}) or ["none"]
-        raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(found)}")
-    described["measured"] = measured
-    notes: dict[str, list[str]] = {name: [] for name in sorted(described["dataset"].unique())}
-    kept = without_duplicates(described[described["measured"]], notes)
-    kept, configurations = identify(kept)
-    remarks(kept, described, configurations, protocol, notes)
+    values = {run: values_of(run, protocol.name) for run in runs}
+    described = [describe(run, protocol) for run in runs]
+    unmeasured = [run for run in described if values[run.run].empty]
+    if len(unmeasured) == len(runs):
+        names = sorted({name for run in runs for name in protocol_digests(run)}) or ["none"]
+        raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(names)}")
+    notes: dict[str, list[str]] = {name: [] for name in sorted({run.dataset for run in described})}
+    counted = identify(without_duplicates([run for run in described if not values[run.run].empty], notes))
+    remarks(counted, unmeasured, protocol, notes)
+    boards = []
+    for dataset, texts in notes.items():
+        own = [run for run in counted if run.dataset == dataset]
+        if own:
+            estimates = averages([(run, values[run.run]) for run in own])
+            rows = _rank(own, estimates, protocol)
+            boards.append(Leaderboard(dataset, protocol, tuple(own), rows, estimates, texts))
+    return Summary(protocol, tuple(boards))
 
-    categories, datasets = averages(tables, kept)
-    leaderboard = _rank(kept, datasets, protocol)
-    firm = headline_ranks(runs, kept, leaderboard[leaderboard["rank"].notna()], protocol)
-    leaderboard = leaderboard.merge(firm, on=["dataset", "configuration"], how="left")
-    return Summary(protocol, kept, configurations, leaderboard, categories, datasets, notes)
 
-
-def averages(
-    tables: Sequence[pd.DataFrame] | Mapping[int, pd.DataFrame], runs: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Average values over seeds, and then over categories.
-
-    Parameters
-    ----------
-    tables : sequence or mapping of int to DataFrame
-        From :func:`values_of`, by the position of the run.
-    runs : DataFrame
-        Position, dataset, configuration and category of the runs that count.
-
-    Returns
-    -------
-    categories, datasets : DataFrame
-        As in :class:`Summary`.
-    """
-    values = pd.concat([tables[i].assign(position=i) for i in runs["position"]], ignore_index=True)
-    names = ["position", "dataset", "configuration", "category"]
-    values = values.merge(runs[names], on="position", validate="many_to_one")
-    categories = _mean_over_seeds(values)
-    return categories, _mean_over_categories(categories)
+def averages(values: Sequence[tuple[CountedRun, pd.DataFrame]]) -> Estimates:
+    """Average the values of each run on a dataset, from :func:`values_of`, over seeds, and then over categories."""
+    tables = [table.assign(configuration=run.configuration.number, category=run.category) for run, table in values]
+    categories = _mean_over_seeds(pd.concat(tables, ignore_index=True))
+    fields = [field.name for field in dataclasses.fields(Estimate)]
+    estimates = {}
+    for frame in (_mean_over_categories(categories).assign(category=""), categories):
+        for row in frame.to_dict("records"):
+            limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
+            key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
+            estimates[key] = Estimate(**{name: row[name] for name in fields})
+    return estimates
 
 
 def values_of(run: Run, protocol: str) -> pd.DataFrame:
@@ -180,13 +257,13 @@ def values_of(run: Run, protocol: str) -> pd.DataFrame:
     records["fpr_limit"] = records["fpr_limit"].round(9)
     if records.empty:
         return records
-    costs = [(name, value) for name, value in costs_of(run.config).items() if name == THROUGHPUT or value == value]
+    costs = [(name, value) for name, value in costs_of(run).items() if name == THROUGHPUT or value == value]
     extra = pd.DataFrame(costs, columns=["metric", "value"]).assign(subset="all")
     return pd.concat([records, extra], ignore_index=True)
 
 
 def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
-    keys = ["dataset", "configuration", "category", *_METRIC]
+    keys = ["configuration", "category", *_METRIC]
     # The seeds see the same images, so their intervals do not shrink by averaging: the ends are averaged.
     table = _mean(values.rename(columns={"error_bound": "error", "ci_low": "low", "ci_high": "high"}), keys)
     table["n"] = values.groupby(keys, dropna=False)["n"].max().fillna(0).astype(int).to_numpy()
@@ -195,7 +272,7 @@ def _mean_over_seeds(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_over_categories(categories: pd.DataFrame) -> pd.DataFrame:
-    keys = ["dataset", "configuration", *_METRIC]
+    keys = ["configuration", *_METRIC]
     table = _mean(categories.assign(value=categories["value"].mask(categories["few"])), keys)
     groups = categories.groupby(keys, dropna=False)
     table["n"] = groups["n"].sum().to_numpy()
@@ -225,32 +302,32 @@ def _mean(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return table.reset_index()
 
 
-def _rank(runs: pd.DataFrame, datasets: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """Order the rows of each dataset; only rows that cover all of its categories get a rank."""
-    head = datasets[(datasets["metric"] == "aupro") & (datasets["subset"] == "all")]
-    head = head[np.isclose(head["fpr_limit"], protocol.headline_fpr)]
-    score = head.set_index(["dataset", "configuration"])["value"]
+def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) -> tuple[Row, ...]:
+    """Order the rows of a dataset; only rows that cover all of its categories get a rank."""
+    every = {run.category for run in runs}
+    by_configuration: dict[Configuration, list[CountedRun]] = {}
+    for run in runs:
+        by_configuration.setdefault(run.configuration, []).append(run)
     rows = []
-    for (dataset, configuration), group in runs.groupby(["dataset", "configuration"]):
-        every = set(runs.loc[runs["dataset"] == dataset, "category"])
-        seeds = group.groupby("category")["seed"].nunique()
+    for configuration, own in by_configuration.items():
+        headline = (configuration.number, "", "aupro", "all", round(protocol.headline_fpr, 9))
         rows.append(
-            {
-                "dataset": dataset,
-                "configuration": configuration,
-                "headline": score.get((dataset, configuration), math.nan),
-                "seeds": f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()}–{seeds.max()}",
-                "categories": len(seeds),
-                "missing": tuple(sorted(every - set(seeds.index))),
-                "foreign": bool(group["rules"].iloc[0] not in ("", protocol.digest)),
-            }
+            Row(
+                configuration=configuration,
+                runs=tuple(sorted(own, key=lambda run: (run.category, run.seed))),
+                headline=estimates.get(headline, NO_ESTIMATE).value,
+                missing=tuple(sorted(every - {run.category for run in own})),
+                foreign=configuration.rules not in ("", protocol.digest),
+            )
         )
-    table = pd.DataFrame(rows)
-    comparable = (table["missing"].str.len() == 0) & ~table["foreign"]
+    rows.sort(key=lambda row: (math.inf if math.isnan(row.headline) else -row.headline, row.configuration.number))
+    others = [row for row in rows if row.missing or row.foreign or math.isnan(row.headline)]
+    comparable = [row for row in rows if row not in others]
     # Rows that print the same number share their rank.
-    printed = table["headline"].round(3).where(comparable)
-    table["rank"] = printed.groupby(table["dataset"]).rank(ascending=False, method="min")
-    table["unranked"] = table["rank"].isna()
-    order = ["dataset", "unranked", "headline", "configuration"]
-    table = table.sort_values(order, ascending=[True, True, False, True], na_position="last")
-    return table.drop(columns="unranked").reset_index(drop=True)
+    printed = [round(row.headline, 3) for row in comparable]
+    intervals = headline_ranks([by_configuration[row.configuration] for row in comparable], protocol)
+    ranked = [
+        dataclasses.replace(row, rank=1.0 + printed.index(value), rank_low=low, rank_high=high)
+        for row, value, (low, high) in zip(comparable, printed, intervals, strict=True)
+    ]
+    return (*ranked, *others)

@@ -16,8 +16,9 @@ from hrbench.backbones.bundled import bundled_digest
 from hrbench.data.sample import Category, Sample
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.method import Method
 from hrbench.precision import PRECISIONS
-from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest
+from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest, weights_options
 from hrbench.runs.store import RunFolder
 
 __all__ = ["Job", "identities", "make_job", "split_normals"]
@@ -113,7 +114,7 @@ def make_job(
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
     looked_at = View.parse(view or chosen.view)
-    recorded = identities(complete)
+    recorded = identities(cls, complete)
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":
         identity.append(precision)
@@ -140,15 +141,16 @@ def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
     return kept, [train[index] for index in sorted(chosen)]
 
 
-def identities(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as they are recorded: files by their name and content, so that paths may differ."""
+def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's options as they are recorded: weights by name and content of their file, wherever it lies."""
 
-    def identity(key: str, value: Any) -> Any:
-        if not isinstance(value, str) or not key.endswith(("weights", "checkpoint")):
+    def identity(value: Any) -> Any:
+        if not isinstance(value, str):
             return value
         if value == "bundled":
             return f"bundled sha256:{bundled_digest(options.values())}"
         path = Path(value).expanduser()
         return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else value
 
-    return {key: identity(key, value) for key, value in options.items()}
+    by_content = weights_options(cls)
+    return {key: identity(value) if key in by_content else value for key, value in options.items()}

@@ -15,7 +15,7 @@ from hrbench.backbones import bundled as _bundled
 from hrbench.backbones import bundled_models, level_indices, load_pyramid, load_tokens, token_depth
 from hrbench.commands import DEMO_METHODS
 from hrbench.errors import HrbenchError
-from hrbench.registry import create_method
+from hrbench.registry import create_method, load_method
 from hrbench.runs.job import identities
 
 LIMITS = {"resnet18": 8e6, "vit_tiny_patch16_224": 12e6}  # bytes
@@ -140,13 +140,13 @@ def test_a_run_is_another_one_when_its_bundled_file_changes(monkeypatch: pytest.
     for name in ("resnet18", "vit_tiny_patch16_224"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"first")
     monkeypatch.setattr(_bundled, "_FOLDER", tmp_path)
-    before = identities(options)
+    before = identities(load_method("fastflow"), options)
     assert before["weights"].startswith("bundled sha256:")
     assert before == {**options, "weights": before["weights"]}
     (tmp_path / "vit_tiny_patch16_224.safetensors").write_bytes(b"another release")
-    assert identities(options) == before
+    assert identities(load_method("fastflow"), options) == before
     (tmp_path / "resnet18.safetensors").write_bytes(b"another release")
-    assert identities(options) != before
+    assert identities(load_method("fastflow"), options) != before
 
 
 def test_a_method_whose_backbone_is_no_option_counts_all_bundled_files(
@@ -156,5 +156,5 @@ def test_a_method_whose_backbone_is_no_option_counts_all_bundled_files(
     seen = set()
     for content in (b"first", b"another release"):
         (tmp_path / "resnet18.safetensors").write_bytes(content)
-        seen.add(identities({"weights": "bundled"})["weights"])
+        seen.add(identities(load_method("fastflow"), {"weights": "bundled"})["weights"])
     assert len(seen) == 2

@@ -57,7 +57,7 @@ def test_reads_a_descriptor_from_a_path(tmp_path: Path) -> None:
     with pytest.raises(HrbenchError, match=r"mine\.toml: layout is 'mvtex', expected one of"):
         load_descriptor(path)
     path.write_text(f'{common}layout = "mvtec"\ncategoris = 1\n')
-    with pytest.raises(HrbenchError, match=r"mine\.toml: unknown key 'categoris'"):
+    with pytest.raises(HrbenchError, match=r"mine\.toml: categoris is an unknown key"):
         load_descriptor(path)
     path.write_text(f'{common}layout = "mvtec"\n')
     with pytest.raises(HrbenchError, match=r"mine\.toml: no \[categories\]"):

@@ -1,14 +1,27 @@
 """The contract suite over every registered method: a new method is tested as soon as its file is there."""
 
+import sys
+import types
+
 import pytest
+import torch
 from helpers import SMALL_METHODS
 
 import hrbench
+from hrbench.engine.training import learnt_state
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
-from hrbench.registry import load_method
+from hrbench.registry import load_method, source_digest
 from hrbench.testing import check_method
+
+
+def reference_of(cls):
+    """Return the reference under which a class that a test has made is found."""
+    module = sys.modules.setdefault("made_by_a_test", types.ModuleType("made_by_a_test"))
+    cls.__module__ = module.__name__
+    module.Made = cls
+    return "made_by_a_test:Made"
 
 
 @pytest.mark.parametrize("name", hrbench.list_methods())
@@ -61,22 +74,10 @@ def test_methods_come_by_entry_point(monkeypatch):
 
 
 def test_the_contract_notices_what_is_wrong(toy):
-    import torch
-
     cls = load_method(toy)
 
     def broken(name, function):
-        class Broken(cls):
-            pass
-
-        setattr(Broken, name, function)
-        Broken.__module__ = "broken_methods"
-        import sys
-        import types
-
-        module = sys.modules.setdefault("broken_methods", types.ModuleType("broken_methods"))
-        module.Broken = Broken
-        return "broken_methods:Broken"
+        return reference_of(type("Broken", (cls,), {name: function}))
 
     plain = cls.predict
     cases = {
@@ -91,3 +92,42 @@ def test_the_contract_notices_what_is_wrong(toy):
         with pytest.raises(AssertionError, match=message):
             check_method(broken("predict", predict), steps=2)
     check_method(toy, steps=2)
+
+
+def test_the_contract_notices_that_what_is_not_saved_learns(toy):
+    cls = load_method(toy)
+
+    class Forgetful(cls):
+        def __init__(self, steps: int = 2) -> None:
+            super().__init__(steps)
+            self.part = torch.nn.Linear(1, 1)
+            self.part.provenance = "a file"
+
+    assert Forgetful().restored() == {"part": "a file"}
+    assert not any(key.startswith("part") for key in learnt_state(Forgetful()))
+    with pytest.raises(AssertionError, match=r"part is restored, not saved, but its weight learns"):
+        check_method(reference_of(Forgetful))
+
+
+@pytest.mark.parametrize(
+    "form", ["from ._used import x", "from . import _used", "from pack._used import x", "import pack._used"]
+)
+def test_a_method_is_made_of_its_module_and_what_that_imports(tmp_path, monkeypatch, form):
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "own.py").write_text(f"{form}\nimport hrbench\n\n\nclass Own(hrbench.Method):\n    pass\n")
+    (folder / "_used.py").write_text("from ._deeper import x\n")
+    for name in ("_deeper", "_unused"):
+        (folder / f"{name}.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pack"]:
+        monkeypatch.delitem(sys.modules, name)
+    cls = load_method("pack.own:Own")
+    digests = [source_digest(cls)]
+    for name in ("_unused", "_deeper", "_used", "own"):
+        with (folder / f"{name}.py").open("a") as file:
+            file.write("# changed\n")
+        digests.append(source_digest(cls))
+    assert digests[0] == digests[1]  # nobody imports it
+    assert len(set(digests[1:])) == 4

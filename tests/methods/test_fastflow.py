@@ -203,7 +203,7 @@ def test_energy_does_not_saturate_where_likelihood_does() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(HrbenchError, match="unknown map of fastflow 'prob'"):
+    with pytest.raises(HrbenchError, match="option map of fastflow is 'prob', expected one of"):
         create_method("fastflow", **SMALL, map="prob")
     with pytest.raises(HrbenchError, match="steps or epochs, one of them; got 6 and 2"):
         create_method("fastflow", **SMALL, epochs=2)

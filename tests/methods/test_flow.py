@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ def tiny(clamp: str = "legacy", *, channels: int = 6, steps: int = 3) -> _flow.F
     return flow
 
 
-@pytest.mark.parametrize("clamp", _flow.CLAMPS)
+@pytest.mark.parametrize("clamp", get_args(_flow.Clamp))
 @pytest.mark.parametrize("channels", [6, 7])
 def test_inverse_undoes_forward(clamp: str, channels: int) -> None:
     flow = tiny(clamp, channels=channels)
@@ -35,7 +37,7 @@ def test_inverse_undoes_forward(clamp: str, channels: int) -> None:
     assert (z - x).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("clamp", _flow.CLAMPS)
+@pytest.mark.parametrize("clamp", get_args(_flow.Clamp))
 def test_log_det_is_that_of_the_jacobian(clamp: str) -> None:
     flow = tiny(clamp)
     x = torch.randn(1, 6, 4, 4, dtype=torch.float64)
@@ -58,7 +60,7 @@ def test_log_det_is_per_sample() -> None:
 
 
 def test_clamps_differ_and_saturate_at_two() -> None:
-    steps = [_flow.FlowStep(4, 1, clamp=clamp) for clamp in _flow.CLAMPS]
+    steps = [_flow.FlowStep(4, 1, clamp=clamp) for clamp in get_args(_flow.Clamp)]
     slopes = []
     for step in steps:
         step.subnet = nn.Conv2d(2, 4, 1)
@@ -224,10 +226,6 @@ def test_energy_is_half_the_mean_square() -> None:
     assert float(_flow.energy(torch.randn(1, 100_000, 1, 1))) == pytest.approx(0.5, abs=0.01)
 
 
-def test_unknown_options_are_named() -> None:
-    with pytest.raises(HrbenchError, match="unknown clamp 'hard'"):
-        _flow.FlowStep(4, clamp="hard")
-    with pytest.raises(HrbenchError, match="unknown norm 'batch'"):
-        _flow.feature_norm("batch", 4)
+def test_a_kernel_of_another_size_is_refused() -> None:
     with pytest.raises(HrbenchError, match="kernel 5"):
         _flow.FlowStep(4, 5)

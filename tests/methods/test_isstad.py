@@ -344,9 +344,9 @@ def test_positions_take_any_multiple_of_the_patch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"map": "sum"}, "unknown map of isstad 'sum'.*product"),
-        ({"residual": "max"}, "unknown residual of isstad 'max'"),
-        ({"corruption": "holes"}, "unknown corruption of isstad 'holes'.*mixture"),
+        ({"map": "sum"}, "option map of isstad is 'sum', expected one of .*'product'"),
+        ({"residual": "max"}, "option residual of isstad is 'max', expected one of"),
+        ({"corruption": "holes"}, "option corruption of isstad is 'holes', expected one of .*'mixture'"),
         ({"mask_ratio": 1.0}, "mask_ratio of isstad is 1.0, expected more than 0 and less than 1"),
         ({"crop_area": 0.0}, "crop_area of isstad is 0.0"),
         ({"mae_depth": 4}, "mae_depth of isstad is 4, expected 1 to decoder_depth, 3"),

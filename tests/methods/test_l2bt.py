@@ -299,7 +299,7 @@ def test_every_view_gives_a_native_map(text: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(HrbenchError, match="unknown blur_padding of l2bt 'edge'"):
+    with pytest.raises(HrbenchError, match="option blur_padding of l2bt is 'edge', expected one of"):
         create_method("l2bt", **SMALL, blur_padding="edge")
     with pytest.raises(HrbenchError, match="steps or epochs, one of them; got 20 and 2"):
         create_method("l2bt", **SMALL, epochs=2)

@@ -14,8 +14,10 @@ from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
 
 methods_package()
-from hrbench.methods import _pseudo_anomalies as pseudo  # noqa: E402
-from hrbench.methods._pseudo_anomalies import GENERATORS, VISIBLE, corrupt, perlin_noise, texture  # noqa: E402
+from hrbench.methods._defect_shapes import blob, perlin_noise, simple_shape  # noqa: E402
+from hrbench.methods._image_operations import blurred, grey, recoloured, rotated  # noqa: E402
+from hrbench.methods._pseudo_anomalies import GENERATORS, VISIBLE, corrupt  # noqa: E402
+from hrbench.methods._textures import texture  # noqa: E402
 
 
 def surface(n: int = 4, size: tuple[int, int] = (64, 96)) -> Tensor:
@@ -122,7 +124,7 @@ def test_blobs_have_the_area_that_was_drawn() -> None:
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(60):
-        top, left, cover = pseudo._blob((400, 400), 30.0, rng)
+        top, left, cover = blob((400, 400), 30.0, rng)
         if min(top, left) > 0 and top + cover.shape[0] < 400 and left + cover.shape[1] < 400:
             ratios.append(float(cover.sum()) / (np.pi / 4 * 30**2))
     assert 0.97 < np.mean(ratios) < 1.06
@@ -137,7 +139,7 @@ def test_perlin_masks_have_the_published_statistics() -> None:
     for _ in range(300):
         cells = (int(2 ** rng.integers(6)), int(2 ** rng.integers(6)))
         noise = perlin_noise((256, 256), cells, rng)
-        shares.append(float((pseudo._rotated(noise[None], rng.uniform(-90, 90)) > 0.5).float().mean()))
+        shares.append(float((rotated(noise[None], rng.uniform(-90, 90)) > 0.5).float().mean()))
     assert abs(np.mean(shares) - 0.048) < 0.006
     assert abs(np.mean(np.array(shares) == 0) - 0.053) < 0.04
 
@@ -168,7 +170,7 @@ def test_polygons_are_filled_by_the_even_odd_rule() -> None:
         def uniform(self, *_: object) -> np.ndarray:
             return self.corners
 
-    found = pseudo._shape((100, 100), Corners())
+    found = simple_shape((100, 100), Corners())
     centres = np.stack(np.mgrid[:100, :100], axis=-1).reshape(-1, 2) + 0.5
     expected = Path(Corners.corners).contains_points(centres).reshape(100, 100)  # counts crossings of a ray
     assert np.array_equal(found.numpy(), expected)
@@ -190,21 +192,21 @@ def test_textures_are_images() -> None:
 
 def test_hue_keeps_brightness_and_grey() -> None:
     image = torch.rand((3, 8, 8), generator=torch.Generator().manual_seed(0))
-    turned = pseudo._hue(image, 0.3, 1.2)
-    torch.testing.assert_close(pseudo._grey(turned), pseudo._grey(image), atol=1e-3, rtol=0)
+    turned = recoloured(image, 0.3, 1.2)
+    torch.testing.assert_close(grey(turned), grey(image), atol=1e-3, rtol=0)
     assert (turned - image).abs().max() > 0.1
-    torch.testing.assert_close(pseudo._hue(image, 1.0, 1.0), image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(pseudo._hue(image, 0.4, 0.0), pseudo._grey(image), atol=2e-3, rtol=0)
+    torch.testing.assert_close(recoloured(image, 1.0, 1.0), image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(recoloured(image, 0.4, 0.0), grey(image), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
 def test_blur_is_a_gaussian(sigma: float) -> None:
     image = torch.rand((3, 30, 41), generator=torch.Generator().manual_seed(0))
     expected = ndimage.gaussian_filter(image.numpy().astype(float), (0, sigma, sigma), truncate=8)
-    found = pseudo._blurred(image, sigma).numpy()
+    found = blurred(image, sigma).numpy()
     inner = (..., slice(8, -8), slice(8, -8))  # borders differ: weights that are left count
     assert np.abs(found - expected)[inner].max() < 1e-5
-    assert np.abs(pseudo._blurred(torch.ones(3, 30, 41), 17.0).numpy() - 1).max() < 1e-5
+    assert np.abs(blurred(torch.ones(3, 30, 41), 17.0).numpy() - 1).max() < 1e-5
 
 
 def test_mistakes_are_named() -> None:

@@ -355,9 +355,9 @@ def test_epochs_and_steps_are_both_least() -> None:
 
 def test_mistakes_are_named() -> None:
     for options, message in (
-        ({"combine": "product"}, "unknown combine of rstpm 'product'"),
-        ({"discriminator": "on"}, "unknown discriminator of rstpm 'on'"),
-        ({"anomalies": "perlim"}, "unknown anomalies of rstpm 'perlim'; did you mean 'perlin'"),
+        ({"combine": "product"}, "option combine of rstpm is 'product', expected one of"),
+        ({"discriminator": "on"}, "option discriminator of rstpm is 'on', expected one of"),
+        ({"anomalies": "perlim"}, "option anomalies of rstpm is 'perlim', expected one of .*; did you mean 'perlin'"),
         ({"strides": (4, 16)}, r"strides \[4, 16\] of rstpm: expected each twice"),
         ({"strides": (3, 6)}, "test_efficientnet has no features at stride 3"),
         ({"strides": (16, 32)}, r"test_efficientnet has no features at stride 64; it has \[2, 4, 8, 16, 32\]"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import hrbench
 from hrbench.evidence import Collection, Evidence, EvidenceCollector
 from hrbench.metrics import bootstrap, compute
-from hrbench.protocol import Curve
+from hrbench.protocol import Bootstrap, Curve
 
 NATIVE = hrbench.load_protocol("native")
 THRESHOLD = 1.5
@@ -36,6 +36,10 @@ def case(seed=0, good=12, bad=14, size=40, lift=1.0, levels=None, decisions=Fals
         scores = np.round(scores * levels) / levels if levels else scores
         images.append((scores.astype(np.float32) + np.float32(offset), mask, scores > 2 if decisions else None))
     return images
+
+
+def rules(draws=1000, seed=0, level=0.95, protocol=NATIVE):
+    return replace(protocol, bootstrap=Bootstrap(draws, level, seed))
 
 
 def collect(images, exact=False):
@@ -71,7 +75,7 @@ def resample(evidence: Evidence, weights) -> Evidence:
 def test_weights_of_one_give_the_metrics_themselves(levels, exact):
     evidence = collect(case(levels=levels, decisions=True), exact)
     expected = compute(evidence, NATIVE, threshold=THRESHOLD)
-    result = bootstrap.replicates(evidence, NATIVE, draws=2, threshold=THRESHOLD)
+    result = bootstrap.replicates(evidence, rules(2), threshold=THRESHOLD)
     pd.testing.assert_frame_equal(result.keys, expected[["metric", "subset", "fpr_limit"]])
     error = np.abs(result.estimate - expected["value"].to_numpy())
     assert np.array_equal(np.isnan(result.estimate), expected["value"].isna())
@@ -85,8 +89,8 @@ def test_replicates_equal_a_naive_bootstrap(levels, monkeypatch):
     evidence = collect(case(3, levels=levels, decisions=True), exact=True)
     images = evidence.images
     draws = 4
-    weights = bootstrap.image_weights(images["id"], images["label"], draws=draws, seed=5)
-    result = bootstrap.replicates(evidence, NATIVE, draws=draws, seed=5, threshold=THRESHOLD)
+    weights = bootstrap.image_weights(images["id"], images["label"], Bootstrap(draws, seed=5))
+    result = bootstrap.replicates(evidence, rules(draws, 5), threshold=THRESHOLD)
     areas = evidence.components["area"].to_numpy()
     edges = np.quantile(areas, NATIVE.size_bins.quantiles)
     monkeypatch.setattr("hrbench.metrics.sizes.quartile_edges", lambda *_: edges)  # those of the full sample
@@ -103,7 +107,7 @@ def test_coarse_bins_are_fine_enough_in_the_tail():
     images = [(m, k, None) for m, k, _ in case(1, good=20, bad=20, size=160, lift=2.0)]  # 1 Mpx
     evidence = collect(images)
     exact = compute(evidence, NATIVE, threshold=THRESHOLD)
-    result = bootstrap.replicates(evidence, NATIVE, draws=2, threshold=THRESHOLD)
+    result = bootstrap.replicates(evidence, rules(2), threshold=THRESHOLD)
     error = np.abs(result.estimate - exact["value"]) - exact["error_bound"]
     assert error.max() < 5e-4  # oracle thresholds; the others are a tenth of that
     narrow = exact["fpr_limit"] == 0.01
@@ -120,7 +124,7 @@ def test_weights_keep_the_number_of_each_label(seed, good, bad, grouped):
     labels = np.repeat([0, 1], [good, bad])
     ids = [f"{index}" for index in range(good + bad)]
     groups = [f"{label}{index % 3}" for index, label in enumerate(labels)] if grouped else None
-    weights = bootstrap.image_weights(ids, labels, draws=7, seed=seed, groups=groups)
+    weights = bootstrap.image_weights(ids, labels, Bootstrap(7, seed=seed), groups)
     assert weights.shape == (7, good + bad)
     assert (weights == np.round(weights)).all()
     if grouped:
@@ -130,19 +134,21 @@ def test_weights_keep_the_number_of_each_label(seed, good, bad, grouped):
     else:
         assert (weights[:, labels == 0].sum(axis=1) == good).all()
         assert (weights[:, labels == 1].sum(axis=1) == bad).all()
-    assert np.array_equal(weights, bootstrap.image_weights(ids, labels, draws=7, seed=seed, groups=groups))
+    assert np.array_equal(weights, bootstrap.image_weights(ids, labels, Bootstrap(7, seed=seed), groups))
     if bad > 3 and not grouped:
-        assert not np.array_equal(weights, bootstrap.image_weights(ids, labels, draws=7, seed=seed + 1))
+        assert not np.array_equal(weights, bootstrap.image_weights(ids, labels, Bootstrap(7, seed=seed + 1)))
 
 
 def test_weights_differ_between_sets_of_images():
-    first, second = (bootstrap.image_weights([f"{name}{i}" for i in range(20)], np.ones(20)) for name in "ab")
+    first, second = (
+        bootstrap.image_weights([f"{name}{i}" for i in range(20)], np.ones(20), Bootstrap()) for name in "ab"
+    )
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
 
 
 def test_same_seed_same_bits():
     evidence = collect(case())
-    first, second, other = (bootstrap.replicates(evidence, NATIVE, draws=50, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (bootstrap.replicates(evidence, rules(50, seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.values, second.values, equal_nan=True)
     assert not np.array_equal(first.values, other.values, equal_nan=True)
 
@@ -150,7 +156,7 @@ def test_same_seed_same_bits():
 def test_an_increasing_transform_of_the_scores_changes_nothing():
     images = case(2, levels=3)
     stretched = [(np.exp(m), k, None) for m, k, _ in images]
-    first, second = (bootstrap.replicates(collect(i, True), NATIVE, draws=20) for i in (images, stretched))
+    first, second = (bootstrap.replicates(collect(i, True), rules(20)) for i in (images, stretched))
     ranked = ~first.keys["metric"].str.startswith("image_")  # those are means of scores here
     assert np.allclose(first.values[:, ranked], second.values[:, ranked], atol=1e-12, equal_nan=True)
 
@@ -159,7 +165,7 @@ def test_intervals_hold_the_value_and_grow_with_the_level():
     evidence = collect(case(4))
     expected = compute(evidence, NATIVE, threshold=THRESHOLD)
     wide, narrow = (
-        bootstrap.intervals(evidence, NATIVE, draws=300, level=level, threshold=THRESHOLD) for level in (0.99, 0.8)
+        bootstrap.intervals(evidence, rules(300, level=level), threshold=THRESHOLD) for level in (0.99, 0.8)
     )
     known = narrow["ci_low"].notna()
     assert known[(expected["metric"] == "aupro") & (expected["subset"] == "all")].all()
@@ -171,28 +177,28 @@ def test_intervals_hold_the_value_and_grow_with_the_level():
 
 def test_too_few_images_or_components_have_no_interval():
     evidence = collect(case(5, bad=9))
-    frame = bootstrap.intervals(evidence, NATIVE, draws=50, threshold=THRESHOLD)
+    frame = bootstrap.intervals(evidence, rules(50), threshold=THRESHOLD)
     assert frame.loc[frame["metric"] != "fpr", "ci_low"].isna().all()
     assert frame.loc[frame["metric"] == "fpr", "ci_low"].notna().all()
-    frame = bootstrap.intervals(collect(case(5, bad=14)), NATIVE, draws=50, threshold=THRESHOLD)
+    frame = bootstrap.intervals(collect(case(5, bad=14)), rules(50), threshold=THRESHOLD)
     bins = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["ci_low"]
     assert bins[["all", "q4"]].notna().all()
     assert np.isnan(bins["d>=128"])
-    few_good = bootstrap.intervals(collect(case(5, good=4)), NATIVE, draws=50).set_index("metric")["ci_low"]
+    few_good = bootstrap.intervals(collect(case(5, good=4)), rules(50)).set_index("metric")["ci_low"]
     assert np.isnan(few_good["image_auroc"])
 
 
 def test_groups_count_as_one():
     evidence = collect(case(6, bad=20))
     groups = [f"part {index % 4}" if index >= 12 else f"good {index}" for index in range(32)]
-    frame = bootstrap.intervals(evidence, NATIVE, draws=50, groups=groups)
+    frame = bootstrap.intervals(evidence, rules(50), groups=groups)
     assert frame.loc[frame["metric"] == "aupro", "ci_low"].isna().all()
 
 
 @pytest.mark.parametrize(("good", "bad"), [(0, 1), (1, 1), (0, 12), (12, 1)])
 def test_degenerate_samples_are_no_error(good, bad):
     evidence = collect(case(7, good=good, bad=bad))
-    result = bootstrap.replicates(evidence, NATIVE, draws=20)
+    result = bootstrap.replicates(evidence, rules(20))
     frame = result.intervals()
     assert len(frame) == len(compute(evidence, NATIVE))
     without_threshold = frame["metric"].isin(["iou", "miou", "miou_all", "f1", "fpr"])
@@ -208,12 +214,12 @@ def test_degenerate_samples_are_no_error(good, bad):
 def test_a_perfect_or_constant_map_has_no_spread_and_no_interval():
     images = case(8)
     perfect = collect([(k.astype(np.float32), k, None) for _, k, _ in images])
-    result = bootstrap.replicates(perfect, NATIVE, draws=30)
+    result = bootstrap.replicates(perfect, rules(30))
     for metric in ("pixel_auroc", "pixel_ap", "iou_oracle", "miou_oracle", "image_auroc"):
         assert (result.values[:, result.row(metric)] == 1).all()
         assert np.isnan(result.intervals().loc[result.row(metric), "ci_low"])
     constant = collect([(np.zeros(k.shape), k, None) for _, k, _ in images])
-    result = bootstrap.replicates(constant, NATIVE, draws=30)
+    result = bootstrap.replicates(constant, rules(30))
     assert np.allclose(result.values[:, result.row("pixel_auroc")], 0.5)
     assert np.allclose(result.values[:, result.row("aupro", fpr_limit=0.05)], 0.025)
     assert result.intervals()["ci_low"].isna()[result.row("pixel_auroc")]
@@ -221,7 +227,7 @@ def test_a_perfect_or_constant_map_has_no_spread_and_no_interval():
 
 def test_sampled_curves_have_no_intervals():
     protocol = replace(NATIVE, curve=Curve("equal-rank", 99))
-    frame = bootstrap.intervals(collect(case()), protocol, draws=20).set_index("metric")["ci_low"]
+    frame = bootstrap.intervals(collect(case()), rules(20, protocol=protocol)).set_index("metric")["ci_low"]
     assert frame[["aupro", "rho", "rho_disjoint"]].isna().all()
     assert frame[["pixel_ap"]].notna().all()
 
@@ -235,7 +241,7 @@ def test_no_defect_is_an_error():
 def test_paired_difference_is_shorter_than_an_unpaired_one():
     images = case(9, bad=20)
     better = [(m + np.float32(0.4) * k, k, None) for m, k, _ in images]
-    first, second = (bootstrap.replicates(collect(i), NATIVE, draws=200, threshold=THRESHOLD) for i in (better, images))
+    first, second = (bootstrap.replicates(collect(i), rules(200), threshold=THRESHOLD) for i in (better, images))
     table = bootstrap.paired_difference(first, second).set_index(
         ["metric", "subset", first.keys["fpr_limit"].fillna(1)]
     )
@@ -257,7 +263,7 @@ def test_paired_difference_is_shorter_than_an_unpaired_one():
 def test_lower_false_positive_rate_is_better():
     images = case(9)
     louder = [(m + np.float32(0.3), k, None) for m, k, _ in images]
-    first, second = (bootstrap.replicates(collect(i), NATIVE, draws=50, threshold=THRESHOLD) for i in (images, louder))
+    first, second = (bootstrap.replicates(collect(i), rules(50), threshold=THRESHOLD) for i in (images, louder))
     table = bootstrap.paired_difference(first, second).set_index("metric")
     assert table.loc["fpr", "difference"] < 0
     assert table.loc["fpr", "share_better"] == 1
@@ -266,9 +272,9 @@ def test_lower_false_positive_rate_is_better():
 @pytest.mark.parametrize("change", ["seed", "draws", "images"])
 def test_different_samples_cannot_be_paired(change):
     images = case(10)
-    first = bootstrap.replicates(collect(images), NATIVE, draws=20)
-    arguments = {"draws": 20} | {"seed": {"seed": 1}, "draws": {"draws": 21}}.get(change, {})
-    second = bootstrap.replicates(collect(images[1:] if change == "images" else images), NATIVE, **arguments)
+    first = bootstrap.replicates(collect(images), rules(20))
+    other = {"seed": rules(20, 1), "draws": rules(21), "images": rules(20)}[change]
+    second = bootstrap.replicates(collect(images[1:] if change == "images" else images), other)
     with pytest.raises(hrbench.HrbenchError, match="same images only"):
         bootstrap.paired_difference(first, second)
 
@@ -282,7 +288,7 @@ def test_ranks_over_categories():
             images = [
                 (m + np.float32(0.3) * rng.normal(size=m.shape).astype(np.float32), k, None) for m, k, _ in images
             ]
-            parts.append(bootstrap.replicates(collect(images), NATIVE, draws=100))
+            parts.append(bootstrap.replicates(collect(images), rules(100)))
         return parts
 
     runs = {"poor": method(0.3, 1), "twin a": method(1.0, 2), "twin b": method(1.0, 3), "best": method(2.5, 4)}
@@ -302,7 +308,7 @@ def test_ranks_over_categories():
 
 
 def test_a_row_of_replicates_survives_the_disk(tmp_path):
-    whole = bootstrap.replicates(collect(case(11)), NATIVE, draws=20)
+    whole = bootstrap.replicates(collect(case(11)), rules(20))
     whole.table("aupro", fpr_limit=0.05).to_parquet(tmp_path / "table.parquet")
     read = bootstrap.Replicates.of_table(pd.read_parquet(tmp_path / "table.parquet"))
     index = whole.row("aupro", fpr_limit=0.05)
@@ -318,14 +324,14 @@ def test_a_row_of_replicates_survives_the_disk(tmp_path):
 
 def test_seeds_of_one_category_stay_paired():
     images = case(10)
-    first, second, third = (bootstrap.replicates(collect(images), NATIVE, draws=20) for _ in range(3))
+    first, second, third = (bootstrap.replicates(collect(images), rules(20)) for _ in range(3))
     assert bootstrap.average([first, second]).sample == bootstrap.average([third]).sample
 
 
 def test_average_leaves_out_categories_without_the_row():
-    whole = bootstrap.replicates(collect(case(11)), NATIVE, draws=20)
+    whole = bootstrap.replicates(collect(case(11)), rules(20))
     index = whole.row("image_auroc")
-    without = bootstrap.replicates(collect(case(12, good=0)), NATIVE, draws=20)
+    without = bootstrap.replicates(collect(case(12, good=0)), rules(20))
     mean = bootstrap.average([whole, without])
     assert np.array_equal(mean.values[:, index], whole.values[:, index])
     assert mean.units[index] == whole.units[index]
@@ -354,7 +360,7 @@ def test_interval_constructions_in_closed_form():
 @given(seed=st.integers(0, 10**6), levels=st.sampled_from([2, 10, None]), offset=st.sampled_from([0.0, 100.0]))
 def test_any_weights_give_values_in_range(seed, levels, offset):
     evidence = collect(case(seed, good=3, bad=4, size=20, levels=levels, offset=offset))
-    result = bootstrap.replicates(evidence, NATIVE, draws=10, threshold=THRESHOLD + offset)
+    result = bootstrap.replicates(evidence, rules(10), threshold=THRESHOLD + offset)
     known = result.values[~np.isnan(result.values)]
     assert ((known >= -1e-12) & (known <= 1 + 1e-12)).all()
     assert np.abs(result.estimate - compute(evidence, NATIVE, threshold=THRESHOLD + offset)["value"]).max() < 0.05

@@ -13,14 +13,15 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from hrbench.metrics import bootstrap, detection
+from hrbench.protocol import Bootstrap, Detectability
 
 SIZES = [4, 6, 7, 9, 12, 15, 18, 22, 27, 33, 40, 49, 60, 73, 90, 110, 134, 164, 200, 245, 300, 366, 447, 546, 667]
 HITS = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
 
 
 def test_reference_table_maximum_likelihood():
-    found = detection.fit_detection(SIZES, HITS, method="ml")
-    assert found.method == "ml"
+    found = detection.fit_detection(SIZES, HITS, estimator="ml")
+    assert found.estimator == "ml"
     assert found.intercept == pytest.approx(-4.35511816, abs=1e-8)
     assert found.slope == pytest.approx(1.16286725, abs=1e-8)
     assert found.a50.area == pytest.approx(42.31557, abs=1e-5)
@@ -32,16 +33,16 @@ def test_reference_table_maximum_likelihood():
 
 def test_reference_table_penalised_likelihood():
     found = detection.fit_detection(SIZES, HITS)
-    assert found.method == "firth"
+    assert found.estimator == "firth"
     assert found.intercept == pytest.approx(-3.71597492, abs=1e-8)
     assert found.slope == pytest.approx(0.99408263, abs=1e-8)
     assert found.a90.estimate == pytest.approx(383.13919, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["firth", "ml"])
-def test_reference_table_separated_case(method):
-    found = detection.fit_detection(SIZES, [size > 60 for size in SIZES], method=method)
-    assert found.method == "firth"
+@pytest.mark.parametrize("estimator", ["firth", "ml"])
+def test_reference_table_separated_case(estimator):
+    found = detection.fit_detection(SIZES, [size > 60 for size in SIZES], estimator=estimator)
+    assert found.estimator == "firth"
     assert found.intercept == pytest.approx(-17.55612913, abs=1e-7)
     assert found.slope == pytest.approx(4.18547276, abs=1e-7)
     assert found.a50.area == pytest.approx(66.32316, abs=1e-5)
@@ -51,7 +52,7 @@ def test_reference_table_separated_case(method):
 
 
 def test_limits_beyond_the_largest_component_are_not_reached():
-    found = detection.fit_detection(SIZES, HITS, method="ml")
+    found = detection.fit_detection(SIZES, HITS, estimator="ml")
     assert str(found.a90) == "280 px"
     limit = found.a90_95
     assert limit.area is None
@@ -114,9 +115,9 @@ def test_fits_maximise_their_likelihoods(seed, number):
         information = design.T @ (design * (p * (1 - p))[:, None])
         return np.logaddexp(0, np.where(hits, -eta, eta)).sum() - penalty * np.linalg.slogdet(information)[1] / 2
 
-    for method, penalty in (("firth", 1), ("ml", 0)):
-        fit = detection.fit_logistic(x, hits, method=method)
-        if method == "ml" and fit.separated[0]:
+    for estimator, penalty in (("firth", 1), ("ml", 0)):
+        fit = detection.fit_logistic(x, hits, estimator=estimator)
+        if estimator == "ml" and fit.separated[0]:
             continue
         own = np.array([fit.intercept[0], fit.slope[0]])
         best = minimize(loss, own, (penalty,), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10})
@@ -173,7 +174,7 @@ def test_known_parameters_are_recovered_with_the_stated_coverage():
 
 
 def test_curve_and_band():
-    found = detection.fit_detection(SIZES, HITS, method="ml")
+    found = detection.fit_detection(SIZES, HITS, estimator="ml")
     curve = found.curve(50)
     assert curve["area"].iloc[[0, -1]].tolist() == pytest.approx([4, 667])
     assert (np.diff(curve["pod"]) > 0).all()
@@ -186,11 +187,11 @@ def test_curve_and_band():
 def test_hits_by_share_of_the_component():
     scores = np.zeros((6, 20), np.float32)
     mask = np.zeros(scores.shape, bool)
-    mask[1, :10] = True  # 10 px, 3 called
+    mask[1, :10] = True  # 10 px, 3 predicted
     scores[1, :3] = 2
-    mask[3, 15:] = True  # 5 px, 1 called, at the threshold itself
+    mask[3, 15:] = True  # 5 px, 1 predicted, at the threshold itself
     scores[3, 16] = 1
-    mask[5, 0] = True  # 1 px, not called
+    mask[5, 0] = True  # 1 px, not predicted
     evidence = collect([(scores, mask, None), (np.zeros((4, 4), np.float32), np.zeros((4, 4), bool), None)])
     expected = {0.0: [1, 1, 0], 0.1: [1, 1, 0], 0.2: [1, 1, 0], 0.25: [1, 0, 0], 0.3: [1, 0, 0], 0.5: [0, 0, 0]}
     for share, hits in expected.items():
@@ -199,8 +200,8 @@ def test_hits_by_share_of_the_component():
 
 def test_detection_from_evidence():
     evidence = collect(case(3, good=10, bad=30))
-    found = detection.detection(evidence, 2.0, share=0.2, draws=300, seed=1)
-    again = detection.detection(evidence, 2.0, share=0.2, draws=300, seed=1)
+    found = detection.detection(evidence, 2.0, Detectability(share=0.2), Bootstrap(300, seed=1))
+    again = detection.detection(evidence, 2.0, Detectability(share=0.2), Bootstrap(300, seed=1))
     assert found.interval == again.interval
     assert set(found.upper) == {"profile", "wald", "delta", "bootstrap"}
     low, high = found.interval["bootstrap"]
@@ -208,15 +209,17 @@ def test_detection_from_evidence():
     normal = np.concatenate([m[~k] for m, k, _ in case(3, good=10, bad=30)])
     assert found.false_per_pixel == pytest.approx(np.mean(normal >= 2.0), rel=1e-3)
     assert found.false_per_image == 1
-    without = detection.detection(collect(case(3, bad=9)), 2.0)
+    without = detection.detection(collect(case(3, bad=9)), 2.0, Detectability(), Bootstrap())
     assert "bootstrap" not in without.upper
-    assert math.isnan(detection.detection(collect(case(3, good=0, bad=12)), 2.0).false_per_image)
+    assert math.isnan(
+        detection.detection(collect(case(3, good=0, bad=12)), 2.0, Detectability(), Bootstrap()).false_per_image
+    )
 
 
 def test_bootstrap_equals_fits_of_resampled_images():
     evidence = collect(case(4, good=2, bad=20))
     images = evidence.images
-    weights = bootstrap.image_weights(images["id"], images["label"], draws=6, seed=2)
+    weights = bootstrap.image_weights(images["id"], images["label"], Bootstrap(6, seed=2))
     owner = evidence.components["image"].astype(int).to_numpy()
     hits = detection.component_hits(evidence, 2.0, 0.3)
     x = np.log(evidence.components["area"].to_numpy())
@@ -238,6 +241,6 @@ def test_replicates_without_hits_or_misses_are_infinite():
 
 
 def test_no_defect_at_all():
-    found = detection.detection(collect(case(good=3, bad=0)), 2.0)
+    found = detection.detection(collect(case(good=3, bad=0)), 2.0, Detectability(), Bootstrap())
     assert str(found.a90) == "not estimable (no components)"
     assert 0 < found.false_per_pixel < 0.1

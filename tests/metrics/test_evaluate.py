@@ -130,14 +130,14 @@ def test_recall_by_size_by_hand():
     result = hrbench.evaluate(maps, masks, threshold=1.25)
     parts = oracle.components(masks)
     areas = np.array([part.sum() for _, part in parts])
-    called = np.array([np.sum(maps[index][part] >= 1.25) for index, part in parts])
-    hit = called >= np.maximum(1, 0.1 * areas)
+    predicted = np.array([np.sum(maps[index][part] >= 1.25) for index, part in parts])
+    hit = predicted >= np.maximum(1, 0.1 * areas)
     edges = [*np.quantile(areas, [0.25, 0.5, 0.75]), np.inf]
     expected = {"all": hit.mean()} | {f"q{i + 1}": hit[areas <= edge].mean() for i, edge in enumerate(edges)}
     assert 0 < expected["all"] < 1
     for subset, value in expected.items():
         assert result.value("recall", subset) == pytest.approx(value, abs=1e-12)
-    assert np.allclose(sorted(result.components["overlap"]), sorted(called / areas))
+    assert np.allclose(sorted(result.components["overlap"]), sorted(predicted / areas))
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -167,9 +167,9 @@ def test_threshold_comes_from_normal_maps_only():
     pooled = np.concatenate([m.ravel() for m in normals])
     assert np.mean(pooled >= threshold) <= 0.001
     assert np.mean(pooled >= threshold * (1 - 2**-11)) >= 0.0009
-    called = [m >= threshold for m in maps]
-    hits = sum(np.sum(c & k) for c, k in zip(called, masks, strict=True))
-    union = sum(np.sum(c | k) for c, k in zip(called, masks, strict=True))
+    predicted = [m >= threshold for m in maps]
+    hits = sum(np.sum(c & k) for c, k in zip(predicted, masks, strict=True))
+    union = sum(np.sum(c | k) for c, k in zip(predicted, masks, strict=True))
     assert result.value("iou") == pytest.approx(hits / union, abs=1e-12)
     assert np.isnan(hrbench.evaluate(maps, masks).value("iou"))
 
@@ -200,7 +200,9 @@ def test_closed_forms(exact):
 
 
 @pytest.mark.parametrize(
-    "transform", [np.exp, lambda x: x * 5 + 20, lambda x: np.arctan(x), lambda x: x - 1000], ids=str
+    "transform",
+    [np.exp, lambda x: x * 5 + 20, lambda x: np.arctan(x), lambda x: x - 1000],
+    ids=["exp", "affine", "arctan", "shift"],
 )
 def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
     maps, masks = random_case(11)
@@ -412,11 +414,11 @@ def test_any_threshold_is_counted_as_it_is(threshold, exact, dtype):
     mask = rng.random((20, 20)) > 0.8
     result = hrbench.evaluate([scores], [mask], exact=exact, threshold=threshold)
     precision = np.float64 if exact and dtype == np.float64 else np.float32
-    called = scores.astype(precision) >= precision(threshold)
+    predicted = scores.astype(precision) >= precision(threshold)
     frame = result.frame.set_index("metric")
-    iou = np.sum(called & mask) / np.sum(called | mask)
+    iou = np.sum(predicted & mask) / np.sum(predicted | mask)
     assert abs(frame.loc["iou", "value"] - iou) <= frame.loc["iou", "error_bound"] + 1e-12
-    fpr = np.sum(called & ~mask) / np.sum(~mask)
+    fpr = np.sum(predicted & ~mask) / np.sum(~mask)
     assert abs(frame.loc["fpr", "value"] - fpr) <= frame.loc["fpr", "error_bound"] + 1e-12
     if exact or dtype == np.float16:
         assert frame.loc["iou", "error_bound"] == 0

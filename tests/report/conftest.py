@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from hrbench.errors import HrbenchError
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Protocol
 from hrbench.report import plots
+from hrbench.report.summary import Leaderboard, summarise
 from hrbench.runs.store import RECORD_COLUMNS, Run
 
 NASTY = "<b>x&y_z%</b> | $a$ #1 \\ \x1b[31m\"'"
@@ -194,6 +195,12 @@ def found(skill: float, areas: tuple[int, ...]) -> Detection:
     rng = np.random.default_rng(0)
     hits = rng.random(len(areas)) < 1 / (1 + np.exp(-2 * (np.log(areas) - 9 + 5 * skill)))
     return dataclasses.replace(fit_detection(areas, hits), false_per_image=0.125, false_per_pixel=0.00123)
+
+
+def board_of(runs: Sequence[Run], protocol: Protocol, dataset: str = "bsdata") -> Leaderboard:
+    """Return the leaderboard of one dataset."""
+    (board,) = (board for board in summarise(runs, protocol).leaderboards if board.dataset == dataset)
+    return board
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from hrbench.protocol import Protocol
 from hrbench.report import page, plots
 from hrbench.report.configurations import THROUGHPUT, costs_of
-from hrbench.report.cost import Point, Tradeoff, cost_notes, cost_table, tradeoff
+from hrbench.report.cost import Point, Tradeoff, cost_table, tradeoff
+from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
-from hrbench.report.summary import Cell, summarise
-from hrbench.report.tables import csv_table, markdown_page
-from hrbench.report.tradeoff import draw_tradeoff
+from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
+from hrbench.report.text import csv_table, markdown_page
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, DATASETS
+from .conftest import CONFIGS, DATASETS, board_of
 
 Factory = Callable[..., Run]
 CPU, GPU = "Intel Xeon (2 threads)", "NVIDIA H100"
@@ -48,9 +48,15 @@ def on(make_run: Factory, number: int, speed: float, device: str = CPU, **change
 
 
 def drawn(runs: list[Run], protocol: Protocol) -> Figure:
-    figure = draw_tradeoff(tradeoff(summarise(runs, protocol), "bsdata"), "AUPRO", "")
+    figure = draw_cost(tradeoff(board_of(runs, protocol)), "AUPRO", "")
     assert figure is not None
     return figure
+
+
+def cost_notes(board: Leaderboard) -> tuple[str, ...]:
+    table = cost_table(board)
+    assert table is not None
+    return table.notes
 
 
 def markers(axes: Axes) -> list[tuple[float, float]]:
@@ -58,23 +64,26 @@ def markers(axes: Axes) -> list[tuple[float, float]]:
     return sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in lines)
 
 
-def test_what_a_run_says_of_its_cost() -> None:
-    assert costs_of({"cost": cost(2.0, device=5.0)}) == {
+def test_what_a_run_says_of_its_cost(make_run: Factory) -> None:
+    assert costs_of(make_run(cost=cost(2.0, device=5.0))) == {
         THROUGHPUT: 2.0,
         "ms_median": 250.0,
         "ms_p95": 350.0,
         "peak_device_mib": 5.0,
         "peak_host_mib": 900.0,
     }
-    for device, name, other in (
-        ("cpu (2 threads)", "peak_host_mib", "peak_device_mib"),
-        (GPU, "peak_device_mib", "peak_host_mib"),
+    for seed, (device, name, other) in enumerate(
+        (
+            ("cpu (2 threads)", "peak_host_mib", "peak_device_mib"),
+            (GPU, "peak_device_mib", "peak_host_mib"),
+        ),
+        start=1,
     ):
-        earlier = costs_of({"device": device, "cost": {"peak_memory_mib": 12.0}})
+        earlier = costs_of(make_run(seed=seed, device=device, cost={"peak_memory_mib": 12.0}))
         assert earlier[name] == 12.0
         assert math.isnan(earlier[other])
-    for empty in ({}, {"cost": {}}, {"cost": None}):
-        assert all(math.isnan(value) for value in costs_of(empty).values())
+    for seed, empty in enumerate(({}, None), start=3):
+        assert all(math.isnan(value) for value in costs_of(make_run(seed=seed, cost=empty)).values())
 
 
 POINTS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=8)
@@ -83,7 +92,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, m
 @given(pairs=POINTS)
 def test_the_front_is_what_no_other_row_beats(pairs: list[tuple[int, int]]) -> None:
     points = [
-        Point(Series(str(i), i), Cell(value=float(speed)), Cell(value=float(quality)), True)
+        Point(Series(str(i), i), Estimate(value=float(speed)), Estimate(value=float(quality)), True)
         for i, (speed, quality) in enumerate(pairs)
     ]
     front = Tradeoff({"x": points}, {}).front("x")
@@ -100,13 +109,13 @@ def test_the_front_is_what_no_other_row_beats(pairs: list[tuple[int, int]]) -> N
 
 def test_rows_that_are_not_ranked_neither_beat_nor_are_beaten(runs: list[Run], protocol: Protocol) -> None:
     dataset = next(name for name, categories in DATASETS.items() if "wood" in categories)
-    found = tradeoff(summarise(runs, protocol), dataset)
+    found = tradeoff(board_of(runs, protocol, dataset))
     (device,) = found.points
     (lacking,) = [point for point in found.points[device] if not point.comparable]
     assert lacking.series.label.endswith("(lacks wood)")
     assert lacking not in found.front(device)
     assert len(found.points[device]) == 4
-    figure = draw_tradeoff(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "")
     assert figure is not None
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == PAPER and len(line.get_xdata())]
     assert [line.get_ydata()[0] for line in hollow] == [lacking.quality.value]
@@ -115,8 +124,8 @@ def test_rows_that_are_not_ranked_neither_beat_nor_are_beaten(runs: list[Run], p
 
 def test_devices_have_panels_of_their_own(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), on(make_run, 1, 4.0), on(make_run, 2, 100.0, GPU), on(make_run, 3, 80.0, GPU)]
-    summary = summarise(runs, protocol)
-    found = tradeoff(summary, "bsdata")
+    board = board_of(runs, protocol)
+    found = tradeoff(board)
     assert {device: len(points) for device, points in found.points.items()} == {CPU: 2, GPU: 2}
     figure = drawn(runs, protocol)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [CPU, GPU]
@@ -124,7 +133,7 @@ def test_devices_have_panels_of_their_own(make_run: Factory, protocol: Protocol)
     assert [x for x, _ in markers(figure.axes[1])] == pytest.approx([10.0, 12.5])
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
-    notes = " ".join(cost_notes(summary, "bsdata"))
+    notes = " ".join(cost_notes(board))
     assert f"on {CPU}: FastFlow" in notes
     assert "Speeds of different devices are not compared." in notes
 
@@ -132,14 +141,14 @@ def test_devices_have_panels_of_their_own(make_run: Factory, protocol: Protocol)
 def test_what_cannot_be_drawn_is_counted_and_named(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), make_run(CONFIGS[1], cost={}), on(make_run, 2, 1.0, seed=0)]
     runs.append(on(make_run, 2, 2.0, GPU, seed=1))
-    summary = summarise(runs, protocol)
-    found = tradeoff(summary, "bsdata")
+    board = board_of(runs, protocol)
+    found = tradeoff(board)
     assert [len(points) for points in found.points.values()] == [1]
     assert {why: len(names) for why, names in found.left_out.items()} == {
         "without a measured speed": 1,
         "measured on several devices": 1,
     }
-    notes = " ".join(cost_notes(summary, "bsdata"))
+    notes = " ".join(cost_notes(board))
     assert "Not in the plot, measured on several devices: L2BT" in notes
     assert any("left out: 2 rows" in text.get_text() for text in drawn(runs, protocol).legends[0].get_texts())
 
@@ -169,11 +178,11 @@ def test_a_point_has_its_interval_and_the_range_of_its_seeds(make_run: Factory, 
 )
 def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[float]) -> None:
     points = [
-        Point(Series(str(i), i), Cell(value=speed), Cell(value=value), True)
+        Point(Series(str(i), i), Estimate(value=speed), Estimate(value=value), True)
         for i, (value, speed) in enumerate(zip(values, speeds, strict=False))
     ]
     found = Tradeoff({CPU: points}, {})
-    figure = draw_tradeoff(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "")
     assert figure is not None
     (axes,) = figure.axes
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -188,48 +197,55 @@ def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[floa
 
 def test_no_speed_no_plot(make_run: Factory, tmp_path: Path, protocol: Protocol) -> None:
     runs = [make_run(cost={})]
-    summary = summarise(runs, protocol)
-    assert cost_table(summary, "bsdata") is None
+    board = board_of(runs, protocol)
+    assert cost_table(board) is None
     assert not [path for path in plots.write_plots(runs, tmp_path / "plots", protocol) if "cost" in path.name]
-    assert "What it costs" not in page.html_page(runs, summary)
-    assert "What it costs" not in markdown_page(summary, runs)
+    assert "What it costs" not in page.html_page(summarise(runs, protocol))
+    assert "What it costs" not in markdown_page(summarise(runs, protocol))
 
 
 def test_the_table_names_the_device(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), on(make_run, 1, 4.0)]
-    table = cost_table(summarise(runs, protocol), "bsdata")
+    table = cost_table(board_of(runs, protocol))
     assert table is not None
     assert [column.key for column in table.columns] == [
         THROUGHPUT, "ms_median", "ms_p95", "peak_host_mib", "device",
     ]  # fmt: skip
-    rows = {line.row["view"]: [entry.text for entry in line.entries] for line in table.rows}
-    assert rows["whole:512"] == ["4.00", "125", "175", "900", CPU]
-    assert table.rows[0].entries[-1].below == ["up to 8 inputs at a time"]
+    lines = {
+        row.configuration.view: cells
+        for row, cells in zip(table.rows, table.cells, strict=True)
+        if isinstance(row, Row)
+    }
+    assert [cell.text for cell in lines["whole:512"]] == ["4.00", "125", "175", "900", CPU]
+    assert table.cells[0][-1].small == ("up to 8 inputs at a time",)
     gpu = make_run(CONFIGS[2], cost=cost(9.0, device=2048.0), device=GPU)
-    both = cost_table(summarise([*runs, gpu], protocol), "bsdata")
+    both = cost_table(board_of([*runs, gpu], protocol))
     assert both is not None
     assert "peak_device_mib" in [column.key for column in both.columns]
-    assert [entry.text for line in both.rows for entry in line.entries].count("2,048") == 1
+    assert [cell.text for line in both.cells for cell in line].count("2,048") == 1
 
 
 def test_rows_of_another_precision_are_other_rows(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 1, 4.0, GPU, seed=0), on(make_run, 1, 4.0, GPU, seed=1, precision="float32")]
     runs.append(on(make_run, 1, 9.0, GPU, seed=2, precision="bfloat16", compiled=True))
-    summary = summarise(runs, protocol)
-    table = cost_table(summary, "bsdata")
+    board = board_of(runs, protocol)
+    table = cost_table(board)
     assert table is not None
-    found = {line.row["precision"]: (line.row["seeds"], line.entries[-1].below[1:]) for line in table.rows}
-    assert found == {"float32": ("2", []), "bfloat16": ("1", ["compiled"])}
-    assert sorted(line.row["short"] for line in table.rows) == [
+    rows = board.rows
+    assert {
+        row.configuration.precision: (row.seeds, cells[-1].small[1:])
+        for row, cells in zip(rows, table.cells, strict=True)
+    } == {"float32": ("2", ()), "bfloat16": ("1", ("compiled",))}
+    assert sorted(row.configuration.short for row in rows) == [
         "FastFlow · mobilenetv2_100 file",
         "FastFlow · mobilenetv2_100 file in bfloat16",
     ]
-    assert "in bfloat16" in page.html_page(runs, summary)
+    assert "in bfloat16" in page.html_page(summarise(runs, protocol))
 
 
 def test_memory_that_may_be_another_jobs_is_marked(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), make_run(CONFIGS[1])]  # the second as an earlier version recorded it
-    notes = [note for note in cost_notes(summarise(runs, protocol), "bsdata") if note.startswith("Host memory")]
+    notes = [note for note in cost_notes(board_of(runs, protocol)) if note.startswith("Host memory")]
     assert len(notes) == 1
     assert "whole:512" in notes[0]
     assert "tiled:256:64" not in notes[0]
@@ -237,17 +253,16 @@ def test_memory_that_may_be_another_jobs_is_marked(make_run: Factory, protocol: 
 
 def test_pages_and_files_show_it(make_run: Factory, protocol: Protocol) -> None:
     runs = [on(make_run, 0, 0.5), on(make_run, 3, 4.0, "GPU <b>|</b>")]
-    summary = summarise(runs, protocol)
-    text = page.html_page(runs, summary)
+    text = page.html_page(summarise(runs, protocol))
     assert text.count("<h3>What it costs</h3>") == 1
     assert text.count('id="d0-cost') >= 1
     assert "<b>|</b>" not in text
     (svg,) = re.findall(r'<svg[^>]*aria-label="AUPRO over the time per megapixel[^"]*"', text)
     assert "bsdata" in svg
-    markdown = markdown_page(summary, runs)
+    markdown = markdown_page(summarise(runs, protocol))
     (table,) = [block for block in markdown.split("\n\n") if "measured on" in block]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()} == {8}
-    frame = pd.read_csv(io.StringIO(csv_table(summary)))
+    frame = pd.read_csv(io.StringIO(csv_table(summarise(runs, protocol))))
     average = frame[frame["category"].isna()].set_index("method")
     assert average.at["fastflow", THROUGHPUT] == 0.5
     assert average.at["fastflow", "ms_p95"] == 1400.0

@@ -14,7 +14,7 @@ from PIL import Image
 import hrbench.report
 from hrbench.protocol import Protocol
 from hrbench.report import write_leaderboard
-from hrbench.report.images import inline_jpeg
+from hrbench.report.embedding import inline_jpeg
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY, PROTOCOL, write_run

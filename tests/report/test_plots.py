@@ -14,11 +14,10 @@ from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.report.drawing import Bin, style
-from hrbench.report.images import inline_svg
-from hrbench.report.summary import summarise
+from hrbench.report.embedding import inline_svg
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, NASTY
+from .conftest import CONFIGS, NASTY, board_of
 
 Factory = Callable[..., Run]
 
@@ -58,8 +57,8 @@ def test_a_single_category_is_drawn_once_and_alike_every_time(
 
 def test_settings_of_the_caller_are_left_alone(make_run: Factory, protocol: Protocol) -> None:
     before = dict(matplotlib.rcParams)
-    summary = summarise([make_run()], protocol)
-    plots.figures(summary, plots.gather([make_run(seed=1)], summary), "bsdata")
+    board = board_of([make_run()], protocol)
+    plots.figures(board, plots.gather(board))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -76,9 +75,9 @@ def test_average_curve_needs_every_category(
     few: list[Run], lose_evidence: Callable[[Run], None], protocol: Protocol
 ) -> None:
     lose_evidence(few[0])
-    summary = summarise(few, protocol)
-    material = plots.gather(few, summary)
-    legend = plots.figures(summary, material, "bsdata")["curves"].legends[0]
+    board = board_of(few, protocol)
+    data = plots.gather(board)
+    legend = plots.figures(board, data)["curves"].legends[0]
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 2
     assert not any("FastFlow" in label for label in labels)
@@ -86,8 +85,8 @@ def test_average_curve_needs_every_category(
 
 
 def test_few_components_are_hollow_and_said_so(few: list[Run], protocol: Protocol) -> None:
-    summary = summarise(few, protocol)
-    figure = plots.figures(summary, plots.gather(few, summary), "bsdata", "wood")["diameters"]
+    board = board_of(few, protocol)
+    figure = plots.figures(board, plots.gather(board), "wood")["diameters"]
     axes = figure.axes[0]
     labels = [text.get_text() for text in axes.get_xticklabels()]
     assert any("too few" in label for label in labels)
@@ -101,8 +100,8 @@ def test_few_components_are_hollow_and_said_so(few: list[Run], protocol: Protoco
 def test_whiskers_show_intervals_before_seeds(make_run: Factory, protocol: Protocol) -> None:
     for intervals, height in ((True, 0.03), (False, None)):
         runs = [make_run(category=f"c{intervals}", seed=s, intervals=intervals) for s in (0, 1)]
-        summary = summarise(runs, protocol)
-        axes = plots.figures(summary, plots.gather(runs, summary), "bsdata")["sizes"].axes[0]
+        board = board_of(runs, protocol)
+        axes = plots.figures(board, plots.gather(board))["sizes"].axes[0]
         bars = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
         assert len(bars) == 4
         if height:
@@ -126,8 +125,8 @@ def test_styles_differ_in_more_than_colour() -> None:
 
 def test_inline_svg_is_part_of_the_page(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(CONFIGS[3])]
-    summary = summarise(runs, protocol)
-    drawn = plots.figures(summary, plots.gather(runs, summary), "bsdata", titled=False)
+    board = board_of(runs, protocol)
+    drawn = plots.figures(board, plots.gather(board), titled=False)
     text = inline_svg(drawn["sizes"], "d0-sizes", 'a "plot"')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "plot"'

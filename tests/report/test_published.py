@@ -11,7 +11,7 @@ import pytest
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import page
-from hrbench.report.published import COLUMNS, Figure, published_tables, read_published
+from hrbench.report.published import COLUMNS, PublishedValue, published_tables, read_published
 from hrbench.report.summary import summarise
 from hrbench.runs.store import Run
 
@@ -24,8 +24,8 @@ def written(folder: Path, *lines: str, head: str = HEAD) -> Path:
     return folder
 
 
-def figure(method: str = "A", dataset: str = "mvtec_ad", category: str = "mean", value: str = "0.9") -> Figure:
-    return Figure(method, "resnet18", dataset, category, "pixel_auroc", value, "256", "last epoch", "arXiv 1")
+def figure(method: str = "A", dataset: str = "mvtec_ad", category: str = "mean", value: str = "0.9") -> PublishedValue:
+    return PublishedValue(method, "resnet18", dataset, category, "pixel_auroc", value, "256", "last epoch", "arXiv 1")
 
 
 def test_the_files_that_come_along_are_sound() -> None:
@@ -79,12 +79,11 @@ def test_other_columns_are_named(tmp_path: Path) -> None:
 
 def test_tables_have_series_by_category_mean_first() -> None:
     figures = [figure(category="zipper"), figure(), figure("B", category="cable", value="0.80"), figure(dataset="visa")]
-    (only,) = published_tables(figures, ["mvtec_ad", "bolts"])
-    (table,) = only["metrics"]
-    assert table["categories"] == ["mean", "cable", "zipper"]
-    assert [(row["series"][0], row["values"]) for row in table["rows"]] == [
-        ("A", ["0.9", "", "0.9"]),
-        ("B", ["", "0.80", ""]),
+    (table,) = published_tables(figures, ["mvtec_ad", "bolts"])
+    assert [column.head for column in table.columns[4:]] == ["mean", "cable", "zipper", "source"]
+    assert [[cell.text for cell in (line[0], *line[4:7])] for line in table.cells] == [
+        ["A", "0.9", "–", "0.9"],
+        ["B", "–", "0.80", "–"],
     ]
 
 
@@ -93,11 +92,10 @@ def test_the_page_shows_them_apart(
 ) -> None:
     runs = [make_run()]
     summary = summarise(runs, protocol)
-    (dataset,) = summary.notes
-    plain = page.html_page(runs, summary)
+    plain = page.html_page(summary)
     assert "Published elsewhere" not in plain
-    monkeypatch.setattr(page, "read_published", lambda: [figure("<b>A</b>", dataset, value="0.1234")])
-    text = page.html_page(runs, summary)
+    monkeypatch.setattr(page, "read_published", lambda: [figure("<b>A</b>", "bsdata", value="0.1234")])
+    text = page.html_page(summary)
     before, after = text.split('<section id="published">')
     assert "0.1234" not in before
     assert "0.1234" in after

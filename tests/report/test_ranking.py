@@ -2,10 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrbench.report.rows import rank_interval
-from hrbench.report.summary import summarise
-
-from .conftest import CONFIGS
+from .conftest import CONFIGS, board_of
 
 
 def give(run, level, draws=200, spread=0.02, sample="same", units=40, seed=0):
@@ -24,43 +21,44 @@ def three(make_run):
 
 
 def ranks(runs, protocol):
-    board = summarise(runs, protocol).leaderboard.set_index("configuration")
-    return {i: (row["rank_low"], row["rank_high"]) for i, row in board.iterrows()}, board
+    rows = board_of(runs, protocol).rows
+    return {row.configuration.number: (row.rank_low, row.rank_high) for row in rows}, rows
 
 
 def test_ranks_get_intervals_over_common_draws(three, protocol):
-    _, board = ranks(three, protocol)
-    order = board.index.tolist()  # best first
-    summary = summarise(three, protocol)
-    for run, row in zip(three, summary.runs.sort_values("position").itertuples(), strict=True):
+    _, rows = ranks(three, protocol)
+    order = [row.configuration.number for row in rows]  # best first
+    for run in board_of(three, protocol).runs:
         # The first two overlap, the third is far behind.
-        level = {order[0]: 0.80, order[1]: 0.79, order[2]: 0.3}[row.configuration]
-        give(run, level, seed=row.configuration)
-    found, board = ranks([type(run)(run.folder) for run in three], protocol)
-    assert found[order[0]] == (1, 2)
-    assert found[order[1]] == (1, 2)
-    assert found[order[2]] == (3, 3)
-    assert [rank_interval(row) for row in board.to_dict("records")] == ["1–2", "1–2", ""]
+        number = run.configuration.number
+        level = {order[0]: 0.80, order[1]: 0.79, order[2]: 0.3}[number]
+        give(run.run, level, seed=number)
+    intervals, rows = ranks([type(run)(run.folder) for run in three], protocol)
+    assert intervals[order[0]] == (1, 2)
+    assert intervals[order[1]] == (1, 2)
+    assert intervals[order[2]] == (3, 3)
+    assert [row.rank_interval for row in rows] == ["1–2", "1–2", ""]
 
 
 def test_a_row_over_other_images_gets_none(three, protocol):
-    _, board = ranks(three, protocol)
-    last = board.index[-1]
-    for run, row in zip(three, summarise(three, protocol).runs.sort_values("position").itertuples(), strict=True):
-        give(run, 0.5, seed=row.configuration, sample="other" if row.configuration == last else "same")
-    found, _ = ranks([type(run)(run.folder) for run in three], protocol)
-    assert [np.isnan(pair).all() for pair in found.values()] == [False, False, True]
+    _, rows = ranks(three, protocol)
+    last = rows[-1].configuration.number
+    for run in board_of(three, protocol).runs:
+        number = run.configuration.number
+        give(run.run, 0.5, seed=number, sample="other" if number == last else "same")
+    intervals, _ = ranks([type(run)(run.folder) for run in three], protocol)
+    assert [np.isnan(pair).all() for pair in intervals.values()] == [False, False, True]
 
 
 def test_few_images_give_no_intervals(three, protocol):
     for index, run in enumerate(three):
         give(run, 0.5, seed=index, units=4)
-    found, board = ranks([type(run)(run.folder) for run in three], protocol)
-    assert all(np.isnan(pair).all() for pair in found.values())
-    assert [rank_interval(row) for row in board.to_dict("records")] == [""] * 3
+    intervals, rows = ranks([type(run)(run.folder) for run in three], protocol)
+    assert all(np.isnan(pair).all() for pair in intervals.values())
+    assert [row.rank_interval for row in rows] == [""] * 3
 
 
 def test_runs_without_replicates_are_ranked_all_the_same(three, protocol):
-    found, board = ranks(three, protocol)
-    assert board["rank"].tolist() == [1, 2, 3]
-    assert all(np.isnan(pair).all() for pair in found.values())
+    intervals, rows = ranks(three, protocol)
+    assert [row.rank for row in rows] == [1, 2, 3]
+    assert all(np.isnan(pair).all() for pair in intervals.values())

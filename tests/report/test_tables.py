@@ -9,19 +9,29 @@ import pandas as pd
 import pytest
 
 from hrbench.protocol import Protocol
-from hrbench.report.columns import Column, best_two, error_text, number_text, overview_columns, size_text
+from hrbench.report.columns import (
+    Column,
+    category_columns,
+    cost_columns,
+    error_text,
+    number_text,
+    overview_columns,
+    size_text,
+)
 from hrbench.report.configurations import THROUGHPUT
 from hrbench.report.latex import latex_tables
-from hrbench.report.rows import short_interval
-from hrbench.report.summary import Cell, Summary, summarise
-from hrbench.report.tables import csv_table, markdown_page, terminal_table
+from hrbench.report.page import html_page
+from hrbench.report.summary import Estimate, Summary, summarise
+from hrbench.report.table import emphasis, short_interval
+from hrbench.report.text import csv_table, markdown_page, terminal_table
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL
 
 Factory = Callable[..., Run]
 AUPRO = Column("aupro", "", "", "aupro")
-SPEED = Column("speed", "", "", THROUGHPUT, contest=False)
+SPEED = Column(THROUGHPUT, "", "", THROUGHPUT, contest=False)
+EVERY = frozenset("abc")
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +40,19 @@ def summary(runs: list[Run]) -> Summary:
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "text"),
+    ("metric", "value", "text"),
     [
-        (AUPRO, 0.12345, "0.123"),
-        (AUPRO, 1.0, "1.000"),
-        (AUPRO, math.nan, "–"),
-        (SPEED, 0.012345, "0.0123"),
-        (SPEED, 1.2345, "1.23"),
-        (SPEED, 1234.5, "1,234"),
-        (Column("fpr", "", "", "fpr"), 0.00012345, "0.00012"),
+        ("aupro", 0.12345, "0.123"),
+        ("aupro", 1.0, "1.000"),
+        ("aupro", math.nan, "–"),
+        (THROUGHPUT, 0.012345, "0.0123"),
+        (THROUGHPUT, 1.2345, "1.23"),
+        (THROUGHPUT, 1234.5, "1,234"),
+        ("fpr", 0.00012345, "0.00012"),
     ],
 )
-def test_numbers(column: Column, value: float, text: str) -> None:
-    assert number_text(column, value) == text
+def test_numbers(metric: str, value: float, text: str) -> None:
+    assert number_text(metric, value) == text
 
 
 @pytest.mark.parametrize(
@@ -53,10 +63,32 @@ def test_error_bounds_round_up(error: float, text: str) -> None:
     assert error_text(error) == text
 
 
+def places(values: list[float], covered: list[frozenset[str]] | None = None, foreign: int = -1) -> list[int]:
+    rows = range(len(values))
+    comparable = [row != foreign for row in rows]
+    return emphasis(AUPRO, [Estimate(value) for value in values], covered or [EVERY for _ in rows], comparable)
+
+
 def test_best_and_second_go_by_what_is_printed() -> None:
-    assert best_two(AUPRO, [0.70001, 0.70004, 0.5, math.nan]) == ("0.700", "0.500")
-    assert best_two(AUPRO, [0.7]) == ("", "")
-    assert best_two(SPEED, [1.0, 2.0]) == ("", "")
+    assert places([0.70001, 0.70004, 0.5, math.nan, 0.4]) == [1, 1, 2, 0, 0]
+    assert places([0.7]) == [0]
+    assert emphasis(SPEED, [Estimate(1.0), Estimate(2.0)], [EVERY, EVERY], [True, True]) == [0, 0]
+
+
+def test_only_numbers_of_the_same_images_and_rules_compete() -> None:
+    fewer = frozenset("ab")
+    assert places([0.9, 0.8, 0.7], [fewer, EVERY, EVERY]) == [0, 1, 2]
+    assert places([0.9, 0.8, 0.7], [fewer, fewer, fewer]) == [1, 2, 0]  # where no row has more, nothing is left out
+    assert places([0.9, 0.8, 0.7], foreign=0) == [0, 1, 2]
+    assert places([0.9, 0.8, 0.7], [EVERY, fewer, fewer], foreign=0) == [0, 1, 2]
+
+
+def test_every_metric_of_a_table_is_explained(protocol: Protocol) -> None:
+    columns = [*overview_columns(protocol), *category_columns(protocol), *cost_columns()]
+    assert all(column.title for column in columns)
+    assert {column.metric for column in columns if column.least} == {
+        "fpr", "fpr_decision", "ms_median", "ms_p95", "peak_device_mib", "peak_host_mib",
+    }  # fmt: skip
 
 
 def test_size_names() -> None:
@@ -99,10 +131,10 @@ def test_intervals_are_printed_for_the_headline_and_its_robustness_only(make_run
 
 
 def test_short_intervals() -> None:
-    assert short_interval(Cell(0.65, low=0.614, high=0.697)) == "0.61–0.70"
-    assert short_interval(Cell(0.915, low=0.912, high=0.918)) == "0.912–0.918"
-    assert short_interval(Cell(0.5)) == ""
-    assert short_interval(Cell(0.5, low=0.4, high=0.6, few=True)) == ""
+    assert short_interval(Estimate(0.65, low=0.614, high=0.697)) == "0.61–0.70"
+    assert short_interval(Estimate(0.915, low=0.912, high=0.918)) == "0.912–0.918"
+    assert short_interval(Estimate(0.5)) == ""
+    assert short_interval(Estimate(0.5, low=0.4, high=0.6, few=True)) == ""
 
 
 def test_csv_has_full_precision_and_one_row_per_average_and_category(summary: Summary) -> None:
@@ -111,8 +143,9 @@ def test_csv_has_full_precision_and_one_row_per_average_and_category(summary: Su
     average = table[table["category"].isna()]
     assert average["rank"].notna().sum() == 7
     assert table.loc[table["category"].notna(), "rank"].isna().all()
-    board = summary.leaderboard
-    assert set(average["aupro@0.05"].round(12)) == set(board["headline"].round(12))
+    assert set(average["aupro@0.05"].round(12)) == {
+        round(row.headline, 12) for board in summary.leaderboards for row in board.rows
+    }
     assert {"aupro@0.05_error", "aupro@0.05_tiny_n", "iou_oracle"} <= set(table.columns)
     assert not [name for name in table.columns if "ci_low" in name]
     assert average["missing"].dropna().tolist() == ["wood"]
@@ -148,6 +181,22 @@ def test_a_single_row_has_nothing_emphasised(make_run: Factory, protocol: Protoc
     summary = summarise([make_run()], protocol)
     assert r"\textbf" not in latex_tables(summary)
     assert not re.search(r"\| \*\*", markdown_page(summary))
+
+
+def test_all_formats_emphasise_the_same_numbers(summary: Summary) -> None:
+    tables = re.findall(r'<table class="overview">(.*?)</table>', html_page(summary), re.S)
+    boards = re.findall(r"^## .*?(?=^- )", markdown_page(summary), re.S | re.M)
+    papers = latex_tables(summary).split(r"\begin{table*}")[1:]
+    assert len(tables) == len(boards) == len(papers) == len(summary.leaderboards)
+    patterns = (
+        (r'<td class="number best".*?<span>(.*?)</span>', r"\| \*\*([\d.]+)\*\* ", r"\\textbf{([\d.]+)}"),
+        (r'<td class="number second".*?<span>(.*?)</span>', r"\| \*([\d.]+)\* ", r"\\underline{([\d.]+)}"),
+    )
+    for formats in zip(tables, boards, papers, strict=True):
+        for emphasised in patterns:
+            page, *others = (re.findall(p, text, re.S) for p, text in zip(emphasised, formats, strict=True))
+            assert len(page) > 10
+            assert others == [page, page]
 
 
 def test_terminal_table_is_aligned_and_safe(runs: list[Run], protocol: Protocol) -> None:

@@ -122,6 +122,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         read_map(tmp_path / "a.npy", SIZE)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read:UserWarning")  # Pillow's, before the error that is ours
 def test_damaged_and_missing_maps(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", SCORES)
     tifffile.imwrite(tmp_path / "a.tiff", SCORES.astype(np.float32), compression="zlib")

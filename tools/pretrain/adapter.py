@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hrbench.backbones import level_indices, load_pyramid
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset
+from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from .probe import gaussian, joined, mahalanobis, nearest
 
@@ -32,7 +32,9 @@ class _Probe(Method):
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {"probe": Preset("tiled:256:64")}
 
-    def __init__(self, backbone: str = "resnet18", weights: str = "bundled", strides: Sequence[int] = (4, 8)) -> None:
+    def __init__(
+        self, backbone: str = "resnet18", weights: Weights = "bundled", strides: Sequence[int] = (4, 8)
+    ) -> None:
         super().__init__()
         self.backbone = load_pyramid(backbone, weights, level_indices(backbone, strides))
         self.multiple = max(strides)
@@ -67,7 +69,7 @@ class Gaussian(_Probe):
     def __init__(
         self,
         backbone: str = "resnet18",
-        weights: str = "bundled",
+        weights: Weights = "bundled",
         strides: Sequence[int] = (4, 8),
         samples: int = 200_000,
     ) -> None:
@@ -109,7 +111,7 @@ class Nearest(_Probe):
     def __init__(
         self,
         backbone: str = "resnet18",
-        weights: str = "bundled",
+        weights: Weights = "bundled",
         strides: Sequence[int] = (4, 8),
         samples: int = 1000,
     ) -> None:

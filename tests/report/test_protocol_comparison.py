@@ -9,12 +9,13 @@ import pytest
 
 from hrbench.protocol import Protocol
 from hrbench.report import page
+from hrbench.report.protocol_comparison import compare_protocols
 from hrbench.report.summary import summarise
-from hrbench.report.tables import markdown_page
-from hrbench.report.worth import Block, Worth, worth_of
+from hrbench.report.table import Cell, Table
+from hrbench.report.text import markdown_page
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS
+from .conftest import CONFIGS, board_of
 
 Factory = Callable[..., Run]
 
@@ -30,53 +31,69 @@ def measure(run: Run, name: str, *, shift: float = 0.0, factor: float = 1.0, lim
     return run
 
 
-def worth(runs: list[Run], protocol: Protocol, dataset: str = "bsdata") -> Worth:
-    result = worth_of(runs, summarise(runs, protocol), dataset)
+def compare(runs: list[Run], protocol: Protocol) -> Table:
+    result = compare_protocols(board_of(runs, protocol))
     assert result is not None
     return result
 
 
-def texts(block: Block, row: int = 0) -> list[tuple[str, str]]:
-    return [(cell.text, cell.difference) for cell in block.rows[row][1]]
+def blocks(table: Table) -> list[tuple[str, tuple[Cell, ...], dict[str, tuple[Cell, ...]]]]:
+    """Return each metric of a table: its name, what it counts, and its lines by view."""
+    result: list[tuple[str, tuple[Cell, ...], dict[str, tuple[Cell, ...]]]] = []
+    for row, cells in zip(table.rows, table.cells, strict=True):
+        if isinstance(row, str):
+            result.append((row, cells, {}))
+        elif row is not None:
+            result[-1][2][row.configuration.view] = cells
+    return result
+
+
+def names(table: Table) -> list[str]:
+    return [name for name, _, _ in blocks(table)]
+
+
+def texts(table: Table, metric: int) -> list[tuple[str, str]]:
+    """Return text and difference under each protocol, of a table with one row for each metric."""
+    ((cells),) = blocks(table)[metric][2].values()
+    return [(cell.text, "".join(cell.small)) for cell in cells]
 
 
 def test_one_protocol_is_worth_nothing(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run()]
-    assert worth_of(runs, summarise(runs, protocol), "bsdata") is None
-    assert "worth" not in markdown_page(summarise(runs, protocol), runs)
-    assert "What the protocol is worth" not in page.html_page(runs, summarise(runs, protocol))
+    assert compare_protocols(board_of(runs, protocol)) is None
+    assert "worth" not in markdown_page(summarise(runs, protocol))
+    assert "What the protocol is worth" not in page.html_page(summarise(runs, protocol))
 
 
 def test_columns_are_protocols_and_small_print_the_difference_to_native(make_run: Factory, protocol: Protocol) -> None:
     run = measure(make_run(), "lowres256", shift=-0.123, factor=0.5)
-    found = worth([run], protocol)
-    assert found.protocols == ["native", "lowres256"]
-    names = [block.name for block in found.blocks]
-    assert names == [
+    table = compare([run], protocol)
+    assert [column.head for column in table.columns] == ["native", "lowres256"]
+    assert names(table) == [
         "AUPRO@0.3, all defects",
         "AUPRO@0.3, tiny defects",
         "AUPRO@0.05, all defects",
         "AUPRO@0.05, tiny defects",
         "image ROC-AUC",
     ]
-    assert [block.counts for block in found.blocks[:2]] == [["n = 120", "n = 60"], ["n = 31", "n = 15"]]
-    for block in found.blocks:
-        (native, none), (low, difference) = texts(block)
+    counts = [[cell.text for cell in cells] for _, cells, _ in blocks(table)[:2]]
+    assert counts == [["n = 120", "n = 60"], ["n = 31", "n = 15"]]
+    for metric in range(5):
+        (native, none), (low, difference) = texts(table, metric)
         assert none == ""
         assert difference == "−12.3"
         assert float(low) == pytest.approx(float(native) - 0.123, abs=0.0011)
 
 
 def test_aupro_at_the_largest_limit_that_all_share(make_run: Factory, protocol: Protocol) -> None:
-    found = worth([measure(make_run(), "mvtec", limits=(0.3,))], protocol)
-    assert [block.name[:10] for block in found.blocks[:3]] == ["AUPRO@0.3,", "AUPRO@0.3,", "AUPRO@0.05"]
-    assert texts(found.blocks[2])[1] == ("–", "")
-    assert texts(found.blocks[0])[1][1] == "±0.0"
+    table = compare([measure(make_run(), "mvtec", limits=(0.3,))], protocol)
+    assert [name[:10] for name in names(table)[:3]] == ["AUPRO@0.3,", "AUPRO@0.3,", "AUPRO@0.05"]
+    assert texts(table, 2)[1] == ("–", "")
+    assert texts(table, 0)[1][1] == "±0.0"
     run = measure(make_run(seed=1), "odd", limits=(0.3,))
     odd = run.records["protocol"] == "odd"
     run.records.loc[odd & run.records["fpr_limit"].notna(), "fpr_limit"] = 0.02
-    found = worth([run], protocol)
-    assert [block.name for block in found.blocks] == [
+    assert names(compare([run], protocol)) == [
         "AUPRO@0.05, all defects", "AUPRO@0.05, tiny defects", "image ROC-AUC",
     ]  # fmt: skip
 
@@ -84,27 +101,26 @@ def test_aupro_at_the_largest_limit_that_all_share(make_run: Factory, protocol: 
 def test_without_native_the_pages_own_protocol_is_the_reference(make_run: Factory, protocol: Protocol) -> None:
     run = measure(measure(make_run(), "b"), "a")
     run.__dict__["records"] = run.records[run.records["protocol"] != "native"].reset_index(drop=True)
-    found = worth([run], Protocol("b", "B", 1))
-    assert found.protocols == ["b", "a"]
-    assert "difference to b" in found.notes
+    table = compare([run], Protocol("b", "B", 1))
+    assert [column.head for column in table.columns] == ["b", "a"]
+    assert "difference to b" in table.notes[0]
 
 
 def test_a_value_needs_every_run_of_its_row(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(seed=0), "lowres256"), make_run(seed=1)]
     runs += [measure(make_run(CONFIGS[1]), "lowres256", shift=0.1)]
-    found = worth(runs, protocol)
-    rows = {row["view"]: cells for row, cells in found.blocks[0].rows}
-    assert rows["tiled:256:64"][1].text == "–"
-    assert rows["tiled:256:64"][1].title == "1 of 2 runs not measured under lowres256"
-    assert rows["whole:512"][1].difference == "+10.0"
+    lines = blocks(compare(runs, protocol))[0][2]
+    assert lines["tiled:256:64"][1].text == "–"
+    assert lines["tiled:256:64"][1].title == "1 of 2 runs not measured under lowres256"
+    assert lines["whole:512"][1].small == ("+10.0",)
 
 
 def test_other_rules_of_the_same_name_do_not_mix(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(seed=0), "lowres256"), measure(make_run(CONFIGS[1], seed=1), "lowres256")]
     runs[0].config["protocols"]["lowres256"]["sha256"] = "older"
-    rows = {row["view"]: cells for row, cells in worth(runs, protocol).blocks[0].rows}
-    assert "other rules" in rows["tiled:256:64"][1].title
-    assert rows["whole:512"][1].text != "–"
+    lines = blocks(compare(runs, protocol))[0][2]
+    assert "other rules" in lines["tiled:256:64"][1].title
+    assert lines["whole:512"][1].text != "–"
 
 
 def test_missing_values_leave_gaps_and_no_difference(make_run: Factory, protocol: Protocol) -> None:
@@ -113,31 +129,40 @@ def test_missing_values_leave_gaps_and_no_difference(make_run: Factory, protocol
     low = table["protocol"] == "lowres256"
     table.loc[low & (table["subset"] == "tiny"), ["value", "n"]] = (math.nan, 0)
     table.loc[low & (table["metric"] == "image_auroc"), "value"] = math.nan
-    found = worth(runs, protocol)
-    tiny = texts(found.blocks[1])
+    comparison = compare(runs, protocol)
+    tiny = texts(comparison, 1)
     assert tiny[1][0].endswith("°")
     assert tiny[1][1] == ""
-    assert found.blocks[1].counts == ["n = 61", "n = 31"]
+    assert [cell.text for cell in blocks(comparison)[1][1]] == ["n = 61", "n = 31"]
     table = runs[1].records
     table.loc[(table["protocol"] == "lowres256") & (table["subset"] == "tiny"), "n"] = 2
-    assert texts(worth(runs, protocol).blocks[1])[1] == ("n = 2", "")
+    assert texts(compare(runs, protocol), 1)[1] == ("n = 2", "")
 
 
 def test_best_of_each_protocol_is_marked(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(CONFIGS[0]), "lowres256", shift=-0.5), measure(make_run(CONFIGS[1]), "lowres256")]
-    block = worth(runs, protocol).blocks[0]
-    assert [[cell.best for cell in cells] for _, cells in block.rows] == [[True, False], [False, True]]
+    lines = blocks(compare(runs, protocol))[0][2]
+    assert [[cell.place for cell in cells] for cells in lines.values()] == [[1, 2], [2, 1]]
+
+
+def test_rows_under_other_rules_compete_where_the_rules_are_shared(make_run: Factory, protocol: Protocol) -> None:
+    runs = [measure(make_run(config), "lowres256") for config in CONFIGS[:2]]
+    runs[0].config["protocols"]["native"]["sha256"] = "older"
+    lines = blocks(compare(runs, protocol))[0][2]
+    assert {view: [cell.place for cell in cells] for view, cells in lines.items()} == {
+        "tiled:256:64": [0, 1], "whole:512": [0, 2],
+    }  # fmt: skip
 
 
 def test_page_and_markdown_show_it(make_run: Factory, protocol: Protocol) -> None:
     runs = [measure(make_run(config), "low|res <i>", shift=-0.05) for config in CONFIGS[2:]]
     summary = summarise(runs, protocol)
-    text = page.html_page(runs, summary)
+    text = page.html_page(summary)
     assert text.count("<h3>What the protocol is worth</h3>") == 1
     assert "low|res &lt;i&gt;" in text
     assert "<i>" not in text
     assert "−5.0" in text
-    markdown = markdown_page(summary, runs)
+    markdown = markdown_page(summary)
     (table,) = [block for block in markdown.split("\n\n") if block.startswith("| Metric")]
     bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
     assert set(bars) == {5}

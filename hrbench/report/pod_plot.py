@@ -17,8 +17,8 @@ from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Detectability
 from hrbench.report.configurations import printable
+from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.limits import limit_names, limit_text, unreached
 
 __all__ = ["draw_detection"]
 
@@ -66,10 +66,10 @@ def draw_detection(items: Sequence[tuple[Series, Detection]], pod: Detectability
 
 def _limits(found: Detection, pod: Detectability) -> str:
     """Return the limits as part of a legend."""
-    if found.method == "none":
+    if found.estimator == "none":
         return f"no curve, {int(found.hits.sum()):,} of {found.hits.size:,} hit"
     _, a90, a90_95 = limit_names(pod)
-    return f"{a90} {limit_text(found.a90)}, {a90_95} {limit_text(found.a90_95)}"
+    return f"{a90} {detection_limit_text(found.a90)}, {a90_95} {detection_limit_text(found.a90_95)}"
 
 
 def _key(pod: Detectability) -> list[tuple[Line2D, str]]:
@@ -108,7 +108,7 @@ def _tick(area: float) -> str:
 
 def _draw(axes: Axes, items: Sequence[tuple[Series, Detection]], edge: float) -> None:
     """Draw curves, limits and rugs; what would lie at the same place at the right edge is put below each other."""
-    axes.axhline(items[0][1].probability, color=MUTED, lw=0.6, ls=":", zorder=1)
+    axes.axhline(items[0][1].pod.probability, color=MUTED, lw=0.6, ls=":", zorder=1)
     arrows = 0
     gap, height = _rug(len(items))
     for number, (series, found) in enumerate(items):
@@ -127,7 +127,7 @@ def _draw(axes: Axes, items: Sequence[tuple[Series, Detection]], edge: float) ->
 def _draw_limits(axes: Axes, series: Series, found: Detection, edge: float, arrows: int) -> bool:
     """Draw the two limits as verticals; return whether an arrow was needed."""
     colour, _, _ = style(series.index)
-    level = found.probability
+    level = found.pod.probability
     marker: dict[str, Any] = {"marker": "o", "mec": colour, "mew": 1.2, "ms": 6.0, "zorder": 6, "ls": ""}
     a90, upper = found.a90, found.a90_95
     if upper.area is not None:

@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from hrbench.report.cost import Point, Tradeoff
 from hrbench.report.drawing import MUTED, PAPER, log_ticks, sheet, style
 
-__all__ = ["draw_tradeoff"]
+__all__ = ["draw_cost"]
 
 _COLUMNS = 2
 _FRONT = (0, (4, 2))
 
 
-def draw_tradeoff(found: Tradeoff, quality: str, title: str) -> Figure | None:
+def draw_cost(found: Tradeoff, quality: str, title: str) -> Figure | None:
     """Draw quality against milliseconds per native megapixel, one panel per device; None without any point.
 
     Whiskers are the confidence interval, or the range over the seeds of a single category. A stair joins the rows

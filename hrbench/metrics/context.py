@@ -1,0 +1,112 @@
+"""What the metrics of one category share: each thing is computed when a metric first asks for it, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence import Collection, Evidence
+from hrbench.metrics.curves import Certified, component_areas
+from hrbench.metrics.sampled import sampled_aupro
+from hrbench.metrics.segmentation import (
+    AUTOMATIC,
+    DECISION,
+    OperatingPoint,
+    Overlap,
+    automatic_threshold,
+    component_hits,
+    overlap_at,
+    overlap_of_decisions,
+    require_defects,
+)
+from hrbench.metrics.sizes import size_subsets
+from hrbench.protocol import Protocol
+
+__all__ = ["Context", "Shared"]
+
+Bools = npt.NDArray[np.bool_]
+T = TypeVar("T")
+
+
+class Shared:
+    """Remembers results of functions of itself, so that metrics can share work in modules of their own."""
+
+    def __init__(self) -> None:
+        self._results: dict[Callable[..., Any], Any] = {}
+
+    def once(self, function: Callable[[Self], T]) -> T:
+        """Return ``function(self)``, which is computed at the first call."""
+        if function not in self._results:
+            self._results[function] = function(self)
+        result: T = self._results[function]
+        return result
+
+
+class Context(Shared):
+    """Evidence of one category under a protocol.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    protocol : Protocol
+    threshold : float, optional
+        Operating threshold; by default the protocol's rule applied to held-out normal images.
+
+    Raises
+    ------
+    HrbenchError
+        If there is no defect pixel or no normal pixel at all, or the evidence was collected for other protocols.
+    """
+
+    def __init__(self, evidence: Evidence, protocol: Protocol, threshold: float | None = None) -> None:
+        super().__init__()
+        require_defects(evidence)
+        if not evidence.collection.serves(protocol):
+            raise HrbenchError(
+                f"protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
+                f"this was collected as {evidence.collection.name}"
+            )
+        self.evidence, self.protocol = evidence, protocol
+        self.labels: npt.NDArray[np.int64] = evidence.images["label"].to_numpy(dtype=np.int64)
+        self.scores: npt.NDArray[np.float64] = evidence.images["score"].to_numpy()
+        self.areas: npt.NDArray[np.int64] = evidence.components["area"].to_numpy()
+        self.subsets: dict[str, Bools] = size_subsets(self.areas, protocol.size_bins)
+        self.threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
+
+    @cached_property
+    def pixel_auroc(self) -> Certified:
+        """Each component's ROC area, (K,)."""
+        return component_areas(self.evidence, [1.0])[1.0]
+
+    @cached_property
+    def aupro(self) -> dict[float, dict[str, Certified]]:
+        """AUPRO by FPR limit and subset."""
+        limits, curve = self.protocol.fpr_limits, self.protocol.curve
+        if curve.sampling != "all":
+            return {limit: sampled_aupro(self.evidence, curve, limit, self.subsets) for limit in limits}
+        areas = component_areas(self.evidence, limits)
+        return {
+            limit: {name: area.mean(members) for name, members in self.subsets.items()} for limit, area in areas.items()
+        }
+
+    @cached_property
+    def overlaps(self) -> dict[OperatingPoint, Overlap | None]:
+        """Overlap with the masks; None at the automatic threshold where there is none; no entry without decisions."""
+        automatic = None if self.threshold is None else overlap_at(self.evidence, self.threshold)
+        decided = overlap_of_decisions(self.evidence)
+        return {AUTOMATIC: automatic} | ({} if decided is None else {DECISION: decided})
+
+    @cached_property
+    def hits(self) -> dict[OperatingPoint, Bools | None]:
+        """Which components are hit, (K,), at each point of `overlaps`."""
+        share = self.protocol.pod.share
+        thresholds = {AUTOMATIC: self.threshold, DECISION: None}
+        return {
+            point: None if overlap is None else component_hits(self.evidence, thresholds[point], share)
+            for point, overlap in self.overlaps.items()
+        }

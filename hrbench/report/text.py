@@ -1,0 +1,173 @@
+"""Tables written as text: Markdown, CSV and the terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
+from hrbench.protocol import Protocol
+from hrbench.report.columns import Column, category_columns, cost_columns, limit_text, size_columns
+from hrbench.report.configurations import THROUGHPUT, printable
+from hrbench.report.cost import cost_table, device_text
+from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
+from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
+from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
+from hrbench.runs.store import Run
+
+__all__ = ["csv_table", "markdown_page", "terminal_table"]
+
+
+def markdown_page(summary: Summary) -> str:
+    """Return the leaderboards of all datasets as one Markdown page."""
+    protocol = summary.protocol
+    headline = limit_text(protocol.headline_fpr)
+    parts = [
+        f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
+        f"Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
+        f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
+        "of the defects, by area. Best in **bold**, second in *italics*.",
+    ]
+    for board in summary.leaderboards:
+        overview = overview_table(board)
+        parts += [f"## {_markdown(board.dataset)}", _markdown_table(overview), _markdown_list(overview.notes)]
+        if (cost := cost_table(board)) is not None:
+            parts += ["### What it costs", _markdown_table(cost), *([_markdown_list(cost.notes)] if cost.notes else [])]
+        if (comparison := compare_protocols(board)) is not None:
+            notes = [_markdown(note.replace("Small:", "In brackets:")) for note in comparison.notes]
+            parts += ["### What the protocol is worth", SENTENCE, _markdown_table(comparison), *notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    """Write a table; a heading of its rows becomes their first column, where others have the rank."""
+    by_metric = table.kind == "protocol-comparison"
+    heads = ["Metric" if by_metric else "#", "Method", *[_markdown(column.one_line) for column in table.columns]]
+    rules = [":--" if by_metric else "--:", ":--", *[":--" if column.text else "--:" for column in table.columns]]
+    lines, metric = [heads, rules], ""
+    for row, cells in zip(table.rows, table.cells, strict=True):
+        if isinstance(row, Row):
+            rank = _rank(row) if table.kind == "overview" else row.rank_text
+            texts = [_markdown_cell(column, cell, by_metric) for column, cell in zip(table.columns, cells, strict=True)]
+            lines.append([metric or rank, _markdown(table.name(row) + row.marks), *texts])
+            continue
+        metric = _markdown(table.name(row))
+        if any(cell.text for cell in cells):
+            lines.append([metric, "*defects counted*", *[_markdown(cell.text) for cell in cells]])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _rank(row: Row) -> str:
+    return f"{row.rank_text} ({row.rank_interval})" if row.rank_interval else row.rank_text
+
+
+def _markdown_cell(column: Column, cell: Cell, with_small: bool) -> str:
+    text = ("{}", "**{}**", "*{}*")[cell.place].format(_markdown(cell.text))
+    beside = interval_text(cell.estimate) if column.interval else ""
+    if with_small and any(cell.small):
+        beside = f"({cell.small[0]})"
+    return f"{text} {beside}" if beside else text
+
+
+def _markdown_list(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {_markdown(note)}" for note in notes)
+
+
+def _markdown(text: str) -> str:
+    """Escape what Markdown or the HTML inside it would read as markup."""
+    text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", text)
+
+
+def csv_table(summary: Summary) -> str:
+    """Return all averages and categories with full precision; bounds and intervals where there are any.
+
+    The row of a dataset's average has an empty `category`.
+    """
+    protocol = summary.protocol
+    sizes = (*DISJOINT, *CUMULATIVE, *diameter_names(protocol.size_bins))
+    limits = [Column(f"{name}_px", "", "", name) for name in ("a50", "a90", "a90_95")]
+    costs = cost_columns()
+    metrics = [column for column in category_columns(protocol) if column.key not in {cost.key for cost in costs}]
+    columns = [*metrics, *costs, *size_columns(protocol, sizes), *limits]
+    records: list[dict[str, Any]] = []
+    for board in summary.leaderboards:
+        categories = ["", *board.categories]
+        tables = {category: metric_table(board, columns, category) for category in categories}
+        for row in board.rows:
+            for category, table in tables.items():
+                if category not in row.missing:
+                    cells = table.cells[table.rows.index(row)]
+                    records.append(_csv_record(board, category, row, table, cells))
+    frame = pd.DataFrame(records)
+    empty = [
+        name
+        for name in frame.columns
+        if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
+    ]
+    return str(frame.drop(columns=empty).to_csv(index=False, lineterminator="\n"))
+
+
+def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells: Sequence[Cell]) -> dict[str, Any]:
+    of = row.configuration
+    record: dict[str, Any] = {"dataset": board.dataset, "category": category}
+    record |= {name: math.nan if category else getattr(row, name) for name in ("rank", "rank_low", "rank_high")}
+    record |= {"method": of.method, "preset": of.preset, "view": of.view, "weights": of.weights}
+    record |= {"precision": of.precision, "options": of.options, "random": of.random}
+    record |= {"seeds": row.seeds, "categories": row.categories, "missing": ";".join(row.missing)}
+    record["device"] = device_text(row)
+    for column, cell in zip(table.columns, cells, strict=True):
+        key, number = column.key, cell.estimate
+        if key.endswith("_px") and (not category or number.defined < number.total):
+            number = NO_ESTIMATE  # a mean over those that reach it would flatter
+        record |= {key: number.shown, f"{key}_error": number.error, f"{key}_n": number.n}
+        record |= {f"{key}_ci_low": number.low, f"{key}_ci_high": number.high}
+    return record
+
+
+def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
+    """Return the leaderboards of all datasets as plain text for a terminal."""
+    return "\n\n".join(map(_terminal_board, summarise(runs, protocol).leaderboards))
+
+
+def _terminal_board(board: Leaderboard) -> str:
+    table = overview_table(board)
+    headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
+    heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
+    heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
+    heads |= {"seeds": "seeds", "categories": "cat.", THROUGHPUT: "Mpx/s"}
+    lines = [["#"], ["method"]]  # a list for each column
+    for row in table.rows:
+        if isinstance(row, Row):
+            lines[0].append(_rank(row))
+            lines[1].append(printable(table.name(row) + row.marks))
+    left, shared = 2, []
+    for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
+        if column.text:
+            texts = [printable(cell.text) for cell in cells]
+            if len(set(texts)) == 1:  # what all rows share need not take a column of a narrow terminal
+                shared.append(f"{column.key} {cells[0].text}")
+            else:
+                lines.append([column.key, *texts])
+                left += 1
+        elif column.key in heads or column.subset in DISJOINT:
+            lines.append([heads.get(column.key, column.head), *(_terminal_number(column, cell) for cell in cells)])
+    padded = []
+    for place, texts in enumerate(lines):
+        width = max(map(len, texts))
+        padded.append([text.ljust(width) if 1 <= place < left else text.rjust(width) for text in texts])
+    text = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+    rule = "-" * max(map(len, text))
+    about = ["protocol " + board.protocol.name, "sizes at " + headline.upper(), *shared]
+    notes = [printable(note) for note in table.notes if not note.startswith("*")]
+    title = f"{printable(board.dataset)} ({', '.join(about)})"
+    return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
+
+
+def _terminal_number(column: Column, cell: Cell) -> str:
+    shown = column.interval and column.metric == "aupro"  # the terminal is narrower than a page
+    return f"{cell.text} {interval_text(cell.estimate)}".rstrip() if shown else cell.text

@@ -1,0 +1,29 @@
+"""What the files of evidence say of themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hrbench import HrbenchError
+from hrbench.evidence import Collection, Evidence, EvidenceCollector
+
+
+@pytest.mark.parametrize("name", ["images", "components"])
+def test_evidence_of_another_schema_is_refused(tmp_path: Path, name: str) -> None:
+    collector = EvidenceCollector(Collection())
+    scores = np.random.default_rng(0).random((8, 9), np.float32)
+    collector.update("a", scores, scores > 0.9)
+    collector.result().save(tmp_path)
+    assert np.array_equal(Evidence.load(tmp_path).defect_scores, collector.result().defect_scores)
+
+    path = tmp_path / f"{name}.parquet"
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[b"hrbench"])
+    pq.write_table(table.replace_schema_metadata({"hrbench": json.dumps({**facts, "schema": 2})}), path)
+    with pytest.raises(HrbenchError, match=rf"{name}\.parquet: evidence of schema 2, .* reads 1"):
+        Evidence.load(tmp_path)
