@@ -27,7 +27,7 @@ from hrbench.data.sample import Sample
 from hrbench.engine import feature_cache as features
 from hrbench.engine.device import device_name, pick_device
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, seeded
-from hrbench.engine.views import parse_view
+from hrbench.engine.views import View
 
 PLACES = {"anew": (0, 0), "memory": (1 << 40, 0), "file": (0, 1 << 40)}  # bytes of memory and disk
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -91,7 +91,7 @@ def images(folder: Path, count: int, size: int) -> ViewedNormals:
         coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
         coarse.resize((size, size), Image.Resampling.BICUBIC).save(path)
         samples.append(Sample(path.name, path, None, 0, "good", "train", "noise"))
-    return ViewedNormals(samples, parse_view(f"whole:{size}"))
+    return ViewedNormals(samples, View.parse(f"whole:{size}"))
 
 
 def fit(

@@ -52,7 +52,7 @@ from hrbench.engine.anomaly_map import AnomalyMap, finish
 from hrbench.engine.device import device_name, peak_memory, pick_device, reset_peak_memory
 from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.prefetch import ahead
-from hrbench.engine.views import AnyView, Canvas, View, parse_view, stack_tiles, to_unit
+from hrbench.engine.views import Look, MapCanvas, View, stack_tiles, to_unit
 from hrbench.imaging import read_image
 from hrbench.method import Method, Prediction
 from hrbench.precision import autocast, pick_precision
@@ -75,7 +75,7 @@ class Setup:
 
     method: str
     preset: str
-    view: AnyView
+    view: View
     batch_size: int
     device: torch.device
     precision: str
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["fastflow"])
     parser.add_argument("--preset", default="native")
-    parser.add_argument("--view", nargs="+", type=parse_view, default=[parse_view("tiled:512:128")])
+    parser.add_argument("--view", nargs="+", type=View.parse, default=[View.parse("tiled:512:128")])
     parser.add_argument("--size", type=int, default=2048, help="of the square images")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -188,7 +188,7 @@ def speeds(setup: Setup, samples: list[Sample], repeats: int) -> dict[str, str]:
     """Compare the pipeline with the model."""
     method = setup.made()
     pixels = read_image(samples[0].image)
-    tiles = torch.cat([part.split(pixels)[0] for part in setup.view.parts])
+    tiles = torch.cat([look.split(pixels)[0] for look in setup.view.looks])
     every = torch.cat([tiles] * len(samples))
     batches = [to_unit(batch, setup.device) for batch in every.split(setup.batch_size)]
     work = pixels.shape[0] * pixels.shape[1] * len(samples) / 1e6
@@ -247,7 +247,7 @@ def profile(setup: Setup, sample: Sample, repeats: int = 3) -> Rows:
 
     path = "critical path" if not on_gpu else "device, critical path"
     pixels = timed("decode", "threads", lambda: read_image(sample.image))
-    looks = timed("prepare", "threads", lambda: [part.prepare(pixels) for part in setup.view.parts])
+    looks = timed("prepare", "threads", lambda: setup.view.prepare(pixels))
     tiles = [placement.cut(prepared, i) for prepared, placement in looks for i in range(len(placement))]
     chunks = [tiles[start : start + setup.batch_size] for start in range(0, len(tiles), setup.batch_size)]
     stacked = timed("cut and stack", "thread", lambda: [stack_tiles(chunk, pinned=on_gpu) for chunk in chunks])
@@ -261,7 +261,7 @@ def profile(setup: Setup, sample: Sample, repeats: int = 3) -> Rows:
         for _, placement in looks:
             merged = {}
             for name in names:
-                canvas = Canvas(placement, device)
+                canvas = MapCanvas(placement, device)
                 for index in range(len(placement)):
                     canvas.add(index, maps[name][first + index])
                 merged[name] = canvas.result()
@@ -288,10 +288,10 @@ def peaks(setup: Setup, samples: list[Sample], pixels: int = 0) -> dict[str, str
 
 def _peaks(setup: Setup, samples: list[Sample]) -> tuple[float, float, float]:
     method = setup.made()
-    tile = setup.view.parts[0].tile
+    tile = setup.view.tile
     with tempfile.TemporaryDirectory() as folder:  # libraries are loaded, and threads have been there
         small = files(Path(folder), max(tile), 2)
-        warm = Setup("free", "", View("", tile), setup.batch_size, setup.device, setup.precision)
+        warm = Setup("free", "", View("", (Look("", tile),)), setup.batch_size, setup.device, setup.precision)
         warm.run(method, small)
     reset_peak_memory(setup.device)
     before = peak_memory(torch.device("cpu"))

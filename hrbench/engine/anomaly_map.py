@@ -16,7 +16,7 @@ from hrbench.engine.inference import NativeMaps
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
 
-__all__ = ["AnomalyMap", "finish", "finish_views"]
+__all__ = ["AnomalyMap", "finish", "finish_looks"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class AnomalyMap:
         Name of the method, for errors.
     map_ : Tensor
         (H, W) float32 in the host's memory.
-    called : Tensor or None
+    decided : Tensor or None
         (H, W) bool in the host's memory: the method's own decision.
     extremes : Tensor
-        (views, 2) float32 in the host's memory: the least and greatest score of each view, NaN if one is NaN.
+        (looks, 2) float32 in the host's memory: the least and greatest score of each look, NaN if one is NaN.
     spans : tuple of Span
         When the device worked on the image; all is there when the last one has ended.
     """
@@ -41,7 +41,7 @@ class AnomalyMap:
     sample: Sample
     source: str
     map_: Tensor
-    called: Tensor | None
+    decided: Tensor | None
     extremes: Tensor
     spans: tuple[Span, ...]
 
@@ -60,12 +60,12 @@ class AnomalyMap:
     def decision(self) -> npt.NDArray[np.bool_] | None:
         """Wait for the method's own decision and return it, (H, W) bool; None if it has none."""
         seconds_of(self.spans)
-        return None if self.called is None else self.called.numpy()
+        return None if self.decided is None else self.decided.numpy()
 
 
 @torch.no_grad()
 def finish(method: Method, item: NativeMaps, fusion: Fusion | None = None) -> AnomalyMap:
-    """Let the method finish the maps of one image, fuse those of several views, and send the result to the host.
+    """Let the method finish the maps of one image, fuse those of several looks, and send the result to the host.
 
     On a GPU this only queues the work.
 
@@ -74,19 +74,19 @@ def finish(method: Method, item: NativeMaps, fusion: Fusion | None = None) -> An
     HrbenchError
         For a map of another shape than the image's.
     """
-    device = next(iter(item.parts[0].values())).device
+    device = next(iter(item.looks[0].values())).device
     started = mark(device)
     finals = _finals(method, item)
     extremes = _to_host(_extremes(finals))
     map_ = _to_host(finals[0] if fusion is None else fusion(finals))
-    called = None if item.decision is None else _to_host(item.decision)
+    decided = None if item.decision is None else _to_host(item.decision)
     spans = (*item.spans, (started, mark(device), 1.0))
-    return AnomalyMap(item.sample, type(method).__name__, map_, called, extremes, spans)
+    return AnomalyMap(item.sample, type(method).__name__, map_, decided, extremes, spans)
 
 
 @torch.no_grad()
-def finish_views(method: Method, item: NativeMaps) -> list[Tensor]:
-    """Return the method's anomaly map of each view of one image, (H, W) float32 on the device, checked."""
+def finish_looks(method: Method, item: NativeMaps) -> list[Tensor]:
+    """Return the method's anomaly map of each look at one image, (H, W) float32 on the device, checked."""
     finals = _finals(method, item)
     _check_finite(_extremes(finals).cpu(), item.sample, type(method).__name__)
     return finals
@@ -94,8 +94,8 @@ def finish_views(method: Method, item: NativeMaps) -> list[Tensor]:
 
 def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
     finals = []
-    for part in item.parts:
-        final, size = method.finish(part).float(), next(iter(part.values())).shape
+    for maps in item.looks:
+        final, size = method.finish(maps).float(), next(iter(maps.values())).shape
         if final.shape != size:
             raise HrbenchError(
                 f"{item.sample.id}: {type(method).__name__}.finish gave an anomaly map of shape {tuple(final.shape)}, "

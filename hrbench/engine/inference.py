@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
 from hrbench.engine.prefetch import ahead
-from hrbench.engine.views import AnyView, Canvas, Placement, stack_tiles, to_unit
+from hrbench.engine.views import DecisionCanvas, MapCanvas, Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Method
@@ -44,23 +45,23 @@ class NativeMaps:
     Attributes
     ----------
     sample : Sample
-    parts : tuple of dict of str to Tensor
-        Per view: (H, W) float32 on the device, as the method named them. One view, unless several are fused.
+    looks : tuple of dict of str to Tensor
+        Per look of the view: (H, W) float32 on the device, as the method named them.
     decision : Tensor or None
-        (H, W) bool on the device, of all views: a pixel is called if any view calls it.
+        (H, W) bool on the device, of all looks: a pixel is predicted as a defect if any look predicts so.
     spans : tuple of Span
         When the device worked on this image: batches that it shared, and its merging.
     """
 
     sample: Sample
-    parts: tuple[dict[str, Tensor], ...]
+    looks: tuple[dict[str, Tensor], ...]
     decision: Tensor | None
     spans: tuple[Span, ...]
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """The maps of the only view."""
-        (only,) = self.parts
+        """The maps of the only look."""
+        (only,) = self.looks
         return only
 
     @property
@@ -70,22 +71,22 @@ class NativeMaps:
 
 
 @dataclass
-class _Part:
-    """An image through one view."""
+class _Canvases:
+    """An image through one look."""
 
     placement: Placement
-    canvases: dict[str, Canvas] = field(default_factory=dict)
-    decision: Canvas | None = None
+    maps: dict[str, MapCanvas] = field(default_factory=dict)
+    decision: DecisionCanvas | None = None
 
     def blend(self, index: int, maps: Mapping[str, Tensor], decision: Tensor | None, device: torch.device) -> None:
         """Add what was predicted of one input."""
         for name, map_ in maps.items():
-            if name not in self.canvases:
-                self.canvases[name] = Canvas(self.placement, device)
-            self.canvases[name].add(index, map_)
+            if name not in self.maps:
+                self.maps[name] = MapCanvas(self.placement, device)
+            self.maps[name].add(index, map_)
         if decision is not None:
-            self.decision = self.decision or Canvas(self.placement, device)
-            self.decision.add_decision(index, decision)
+            self.decision = self.decision or DecisionCanvas(self.placement, device)
+            self.decision.add(index, decision)
 
 
 @dataclass
@@ -93,33 +94,33 @@ class _Pending:
     """An image whose inputs are partly predicted."""
 
     sample: Sample
-    parts: list[_Part]
+    looks: list[_Canvases]
     done: int = 0
     spans: list[Span] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Return the number of inputs, those of all views."""
-        return sum(len(part.placement) for part in self.parts)
+        """Return the number of inputs, those of all looks."""
+        return sum(len(look.placement) for look in self.looks)
 
     def finish(self, device: torch.device) -> NativeMaps:
         """Hand out the maps, and keep none: the last batch still knows this image."""
         started = mark(device)
-        maps = tuple({name: canvas.result() for name, canvas in part.canvases.items()} for part in self.parts)
+        maps = tuple({name: canvas.result() for name, canvas in look.maps.items()} for look in self.looks)
         decision: Tensor | None = None
-        for part in self.parts:
-            if part.decision is not None:
-                called = part.decision.result(nearest=True).bool()
-                decision = called if decision is None else decision | called
-        self.parts.clear()
+        for look in self.looks:
+            if look.decision is not None:
+                decided = look.decision.result()
+                decision = decided if decision is None else decision | decided
+        self.looks.clear()
         return NativeMaps(self.sample, maps, decision, (*self.spans, (started, mark(device), 1.0)))
 
 
 @dataclass(frozen=True)
 class _Input:
-    """A tile's image, view and place there."""
+    """A tile's image, look and place there."""
 
     image: _Pending
-    part: _Part
+    look: _Canvases
     index: int
 
 
@@ -132,10 +133,58 @@ class _Batch:
     seed: int | None
 
 
+@dataclass
+class _OpenBatch:
+    """Inputs that are being gathered, and their tiles: views of images, not copied yet."""
+
+    seed: int | None = None
+    inputs: list[_Input] = field(default_factory=list)
+    tiles: list[Tensor] = field(default_factory=list)
+
+    def stack(self, *, pinned: bool) -> _Batch:
+        """Copy the tiles into one tensor."""
+        return _Batch(self.inputs, stack_tiles(self.tiles, pinned=pinned), self.seed)
+
+
+@dataclass
+class _Queue:
+    """Images whose maps are not finished, in order, and the size of the batches that they are cut into."""
+
+    batch_size: int
+    seeds: Mapping[int, int]
+    images: deque[_Pending] = field(default_factory=deque)
+
+    def batches(self, samples: Sequence[Sample], view: View, workers: int) -> Iterator[_OpenBatch]:
+        """Let the images in and fill batches across looks and images; at a position with a seed a batch begins."""
+        batch = _OpenBatch()
+        for position, (sample, looks) in enumerate(_decoded(samples, view, workers)):
+            if position in self.seeds:
+                if batch.inputs:
+                    yield batch
+                batch = _OpenBatch(self.seeds[position])
+            image = _Pending(sample, [_Canvases(placement) for _, placement in looks])
+            self.images.append(image)
+            for look, (prepared, placement) in zip(image.looks, looks, strict=True):
+                for index in range(len(placement)):
+                    batch.inputs.append(_Input(image, look, index))
+                    batch.tiles.append(placement.cut(prepared, index))
+                    if len(batch.inputs) >= self.batch_size:
+                        yield batch
+                        batch = _OpenBatch()
+            del looks, prepared  # before the next image is waited for
+        if batch.inputs:
+            yield batch
+
+    def finished(self, device: torch.device) -> Iterator[NativeMaps]:
+        """Let out the images all of whose inputs are predicted."""
+        while self.images and self.images[0].done == len(self.images[0]):
+            yield self.images.popleft().finish(device)
+
+
 def predict(
     method: Method,
     samples: Sequence[Sample],
-    view: AnyView,
+    view: View,
     device: torch.device,
     *,
     batch_size: int = 8,
@@ -144,8 +193,8 @@ def predict(
 ) -> Generator[NativeMaps, None, None]:
     """Yield the native maps of every sample, in order.
 
-    Images are decoded once for all views; batches are filled across views and images. Memory holds a bounded number of
-    images, and one map per view of each image in the batch. A batch that does not fit into the device's memory is
+    Images are decoded once for all looks; batches are filled across looks and images. Memory holds a bounded number of
+    images, and one map per look of each image in the batch. A batch that does not fit into the device's memory is
     halved, and so are those that follow.
 
     Parameters
@@ -153,7 +202,7 @@ def predict(
     method : Method
         On `device`; put into eval mode.
     samples : sequence of Sample
-    view : View or FusedView
+    view : View
     device : torch.device
     batch_size : int
         Tiles per forward pass.
@@ -171,63 +220,36 @@ def predict(
     """
     method.eval()
     on_gpu = device.type == "cuda"
-    pending: deque[_Pending] = deque()
-
-    def loose() -> Iterator[tuple[list[_Input], list[Tensor], int | None]]:
-        inputs: list[_Input] = []
-        tiles: list[Tensor] = []
-        seed: int | None = None
-        for position, (sample, looks) in enumerate(_decoded(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)):
-            if seeds and position in seeds:
-                if inputs:
-                    yield inputs, tiles, seed
-                inputs, tiles, seed = [], [], seeds[position]
-            image = _Pending(sample, [_Part(placement) for _, placement in looks])
-            pending.append(image)
-            for part, (prepared, placement) in zip(image.parts, looks, strict=True):
-                for index in range(len(placement)):
-                    inputs.append(_Input(image, part, index))
-                    tiles.append(placement.cut(prepared, index))
-                    if len(inputs) >= batch_size:
-                        yield inputs, tiles, seed
-                        inputs, tiles, seed = [], [], None
-            del looks, prepared  # before the next image is waited for
-        if inputs:
-            yield inputs, tiles, seed
-
-    def stacked(batch: tuple[list[_Input], list[Tensor], int | None]) -> _Batch:
-        inputs, tiles, seed = batch
-        return _Batch(inputs, stack_tiles(tiles, pinned=on_gpu), seed)
-
-    with closing(ahead(stacked, loose(), depth=BATCHES)) as batches:
+    queue = _Queue(batch_size, seeds or {})
+    gathered = queue.batches(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)
+    with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
         for batch in batches:
             if batch.seed is not None:
                 torch.manual_seed(batch.seed)
             done = 0
             while done < len(batch.inputs):
-                inputs = batch.inputs[done : done + batch_size]
-                if _forward(method, inputs, batch.pixels[done : done + batch_size], device, precision):
+                chunk = slice(done, done + queue.batch_size)
+                inputs = batch.inputs[chunk]
+                if _forward(method, inputs, batch.pixels[chunk], device, precision):
                     done += len(inputs)
                 else:
-                    batch_size = _halved(inputs, batch.pixels.shape[2:], device)
-            while pending and pending[0].done == len(pending[0]):
-                yield pending.popleft().finish(device)
+                    queue.batch_size = _halved(inputs, batch.pixels.shape[2:], device)
+            yield from queue.finished(device)
 
 
 def _decoded(
-    samples: Sequence[Sample], view: AnyView, workers: int
+    samples: Sequence[Sample], view: View, workers: int
 ) -> Iterator[tuple[Sample, list[tuple[Tensor, Placement]]]]:
-    def look(sample: Sample) -> tuple[Sample, list[tuple[Tensor, Placement]]]:
-        pixels = read_image(sample.image)
-        return sample, [part.prepare(pixels) for part in view.parts]
+    def prepared(sample: Sample) -> tuple[Sample, list[tuple[Tensor, Placement]]]:
+        return sample, view.prepare(read_image(sample.image))
 
     def pixels_of(sample: Sample) -> int:
         try:
             return math.prod(image_size(sample.image))
         except HrbenchError:
-            return 0  # `look` says what is wrong, when it is its turn
+            return 0  # `prepared` says what is wrong, when it is its turn
 
-    return ahead(look, samples, workers=workers, depth=2 * workers, weight=pixels_of, room=AHEAD_PIXELS)
+    return ahead(prepared, samples, workers=workers, depth=2 * workers, weight=pixels_of, room=AHEAD_PIXELS)
 
 
 def _halved(inputs: list[_Input], size: Sequence[int], device: torch.device) -> int:
@@ -261,7 +283,7 @@ def _forward(method: Method, inputs: list[_Input], pixels: Tensor, device: torch
             )
     for row, item in enumerate(inputs):
         own = {name: maps[row] for name, maps in prediction.maps.items()}
-        item.part.blend(item.index, own, None if prediction.decision is None else prediction.decision[row], device)
+        item.look.blend(item.index, own, None if prediction.decision is None else prediction.decision[row], device)
         item.image.done += 1
     span = (started, mark(device), 1 / len(inputs))
     for item in inputs:

@@ -23,7 +23,7 @@ from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
-from hrbench.engine.views import AnyView, Placement, stack_tiles, to_unit
+from hrbench.engine.views import Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Batch, Batches, Method, Normals
@@ -63,15 +63,15 @@ def seeded(seed: int) -> Iterator[None]:
 class ViewedNormals:
     """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
 
-    An image's inputs are those of all fused views, one view after another.
+    An image's inputs are those of all looks, one look after another.
 
     Parameters
     ----------
     samples : sequence of Sample
-    view : View or FusedView
+    view : View
     """
 
-    def __init__(self, samples: Sequence[Sample], view: AnyView) -> None:
+    def __init__(self, samples: Sequence[Sample], view: View) -> None:
         self.samples = samples
         self.view = view
         self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
@@ -81,7 +81,7 @@ class ViewedNormals:
     @cached_property
     def _tiles(self) -> list[int]:
         sizes = [image_size(sample.image) for sample in self.samples]
-        return [sum(len(part.place(size)) for part in self.view.parts) for size in sizes]
+        return [sum(len(look.place(size)) for look in self.view.looks) for size in sizes]
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -152,7 +152,7 @@ class ViewedNormals:
                 self._cache.move_to_end(index)
                 return self._cache[index]
         pixels = read_image(self.samples[index].image)
-        entry = [part.prepare(pixels) for part in self.view.parts]
+        entry = self.view.prepare(pixels)
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = entry

@@ -9,7 +9,8 @@
 ``VIEW+VIEW``             several of one input size, fused (see :mod:`hrbench.engine.fusion`): whole:512+tiled:512:128
 ========================  ==================================================================================
 
-Every view but a fused one is one geometry: pad, resize, cut into a grid of tiles. A whole view has a single tile.
+A view is a tuple of looks, most often of one. A look is one geometry: pad, resize, cut into a grid of tiles; where it
+takes the whole image, there is a single tile.
 Merging weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
 weights form a partition of unity by construction. What a network says near the border of a tile is spoilt by the
 padding of its layers: the outer quarter of an overlap is left to the neighbour. Where a quarter of the overlap is no
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +35,12 @@ from torch.nn import functional as F
 from hrbench.errors import HrbenchError
 
 __all__ = [
-    "AnyView",
-    "Canvas",
-    "FusedView",
+    "DecisionCanvas",
+    "Look",
+    "MapCanvas",
     "Placement",
     "View",
     "image_tensor",
-    "parse_view",
     "stack_tiles",
     "tile_starts",
     "to_unit",
@@ -54,8 +55,8 @@ _PATTERN = re.compile(
 
 
 @dataclass(frozen=True)
-class View:
-    """A parsed view.
+class Look:
+    """One geometry in which an image is looked at.
 
     Attributes
     ----------
@@ -64,7 +65,7 @@ class View:
     tile : (int, int)
         Height and width of a model input.
     overlap : int or None
-        Least overlap of neighbouring tiles in pixels; None for a whole view.
+        Least overlap of neighbouring tiles in pixels; None for the whole image.
     scale : float
         Of the image before tiling.
     square : bool
@@ -78,40 +79,24 @@ class View:
     square: bool = False
 
     @staticmethod
-    def parse(text: str) -> View:
-        """Read one view from its text; anything else is an error that shows the forms."""
+    def parse(text: str) -> Look:
+        """Read one look from its text; anything else is an error that shows the forms."""
         match = _PATTERN.fullmatch(text)
         forms = "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE"
         if not match:
             raise HrbenchError(f"view {text!r}: expected {forms}, sizes in pixels")
         if match["height"]:
             height, width = int(match["height"]), int(match["width"] or match["height"])
-            view = View(text, (height, width), square=bool(match["square"]))
+            look = Look(text, (height, width), square=bool(match["square"]))
         else:
             tile, overlap = int(match["tile"]), int(match["overlap"])
             scale = _number(match["scale"] or "1")
             if not (overlap < tile and 0 < scale <= 1):
                 raise HrbenchError(f"view {text!r}: expected an overlap below the tile and a scale in (0, 1]")
-            view = View(text, (tile, tile), overlap, scale)
-        if min(view.tile) < 1 or (view.square and view.tile[0] != view.tile[1]):
+            look = Look(text, (tile, tile), overlap, scale)
+        if min(look.tile) < 1 or (look.square and look.tile[0] != look.tile[1]):
             raise HrbenchError(f"view {text!r}: expected {forms}, sizes of at least one pixel")
-        return view
-
-    @property
-    def parts(self) -> tuple[View, ...]:
-        """The view itself: what it has in common with a fused one."""
-        return (self,)
-
-    def check_multiple(self, multiple: int, method: str) -> None:
-        """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
-        for size in self.tile:
-            if size % multiple:
-                low = size // multiple * multiple
-                near = " or ".join(str(x) for x in (low, low + multiple) if x)
-                raise HrbenchError(
-                    f"view {self.text!r}: {method} needs sizes that are multiples of {multiple}, "
-                    f"{size} is not; use {near}"
-                )
+        return look
 
     def place(self, size: tuple[int, int]) -> Placement:
         """Return where the tiles of an image of `size` (H, W) lie."""
@@ -163,57 +148,72 @@ class View:
 
     def merge(self, tiles: Tensor, placement: Placement) -> Tensor:
         """Blend the maps of all tiles, (T, h', w') at any stride, into the native (H, W) float32 map."""
-        canvas = Canvas(placement, tiles.device)
+        canvas = MapCanvas(placement, tiles.device)
         for index, tile in enumerate(tiles):
             canvas.add(index, tile)
         return canvas.result()
 
 
 @dataclass(frozen=True)
-class FusedView:
-    """Several views of one input size at the same image; each has its own map, and the maps are fused.
+class View:
+    """How an image is looked at: in one way, or in several whose maps are fused.
 
     Attributes
     ----------
     text : str
         As the user wrote it.
-    parts : tuple of View
-        At least two, all different.
+    looks : tuple of Look
+        At least one, all different and with inputs of one size.
     """
 
     text: str
-    parts: tuple[View, ...]
+    looks: tuple[Look, ...]
+
+    @staticmethod
+    def parse(text: str) -> View:
+        """Read a look, or several joined by ``+``.
+
+        Raises
+        ------
+        HrbenchError
+            For a malformed look, one that is there twice, or looks whose inputs differ in size: a method is fitted on
+            the inputs of all looks together, which must fit into one batch.
+        """
+        texts = text.split("+")
+        if len(texts) == 1:
+            return View(text, (Look.parse(text),))
+        try:
+            looks = tuple(Look.parse(part) for part in texts)
+        except HrbenchError as error:
+            raise HrbenchError(f"fused view {text!r}: {error}") from None
+        if len(set(texts)) < len(texts):
+            raise HrbenchError(f"fused view {text!r}: a view is there twice, expected different ones")
+        sizes = list(dict.fromkeys(f"{height}x{width}" for height, width in (look.tile for look in looks)))
+        if len(sizes) > 1:
+            raise HrbenchError(
+                f"fused view {text!r}: inputs of {' and '.join(sizes)} pixels, expected one size for all"
+            )
+        return View(text, looks)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of a model input."""
+        return self.looks[0].tile
 
     def check_multiple(self, multiple: int, method: str) -> None:
         """Raise an error unless the tile is a multiple of what the method needs; it names the nearest sizes."""
-        self.parts[0].check_multiple(multiple, method)
+        for size in self.tile:
+            if size % multiple:
+                low = size // multiple * multiple
+                near = " or ".join(str(x) for x in (low, low + multiple) if x)
+                raise HrbenchError(
+                    f"view {self.looks[0].text!r}: {method} needs sizes that are multiples of {multiple}, "
+                    f"{size} is not; use {near}"
+                )
 
-
-AnyView = View | FusedView
-
-
-def parse_view(text: str) -> AnyView:
-    """Read a view, or several joined by ``+``.
-
-    Raises
-    ------
-    HrbenchError
-        For a malformed view, one that is there twice, or views whose inputs differ in size: a method is fitted on
-        the inputs of all views together, which must fit into one batch.
-    """
-    texts = text.split("+")
-    if len(texts) == 1:
-        return View.parse(text)
-    try:
-        parts = tuple(View.parse(part) for part in texts)
-    except HrbenchError as error:
-        raise HrbenchError(f"fused view {text!r}: {error}") from None
-    if len(set(texts)) < len(texts):
-        raise HrbenchError(f"fused view {text!r}: a view is there twice, expected different ones")
-    sizes = list(dict.fromkeys(f"{height}x{width}" for height, width in (part.tile for part in parts)))
-    if len(sizes) > 1:
-        raise HrbenchError(f"fused view {text!r}: inputs of {' and '.join(sizes)} pixels, expected one size for all")
-    return FusedView(text, parts)
+    def prepare(self, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> list[tuple[Tensor, Placement]]:
+        """Return an image as each look prepares it, see :meth:`Look.prepare`."""
+        return [look.prepare(image) for look in self.looks]
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ class Placement:
         return len(self.rows) * len(self.columns)
 
     def cut(self, prepared: Tensor, index: int) -> Tensor:
-        """Return tile `index`, row by row, of a prepared (3, h, w) image."""
+        """Return what lies under tile `index`, row by row, of a prepared (3, h, w) image or an (h, w) canvas."""
         row, column = divmod(index, len(self.columns))
         top, left = self.rows[row], self.columns[column]
-        return prepared[:, top : top + self.tile[0], left : left + self.tile[1]]
+        return prepared[..., top : top + self.tile[0], left : left + self.tile[1]]
 
     @cached_property
     def windows(self) -> tuple[Tensor, Tensor]:
@@ -259,8 +259,8 @@ class Placement:
         )
 
 
-class Canvas:
-    """The growing merged map of one image, or what was decided; holds one map, however many tiles there are.
+class _Canvas:
+    """What grows from the tiles of one image to its native size; holds one map, however many tiles there are.
 
     Parameters
     ----------
@@ -268,61 +268,85 @@ class Canvas:
     device : torch.device
     """
 
+    _dtype: ClassVar[torch.dtype]
+    _resampling: ClassVar[str]
+
     def __init__(self, placement: Placement, device: torch.device) -> None:
         self.placement = placement
         self._device = device
-        self._single: Tensor | None = None
         self._merged: Tensor | None = None
         self._windows = tuple(window.to(device, non_blocking=True) for window in placement.windows)
 
-    def add(self, index: int, tile: Tensor) -> None:
-        """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
+    def _at(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the part of the canvas that lies under a tile, and the weights of the tile's rows and columns."""
         placement = self.placement
-        if len(placement) == 1 and placement.grid == placement.tile:
-            self._single = tile.float()  # brought to the native size in one step
-            return
+        if self._merged is None:
+            height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
+            self._merged = torch.zeros((height, width), dtype=self._dtype, device=self._device)
         row, column = divmod(index, len(placement.columns))
-        full = _resize(tile.float(), placement.tile)
-        weighted = full * self._windows[0][row, :, None] * self._windows[1][column, None, :]
-        self._under(index, torch.float32).add_(weighted)
+        return placement.cut(self._merged, index), self._windows[0][row, :, None], self._windows[1][column, None, :]
 
-    def add_decision(self, index: int, tile: Tensor) -> None:
-        """Mark what tile `index` decided, (h', w') bool: a pixel is called if any tile with a part in it calls it."""
-        full = _resize(tile.to(torch.uint8), self.placement.tile, nearest=True)
-        row, column = divmod(index, len(self.placement.columns))
-        inside = (self._windows[0][row, :, None] > 0) & (self._windows[1][column, None, :] > 0)
-        self._under(index, torch.uint8).bitwise_or_(full & inside)
+    def _grid(self) -> Tensor:
+        """Return the part of the canvas that is the image, without what pads it to a tile."""
+        assert self._merged is not None, "no tile was added"
+        return self._merged[: self.placement.grid[0], : self.placement.grid[1]]
 
-    def result(self, *, nearest: bool = False) -> Tensor:
-        """Return the native map, (H, W) float32, or with `nearest` the decisions, (H, W) uint8.
-
-        No copy is made of a canvas that is as large as the image: it is handed out.
-        """
+    def _native(self, merged: Tensor) -> Tensor:
+        """Bring what was merged to the native size; no copy is made of what has it already."""
         placement = self.placement
-        merged = self._single
-        if merged is None:
-            assert self._merged is not None, "no tile was added"
-            merged = self._merged[: placement.grid[0], : placement.grid[1]]
         if not any(placement.pad):
-            return _resize(merged, placement.native, nearest=nearest).contiguous()
+            return self._resize(merged, placement.native).contiguous()
         left, right, top, bottom = placement.pad
         height, width = placement.native
         padded = (height + top + bottom, width + left + right)
         # The padded axis first: what lies in the padding is then never made at full size.
         for axis in (0, 1) if top + bottom else (1, 0):
             size = (padded[0], merged.shape[1]) if axis == 0 else (merged.shape[0], padded[1])
-            merged = _resize(merged, size, nearest=nearest).narrow(axis, (top, left)[axis], placement.native[axis])
+            merged = self._resize(merged, size).narrow(axis, (top, left)[axis], placement.native[axis])
         return merged.contiguous()
 
-    def _under(self, index: int, dtype: torch.dtype) -> Tensor:
-        """Return the part of the canvas that lies under a tile."""
-        placement = self.placement
-        if self._merged is None:
-            height, width = (max(n, t) for n, t in zip(placement.grid, placement.tile, strict=True))
-            self._merged = torch.zeros((height, width), dtype=dtype, device=self._device)
-        row, column = divmod(index, len(placement.columns))
-        top, left = placement.rows[row], placement.columns[column]
-        return self._merged[top : top + placement.tile[0], left : left + placement.tile[1]]
+    def _resize(self, single: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(single.shape) == size:
+            return single
+        return F.interpolate(single[None, None], size, mode=self._resampling)[0, 0]
+
+
+class MapCanvas(_Canvas):
+    """The growing merged map of one image: a mean of its tiles by their windows."""
+
+    _dtype = torch.float32
+    _resampling = "bilinear"
+    _single: Tensor | None = None
+
+    def add(self, index: int, tile: Tensor) -> None:
+        """Blend in the (h', w') map of tile `index`, upsampled bilinearly to the tile's size."""
+        if len(self.placement) == 1 and self.placement.grid == self.placement.tile:
+            self._single = tile.float()  # brought to the native size in one step
+            return
+        full = self._resize(tile.float(), self.placement.tile)
+        under, rows, columns = self._at(index)
+        under.add_(full * rows * columns)
+
+    def result(self) -> Tensor:
+        """Return the native map, (H, W) float32; a canvas that is as large as the image is itself handed out."""
+        return self._native(self._grid() if self._single is None else self._single)
+
+
+class DecisionCanvas(_Canvas):
+    """What was decided of one image: a pixel is predicted as a defect if any tile with a part in it predicts so."""
+
+    _dtype = torch.uint8
+    _resampling = "nearest-exact"
+
+    def add(self, index: int, tile: Tensor) -> None:
+        """Mark what tile `index` decided, (h', w') bool."""
+        full = self._resize(tile.to(torch.uint8), self.placement.tile)
+        under, rows, columns = self._at(index)
+        under.bitwise_or_(full & ((rows > 0) & (columns > 0)))
+
+    def result(self) -> Tensor:
+        """Return the native decision, (H, W) bool; a canvas that is as large as the image is itself handed out."""
+        return self._native(self._grid()).view(torch.bool)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
@@ -374,14 +398,6 @@ def _windows(starts: tuple[int, ...], tile: int, length: int) -> Tensor:
 def _rise(distance: Tensor, overlap: int) -> Tensor:
     """Return weights by the distance from a border that a neighbour overlaps: zero at first, then a ramp to one."""
     return ((distance - SPOILT * overlap) / max(1.0, (1 - 2 * SPOILT) * overlap)).clamp(0, 1)
-
-
-def _resize(single: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
-    if tuple(single.shape) == size:
-        return single
-    if nearest:
-        return F.interpolate(single[None, None], size, mode="nearest-exact")[0, 0]
-    return F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _edge_pad(tensor: Tensor, pad: tuple[int, int, int, int]) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from hrbench._util.files import safe_name
 from hrbench.backbones.bundled import bundled_digest
 from hrbench.data.sample import Category, Sample
-from hrbench.engine.views import AnyView, parse_view
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Method
 from hrbench.precision import PRECISIONS
@@ -43,7 +43,7 @@ class Job:
         The same with files by their name and content: what tells one job from another, wherever files lie.
     name : str
         Folder name of the run: readable, and unique by a digest of all that identifies it.
-    view : View or FusedView
+    view : View
     seed : int
     precision : str
         ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`. It changes values far more than another device does,
@@ -56,7 +56,7 @@ class Job:
     options: Mapping[str, Any]
     recorded_options: Mapping[str, Any]
     name: str
-    view: AnyView
+    view: View
     seed: int
     precision: str = "float32"
 
@@ -113,7 +113,7 @@ def make_job(
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
-    looked_at = parse_view(view or chosen.view)
+    looked_at = View.parse(view or chosen.view)
     recorded = identities(cls, complete)
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":

@@ -18,7 +18,7 @@ from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.backbones import compile_frozen
 from hrbench.data.sample import Sample, content_digest
-from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_views
+from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
 from hrbench.engine.device import MemoryPeaks, device_name
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
@@ -177,7 +177,7 @@ class Attempt:
         self.method.eval()
         if type(self.method).calibrate is not Method.calibrate:
             with torch.no_grad():
-                self.method.calibrate(part for item in self.native_maps(self._held_out) for part in item.parts)
+                self.method.calibrate(maps for item in self.native_maps(self._held_out) for maps in item.looks)
         cost = {"seconds": fit.seconds, **memory.record()}
         with atomic(folder.fit_cost) as path:
             path.write_text(json.dumps(cost), encoding="utf-8")
@@ -187,15 +187,15 @@ class Attempt:
         return cost
 
     def measure_fusion(self) -> None:
-        """Learn on held-out normals how the maps of several views become one; nothing to do where there is one view."""
-        views, known = self._job.view.parts, self._folder.fusion
-        if len(views) == 1:
+        """Learn on held-out normals how the maps of several looks become one; nothing to do where there is one look."""
+        looks, known = self._job.view.looks, self._folder.fusion
+        if len(looks) == 1:
             return
         if known.is_file():
             self._fusion = Fusion.read(json.loads(known.read_text(encoding="utf-8")))
             return
         maps = self._held_out_maps("fusion")
-        self._fusion = Fusion.of([view.text for view in views], (finish_views(self.method, item) for item in maps))
+        self._fusion = Fusion.of([look.text for look in looks], (finish_looks(self.method, item) for item in maps))
         with atomic(known) as path:
             path.write_text(json.dumps(self._fusion.record()), encoding="utf-8")
 

@@ -8,7 +8,7 @@ import torch
 
 from hrbench import HrbenchError
 from hrbench.data.sample import Sample
-from hrbench.engine.anomaly_map import finish, finish_views
+from hrbench.engine.anomaly_map import finish, finish_looks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps
 from hrbench.method import Method
@@ -22,20 +22,20 @@ def merged(*maps, decision=None):
 
 
 def test_the_map_is_handed_out_without_a_copy():
-    map_, called = torch.rand(5, 7), torch.rand(5, 7) > 0.5
-    found = finish(Method(), merged(map_, decision=called))
+    map_, decided = torch.rand(5, 7), torch.rand(5, 7) > 0.5
+    found = finish(Method(), merged(map_, decision=decided))
     assert found.scores().ctypes.data == map_.data_ptr()
-    assert found.decision().ctypes.data == called.data_ptr()
+    assert found.decision().ctypes.data == decided.data_ptr()
     assert found.decision().dtype == bool
     assert found.seconds >= 1.0
     assert finish(Method(), merged(map_)).decision() is None
 
 
-def test_several_views_are_fused():
+def test_several_looks_are_fused():
     maps = torch.rand(2, 5, 7)
     expected = (torch.nn.functional.softplus(maps[0]) * torch.nn.functional.softplus(maps[1])).sqrt()
     np.testing.assert_allclose(finish(Method(), merged(*maps), FUSION).scores(), expected, rtol=1e-6)
-    assert [torch.equal(a, b) for a, b in zip(finish_views(Method(), merged(*maps)), maps, strict=True)] == [True, True]
+    assert [torch.equal(a, b) for a, b in zip(finish_looks(Method(), merged(*maps)), maps, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -50,7 +50,7 @@ def test_one_pixel_that_is_not_finite_is_enough(bad, place):
     with pytest.raises(HrbenchError, match=message):  # though the fused map of minus infinity is finite
         fused.scores()
     with pytest.raises(HrbenchError, match=message):
-        finish_views(Method(), merged(torch.rand(5, 7), map_))
+        finish_looks(Method(), merged(torch.rand(5, 7), map_))
 
 
 def test_a_map_of_another_size_is_named():

@@ -13,7 +13,7 @@ from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.engine import feature_cache as features_module
 from hrbench.engine.feature_cache import GROUP, Features
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, seeded
-from hrbench.engine.views import parse_view
+from hrbench.engine.views import View
 
 CPU = torch.device("cpu")
 PLACES = ["memory", "disk", "nowhere"]
@@ -22,7 +22,7 @@ PLACES = ["memory", "disk", "nowhere"]
 @pytest.fixture
 def normals(tree):
     category = load_dataset("folder", tree).categories[0]
-    return ViewedNormals(category.train, parse_view("whole:32+tiled:32:8"))  # 56 inputs
+    return ViewedNormals(category.train, View.parse("whole:32+tiled:32:8"))  # 56 inputs
 
 
 class Extractor(nn.Module):
@@ -173,7 +173,7 @@ def fitted(name, normals, tmp_path, *, stop=None):
 @pytest.fixture
 def few(tree):
     category = load_dataset("folder", tree).categories[0]
-    return ViewedNormals(category.train[:5], parse_view("tiled:32:8"))  # 30 inputs
+    return ViewedNormals(category.train[:5], View.parse("tiled:32:8"))  # 30 inputs
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -18,7 +18,7 @@ from hrbench import HrbenchError
 from hrbench.data.sample import Sample
 from hrbench.engine import inference as inference_module
 from hrbench.engine.inference import predict
-from hrbench.engine.views import View, parse_view, to_unit
+from hrbench.engine.views import DecisionCanvas, Look, MapCanvas, View, to_unit
 from hrbench.imaging import read_image
 from hrbench.method import Method, Prediction
 
@@ -65,13 +65,13 @@ def test_a_method_is_told_how_many_inputs_an_image_has(samples):
 def test_fused_views_are_predicted_as_each_by_itself(samples):
     texts = ["whole:16", "tiled:16:4", "tiled:16:4@0.5"]
     method, cpu = Probe(), torch.device("cpu")
-    fused = list(predict(method, samples, parse_view("+".join(texts)), cpu, batch_size=5))
+    fused = list(predict(method, samples, View.parse("+".join(texts)), cpu, batch_size=5))
     alone = [list(predict(Probe(), samples, View.parse(text), cpu)) for text in texts]
     assert [item.sample for item in fused] == samples
     for item, *views in zip(fused, *alone, strict=True):
-        assert len(item.parts) == 3
-        for part, view in zip(item.parts, views, strict=True):
-            assert torch.equal(part["anomaly"], view.maps["anomaly"])
+        assert len(item.looks) == 3
+        for maps, view in zip(item.looks, views, strict=True):
+            assert torch.equal(maps["anomaly"], view.maps["anomaly"])
         np.testing.assert_array_equal(item.decision, np.logical_or.reduce([view.decision.numpy() for view in views]))
     assert [n for batch in method.told for n in batch] == [4] * 4 + [3] * 3 + [12] * 12 + [6] * 6
     assert {len(batch) for batch in method.told} == {5}  # filled across views and images
@@ -110,7 +110,7 @@ def test_an_input_that_does_not_fit_is_named(samples):
         list(predict(method, samples, View.parse("tiled:16:4"), torch.device("cpu")))
 
 
-def test_a_pixel_is_called_if_any_tile_over_it_calls_it(samples):
+def test_a_pixel_is_decided_by_any_tile_over_it(samples):
     for item, (height, width) in zip(
         predict(Probe(), samples, View.parse("tiled:16:4"), torch.device("cpu")), SIZES, strict=True
     ):
@@ -126,14 +126,14 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("text", ["tiled:16:4", "whole:16", "whole:24:square", "tiled:16:4@0.5", "tiled:16:0"])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_maps_are_those_of_image_after_image(samples, monkeypatch, text, batch_size):
-    view = View.parse(text)
+    look = Look.parse(text)
     for workers in (1, 4):
         monkeypatch.setattr(inference_module, "WORKERS_CPU", workers)
-        found = list(predict(Probe(), samples * 3, view, CPU, batch_size=batch_size))
+        found = list(predict(Probe(), samples * 3, View.parse(text), CPU, batch_size=batch_size))
         assert [item.sample for item in found] == samples * 3
         for item in found:
-            tiles, placement = view.split(read_image(item.sample.image))
-            expected = view.merge(to_unit(tiles, CPU).mean(dim=1), placement)
+            tiles, placement = look.split(read_image(item.sample.image))
+            expected = look.merge(to_unit(tiles, CPU).mean(dim=1), placement)
             assert torch.equal(item.maps["anomaly"], expected)
 
 
@@ -208,13 +208,17 @@ def test_memory_holds_a_bounded_number_of_images(samples, monkeypatch):
         watch("image", pixels)
         return pixels
 
-    class WatchedCanvas(inference_module.Canvas):
-        def __init__(self, *args):
-            super().__init__(*args)
-            watch("canvas", self)
+    def watched_canvas(kind):
+        def canvas(*args):
+            made = kind(*args)
+            watch("canvas", made)
+            return made
+
+        return canvas
 
     monkeypatch.setattr(inference_module, "read_image", watched)
-    monkeypatch.setattr(inference_module, "Canvas", WatchedCanvas)
+    for kind in (MapCanvas, DecisionCanvas):
+        monkeypatch.setattr(inference_module, kind.__name__, watched_canvas(kind))
     for count in (20, 80):
         most.update(image=0, canvas=0)
         for item in predict(Probe(), [samples[2]] * count, View.parse("tiled:16:4"), CPU, batch_size=4):
@@ -249,11 +253,11 @@ def test_large_images_are_not_decoded_far_ahead(samples, monkeypatch):
 
 
 def test_a_native_map_is_handed_out_without_a_copy(samples):
-    placement = View.parse("tiled:16:4").place(SIZES[2])
-    canvas = inference_module.Canvas(placement, CPU)
+    placement = Look.parse("tiled:16:4").place(SIZES[2])
+    canvas = MapCanvas(placement, CPU)
     canvas.add(0, torch.ones(4, 4))
     assert canvas.result().data_ptr() == canvas.result().data_ptr()
-    prepared, _ = View.parse("tiled:16:4").prepare(pixels := read_image(samples[2].image))
+    prepared, _ = Look.parse("tiled:16:4").prepare(pixels := read_image(samples[2].image))
     assert prepared.data_ptr() == pixels.ctypes.data
 
 
@@ -268,9 +272,9 @@ def test_seconds_are_shares_of_batches_and_ones_own_merging(samples, monkeypatch
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (7, 90), (90, 7), (12, 12)])
 def test_padding_is_cut_away_axis_by_axis_and_the_map_is_the_same(size):
-    placement = View.parse("whole:16:square").place(size)
+    placement = Look.parse("whole:16:square").place(size)
     tile = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
-    canvas = inference_module.Canvas(placement, CPU)
+    canvas = MapCanvas(placement, CPU)
     canvas.add(0, tile)
     side, (left, _, top, _) = max(size), placement.pad
     square = torch.nn.functional.interpolate(tile[None, None], (side, side), mode="bilinear")[0, 0]

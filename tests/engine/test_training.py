@@ -9,7 +9,7 @@ import torch
 
 from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
-from hrbench.engine.views import View, parse_view
+from hrbench.engine.views import View
 from hrbench.testing import StackedNormals
 
 
@@ -34,7 +34,7 @@ def test_an_epoch_holds_every_tile_once(normals):
 
 def test_fused_views_give_the_inputs_of_all(normals):
     views = [ViewedNormals(normals.samples, View.parse(text)) for text in ("whole:32", "tiled:32:8")]
-    fused = ViewedNormals(normals.samples, parse_view("whole:32+tiled:32:8"))
+    fused = ViewedNormals(normals.samples, View.parse("whole:32+tiled:32:8"))
     every = Counter(fingerprint(x) for x in fused)
     assert len(fused) == 8 + 8 * 2 * 3
     assert every == sum((Counter(fingerprint(x) for x in view) for view in views), Counter())

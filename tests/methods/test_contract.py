@@ -9,7 +9,7 @@ from helpers import SMALL_METHODS
 
 import hrbench
 from hrbench.engine.training import learnt_state
-from hrbench.engine.views import View, parse_view
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
 from hrbench.registry import load_method, source_digest
@@ -34,9 +34,9 @@ def test_presets_are_complete_and_their_views_parse(name):
     cls = load_method(name)
     assert {"paper", "native", "demo"} <= set(cls.presets)
     for preset in cls.presets.values():
-        parse_view(preset.view)
+        View.parse(preset.view)
         hrbench.registry.check_options(cls, name, preset.options)
-    assert View.parse(cls.presets["native"].view).overlap is not None
+    assert all(look.overlap is not None for look in View.parse(cls.presets["native"].view).looks)
     assert cls.presets["demo"].options["weights"] in ("random", "bundled")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hrbench._util.resources import methods_package
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.engine.views import View
+from hrbench.engine.views import Look
 from hrbench.errors import HrbenchError
 from hrbench.registry import create_method
 from hrbench.testing import StackedNormals
@@ -227,21 +227,21 @@ def test_residual_scale() -> None:
 
 def test_the_factors_are_stitched_before_the_product() -> None:
     """Two tiles that disagree: the product of the blends, not the blend of the products."""
-    view = View.parse("tiled:64:32")
-    placement = view.place((64, 96))
+    look = Look.parse("tiled:64:32")
+    placement = look.place((64, 96))
     assert len(placement) == 2
     classification = torch.stack([torch.full((64, 64), v) for v in (0.0, 1.0)])
     repair = torch.stack([torch.full((64, 64), v) for v in (1.0, 0.0)])
     merged = {
-        "classification": view.merge(classification, placement),
-        "repair": view.merge(repair, placement),
+        "classification": look.merge(classification, placement),
+        "repair": look.merge(repair, placement),
     }
     found = made(blur=0.0).finish(merged)
     middle = found[32, 32:64]
     share = merged["classification"][32, 32:64]
     torch.testing.assert_close(middle, share * (1 - share))
     assert float(middle.max()) == pytest.approx(0.25, abs=0.01)
-    assert not view.merge(classification * repair, placement).any()
+    assert not look.merge(classification * repair, placement).any()
 
 
 def test_equal_seeds_give_equal_bits_and_saving_keeps_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench._util.resources import methods_package
-from hrbench.engine.views import View, parse_view
+from hrbench.engine.views import Look, View
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
 from hrbench.registry import create_method
@@ -219,13 +219,13 @@ def test_finish_blurs_with_the_chosen_padding() -> None:
 
 @pytest.mark.parametrize("size", [(1500, 1000), (1000, 1500), (1024, 1024)])
 def test_a_token_lands_where_it_looked(size: tuple[int, int]) -> None:
-    placement = View.parse("whole:1036:square").place(size)
+    placement = Look.parse("whole:1036:square").place(size)
     side = max(size)
     row, column = 40, 33
     tokens = torch.zeros(1, 74, 74)
     tokens[0, row, column] = 1
     method = create_method("l2bt", **SMALL)
-    merged = View.parse("whole:1036:square").merge(tokens, placement)
+    merged = Look.parse("whole:1036:square").merge(tokens, placement)
     assert merged.shape == size
     peak = divmod(int(method.finish({"anomaly": merged}).argmax()), size[1])
     expected = [(k + 0.5) * side / 74 - (side - n) // 2 for k, n in zip((row, column), size, strict=True)]
@@ -280,20 +280,20 @@ def test_attention_never_holds_all_pairs_of_tokens(monkeypatch: pytest.MonkeyPat
 def test_the_papers_teacher_takes_these_views(text: str) -> None:
     with torch.device("meta"):
         method = create_method("l2bt", weights="random")
-        view = parse_view(text)
+        view = View.parse(text)
         view.check_multiple(method.multiple, "l2bt")
-        for part in view.parts:
-            found = method.predict(torch.empty(2, 3, *part.tile)).maps["anomaly"]
-            assert found.shape == (2, part.tile[0] // 14, part.tile[1] // 14)
+        for look in view.looks:
+            found = method.predict(torch.empty(2, 3, *look.tile)).maps["anomaly"]
+            assert found.shape == (2, look.tile[0] // 14, look.tile[1] // 14)
 
 
 @pytest.mark.parametrize("text", ["whole:96", "whole:96:square", "tiled:96:32", "whole:96+tiled:96:32+tiled:96:32@0.5"])
 def test_every_view_gives_a_native_map(text: str) -> None:
     method, _ = fitted(steps=1)
     image = (batch((101, 150), 1)[0].permute(1, 2, 0) * 255).byte().numpy()
-    for part in parse_view(text).parts:
-        tiles, placement = part.split(image)
-        final = method.finish({"anomaly": part.merge(map_of(method, tiles.float() / 255), placement)})
+    for look in View.parse(text).looks:
+        tiles, placement = look.split(image)
+        final = method.finish({"anomaly": look.merge(map_of(method, tiles.float() / 255), placement)})
         assert final.shape == (101, 150)
         assert final.isfinite().all()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hrbench._util.resources import methods_package
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
-from hrbench.engine.views import View
+from hrbench.engine.views import Look
 from hrbench.errors import HrbenchError
 from hrbench.registry import create_method
 from hrbench.testing import StackedNormals
@@ -286,12 +286,12 @@ def test_a_pasted_square_stands_out_after_a_short_fit() -> None:
 
 
 def test_merged_tiles_are_finished_on_the_native_grid() -> None:
-    method, view = made().eval(), View.parse("tiled:64:16")
+    method, look = made().eval(), Look.parse("tiled:64:16")
     image = (batch((100, 130), 1)[0].permute(1, 2, 0) * 255).byte().numpy()
-    tiles, placement = view.split(image)
+    tiles, placement = look.split(image)
     with torch.no_grad():
         maps = method.predict(tiles.float() / 255).maps
-    merged = {name: view.merge(m, placement) for name, m in maps.items()}
+    merged = {name: look.merge(m, placement) for name, m in maps.items()}
     expected = merged["level1"] * merged["level2"] * merged["logit"].sigmoid().clamp(min=1e-3)
     assert method.finish(merged).shape == (100, 130)
     torch.testing.assert_close(method.finish(merged), expected)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hrbench.engine.training import seeded
-from hrbench.engine.views import SPOILT, View
+from hrbench.engine.views import SPOILT, Look
 from hrbench.method import Method
 from hrbench.registry import create_method
 
@@ -41,10 +41,10 @@ def strip(length: int) -> Image:
 
 
 @torch.no_grad()
-def final(method: Method, image: Image, view: View) -> Tensor:
-    tiles, placement = view.split(image)
+def final(method: Method, image: Image, look: Look) -> Tensor:
+    tiles, placement = look.split(image)
     maps = method.predict(tiles.float() / 255).maps
-    return method.finish({name: view.merge(tile, placement) for name, tile in maps.items()})
+    return method.finish({name: look.merge(tile, placement) for name, tile in maps.items()})
 
 
 def radius(method: Method, length: int) -> int:
@@ -53,7 +53,7 @@ def radius(method: Method, length: int) -> int:
     other = image.copy()
     middle = length // 2
     other[:, middle - 4 : middle + 4] ^= 0xFF
-    whole = View("whole", (THICK, length))
+    whole = Look("whole", (THICK, length))
     changed = (final(method, image, whole) != final(method, other, whole)).any(dim=0).nonzero()
     reached = int((changed - middle).abs().max())
     assert reached < length // 2 - 8, "the strip is too short to see how far a change reaches"
@@ -73,10 +73,10 @@ def test_tiles_give_the_map_of_the_whole_image(name: str) -> None:
     def differs(overlap: int, picture: Image) -> float:
         size = picture.shape[:2]
         shape = (THICK, tile) if size[0] == THICK else (tile, THICK)
-        expected = final(method, picture, View("whole", (size[0], size[1])))
-        view = View("tiled", shape, overlap)
-        assert len(view.place((size[0], size[1]))) > 2
-        return float((final(method, picture, view) - expected).abs().max() / expected.std())
+        expected = final(method, picture, Look("whole", (size[0], size[1])))
+        look = Look("tiled", shape, overlap)
+        assert len(look.place((size[0], size[1]))) > 2
+        return float((final(method, picture, look) - expected).abs().max() / expected.std())
 
     assert differs(enough, image) < 1e-4
     assert differs(enough, turned) < 1e-4
