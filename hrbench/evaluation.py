@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Collection, Evidence, EvidenceCollector
+from hrbench.evidence import Calibration, Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.evidence.histograms import check_map
 from hrbench.metrics import component_table, compute
 from hrbench.protocol import Protocol, load_protocol
@@ -105,7 +105,7 @@ def evaluate(
     1.0
     """
     rules = load_protocol(protocol)
-    collector = EvidenceCollector(Collection.of(rules, exact=exact))
+    collector = EvidenceCollector(EvidenceSpec.of(rules, exact=exact))
     streams: list[Iterable[Any]] = [anomaly_maps, masks] + ([] if image_scores is None else [image_scores])
     for index, row in enumerate(zip_longest(*streams, fillvalue=_END)):
         if any(item is _END for item in row):

@@ -119,7 +119,7 @@ def assert_same_bits(found: Evidence, expected: Evidence, but: Sequence[str] = (
     """Compare evidence, all but some columns of its images, to the last bit."""
     assert found.images.drop(columns=list(but)).equals(expected.images.drop(columns=list(but)))
     assert found.components.equals(expected.components)
-    assert (found.shift, found.lossless, found.collection) == (expected.shift, expected.lossless, expected.collection)
+    assert (found.shift, found.lossless, found.spec) == (expected.shift, expected.lossless, expected.spec)
     pairs = [(found.defect_scores, expected.defect_scores)]
     for own, other in zip(found.normals, expected.normals, strict=True):
         assert type(own) is type(other)

@@ -23,7 +23,7 @@ from hrbench.data.sample import sample_mask
 from hrbench.engine.inference import predict
 from hrbench.engine.training import Fit, ViewedNormals, mix, seeded
 from hrbench.engine.views import View
-from hrbench.evidence import Collection, EvidenceCollector
+from hrbench.evidence import EvidenceCollector, EvidenceSpec
 from hrbench.metrics.bootstrap import Replicates, average, paired_difference, replicates
 from hrbench.protocol import load_protocol
 from hrbench.runs.job import split_normals
@@ -112,7 +112,7 @@ def fit(method: RSTPM, category: Category, setup: Setup, *, stage: str) -> None:
 @torch.no_grad()
 def read_out(method: RSTPM, category: Category, view: View) -> dict[str, Replicates]:
     """Return the bootstrap replicates of every mode, of one prediction of the test images."""
-    collectors = {mode: EvidenceCollector(Collection.of(PROTOCOL)) for mode in ("off", "mul", "only")}
+    collectors = {mode: EvidenceCollector(EvidenceSpec.of(PROTOCOL)) for mode in ("off", "mul", "only")}
     for item in predict(method, category.test, view, CPU):
         *levels, logit = item.maps.values()
         fused = combine_levels(levels, "prod")

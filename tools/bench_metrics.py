@@ -100,13 +100,13 @@ class Set:
 def hrbench_engine(*, exact: bool) -> Callable[[Set], dict[str, float]]:
     """Return all metrics and size subsets of the native protocol, labelling included, image by image."""
     from hrbench import load_protocol
-    from hrbench.evidence import Collection, EvidenceCollector
+    from hrbench.evidence import EvidenceCollector, EvidenceSpec
     from hrbench.metrics import compute
 
     protocol = load_protocol("native")
 
     def run(data: Set) -> dict[str, float]:
-        collector = EvidenceCollector(Collection(exact=exact))
+        collector = EvidenceCollector(EvidenceSpec(exact=exact))
         for index, (scores, mask) in enumerate(data.images()):
             collector.update(f"{index:03d}", scores, mask)
             del scores, mask
@@ -130,14 +130,14 @@ def hrbench_engine(*, exact: bool) -> Callable[[Set], dict[str, float]]:
 def bootstrap_engine() -> Callable[[Set], dict[str, float]]:
     """Return 1000 bootstrap replicates of all metrics; collecting the evidence does not count."""
     from hrbench import load_protocol
-    from hrbench.evidence import Collection, EvidenceCollector
+    from hrbench.evidence import EvidenceCollector, EvidenceSpec
     from hrbench.metrics.bootstrap import replicates
 
     protocol = load_protocol("native")
 
     def run(data: Set) -> dict[str, float]:
         with data.uncounted():
-            collector = EvidenceCollector(Collection())
+            collector = EvidenceCollector(EvidenceSpec())
             for index, (scores, mask) in enumerate(data.images()):
                 collector.update(f"{index:03d}", scores, mask)
             evidence = collector.result()

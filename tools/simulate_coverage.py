@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit, ndtr
 
-from hrbench.evidence import Collection, Evidence, EvidenceCollector
+from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.metrics import bootstrap, detection
 from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Bootstrap, Detectability, Protocol, load_protocol
@@ -72,7 +72,7 @@ class Model:
 
     def evidence(self, rng: np.random.Generator) -> Evidence:
         """Draw one test set."""
-        collector = EvidenceCollector(Collection("top:0.001"))
+        collector = EvidenceCollector(EvidenceSpec("top:0.001"))
         for index in range(self.good + self.defective):
             scores, mask = self.image(rng, index >= self.good)
             collector.update(f"{index:04d}", scores.astype(np.float32), mask)

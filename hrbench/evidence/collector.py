@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Collection, Evidence
+from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec
 from hrbench.evidence.histograms import (
     KEY_SHIFT,
     Histogram,
@@ -35,12 +35,12 @@ class EvidenceCollector:
 
     Parameters
     ----------
-    collection : Collection
+    spec : EvidenceSpec
     """
 
-    def __init__(self, collection: Collection) -> None:
-        self.collection = collection
-        self._rule = ImageScoreRule(collection.rule)
+    def __init__(self, spec: EvidenceSpec) -> None:
+        self.spec = spec
+        self._rule = ImageScoreRule(spec.rule)
         self._images: list[dict[str, Any]] = []
         self._components: list[dict[str, Any]] = []
         self._scores: list[Scores] = []
@@ -82,20 +82,20 @@ class EvidenceCollector:
             score = image_score(scores, self._rule)
         elif not math.isfinite(score):
             raise HrbenchError(f"{image_id}: the image score is {score}, expected a finite number")
-        if self.collection.side is not None:
-            size = (self.collection.side, self.collection.side)
+        if self.spec.side is not None:
+            size = (self.spec.side, self.spec.side)
             scores, mask, decision = (
                 bilinear(scores, size),
                 None if mask is None else nearest(mask, size),
                 None if decision is None else nearest(decision, size),
             )
-        if not self.collection.exact:
+        if not self.spec.exact:
             scores = self._narrowed(scores, image_id)
         defects, own = 0, None
         if mask is not None and mask.any():
             own = self._add_components(image_id, scores, mask, defect_type, decision)
             defects = own.size
-        if self.collection.exact:
+        if self.spec.exact:
             self._normals.append(SortedKeys.of(scores if own is None else scores[~np.asarray(mask)]))
         else:
             self._normals.append(Histogram.of(scores, KEY_SHIFT, without=own))
@@ -138,7 +138,7 @@ class EvidenceCollector:
         decision: npt.NDArray[np.bool_] | None,
     ) -> Scores:
         """Add the components of one mask and return the scores of their pixels."""
-        found = find_components(defect, self.collection.connectivity)
+        found = find_components(defect, self.spec.connectivity)
         own: Scores = scores.ravel()[found.pixels]
         self._scores.append(own)
         hits: Sequence[int | None] = [None] * found.areas.size
@@ -165,8 +165,8 @@ class EvidenceCollector:
                 [np.zeros(0, np.float64 if double else np.float32), *self._scores], dtype=None
             ),
             normals=tuple(self._normals),
-            lossless=self.collection.exact or self._lossless,
-            collection=self.collection,
+            lossless=self.spec.exact or self._lossless,
+            spec=self.spec,
         )
         return Evidence.merge([evidence])
 

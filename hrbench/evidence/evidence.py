@@ -28,9 +28,9 @@ from hrbench.protocol import Protocol
 
 __all__ = [
     "Calibration",
-    "Collection",
     "Evidence",
-    "collections_of",
+    "EvidenceSpec",
+    "specs_of",
 ]
 
 SCHEMA = 1
@@ -61,7 +61,7 @@ COMPONENT_DTYPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class EvidenceSpec:
     """How evidence is collected; protocols that agree on this share their evidence.
 
     Attributes
@@ -82,10 +82,10 @@ class Collection:
     exact: bool = False
 
     @staticmethod
-    def of(protocol: Protocol, method_rule: str = "max", *, exact: bool = False) -> Collection:
+    def of(protocol: Protocol, method_rule: str = "max", *, exact: bool = False) -> EvidenceSpec:
         """Return what a protocol asks for, of a method with the given image-score rule."""
         rule = method_rule if protocol.image_score == "method" else protocol.image_score
-        return Collection(rule, protocol.connectivity, protocol.side, exact)
+        return EvidenceSpec(rule, protocol.connectivity, protocol.side, exact)
 
     @property
     def name(self) -> str:
@@ -160,7 +160,7 @@ class Evidence:
         Each image's normal pixels; all of one `shift`, which is 0 in exact mode.
     lossless : bool
         True if no score lost a set bit (float16 maps, exact mode): then every metric is exact.
-    collection : Collection
+    spec : EvidenceSpec
     calibration : Calibration or None
     """
 
@@ -169,7 +169,7 @@ class Evidence:
     defect_scores: Scores
     normals: Sequence[NormalScores]
     lossless: bool
-    collection: Collection
+    spec: EvidenceSpec
     calibration: Calibration | None = None
 
     @property
@@ -215,10 +215,8 @@ class Evidence:
         """
         first = parts[0]
         for part in parts:
-            if part.collection != first.collection:
-                raise HrbenchError(
-                    f"evidence collected as {part.collection.name} and as {first.collection.name} cannot be merged"
-                )
+            if part.spec != first.spec:
+                raise HrbenchError(f"evidence collected as {part.spec.name} and as {first.spec.name} cannot be merged")
         images = pd.concat([part.images for part in parts], ignore_index=True)
         if images["id"].duplicated().any():
             name = images["id"][images["id"].duplicated()].iloc[0]
@@ -238,14 +236,14 @@ class Evidence:
             defect_scores=scores[pixels],
             normals=[normals[row] for row in order],
             lossless=all(part.lossless for part in parts),
-            collection=first.collection,
+            spec=first.spec,
             calibration=calibrated[0].calibration if calibrated else None,
         )
 
     def save(self, folder: Path) -> None:
         """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
         folder.mkdir(parents=True, exist_ok=True)
-        collection = dataclasses.asdict(self.collection)
+        collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         images = pa.Table.from_pandas(self.images, preserve_index=False)
         bins = [part.keys.size for part in self.normals]
@@ -291,7 +289,7 @@ class Evidence:
             defect_scores=_flat(components["scores"]),
             normals=normals,
             lossless=facts["lossless"],
-            collection=Collection(**facts["collection"]),
+            spec=EvidenceSpec(**facts["collection"]),
             calibration=calibration,
         )
 
@@ -345,6 +343,6 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, facts
 
 
-def collections_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[Collection]:
+def specs_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[EvidenceSpec]:
     """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
-    return list(dict.fromkeys(Collection.of(protocol, method_rule, exact=exact) for protocol in protocols))
+    return list(dict.fromkeys(EvidenceSpec.of(protocol, method_rule, exact=exact) for protocol in protocols))

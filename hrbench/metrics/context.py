@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Collection, Evidence
+from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.metrics.curves import Certified, component_areas
 from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
@@ -66,10 +66,10 @@ class Context(Shared):
     def __init__(self, evidence: Evidence, protocol: Protocol, threshold: float | None = None) -> None:
         super().__init__()
         require_defects(evidence)
-        if not evidence.collection.serves(protocol):
+        if not evidence.spec.serves(protocol):
             raise HrbenchError(
-                f"protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
-                f"this was collected as {evidence.collection.name}"
+                f"protocol {protocol.name!r} needs evidence collected as {EvidenceSpec.of(protocol).name}, "
+                f"this was collected as {evidence.spec.name}"
             )
         self.evidence, self.protocol = evidence, protocol
         self.labels: npt.NDArray[np.int64] = evidence.images["label"].to_numpy(dtype=np.int64)

@@ -13,7 +13,7 @@ from hrbench._util.progress import track
 from hrbench.data.sample import Category, Dataset, Sample, sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector
-from hrbench.evidence.evidence import collections_of
+from hrbench.evidence.evidence import specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size
 from hrbench.protocol import Protocol
@@ -84,7 +84,7 @@ def score_maps(
     samples = category.test
     paths = find_maps(folder, samples)
     decisions = find_decisions(folder, samples)
-    collectors = [EvidenceCollector(way) for way in collections_of(protocols, "max", exact=exact)]
+    collectors = [EvidenceCollector(spec) for spec in specs_of(protocols, "max", exact=exact)]
 
     def read(sample: Sample) -> Scores:
         return read_map(paths[sample.id], image_size(sample.image))
@@ -97,7 +97,7 @@ def score_maps(
             collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
     evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:
-        found = Calibration.of(_normal_maps(normal_maps), [part.collection.side for part in evidence])
+        found = Calibration.of(_normal_maps(normal_maps), [part.spec.side for part in evidence])
         evidence = [replace(part, calibration=known) for part, known in zip(evidence, found, strict=True)]
     method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
     about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")

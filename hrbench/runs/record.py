@@ -16,7 +16,7 @@ from hrbench._util.files import atomic
 from hrbench._util.types import Mismatch, conform
 from hrbench.data.sample import Category
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Collection, Evidence
+from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
 
 __all__ = [
@@ -113,7 +113,7 @@ class EvidenceRecord(_Section):
     """How one part of the evidence was collected, and the folder that it is in."""
 
     name: str
-    collection: Collection
+    collection: EvidenceSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,7 @@ class RunRecord(_Section):
 
 def evidence_records(evidence: Sequence[Evidence]) -> tuple[EvidenceRecord, ...]:
     """Return what a run says of its evidence."""
-    return tuple(EvidenceRecord(name=part.collection.name, collection=part.collection) for part in evidence)
+    return tuple(EvidenceRecord(name=part.spec.name, collection=part.spec) for part in evidence)
 
 
 def read_record(path: Path) -> RunRecord:

@@ -25,7 +25,7 @@ from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Collection, collections_of
+from hrbench.evidence import Calibration, EvidenceSpec, specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.method import Method
 from hrbench.protocol import Protocol
@@ -85,9 +85,9 @@ def run_job(
     with Attempt(job, folder, device, batch_size=batch_size, compiled=compiled) as attempt:
         fit_cost = attempt.fit()
         attempt.measure_fusion()
-        ways = collections_of(protocols, attempt.method.image_score)
-        calibrations = attempt.calibrations(ways)
-        shards = EvidenceShards(folder, job.category.test, ways, save_maps=save_maps)
+        specs = specs_of(protocols, attempt.method.image_score)
+        calibrations = attempt.calibrations(specs)
+        shards = EvidenceShards(folder, job.category.test, specs, save_maps=save_maps)
         memory = MemoryPeaks(device)
         shards.collect(attempt.anomaly_maps(shards.left, shards.seeds(job.seed)), memory, f"{job.label} predict")
         evidence = [
@@ -199,11 +199,11 @@ class Attempt:
         with atomic(known) as path:
             path.write_text(json.dumps(self._fusion.record()), encoding="utf-8")
 
-    def calibrations(self, ways: Sequence[Collection]) -> list[Calibration]:
-        """Return what thresholds are set on: the held-out normals, as each way of collecting sees them."""
+    def calibrations(self, specs: Sequence[EvidenceSpec]) -> list[Calibration]:
+        """Return what thresholds are set on: the held-out normals, as each spec wants them collected."""
         finished = (finish(self.method, item, self._fusion) for item in self._held_out_maps("held-out"))
         with closing(ahead(AnomalyMap.scores, finished)) as scores:
-            return Calibration.of(scores, [way.side for way in ways])
+            return Calibration.of(scores, [spec.side for spec in specs])
 
     def native_maps(self, samples: Sequence[Sample], seeds: Mapping[int, int] | None = None) -> Iterator[NativeMaps]:
         """Predict samples; `seeds` as in :func:`hrbench.engine.inference.predict`, by default one of their own."""

@@ -73,10 +73,10 @@ def finish_run(
     """
     folder.record.unlink(missing_ok=True)  # of a run that this one replaces: it is not done any more
     measured = [
-        measure(next(part for part in evidence if part.collection.serves(protocol)), protocol) for protocol in protocols
+        measure(next(part for part in evidence if part.spec.serves(protocol)), protocol) for protocol in protocols
     ]
     for part in evidence:
-        part.save(folder.evidence(part.collection.name))
+        part.save(folder.evidence(part.spec.name))
     same = {
         "run": folder.path.name,
         "dataset": category.dataset,

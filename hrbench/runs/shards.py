@@ -17,7 +17,7 @@ from hrbench.engine.anomaly_map import AnomalyMap
 from hrbench.engine.device import MemoryPeaks, largest_peaks
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.training import mix
-from hrbench.evidence import Collection, Evidence, EvidenceCollector
+from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.cost import timing
 from hrbench.runs.record import Cost
@@ -38,18 +38,18 @@ class EvidenceShards:
     folder : RunFolder
     samples : sequence of Sample
         All test images of the job.
-    collections : sequence of Collection
-        Ways of collecting.
+    specs : sequence of EvidenceSpec
+        How evidence is collected.
     save_maps : bool
         Also write each native map as float32 TIFF.
     """
 
     def __init__(
-        self, folder: RunFolder, samples: Sequence[Sample], collections: Sequence[Collection], *, save_maps: bool
+        self, folder: RunFolder, samples: Sequence[Sample], specs: Sequence[EvidenceSpec], *, save_maps: bool
     ) -> None:
         self._folder = folder
         self._samples = samples
-        self._collections = collections
+        self._specs = specs
         self._save_maps = save_maps
         self._chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
         self._shards = [folder.shard(number) for number in range(len(self._chunks))]
@@ -78,10 +78,9 @@ class EvidenceShards:
                 pass
 
     def merged(self) -> list[Evidence]:
-        """Return the evidence of all samples, one for each way of collecting."""
+        """Return the evidence of all samples, one for each spec."""
         return [
-            Evidence.merge([Evidence.load(shard.evidence(way.name)) for shard in self._shards])
-            for way in self._collections
+            Evidence.merge([Evidence.load(shard.evidence(spec.name)) for shard in self._shards]) for spec in self._specs
         ]
 
     def cost(self, evidence: Evidence) -> Cost:
@@ -97,12 +96,12 @@ class EvidenceShards:
             return False
         if not (shard.images.is_file() and shard.images.read_text(encoding="utf-8") == content_digest(samples)):
             return False
-        return all(shard.evidence(way.name).is_dir() for way in self._collections)
+        return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
 
     def _count(self, item: AnomalyMap, memory: MemoryPeaks) -> None:
         sample, scores = item.sample, item.scores()
         if not self._collectors:
-            self._collectors = [EvidenceCollector(way) for way in self._collections]
+            self._collectors = [EvidenceCollector(spec) for spec in self._specs]
         mask = sample_mask(sample, scores.shape)
         for collector in self._collectors:
             collector.update(
@@ -131,4 +130,4 @@ class EvidenceShards:
             unnamed.images.write_text(content_digest(self._chunks[number]), encoding="utf-8")
             unnamed.memory.write_text(json.dumps(memory.record()), encoding="utf-8")
             for collector in self._collectors:
-                collector.result().save(unnamed.evidence(collector.collection.name))
+                collector.result().save(unnamed.evidence(collector.spec.name))

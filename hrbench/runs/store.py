@@ -25,7 +25,7 @@ import pandas as pd
 
 from hrbench._util.files import atomic, safe_name
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Collection, Evidence
+from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
 from hrbench.runs.record import RunRecord, read_record
 
@@ -92,9 +92,9 @@ class RunFolder:
         """Return the file of a table: records, components or replicates."""
         return self.path / f"{name}.parquet"
 
-    def evidence(self, collection: str) -> Path:
+    def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one way of collecting."""
-        return self.path / "evidence" / collection
+        return self.path / "evidence" / spec
 
     def map_of(self, sample_id: str) -> Path:
         """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
@@ -134,9 +134,9 @@ class Shard:
         """The most memory that was taken until it was written."""
         return self.path / "memory.json"
 
-    def evidence(self, collection: str) -> Path:
+    def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one way of collecting."""
-        return self.path / collection
+        return self.path / spec
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Run:
             return Evidence.load(self.files.evidence(part.name))
         names = ", ".join(part.name for part in self.about.evidence)
         raise HrbenchError(
-            f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {Collection.of(protocol).name}, "
+            f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {EvidenceSpec.of(protocol).name}, "
             f"this run has {names}; run the job with this protocol into another output folder"
         )
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from hrbench import HrbenchError
-from hrbench.evidence import Collection, Evidence, EvidenceCollector
+from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 
 
 @pytest.mark.parametrize("name", ["images", "components"])
 def test_evidence_of_another_schema_is_refused(tmp_path: Path, name: str) -> None:
-    collector = EvidenceCollector(Collection())
+    collector = EvidenceCollector(EvidenceSpec())
     scores = np.random.default_rng(0).random((8, 9), np.float32)
     collector.update("a", scores, scores > 0.9)
     collector.result().save(tmp_path)

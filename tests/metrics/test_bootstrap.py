@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hrbench
-from hrbench.evidence import Collection, Evidence, EvidenceCollector
+from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.metrics import bootstrap, compute
 from hrbench.protocol import Bootstrap, Curve
 
@@ -43,7 +43,7 @@ def rules(draws=1000, seed=0, level=0.95, protocol=NATIVE):
 
 
 def collect(images, exact=False):
-    collector = EvidenceCollector(Collection("top:0.01", exact=exact))
+    collector = EvidenceCollector(EvidenceSpec("top:0.01", exact=exact))
     for index, (scores, mask, decision) in enumerate(images):
         collector.update(f"{index:04d}", scores, mask, decision=decision)
     return collector.result()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from metrics.test_bootstrap import NATIVE, THRESHOLD, case, collect, rules
 
-from hrbench.evidence import Collection, EvidenceCollector
+from hrbench.evidence import EvidenceCollector, EvidenceSpec
 from hrbench.metrics import bootstrap, compute
 from hrbench.metrics.catalogue import CATALOGUE, METRICS, rows
 from hrbench.metrics.context import Context
@@ -27,7 +27,7 @@ def context():
 @pytest.fixture(scope="module")
 def worst():
     """Evidence of a method that is wrong about every pixel and image."""
-    collector = EvidenceCollector(Collection())
+    collector = EvidenceCollector(EvidenceSpec())
     for index, (_, mask, _) in enumerate(case(3)):
         collector.update(f"{index:02d}", 1.0 - mask, mask, score=1.0 - mask.any(), decision=~mask)
     return Context(collector.result(), NATIVE, 0.5)

@@ -144,12 +144,12 @@ def test_recall_by_size_by_hand():
 def test_limit_equal_to_a_reached_rate(exact):
     from dataclasses import replace
 
-    from hrbench.evidence import Collection, EvidenceCollector
+    from hrbench.evidence import EvidenceCollector, EvidenceSpec
 
     maps, masks = random_case(13, levels=6)
     points = oracle.pro_points(maps, masks)
     limits = tuple(float(x) for x in points[2:5, 0])
-    collector = EvidenceCollector(Collection(exact=exact))
+    collector = EvidenceCollector(EvidenceSpec(exact=exact))
     for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
         collector.update(f"{index}", scores, mask)
     protocol = replace(hrbench.load_protocol("native"), fpr_limits=limits, headline_fpr=limits[0])
@@ -331,11 +331,11 @@ def test_only_defective_images_leave_the_image_metrics_undefined():
 def test_evidence_merges_in_any_order_and_survives_the_disk(tmp_path):
     maps, masks = random_case(17, images=9)
     whole = hrbench.evaluate(maps, masks).evidence
-    from hrbench.evidence import Collection, EvidenceCollector
+    from hrbench.evidence import EvidenceCollector, EvidenceSpec
 
     parts = []
     for chosen in ([4, 0, 8], [7, 1, 2], [3, 5, 6]):
-        collector = EvidenceCollector(Collection())
+        collector = EvidenceCollector(EvidenceSpec())
         for index in chosen:
             collector.update(f"{index:06d}", maps[index], masks[index])
         parts.append(collector.result())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hrbench import HrbenchError
-from hrbench.evidence import Collection
+from hrbench.evidence import EvidenceSpec
 from hrbench.runs.record import (
     Cost,
     EvidenceRecord,
@@ -25,7 +25,7 @@ from hrbench.runs.record import (
 RECORD = RunRecord(
     dataset=ViewedImages(name="parts", category="bolt", test=8),
     protocols={"native": ProtocolRecord(version=1, sha256="ab")},
-    evidence=(EvidenceRecord(name="native-max-8", collection=Collection()),),
+    evidence=(EvidenceRecord(name="native-max-8", collection=EvidenceSpec()),),
     method=MethodRecord(name="toy", options={"strides": [4, 8], "weights": None}),
     cost=Cost(ms_median=1.5),
     fusion=({"view": "whole:32", "centre": 0.5, "unit": 1.0},),

@@ -477,8 +477,8 @@ def test_one_pass_serves_protocols_that_collect_differently(tree, toy, tmp_path)
     low = load_protocol("lowres256")
     done = run_job(job_for(tree, toy), tmp_path, [*PROTOCOLS, low], device=CPU)
     assert set(done.records["protocol"]) == {"native", "lowres256"}
-    assert done.load_evidence(low).collection.side == 256
-    assert done.load_evidence(PROTOCOLS[0]).collection.side is None
+    assert done.load_evidence(low).spec.side == 256
+    assert done.load_evidence(PROTOCOLS[0]).spec.side is None
     with pytest.raises(HrbenchError, match="needs evidence collected as 512-max-8"):
         run_job(job_for(tree, toy), tmp_path, [load_protocol("lowres512")], device=CPU)
 
