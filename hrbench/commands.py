@@ -93,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
     from hrbench.report import terminal_table
-    from hrbench.runs.external_maps import score_dataset
+    from hrbench.runs.external_maps import score_maps
 
     protocols = [load_protocol(name) for name in args.protocol]
-    runs = score_dataset(
-        load_dataset(args.dataset, args.root, args.categories),
+    runs = score_maps(
+        load_dataset(args.dataset, args.root, args.categories).categories,
         args.maps,
         args.output,
         protocols,

@@ -33,21 +33,18 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.cait import Cait
 from torch import Tensor, nn
 
-from hrbench.backbones.bundled import bundled_models
-from hrbench.backbones.weights import Source, weights_folder
+from hrbench.backbones.weights import Source
 from hrbench.errors import HrbenchError
 
 __all__ = [
     "FeaturePyramid",
     "PatchTokens",
-    "bundled_models",
     "compile_frozen",
     "level_indices",
     "load_pyramid",
     "load_tokens",
     "load_transformer",
     "token_depth",
-    "weights_folder",
 ]
 
 log = logging.getLogger("hrbench")

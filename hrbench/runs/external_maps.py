@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrbench._util.files import safe_name
 from hrbench._util.progress import track
-from hrbench.data.sample import Category, Dataset, Sample, sample_mask
+from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector
 from hrbench.evidence.evidence import specs_of
@@ -22,11 +22,11 @@ from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
 from hrbench.runs.scoring import finish_run
 from hrbench.runs.store import Run, RunFolder
 
-__all__ = ["score_dataset", "score_maps"]
+__all__ = ["score_maps"]
 
 
-def score_dataset(
-    dataset: Dataset,
+def score_maps(
+    categories: Sequence[Category],
     folder: Path,
     output: Path,
     protocols: Sequence[Protocol],
@@ -35,35 +35,11 @@ def score_dataset(
     normal_maps: Path | None = None,
     exact: bool = False,
 ) -> list[Run]:
-    """Score a folder of finished maps category by category, see :func:`score_maps`.
-
-    Where there are several categories, `normal_maps` holds a folder for each: their thresholds must not mix.
-    """
-    several, runs = len(dataset.categories) > 1, []
-    for category in dataset.categories:
-        own = normal_maps / category.name if normal_maps is not None and several else normal_maps
-        if own is not None and not own.is_dir():
-            which = " of each category in its own" if several else ""
-            raise HrbenchError(f"{own}: no such folder, expected normal maps{which}")
-        runs.append(score_maps(category, folder, output, protocols, name=name, normal_maps=own, exact=exact))
-    return runs
-
-
-def score_maps(
-    category: Category,
-    folder: Path,
-    output: Path,
-    protocols: Sequence[Protocol],
-    *,
-    name: str,
-    normal_maps: Path | None = None,
-    exact: bool = False,
-) -> Run:
-    """Score a folder of finished maps and keep the result as a run named `name`.
+    """Score a folder of finished maps and keep the result as a run per category, named `name`.
 
     Parameters
     ----------
-    category : Category
+    categories : sequence of Category
     folder : Path
         One map per test image, see :func:`hrbench.runs.map_files.find_maps`; optional decisions beside them.
     output : Path
@@ -72,7 +48,8 @@ def score_maps(
     name : str
         Of the method, for the leaderboard.
     normal_maps : Path, optional
-        Maps of normal images that are not in the test set, any names: they set the automatic threshold.
+        Maps of normal images that are not in the test set, any names: they set the automatic threshold. Where there are
+        several categories, a folder for each, for their thresholds must not mix.
     exact : bool
         Keep every normal score.
 
@@ -81,6 +58,25 @@ def score_maps(
     HrbenchError
         For missing, unreadable or wrongly sized maps; the files are named.
     """
+    several, runs = len(categories) > 1, []
+    for category in categories:
+        normal = normal_maps / category.name if normal_maps is not None and several else normal_maps
+        if normal is not None and not normal.is_dir():
+            which = " of each category in its own" if several else ""
+            raise HrbenchError(f"{normal}: no such folder, expected normal maps{which}")
+        runs.append(_score_category(category, folder, output, protocols, name, normal, exact))
+    return runs
+
+
+def _score_category(
+    category: Category,
+    folder: Path,
+    output: Path,
+    protocols: Sequence[Protocol],
+    name: str,
+    normal_maps: Path | None,
+    exact: bool,
+) -> Run:
     samples = category.test
     paths = find_maps(folder, samples)
     decisions = find_decisions(folder, samples)

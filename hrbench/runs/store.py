@@ -37,63 +37,35 @@ RECORD_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The names of everything in the folder of a job, finished or not.
 
-    Attributes
+    Parameters
     ----------
     path : Path
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "run.json"
+        self.weights = path / "weights.safetensors"
+        self.pictures = path / "pictures"
+        self.scratch = path / "partial"
+        self.checkpoint = self.scratch / "fit.pt"  # of an unfinished fit
+        self.fit_cost = self.scratch / "fit.json"
+        self.fusion = self.scratch / "fusion.json"
 
     @staticmethod
     def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
         """Return the folder of a run below `output`."""
         return RunFolder(output / "runs" / safe_name(dataset) / safe_name(category) / run)
 
-    @property
-    def record(self) -> Path:
-        """The file whose presence means that the job is done."""
-        return self.path / "run.json"
-
-    @property
-    def weights(self) -> Path:
-        """What the method learnt."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of pictures."""
-        return self.path / "pictures"
-
-    @property
-    def scratch(self) -> Path:
-        """The folder of what is there only while the job is unfinished."""
-        return self.path / "partial"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The state of an unfinished fit."""
-        return self.scratch / "fit.pt"
-
-    @property
-    def fit_cost(self) -> Path:
-        """What the finished fit took."""
-        return self.scratch / "fit.json"
-
-    @property
-    def fusion(self) -> Path:
-        """The scales of fused views."""
-        return self.scratch / "fusion.json"
-
     def table(self, name: str) -> Path:
         """Return the file of a table: records, components or replicates."""
         return self.path / f"{name}.parquet"
 
     def evidence(self, spec: str) -> Path:
-        """Return the folder of the evidence of one way of collecting."""
+        """Return the folder of the evidence of one spec, by its name."""
         return self.path / "evidence" / spec
 
     def map_of(self, sample_id: str) -> Path:
@@ -113,29 +85,21 @@ class RunFolder:
                 path.write_text(train_digest, encoding="utf-8")
 
 
-@dataclass(frozen=True)
 class Shard:
     """The names of everything in the folder of one chunk of test images.
 
-    Attributes
+    Parameters
     ----------
     path : Path
     """
 
-    path: Path
-
-    @property
-    def images(self) -> Path:
-        """The content digest of its images."""
-        return self.path / "images.sha256"
-
-    @property
-    def memory(self) -> Path:
-        """The most memory that was taken until it was written."""
-        return self.path / "memory.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images = path / "images.sha256"
+        self.memory = path / "memory.json"  # the most that was taken until the shard was written
 
     def evidence(self, spec: str) -> Path:
-        """Return the folder of the evidence of one way of collecting."""
+        """Return the folder of the evidence of one spec, by its name."""
         return self.path / spec
 
 
