@@ -12,8 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hrbench.backbones import extractors as backbones
-from hrbench.backbones import level_indices, load_pyramid, load_tokens, token_depth
+from hrbench.backbones import level_indices, load_pyramid, load_tokens, token_depth, weights_folder
 from hrbench.errors import HrbenchError
 
 PYRAMID = "test_resnet"
@@ -353,7 +352,7 @@ def test_a_model_without_published_weights_says_so() -> None:
 
 def test_weights_folder_defaults_to_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HRBENCH_WEIGHTS")
-    assert backbones.weights_folder() == Path.home() / ".cache" / "hrbench" / "weights"
+    assert weights_folder() == Path.home() / ".cache" / "hrbench" / "weights"
 
 
 @pytest.mark.parametrize("model", ["resnet10t", "test_convnext"])
