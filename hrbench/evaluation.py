@@ -48,11 +48,11 @@ class Evaluation:
         """Return one value of `frame`, for example ``value("aupro", "tiny", 0.05)``."""
         frame = self.frame
         limit = frame["fpr_limit"].isna() if fpr_limit is None else frame["fpr_limit"] == fpr_limit
-        found = frame.loc[(frame["metric"] == metric) & (frame["subset"] == subset) & limit, "value"]
-        if len(found) != 1:
+        rows = frame.loc[(frame["metric"] == metric) & (frame["subset"] == subset) & limit, "value"]
+        if len(rows) != 1:
             asked = f"metric {metric!r}, subset {subset!r}, fpr_limit {fpr_limit}"
             raise HrbenchError(f"{asked}: no such row; known metrics: {', '.join(frame['metric'].unique())}")
-        return float(found.iloc[0])
+        return float(rows.iloc[0])
 
 
 def evaluate(

@@ -237,12 +237,12 @@ class Protocol:
 
 
 def _without_defaults(rules: Any) -> dict[str, Any]:
-    found = {}
+    rules_set = {}
     for field in dataclasses.fields(rules):
         value = getattr(rules, field.name)
         if value != field.default:
-            found[field.name] = _without_defaults(value) if dataclasses.is_dataclass(value) else value
-    return found
+            rules_set[field.name] = _without_defaults(value) if dataclasses.is_dataclass(value) else value
+    return rules_set
 
 
 def list_protocols() -> list[str]:

@@ -56,18 +56,18 @@ def load_method(reference: str) -> type[Method]:
     if ":" in reference:
         module_name, _, class_name = reference.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
+            cls = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
             raise HrbenchError(f"method {reference!r}: {error}") from None
-        if not (isinstance(found, type) and issubclass(found, Method)):
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
             raise HrbenchError(f"method {reference!r}: not a subclass of hrbench.Method")
-        return found
+        return cls
     package = methods_package()
     if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
         return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), reference)
     for point in entry_points(group="hrbench.methods", name=reference):
-        found = point.load()
-        return found if isinstance(found, type) else _only_method(found, reference)
+        cls = point.load()
+        return cls if isinstance(cls, type) else _only_method(cls, reference)
     raise unknown_name("method", reference, list_methods())
 
 
@@ -89,8 +89,8 @@ def create_method(name: str, **options: Any) -> Method:
     """
     cls = load_method(name)
     preset = options.pop("preset", None)
-    chosen = dict(find_preset(cls, name, preset).options) if preset is not None else {}
-    return cls(**check_options(cls, name, {**chosen, **options}))
+    preset_options = dict(find_preset(cls, name, preset).options) if preset is not None else {}
+    return cls(**check_options(cls, name, {**preset_options, **options}))
 
 
 def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
@@ -102,11 +102,11 @@ def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
 
 def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return `options` as a dict; one that the constructor does not take, or of another type, is an error."""
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    parameters = [key for key in inspect.signature(cls).parameters if key != "self"]
     hints = get_type_hints(cls.__init__)
     for key, value in options.items():
-        if key not in known:
-            raise unknown_name(f"option of {name}", key, known)
+        if key not in parameters:
+            raise unknown_name(f"option of {name}", key, parameters)
         try:
             conform(value, hints.get(key, Any))
         except Mismatch as mismatch:
@@ -171,11 +171,11 @@ def _import_path(path: Path) -> Any:
 
 
 def _only_method(module: Any, reference: str) -> type[Method]:
-    own = [
+    classes = [
         item
         for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, Method) and item.__module__ == module.__name__
     ]
-    if len(own) != 1:
-        raise HrbenchError(f"method {reference!r}: the module has {len(own)} Method classes, expected one")
-    return own[0]
+    if len(classes) != 1:
+        raise HrbenchError(f"method {reference!r}: the module has {len(classes)} Method classes, expected one")
+    return classes[0]

@@ -94,8 +94,8 @@ class Source:
 
 def weights_folder() -> Path:
     """Return the folder in which ``pretrained`` looks first: ``$HRBENCH_WEIGHTS`` or the user's cache."""
-    chosen = os.environ.get("HRBENCH_WEIGHTS")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "hrbench" / "weights"
+    named = os.environ.get("HRBENCH_WEIGHTS")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "hrbench" / "weights"
 
 
 def _find(model: str) -> tuple[Path, str]:

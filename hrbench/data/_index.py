@@ -31,14 +31,14 @@ def make_category(
 
 def list_images(folder: Path) -> dict[str, Path]:
     """Return the images of a folder by stem, sorted; empty if there is no such folder."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        if path.stem in found:
-            raise HrbenchError(f"{path}: same stem as {found[path.stem].name}, expected one file per stem")
-        found[path.stem] = path
-    return found
+        if path.stem in paths:
+            raise HrbenchError(f"{path}: same stem as {paths[path.stem].name}, expected one file per stem")
+        paths[path.stem] = path
+    return paths
 
 
 def pair_masks(images: dict[str, Path], folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -64,16 +64,16 @@ def check_dataset(name: str | Path, root: Path | str, progress: Progress | None 
             findings.append(f"{category}: {error}")
     for read in categories:
         findings += [
-            f"{read.name}: {what}: found {found} images, expected {expected}"
-            for what, found, expected in _counts(read, descriptor.expected(read.name))
-            if expected is not None and found != expected
+            f"{read.name}: {what}: found {number} images, expected {expected}"
+            for what, number, expected in _counts(read, descriptor.expected(read.name))
+            if expected is not None and number != expected
         ]
     if not findings:
         totals = [sum(column) for column in zip(*(_numbers(read) for read in categories), strict=True)]
         findings += [
-            f"total: {what}: found {found} images, expected {expected}"
-            for what, found, expected in zip(_PARTS, totals, _expected(descriptor.total), strict=True)
-            if expected is not None and found != expected
+            f"total: {what}: found {number} images, expected {expected}"
+            for what, number, expected in zip(_PARTS, totals, _expected(descriptor.total), strict=True)
+            if expected is not None and number != expected
         ]
     samples: Iterable[Sample] = [sample for read in categories for sample in (*read.train, *read.test)]
     for sample in progress(samples) if progress else samples:
@@ -101,8 +101,8 @@ def dataset_summary(name: str | Path, root: Path | str) -> list[str]:
             lines.append(f"{present}: cannot be read, see the findings")
             continue
         parts = [
-            f"{what} {found} ({'no expected count' if expected is None else f'expected {expected}'})"
-            for what, found, expected in _counts(category, descriptor.expected(category.name))
+            f"{what} {number} ({'no expected count' if expected is None else f'expected {expected}'})"
+            for what, number, expected in _counts(category, descriptor.expected(category.name))
         ]
         lines.append(f"{category.name}: {', '.join(parts)}")
     return lines

@@ -40,10 +40,10 @@ def load_descriptor(name: str | Path) -> Descriptor:
     if str(name).endswith(".toml"):
         path: Traversable = Path(name)
     else:
-        known = _builtin()
-        if str(name) not in known:
-            raise unknown_name("dataset", str(name), known)
-        path = known[str(name)]
+        names = _builtin()
+        if str(name) not in names:
+            raise unknown_name("dataset", str(name), names)
+        path = names[str(name)]
     descriptor = build(Descriptor, read_toml(path), str(path))
     if descriptor.layout not in LAYOUTS:
         expected = ", ".join(map(repr, LAYOUTS))

@@ -71,5 +71,5 @@ class Descriptor:
 
     def expected(self, category: str) -> Counts:
         """Return the expected counts of a category, all None if there are none."""
-        known: Mapping[str, Counts] = self.categories
-        return known.get(category, Counts())
+        counts: Mapping[str, Counts] = self.categories
+        return counts.get(category, Counts())

@@ -177,8 +177,8 @@ def _visa_rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise HrbenchError(f"{table}: not a text file ({error}), expected comma-separated values") from None
     reader = csv.DictReader(text.splitlines())
     if not set(columns) <= set(reader.fieldnames or ()):
-        found = ", ".join(reader.fieldnames or ()) or "nothing"
-        raise HrbenchError(f"{table}: columns {found}, expected {', '.join(columns)}")
+        headings = ", ".join(reader.fieldnames or ()) or "nothing"
+        raise HrbenchError(f"{table}: columns {headings}, expected {', '.join(columns)}")
     for row in reader:
         where = f"{table}, line {reader.line_num}"
         values = {column: (row[column] or "").strip() for column in columns}

@@ -146,12 +146,12 @@ def _claim(root: Path, arguments: dict[str, Any]) -> None:
     mark = root / _MARK
     if mark.is_file():
         try:
-            found = json.loads(mark.read_text(encoding="utf-8"))
+            recipe = json.loads(mark.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
-            found = None
-        if found != arguments:
+            recipe = None
+        if recipe != arguments:
             raise HrbenchError(
-                f"{root}: holds a dataset made with other arguments ({json.dumps(found)}), expected "
+                f"{root}: holds a dataset made with other arguments ({json.dumps(recipe)}), expected "
                 f"{json.dumps(arguments)}: choose another folder or delete it"
             )
         return

@@ -113,11 +113,11 @@ class Dataset:
         """Return the categories called `names`, all of them for None; an unknown name is an error."""
         if names is None:
             return self.categories
-        known = {category.name: category for category in self.categories}
+        by_name = {category.name: category for category in self.categories}
         for name in names:
-            if name not in known:
-                raise unknown_name(f"category of {self.name}", name, known)
-        return tuple(known[name] for name in dict.fromkeys(names))
+            if name not in by_name:
+                raise unknown_name(f"category of {self.name}", name, by_name)
+        return tuple(by_name[name] for name in dict.fromkeys(names))
 
 
 def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:

@@ -85,8 +85,8 @@ def _resident_peak() -> float | None:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) / 2**10 if found else None
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) / 2**10 if match else None
 
 
 class MemoryPeaks:
@@ -115,12 +115,12 @@ class MemoryPeaks:
 
 def largest_peaks(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Join the records of the parts of a phase, which several processes may have done; empty if there is none."""
-    known = [record for record in records if record]
-    if not known:
+    measured = [record for record in records if record]
+    if not measured:
         return {}
-    devices = [record["peak_device_mib"] for record in known if record["peak_device_mib"] is not None]
+    devices = [record["peak_device_mib"] for record in measured if record["peak_device_mib"] is not None]
     return {
-        "peak_host_mib": max(record["peak_host_mib"] for record in known),
-        "peak_host_since": "process" if any(r["peak_host_since"] == "process" for r in known) else "phase",
+        "peak_host_mib": max(record["peak_host_mib"] for record in measured),
+        "peak_host_since": "process" if any(r["peak_host_since"] == "process" for r in measured) else "phase",
         "peak_device_mib": max(devices, default=None),
     }

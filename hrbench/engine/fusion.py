@@ -56,8 +56,8 @@ class Fusion:
         for maps in held_out:
             for values, map_ in zip(seen, maps, strict=True):
                 step = [math.ceil(n / SIDE) for n in map_.shape]
-                chosen = map_[step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
-                values.append(chosen.cpu().double().numpy().ravel())
+                grid = map_[step[0] // 2 :: step[0], step[1] // 2 :: step[1]]
+                values.append(grid.cpu().double().numpy().ravel())
         centres, units = [], []
         for values in seen:
             pixels = np.concatenate(values)

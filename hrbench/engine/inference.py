@@ -282,8 +282,10 @@ def _forward(method: Method, inputs: list[_Input], pixels: Tensor, device: torch
                 f"expected ({len(inputs)}, h, w)"
             )
     for row, item in enumerate(inputs):
-        own = {name: maps[row] for name, maps in prediction.maps.items()}
-        item.look.blend(item.index, own, None if prediction.decision is None else prediction.decision[row], device)
+        tile_maps = {name: maps[row] for name, maps in prediction.maps.items()}
+        item.look.blend(
+            item.index, tile_maps, None if prediction.decision is None else prediction.decision[row], device
+        )
         item.image.done += 1
     span = (started, mark(device), 1 / len(inputs))
     for item in inputs:

@@ -316,8 +316,8 @@ def load_learnt_state(method: Method, state: dict[str, Tensor]) -> None:
             saved = state.get(f"{name}.{key}" if name else key)
             if saved is not None and saved.shape != buffer.shape:
                 setattr(module, key, torch.empty(saved.shape, dtype=buffer.dtype, device=buffer.device))
-    own = {key: value for key, value in method.state_dict().items() if key in state}
-    shapes = [key for key, value in own.items() if value.shape != state[key].shape]
+    fitting = {key: value for key, value in method.state_dict().items() if key in state}
+    shapes = [key for key, value in fitting.items() if value.shape != state[key].shape]
     missing = set(learnt_state(method)) ^ set(state)
     if missing or shapes:
         odd = ", ".join(sorted({*missing, *shapes})[:5])

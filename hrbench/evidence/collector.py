@@ -91,14 +91,14 @@ class EvidenceCollector:
             )
         if not self.spec.exact:
             scores = self._narrowed(scores, image_id)
-        defects, own = 0, None
+        defects, defect_scores = 0, None
         if mask is not None and mask.any():
-            own = self._add_components(image_id, scores, mask, defect_type, decision)
-            defects = own.size
+            defect_scores = self._add_components(image_id, scores, mask, defect_type, decision)
+            defects = defect_scores.size
         if self.spec.exact:
-            self._normals.append(SortedKeys.of(scores if own is None else scores[~np.asarray(mask)]))
+            self._normals.append(SortedKeys.of(scores if defect_scores is None else scores[~np.asarray(mask)]))
         else:
-            self._normals.append(Histogram.of(scores, KEY_SHIFT, without=own))
+            self._normals.append(Histogram.of(scores, KEY_SHIFT, without=defect_scores))
         hits = false = None
         if decision is not None:
             hits = 0 if mask is None else int(np.count_nonzero(decision & mask))
@@ -138,17 +138,17 @@ class EvidenceCollector:
         decision: npt.NDArray[np.bool_] | None,
     ) -> Scores:
         """Add the components of one mask and return the scores of their pixels."""
-        found = find_components(defect, self.spec.connectivity)
-        own: Scores = scores.ravel()[found.pixels]
-        self._scores.append(own)
-        hits: Sequence[int | None] = [None] * found.areas.size
+        components = find_components(defect, self.spec.connectivity)
+        defect_scores: Scores = scores.ravel()[components.pixels]
+        self._scores.append(defect_scores)
+        hits: Sequence[int | None] = [None] * components.areas.size
         if decision is not None:
-            first = np.cumsum(found.areas) - found.areas
-            hits = np.add.reduceat(decision.ravel()[found.pixels], first, dtype=np.int64).tolist()
-        columns = dict(zip(("top", "left", "bottom", "right"), found.boxes.T, strict=True))
-        repeated = {"image": [image_id] * found.areas.size, "defect_type": [defect_type] * found.areas.size}
-        self._components.append({**repeated, "area": found.areas, **columns, "decision_pixels": hits})
-        return own
+            first = np.cumsum(components.areas) - components.areas
+            hits = np.add.reduceat(decision.ravel()[components.pixels], first, dtype=np.int64).tolist()
+        columns = dict(zip(("top", "left", "bottom", "right"), components.boxes.T, strict=True))
+        repeated = {"image": [image_id] * components.areas.size, "defect_type": [defect_type] * components.areas.size}
+        self._components.append({**repeated, "area": components.areas, **columns, "decision_pixels": hits})
+        return defect_scores
 
     def result(self) -> Evidence:
         """Return the evidence so far, images in order of their id."""

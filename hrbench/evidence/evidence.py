@@ -122,13 +122,13 @@ class Calibration:
         parts: list[list[Calibration]] = [[] for _ in sides]
         for scores in maps:
             native = scores.astype(np.float32, copy=False)
-            for side, found in zip(sides, parts, strict=True):
+            for side, of_side in zip(sides, parts, strict=True):
                 values = native if side is None else bilinear(native, (side, side))
                 mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-                found.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
+                of_side.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
         if not all(parts):
             raise HrbenchError("no held-out normal maps: a threshold cannot be set")
-        return [Calibration._merge(found) for found in parts]
+        return [Calibration._merge(of_side) for of_side in parts]
 
     @staticmethod
     def _merge(parts: Sequence[Calibration]) -> Calibration:
@@ -186,8 +186,8 @@ class Evidence:
     def component_images(self) -> npt.NDArray[np.int64]:
         """Row in `images` of each component's image."""
         rows = pd.Series(np.arange(len(self.images)), index=self.images["id"])
-        found: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
-        return found
+        image_rows: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
+        return image_rows
 
     @cached_property
     def normal(self) -> NormalScores:
@@ -257,9 +257,14 @@ class Evidence:
         _write(components, facts, folder / "components.parquet")
         (folder / "calibration.parquet").unlink(missing_ok=True)
         if self.calibration is not None:
-            known, scores = self.calibration, self.calibration.scores
+            calibration, scores = self.calibration, self.calibration.scores
             table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
-            about = {"shift": scores.shift, "images": known.images, "mean": known.mean, "std": known.std}
+            about = {
+                "shift": scores.shift,
+                "images": calibration.images,
+                "mean": calibration.mean,
+                "std": calibration.std,
+            }
             _write(table, about, folder / "calibration.parquet")
 
     @staticmethod
@@ -280,9 +285,9 @@ class Evidence:
             normals = [SortedKeys(np.repeat(*pair), shift) for pair in zip(keys, counts, strict=True)]
         elif "normal_counts" in images.column_names:
             pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
-            normals = [Histogram.counted(own, counts, shift) for own, counts in pairs]
+            normals = [Histogram.counted(image_keys, counts, shift) for image_keys, counts in pairs]
         else:
-            normals = [SortedKeys(own, shift) for own in keys]
+            normals = [SortedKeys(image_keys, shift) for image_keys in keys]
         return Evidence(
             images=_frame(images, IMAGE_DTYPES),
             components=_frame(components, COMPONENT_DTYPES),

@@ -296,8 +296,8 @@ def _refuse_narrowing(path: Path, image: Image.Image) -> None:
 def _tiff_by_pillow(path: Path, page: Any, reason: Exception | str) -> NDArray[Any]:
     """Decode what tifffile cannot without imagecodecs (LZW, predictors), where pillow keeps all bits."""
     one_channel = page.samplesperpixel == 1
-    kept = page.dtype == np.uint8 or (one_channel and page.dtype in (np.uint16, np.float32, np.bool_))
-    if kept:
+    readable = page.dtype == np.uint8 or (one_channel and page.dtype in (np.uint16, np.float32, np.bool_))
+    if readable:
         try:
             with Image.open(path, formats=("TIFF",)) as image:
                 image.load()  # this applies the orientation tag

@@ -280,9 +280,9 @@ def value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
 def log_ticks(low: float, high: float, most: int) -> list[float]:
     """Return round numbers inside an interval, at most so many: the ticks of a logarithmic axis."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    chosen: list[float] = []
+    ticks: list[float] = []
     for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-        chosen = [number for power in powers for step in steps if low <= (number := step * 10.0**power) <= high]
-        if len(chosen) <= most:
+        ticks = [number for power in powers for step in steps if low <= (number := step * 10.0**power) <= high]
+        if len(ticks) <= most:
             break
-    return chosen or [math.sqrt(low * high)]
+    return ticks or [math.sqrt(low * high)]

@@ -107,9 +107,9 @@ def published_tables(values: Sequence[PublishedValue], datasets: Iterable[str]) 
     """Return a table of series by category for each metric of those `datasets` that the page is about."""
     tables = []
     for dataset in datasets:
-        own = [value for value in values if value.dataset == dataset]
-        for metric in dict.fromkeys(value.metric for value in own):
-            tables.append(_table(f"{dataset}: {metric}", [value for value in own if value.metric == metric]))
+        of_dataset = [value for value in values if value.dataset == dataset]
+        for metric in dict.fromkeys(value.metric for value in of_dataset):
+            tables.append(_table(f"{dataset}: {metric}", [value for value in of_dataset if value.metric == metric]))
     return tables
 
 

@@ -54,8 +54,8 @@ def _average(runs: Sequence[CountedRun], protocol: Protocol) -> Replicates | Non
     parts = []
     for run in runs:
         table = run.run.replicates
-        own = table[(table["protocol"] == protocol.name) & (table["metric"] == _METRIC)]
-        if own.empty:
+        rows = table[(table["protocol"] == protocol.name) & (table["metric"] == _METRIC)]
+        if rows.empty:
             return None
-        parts.append(Replicates.of_table(own))
+        parts.append(Replicates.of_table(rows))
     return average(parts) if len({len(part.values) for part in parts}) == 1 else None

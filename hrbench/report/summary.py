@@ -224,11 +224,11 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
     remarks(counted, unmeasured, protocol, notes)
     boards = []
     for dataset, texts in notes.items():
-        own = [run for run in counted if run.dataset == dataset]
-        if own:
-            estimates = averages([(run, values[run.run]) for run in own])
-            rows = _rank(own, estimates, protocol)
-            boards.append(Leaderboard(dataset, protocol, tuple(own), rows, estimates, texts))
+        of_dataset = [run for run in counted if run.dataset == dataset]
+        if of_dataset:
+            estimates = averages([(run, values[run.run]) for run in of_dataset])
+            rows = _rank(of_dataset, estimates, protocol)
+            boards.append(Leaderboard(dataset, protocol, tuple(of_dataset), rows, estimates, texts))
     return Summary(protocol, tuple(boards))
 
 
@@ -309,14 +309,14 @@ def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) 
     for run in runs:
         by_configuration.setdefault(run.configuration, []).append(run)
     rows = []
-    for configuration, own in by_configuration.items():
+    for configuration, same in by_configuration.items():
         headline = (configuration.number, "", "aupro", "all", round(protocol.headline_fpr, 9))
         rows.append(
             Row(
                 configuration=configuration,
-                runs=tuple(sorted(own, key=lambda run: (run.category, run.seed))),
+                runs=tuple(sorted(same, key=lambda run: (run.category, run.seed))),
                 headline=estimates.get(headline, NO_ESTIMATE).value,
-                missing=tuple(sorted(every - {run.category for run in own})),
+                missing=tuple(sorted(every - {run.category for run in same})),
                 foreign=configuration.rules not in ("", protocol.digest),
             )
         )

@@ -93,8 +93,10 @@ def _score_category(
             collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
     evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:
-        found = Calibration.of(_normal_maps(normal_maps), [part.spec.side for part in evidence])
-        evidence = [replace(part, calibration=known) for part, known in zip(evidence, found, strict=True)]
+        calibrations = Calibration.of(_normal_maps(normal_maps), [part.spec.side for part in evidence])
+        evidence = [
+            replace(part, calibration=calibration) for part, calibration in zip(evidence, calibrations, strict=True)
+        ]
     method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
     about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")
     identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()

@@ -100,8 +100,8 @@ def make_job(
         For an unknown method, preset, option or precision, or a malformed view.
     """
     cls = load_method(method)
-    chosen = find_preset(cls, method, preset)
-    complete = all_options(cls, check_options(cls, method, {**chosen.options, **(options or {})}))
+    named = find_preset(cls, method, preset)
+    complete = all_options(cls, check_options(cls, method, {**named.options, **(options or {})}))
     for key, value in complete.items():
         try:
             json.dumps(value)
@@ -113,7 +113,7 @@ def make_job(
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
-    looked_at = View.parse(view or chosen.view)
+    looked_at = View.parse(view or named.view)
     recorded = identities(cls, complete)
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":
@@ -136,9 +136,9 @@ def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
             f"category {category.name!r}: {len(train)} normal training images, expected at least 2 (one is held out)"
         )
     held = max(1, round(HELD_OUT * len(train)))
-    chosen = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
-    kept = [sample for index, sample in enumerate(train) if index not in chosen]
-    return kept, [train[index] for index in sorted(chosen)]
+    held_out = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
+    fitted = [sample for index, sample in enumerate(train) if index not in held_out]
+    return fitted, [train[index] for index in sorted(held_out)]
 
 
 def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def read_decision(path: Path | str, size: tuple[int, int]) -> NDArray[np.bool_]:
         raise HrbenchError(f"{path}: {array.shape[2]} channels, expected one with values 0 and 255")
     others = np.setdiff1d(np.unique(array), [0, 255])
     if others.size:
-        found = ", ".join(str(value) for value in others[:5])
-        raise HrbenchError(f"{path}: values {found} found, expected only 0 and 255")
+        wrong = ", ".join(str(value) for value in others[:5])
+        raise HrbenchError(f"{path}: values {wrong} found, expected only 0 and 255")
     return read_mask(path, size)
 
 
@@ -214,7 +214,7 @@ def _find(
 ) -> dict[str, Path]:
     listing = _Listing(suffixes)
     places = _places(samples)
-    found: dict[str, Path] = {}
+    paths_by_id: dict[str, Path] = {}
     owner: dict[Path, str] = {}
     missing: list[str] = []
     for sample in samples:
@@ -238,7 +238,7 @@ def _find(
                 f"expected the images' folders below {folder}"
             )
         owner[path] = sample.id
-        found[sample.id] = path
+        paths_by_id[sample.id] = path
     if missing:
         stem = PurePosixPath(missing[0]).stem
         shared = any(listing.candidates(base, PurePosixPath(stem)) for base in bases)
@@ -247,7 +247,7 @@ def _find(
             f"{folder}: no {kind} for {len(missing)} of {len(samples)} images: {_first(missing)}; {expected}, "
             f"named as the image or laid out as {_MAPS}/<category>/<split>/<stem>{hint}"
         )
-    return found
+    return paths_by_id
 
 
 def _places(samples: Sequence[Sample]) -> dict[str, list[PurePosixPath]]:

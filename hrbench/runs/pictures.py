@@ -38,12 +38,12 @@ def select(evidence: Evidence, protocol: Protocol, *, worst: int = 3, best: int 
     """
     components = component_table(evidence, protocol)
     column = f"aupro@{protocol.headline_fpr:g}"
-    found = components.groupby("image").agg(
+    by_image = components.groupby("image").agg(
         overlap=(column, "mean"), components=("area", "size"), smallest=("area", "min")
     )
-    found = found.sort_values("overlap", kind="stable")
+    by_image = by_image.sort_values("overlap", kind="stable")
     rows = []
-    for kind, part in (("worst", found.head(worst)), ("best", found.iloc[worst:].tail(best)[::-1])):
+    for kind, part in (("worst", by_image.head(worst)), ("best", by_image.iloc[worst:].tail(best)[::-1])):
         for image, row in part.iterrows():
             number = int(row["components"])
             plural = "s" if number > 1 else ""
@@ -138,8 +138,8 @@ def _close_up(mask: npt.NDArray[np.bool_] | None, anomaly_map: Scores) -> tuple[
     """Return a square around the smallest defect, or around the highest score of a normal image."""
     height, width = anomaly_map.shape
     if mask is not None and mask.any():
-        found = find_components(mask)
-        top, left, bottom, right = found.boxes[np.argmin(found.areas)].tolist()
+        defects = find_components(mask)
+        top, left, bottom, right = defects.boxes[np.argmin(defects.areas)].tolist()
         rows, columns = slice(top, bottom), slice(left, right)
     else:
         row, column = np.unravel_index(int(np.argmax(anomaly_map)), anomaly_map.shape)
