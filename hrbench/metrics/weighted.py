@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,7 @@ class _SizeClass:
             classes.append(_SizeClass(subsets, members, owners, place, shares, _count(*pixels, None, shape) @ lower))
         return classes
 
-    def sums(self, values: npt.NDArray[np.generic]) -> Floats:
+    def sums(self, values: npt.NDArray[np.integer[Any] | np.floating[Any] | np.bool_]) -> Floats:
         """Sum values of components (K,) over the members in each of the `owners`, (n_c,)."""
         return np.bincount(self.place, values[self.members], self.owners.size).astype(np.float64, copy=False)
 
@@ -265,7 +266,7 @@ class Draw(Shared):
         return result
 
 
-def _class_sums(context: Context, values: npt.NDArray[np.generic]) -> list[Floats]:
+def _class_sums(context: Context, values: npt.NDArray[np.integer[Any] | np.floating[Any] | np.bool_]) -> list[Floats]:
     """Sum values of components, (K,), over each class and owner."""
     return [part.sums(values) for part in context.once(_SizeClass.all_of)]
 
