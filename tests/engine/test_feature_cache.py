@@ -80,10 +80,10 @@ def test_an_input_is_extracted_once(normals, extract, tmp_path, monkeypatch, pla
 def test_nothing_is_kept_for_a_single_epoch(normals, extract, monkeypatch):
     keep_in(monkeypatch, "memory")
     kept = Features(normals, extract, CPU)
-    for _ in kept.batches(8, steps=7, seed=0):
-        pass
-    assert kept._stores is None
-    assert extract.seen == 56
+    for seen in (56, 112):
+        for _ in kept.batches(8, steps=7, seed=0):
+            pass
+        assert extract.seen == seen
 
 
 def test_features_do_not_depend_on_what_was_drawn_before(normals, extract, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_full_disk_is_no_error(normals, extract, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     kept = Features(normals, extract, CPU, scratch=tmp_path)
     assert len(list(kept.batches(5, steps=25, seed=3))) == 25
-    assert kept._stores is None
+    assert extract.seen >= 125
     assert list(tmp_path.iterdir()) == []
 
 
