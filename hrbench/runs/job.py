@@ -24,6 +24,7 @@ from hrbench.runs.store import RunFolder
 __all__ = ["Job", "identities", "make_job", "split_normals"]
 
 
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
 
 
@@ -142,15 +143,28 @@ def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
 
 
 def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's options as they are recorded: weights by name and content of their file, wherever it lies."""
+    """Return a method's options as they are recorded: weights by name and content of their file, wherever it lies.
 
-    def identity(value: Any) -> Any:
+    Raises
+    ------
+    HrbenchError
+        For a file of weights that the method does not say it is: other weights at the same path would be the same run.
+    """
+    by_content = weights_options(cls)
+
+    def identity(key: str, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        if value == "bundled":
+        if key in by_content and value == "bundled":
             return f"bundled sha256:{bundled_digest(options.values())}"
         path = Path(value).expanduser()
-        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else value
+        if not path.is_file() or (key not in by_content and path.suffix not in _WEIGHTS_SUFFIXES):
+            return value
+        if key not in by_content:
+            raise HrbenchError(
+                f"option {key} of {cls.__name__} is {value!r}, a file of weights: expected the method to annotate this "
+                "option as hrbench.method.Weights, for its content to identify the run"
+            )
+        return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
-    by_content = weights_options(cls)
-    return {key: identity(value) if key in by_content else value for key, value in options.items()}
+    return {key: identity(key, value) for key, value in options.items()}

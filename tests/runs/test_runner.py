@@ -182,10 +182,12 @@ def test_what_identifies_a_run(tree, toy, tmp_path):
     weights[1].write_bytes(b"other")
     assert job_for(tree, toy, options={"weights": str(weights[1])}).name != first
     path = str(weights[1])
-    recorded = identities(load_method("uflow"), {"coarse_weights": path, "checkpoint": path, "backbone": path})
+    recorded = identities(load_method("uflow"), {"coarse_weights": path, "checkpoint": path, "backbone": "w"})
     assert recorded["coarse_weights"] == recorded["checkpoint"]
     assert recorded["checkpoint"].startswith("w.pth sha256:")
-    assert recorded["backbone"] == path  # by its annotation no file
+    assert recorded["backbone"] == "w"
+    with pytest.raises(HrbenchError, match=r"option backbone of UFlow .* a file of weights: expected .* Weights"):
+        identities(load_method("uflow"), {"backbone": path})
 
 
 def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
