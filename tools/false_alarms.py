@@ -4,8 +4,8 @@
         [--set OPTION=VALUE ...] [--tests NAME ...] [--recalibrate NAME ...]
 
 Fits once per category, as ``hrbench run`` does, and then decides with every test and recalibration. False alarms are
-the connected regions (8 neighbours) that are called in the normal test images, which neither fit nor recalibration has
-seen. IoU is pooled over all test images; found is the share of the defects with at least one called pixel.
+the connected regions (8 neighbours) that are predicted in the normal test images, which neither fit nor recalibration has
+seen. IoU is pooled over all test images; found is the share of the defects with at least one predicted pixel.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def measure(
     both = either = 0
     for item in predict(method, category.test, view, device):
         assert item.decision is not None
-        called = item.decision.cpu().numpy()
-        mask = sample_mask(item.sample, called.shape)
+        predicted = item.decision.cpu().numpy()
+        mask = sample_mask(item.sample, predicted.shape)
         if mask is None:
-            alarms.append(int(label(called, connectivity=2).max()))
-            mask = np.zeros_like(called)
-        both, either = both + int((called & mask).sum()), either + int((called | mask).sum())
+            alarms.append(int(label(predicted, connectivity=2).max()))
+            mask = np.zeros_like(predicted)
+        both, either = both + int((predicted & mask).sum()), either + int((predicted | mask).sum())
         components = label(mask, connectivity=2)
-        found += [bool(called[components == k].any()) for k in range(1, int(components.max()) + 1)]
+        found += [bool(predicted[components == k].any()) for k in range(1, int(components.max()) + 1)]
     return float(np.mean(alarms)), float(np.mean(np.array(alarms) > 0)), both / max(1, either), float(np.mean(found))
 
 

@@ -107,9 +107,9 @@ def detection_truth(model: Model, threshold: float, images: int = 40_000) -> flo
         shift = model.level * rng.normal() + model.effect * rng.normal()
         for side in model.components(rng):
             area = side * side
-            called = int(rng.binomial(area, ndtr(model.mean(side) + shift - threshold)))
+            predicted = int(rng.binomial(area, ndtr(model.mean(side) + shift - threshold)))
             areas.append(area)
-            hits.append(called >= max(1, SHARE * area))
+            hits.append(predicted >= max(1, SHARE * area))
     fit = detection.fit_logistic(np.log(areas), np.array(hits))
     return math.exp(float(detection.size_at(fit, 0.9)[0]))
 
