@@ -4,8 +4,8 @@
         [--set OPTION=VALUE ...] [--tests NAME ...] [--recalibrate NAME ...]
 
 Fits once per category, as ``hrbench run`` does, and then decides with every test and recalibration. False alarms are
-the connected regions (8 neighbours) that are predicted in the normal test images, which neither fit nor recalibration has
-seen. IoU is pooled over all test images; found is the share of the defects with at least one predicted pixel.
+the connected regions (8 neighbours) that are predicted in the normal test images, which neither fit nor recalibration
+has seen. IoU is pooled over all test images; found is the share of the defects with at least one predicted pixel.
 """
 
 from __future__ import annotations
