@@ -273,7 +273,7 @@ def _forward(method: Method, inputs: list[_Input], pixels: Tensor, device: torch
     try:
         with autocast(device, precision):
             prediction = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
-    except torch.cuda.OutOfMemoryError:  # the name that torch 2.4 has; nothing was blended yet
+    except torch.cuda.OutOfMemoryError:  # nothing was blended yet
         return False
     for name, maps in prediction.maps.items():
         if maps.ndim != 3 or maps.shape[0] != len(inputs):
