@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Scoring finished maps must not wait for torch: names are imported when they are first used.
 _HOMES = {
     "Evaluation": "hrbench.evaluation",
+    "Failure": "hrbench.runs.grid",
     "HrbenchError": "hrbench.errors",
     "Method": "hrbench.method",
     "Prediction": "hrbench.method",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hrbench.protocol import load_protocol as load_protocol
     from hrbench.registry import create_method as create_method
     from hrbench.registry import list_methods as list_methods
+    from hrbench.runs.grid import Failure as Failure
     from hrbench.runs.grid import Study as Study
     from hrbench.runs.grid import run as run
     from hrbench.runs.store import Run as Run

@@ -115,26 +115,40 @@ def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> d
 
 
 def source_digest(cls: type[Method]) -> str:
-    """Return the SHA-256 of the source that a method is made of: its module and those beside it that it imports."""
-    module = Path(inspect.getfile(cls))
+    """Return the SHA-256 of the source that a method is made of: its module and those beside it that it imports.
+
+    Raises
+    ------
+    HrbenchError
+        For a module among them that is not valid Python.
+    """
+    module, package = Path(inspect.getfile(cls)), cls.__module__.rpartition(".")[0]
     paths, state = [module], hashlib.sha256()
+    if package and (face := module.with_name("__init__.py")).is_file():
+        paths.append(face)
     for path in paths:  # grows: what is imported may import others
-        paths += [sibling for sibling in _imported_siblings(path) if sibling not in paths]
+        paths += [sibling for sibling in _imported_siblings(path, package) if sibling not in paths]
     for path in [module, *sorted(paths[1:])]:
         state.update(path.read_bytes())
     return state.hexdigest()
 
 
-def _imported_siblings(path: Path) -> Iterator[Path]:
-    """Yield the modules in the same folder that a module imports, each once, in whatever form."""
+def _imported_siblings(path: Path, package: str) -> Iterator[Path]:
+    """Yield the modules of the same folder, which is that of `package` ("" for none), that a module imports."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise HrbenchError(f"{path}: not valid Python: {error}") from None
+    inside = f"{package}." if package else ""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names.update([node.module or "", *(alias.name for alias in node.names)])
-    for name in sorted({name.rpartition(".")[2] for name in names}):
-        if (sibling := path.with_name(f"{name}.py")).is_file():
+            base = (inside if node.level == 1 else "") + (node.module or "")
+            names.update([base, *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names)])
+    for name in sorted({name.removeprefix(inside) for name in names if name.startswith(inside)}):
+        if "." not in name and (sibling := path.with_name(f"{name}.py")).is_file():
             yield sibling
 
 

@@ -1,4 +1,4 @@
-"""Time a fit with and without kept features (hrbench/features.py), and compare what comes out.
+"""Time a fit with and without kept features (hrbench/engine/feature_cache.py), and compare what comes out.
 
     python tools/bench_cache.py [--method l2bt] [--set teacher=vit_small_patch16_224] [--inputs 16] [--size 224]
         [--epochs 1 20] [--batch-size 4] [--device cpu]

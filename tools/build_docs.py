@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import argparse
 import pkgutil
-import sys
 from pathlib import Path
 
 import hrbench.methods
@@ -24,10 +24,13 @@ def public_modules() -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("build/docs"))
+    folder = parser.parse_args().folder
     for name in hrbench.__all__:
         setattr(hrbench, name, getattr(hrbench, name))  # imported on demand, and pdoc demands nothing
     pdoc.render.configure(docformat="numpy")
-    pdoc.pdoc(*public_modules(), output_directory=Path(sys.argv[1] if len(sys.argv) > 1 else "build/docs"))
+    pdoc.pdoc(*public_modules(), output_directory=folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import types
@@ -45,7 +44,7 @@ def conform(value: Any, hint: Any, path: str = "") -> Any:
         return _table(value, hint, path)
     if origin is typing.Literal:
         if not any(type(value) is type(choice) and value == choice for choice in arguments):
-            near = difflib.get_close_matches(str(value), map(str, arguments), n=1)
+            near = difflib.get_close_matches(value, map(str, arguments), n=1) if isinstance(value, str) else []
             hint_text = f"; did you mean {near[0]!r}?" if near else ""
             raise Mismatch(path, f"is {value!r}, expected one of {', '.join(map(repr, arguments))}{hint_text}")
         return value
@@ -88,11 +87,18 @@ def _member(value: Any, members: Sequence[Any], path: str) -> Any:
     """Return the value as the first member of a union that takes it."""
     if value is None and types.NoneType in members:
         return None
-    others = [member for member in members if member is not types.NoneType]
-    for member in others[:-1]:
-        with contextlib.suppress(Mismatch):
-            return conform(value, member, path)
-    return conform(value, others[-1], path)
+    mismatches = []
+    for member in members:
+        try:
+            if member is not types.NoneType:
+                return conform(value, member, path)
+        except Mismatch as mismatch:
+            mismatches.append(mismatch)
+    inside = [mismatch for mismatch in mismatches if mismatch.path != path]
+    if inside or len(mismatches) == 1:  # of a part, or of the only member beside None
+        raise (inside or mismatches)[0]
+    expected = " or ".join(mismatch.problem.partition("expected ")[2] for mismatch in mismatches)
+    raise Mismatch(path, f"is {value!r}, expected {expected}")
 
 
 def _dot(path: str, key: str) -> str:

@@ -28,7 +28,7 @@ def timing(images: pd.DataFrame, pixels: Mapping[str, int]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``timed_images``, ``predict_seconds``, ``megapixels_per_second`` ``ms_median`` and ``ms_p95``
+        ``timed_images``, ``predict_seconds``, ``megapixels_per_second``, ``ms_median`` and ``ms_p95``
         per image. Empty where no image has a time, as those whose maps another tool made.
     """
     timed = images[images["seconds"].notna()]

@@ -10,7 +10,7 @@ from typing import Any
 
 from hrbench.data import Dataset, load_dataset
 from hrbench.engine.device import pick_device
-from hrbench.errors import HrbenchError
+from hrbench.errors import HrbenchError, unknown_name
 from hrbench.precision import pick_precision
 from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.job import make_job
@@ -121,6 +121,13 @@ def run(
     """
     if batch_size < 1:
         raise HrbenchError(f"batch size is {batch_size}, expected at least 1")
+    lists = {"methods": methods, "categories": categories, "views": views, "seeds": seeds, "protocols": protocols}
+    for name, values in lists.items():
+        if values is not None and (isinstance(values, str) or not isinstance(values, Sequence) or not values):
+            raise HrbenchError(f"{name} is {values!r}, expected a list of at least one")
+    for method in options or {}:
+        if method not in methods:
+            raise unknown_name("method with options", method, methods)
     if not isinstance(dataset, Dataset):
         if root is None:
             raise HrbenchError(f"dataset {str(dataset)!r}: root is missing, expected the folder that it lies in")

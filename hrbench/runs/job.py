@@ -24,7 +24,6 @@ from hrbench.runs.store import RunFolder
 __all__ = ["Job", "identities", "make_job", "split_normals"]
 
 
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
 
 
@@ -148,22 +147,22 @@ def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     HrbenchError
-        For a file of weights that the method does not say it is: other weights at the same path would be the same run.
+        For a file in an option that is not declared to take one: other content at the same path would be the same run.
     """
     by_content = weights_options(cls)
 
     def identity(key: str, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        if key in by_content and value == "bundled":
+        if value == "bundled":
             return f"bundled sha256:{bundled_digest(options.values())}"
         path = Path(value).expanduser()
-        if not path.is_file() or (key not in by_content and path.suffix not in _WEIGHTS_SUFFIXES):
-            return value
+        if not path.is_file() or (key not in by_content and path.name == value and not path.suffix):
+            return value  # no file, or a name that a file beside it happens to have
         if key not in by_content:
             raise HrbenchError(
-                f"option {key} of {cls.__name__} is {value!r}, a file of weights: expected the method to annotate this "
-                "option as hrbench.method.Weights, for its content to identify the run"
+                f"option {key} of {cls.__name__} is {value!r}, a file: expected the method to annotate this option as "
+                "hrbench.method.Weights, for the file's content to identify the run"
             )
         return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 

@@ -1,7 +1,7 @@
 """The record of a run: everything in its ``run.json``, as types. Written and read here only.
 
-Keys that a later version may have written are kept in `unknown` and written again; what an earlier version did not
-write has a default that says so.
+Keys that a later version may have written are kept in `unknown` and written again, but for those of an evidence's spec,
+which say how it must be read; what an earlier version did not write has a default that says so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "RunRecord",
     "ThresholdRecord",
     "ViewedImages",
+    "check_record",
     "evidence_records",
     "read_record",
     "write_record",
@@ -237,8 +238,17 @@ def read_record(path: Path) -> RunRecord:
     return record
 
 
+def check_record(record: RunRecord) -> None:
+    """Raise an error if a value is not of its type: what a method says of itself comes from outside."""
+    try:
+        conform(_plain(record), RunRecord)
+    except Mismatch as wrong:
+        raise HrbenchError(f"run.json cannot be written: {wrong.path} {wrong.problem}") from None
+
+
 def write_record(record: RunRecord, path: Path) -> None:
     """Write a ``run.json``, whole or not at all."""
+    check_record(record)
     with atomic(path) as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA, **_plain(record)}, indent=1), encoding="utf-8")
 

@@ -31,7 +31,7 @@ from hrbench.method import Method
 from hrbench.protocol import Protocol
 from hrbench.registry import load_method, source_digest
 from hrbench.runs.job import Job, split_normals
-from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
+from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages, check_record
 from hrbench.runs.scoring import finish_run, rescore
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.store import Run, RunFolder
@@ -81,8 +81,10 @@ def run_job(
         raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
     if folder.record.is_file():
         return rescore(_done_before(job, folder, save_maps), protocols)
+    attempt = Attempt(job, folder, device, batch_size=batch_size, compiled=compiled)
     folder.begin(content_digest(job.category.train))
-    with Attempt(job, folder, device, batch_size=batch_size, compiled=compiled) as attempt:
+    with attempt:
+        check_record(attempt.about())  # before hours are spent
         fit_cost = attempt.fit()
         attempt.measure_fusion()
         specs = specs_of(protocols, attempt.method.image_score)

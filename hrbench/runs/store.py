@@ -169,6 +169,8 @@ class Run:
     @cached_property
     def evidence(self) -> Evidence:
         """The evidence collected for the first protocol of the run."""
+        if not self.about.evidence:
+            raise HrbenchError(f"{self.files.record}: names no evidence")
         return Evidence.load(self.files.evidence(self.about.evidence[0].name))
 
     def load_evidence(self, protocol: Protocol) -> Evidence:

@@ -52,6 +52,8 @@ def test_what_fits_is_returned_as_annotated(value: object, hint: object, expecte
         ("1", float, "", "is '1', expected float"),
         (None, int, "", "is None, expected int"),
         ("x", int | None, "", "is 'x', expected int"),
+        ("x", int | Literal["auto"], "", "is 'x', expected int or one of 'auto'"),
+        (2, Literal["2"], "", "is 2, expected one of '2'"),
         ("abc", Sequence[str], "", "is 'abc', expected a list"),
         ([1, "x"], Sequence[int] | None, "[1]", "is 'x', expected int"),
         ("meen", Literal["max", "mean"], "", "is 'meen', expected one of 'max', 'mean'; did you mean 'mean'?"),

@@ -92,3 +92,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
     with pytest.raises(HrbenchError, match=r"run\.json: "):
         read_record(tmp_path / "run.json")
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(RECORD, method=MethodRecord(name="toy", weights={"backbone": None}))  # type: ignore
+    with pytest.raises(HrbenchError, match=r"cannot be written: method.weights.backbone is None, expected str"):
+        write_record(wrong, tmp_path / "run.json")
+    assert not list(tmp_path.iterdir())

@@ -186,7 +186,7 @@ def test_what_identifies_a_run(tree, toy, tmp_path):
     assert recorded["coarse_weights"] == recorded["checkpoint"]
     assert recorded["checkpoint"].startswith("w.pth sha256:")
     assert recorded["backbone"] == "w"
-    with pytest.raises(HrbenchError, match=r"option backbone of UFlow .*, a file of weights: expected .*Weights"):
+    with pytest.raises(HrbenchError, match=r"option backbone of UFlow .*, a file: expected .*Weights"):
         identities(load_method("uflow"), {"backbone": path})
 
 
