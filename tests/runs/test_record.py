@@ -95,7 +95,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
-    wrong = dataclasses.replace(RECORD, method=MethodRecord(name="toy", weights={"backbone": None}))  # type: ignore
+    wrong = dataclasses.replace(RECORD, method=MethodRecord(name="toy", weights={"backbone": None}))  # type: ignore[dict-item]
     with pytest.raises(HrbenchError, match=r"cannot be written: method.weights.backbone is None, expected str"):
         write_record(wrong, tmp_path / "run.json")
     assert not list(tmp_path.iterdir())
