@@ -31,8 +31,8 @@ class Mismatch(Exception):  # noqa: N818 - who knows where the value comes from 
 def conform(value: Any, hint: Any, path: str = "") -> Any:
     """Return a value as its annotation wants it: floats for integers, tuples for lists, dataclasses for tables.
 
-    Understands str, bool, int, float, ``X | None``, Literal, homogeneous sequences, ``dict[str, X]`` and dataclasses;
-    values of any other annotation pass as they are.
+    Understands str, bool, int, float, ``X | Y``, Literal, homogeneous sequences, ``dict[str, X]`` and dataclasses;
+    values of any other annotation pass as they are. A dataclass with a field `unknown` keeps unknown keys there.
 
     Raises
     ------
