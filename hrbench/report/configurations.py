@@ -173,7 +173,8 @@ def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]
     """Return what the runs of a configuration share, by name; what differs is joined."""
     records = [run.about for run in runs]
     method = records[0].method
-    rules = [about.protocols[protocol.name] for about in records]
+    rules = [about.protocols.get(protocol.name) for about in records]
+    versions = (f"version {r.version}, sha256 {r.sha256}" if r else "version ?, sha256 ?" for r in rules)
     facts = [
         ("Paper", printable(method.paper)),
         ("Reference", printable(method.reference)),
@@ -186,7 +187,7 @@ def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]
         ("Precision", _joined(about.precision for about in records)),
         ("Environment", _joined(_pairs(about.environment, leave="commit") for about in records)),
         ("Code", _joined(about.environment.get("commit", "") for about in records)),
-        ("Protocol", _joined(f"{protocol.name} version {r.version}, sha256 {r.sha256}" for r in rules)),
+        ("Protocol", _joined(f"{protocol.name} {text}" for text in versions)),
     ]
     return [(name, text) for name, text in facts if text]
 

@@ -10,7 +10,7 @@ import pytest
 
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
-from hrbench.report.configurations import Configuration
+from hrbench.report.configurations import Configuration, card_facts
 from hrbench.report.summary import NO_ESTIMATE, Estimates, Leaderboard, summarise
 from hrbench.runs.store import Run
 
@@ -208,6 +208,7 @@ def test_absent_optional_entries_are_no_obstacle(make_run: Factory, protocol: Pr
         alter(run, name, ...)
     board = board_of([run], protocol)
     assert configurations(board)[0].weights == "none"
+    assert ("Protocol", "native version ?, sha256 ?") in card_facts([run], protocol)
     assert board.estimates[0, "", "megapixels_per_second", "all", None].defined == 0
 
 
