@@ -199,12 +199,8 @@ def test_error_bounds_average(make_run: Factory, protocol: Protocol) -> None:
 
 def test_absent_optional_entries_are_no_obstacle(make_run: Factory, protocol: Protocol) -> None:
     run = make_run()
-    for name in (
-        "cost",
-        "threshold",
-        "environment",
-        *(f"method.{x}" for x in ("title", "paper", "weights", "options")),
-    ):
+    of_method = (f"method.{name}" for name in ("title", "paper", "weights", "options"))
+    for name in ("cost", "threshold", "environment", "protocols", *of_method):
         alter(run, name, ...)
     board = board_of([run], protocol)
     assert configurations(board)[0].weights == "none"
