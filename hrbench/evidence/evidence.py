@@ -39,6 +39,7 @@ SCHEMA = 1
 IMAGE_DTYPES = {
     "id": "str",
     "label": "int64",
+    "group": "str",
     "height": "int64",
     "width": "int64",
     "score": "float64",
@@ -149,8 +150,8 @@ class Evidence:
     Attributes
     ----------
     images : DataFrame
-        One row per image in order of its id: id, label, height, width, score, normal_pixels, defect_pixels,
-        decision_tp, decision_fp (null without a decision), seconds.
+        One row per image in order of its id: id, label, group (empty for an image on its own), height, width, score,
+        normal_pixels, defect_pixels, decision_tp, decision_fp (null without a decision), seconds.
     components : DataFrame
         One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
         right (exclusive), decision_pixels.
@@ -176,6 +177,14 @@ class Evidence:
     def shift(self) -> int:
         """Bits that the keys dropped; 0 in exact mode."""
         return self.normals[0].shift
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_] | None:
+        """Names of what is drawn as one in a bootstrap, (images,): groups, or single images; None without groups."""
+        group, own = (self.images[name].to_numpy(dtype=str) for name in ("group", "id"))
+        if not (group != "").any():
+            return None
+        return np.where(group == "", np.char.add("image ", own), np.char.add("group ", group))
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
@@ -288,6 +297,8 @@ class Evidence:
             normals = [Histogram.counted(image_keys, counts, shift) for image_keys, counts in pairs]
         else:
             normals = [SortedKeys(image_keys, shift) for image_keys in keys]
+        if "group" not in images.column_names:  # of a version that knew no groups
+            images = images.append_column("group", pa.array([""] * len(images)))
         return Evidence(
             images=_frame(images, IMAGE_DTYPES),
             components=_frame(components, COMPONENT_DTYPES),

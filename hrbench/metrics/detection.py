@@ -208,7 +208,6 @@ def detection(
     threshold: float,
     pod: Detectability,
     rules: Bootstrap,
-    groups: npt.ArrayLike | None = None,
 ) -> Detection:
     """Analyse the probability of detection at an operating threshold, with a bootstrap over images.
 
@@ -218,13 +217,13 @@ def detection(
     threshold : float
         Of the automatic rule, set without test labels: see :func:`hrbench.metrics.automatic_threshold`.
     pod : Detectability
-    rules, groups
+    rules : Bootstrap
         See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
         with components, there is no bootstrap.
     """
     images, components = evidence.images, evidence.components
-    owner = evidence.component_images
-    units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
+    owner, groups = evidence.component_images, evidence.groups
+    units = np.unique(owner if groups is None else groups[owner]).size
     weights = None
     if rules.draws and units >= MIN_IMAGES:
         ids, labels = images["id"].tolist(), images["label"].to_numpy()
