@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, Histogram, NormalScores, Scores, SortedKeys
 from hrbench.imaging.resample import bilinear
@@ -31,6 +32,7 @@ __all__ = [
     "Evidence",
     "EvidenceSpec",
     "specs_of",
+    "write_groups",
 ]
 
 SCHEMA = 1
@@ -319,6 +321,16 @@ class Evidence:
             spec=EvidenceSpec(**facts["collection"]),
             calibration=calibration,
         )
+
+
+def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
+    """Replace the groups of images, given by id, in what :meth:`Evidence.save` wrote."""
+    path = folder / "images.parquet"
+    images, facts = _read(path)
+    names = pa.array([groups.get(name, "") for name in images["id"].to_pylist()], pa.string())
+    kept = [name for name in images.column_names if name != "group"]
+    with atomic(path) as temporary:
+        _write(images.select(kept).append_column("group", names), facts, temporary)
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:

@@ -234,7 +234,8 @@ def detection(
     good = false[images["label"].to_numpy() == 0]
     cautions = result.cautions
     if weights is not None and units < FEW_IMAGES:
-        cautions = (*cautions, f"{units} images with components: the bootstrap interval is too short")
+        what = "images" if groups is None else "groups"
+        cautions = (*cautions, f"{units} {what} with components: the bootstrap interval is too short")
     return replace(
         result,
         cautions=cautions,
