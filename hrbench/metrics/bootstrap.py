@@ -7,9 +7,10 @@ W (draws, images) and one matrix of per-image counts over common bins, a product
 
 Only the bins are an approximation. They follow the pooled normal scores, a thousand of them inside the top 1 %, so a
 replicate of AUPRO@0.01 is off by 1e-4 at most in practice; with few distinct normal scores there is no error.
-Size-bin edges and the operating threshold are those of the full sample in every replicate. Oracle thresholds are
-chosen anew in every replicate, among the edges of the bins. Where a protocol samples the thresholds of the PRO curve
-(a compatibility protocol), AUPRO and the robustness are left without replicates.
+Size-bin edges and the automatic threshold are those of the full sample in every replicate. Thresholds at equal false
+alarms are set anew in every replicate, on the good images drawn, and oracle thresholds among the edges of the bins.
+Where a protocol samples the thresholds of the PRO curve (a compatibility protocol), AUPRO and the robustness are left
+without replicates.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "MIN_IMAGES",
     "Replicates",
     "average",
+    "drawn_replicates",
     "expanded_percentiles",
     "image_weights",
     "intervals",
@@ -229,7 +231,12 @@ def replicates(
     HrbenchError
         As :class:`hrbench.metrics.context.Context`.
     """
-    context = Context(evidence, protocol, threshold)
+    return drawn_replicates(Context(evidence, protocol, threshold), groups)
+
+
+def drawn_replicates(context: Context, groups: npt.ArrayLike | None = None) -> Replicates:
+    """Return what :func:`replicates` does."""
+    evidence, protocol = context.evidence, context.protocol
     ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
     drawn = image_weights(ids, context.labels, rules, groups)
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])

@@ -88,9 +88,10 @@ def finish_run(
         "seed": about.seed,
     }
     _write_tables(folder, measured, same)
-    first, rule = evidence[0], protocols[0].threshold
+    first, rule, pixels = evidence[0], protocols[0].threshold, protocols[0].alarm.pixels
     draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
     held_out = first.calibration.images if first.calibration else 0
+    threshold = automatic_threshold(first, rule, pixels)
     complete = dataclasses.replace(
         about,
         run=folder.path.name,
@@ -98,7 +99,7 @@ def finish_run(
         dataset=dataclasses.replace(about.dataset, held_out=held_out),
         protocols=_protocol_records(protocols),
         evidence=evidence_records(evidence),
-        threshold=ThresholdRecord(rule=rule.rule, value=automatic_threshold(first, rule), normal_images=held_out),
+        threshold=ThresholdRecord(rule=rule.rule, value=threshold, normal_images=held_out),
         environment=environment(),
     )
     write_record(complete, folder.record)
