@@ -217,19 +217,13 @@ def fit_detection(
     )
 
 
-def detections(context: Context, groups: npt.ArrayLike | None = None) -> list[Detection]:
+def detections(context: Context) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
 
     At a budget the bootstrap sets the threshold anew on the good images that it draws.
-
-    Parameters
-    ----------
-    context : Context
-    groups : array-like, (n,), optional
-        See :func:`hrbench.metrics.bootstrap.image_weights`.
     """
     evidence, pod, rules = context.evidence, context.protocol.pod, context.protocol.bootstrap
-    weights, units = _drawn(evidence, rules, groups)
+    weights, units = _drawn(evidence, rules)
     hits, overlap = context.hits[AUTOMATIC], context.overlaps[AUTOMATIC]
     results = []
     if context.threshold is not None and hits is not None and overlap is not None:
@@ -260,7 +254,6 @@ def detection(
     threshold: float,
     pod: Detectability,
     rules: Bootstrap,
-    groups: npt.ArrayLike | None = None,
 ) -> Detection:
     """Analyse the probability of detection at any threshold, with a bootstrap over images that holds it fixed.
 
@@ -270,11 +263,11 @@ def detection(
     threshold : float
         Set without test labels.
     pod : Detectability
-    rules, groups
+    rules : Bootstrap
         See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
         with components, there is no bootstrap.
     """
-    weights, units = _drawn(evidence, rules, groups)
+    weights, units = _drawn(evidence, rules)
     result = _analyse(evidence, component_hits(evidence, threshold, pod.share), pod, weights, units)
     false = overlap_at(evidence, threshold).false_high
     good = false[evidence.images["label"].to_numpy() == 0]
@@ -283,10 +276,10 @@ def detection(
     return replace(result, threshold=threshold, alarms=alarms, false_per_pixel=per_pixel)
 
 
-def _drawn(evidence: Evidence, rules: Bootstrap, groups: npt.ArrayLike | None) -> tuple[Floats | None, int]:
+def _drawn(evidence: Evidence, rules: Bootstrap) -> tuple[Floats | None, int]:
     """Return how often each image is drawn, (draws, n), or None; and how many images (groups) have components."""
-    owner = evidence.component_images
-    units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
+    owner, groups = evidence.component_images, evidence.groups
+    units = np.unique(owner if groups is None else groups[owner]).size
     if not rules.draws or units < MIN_IMAGES:
         return None, units
     images = evidence.images
@@ -306,7 +299,8 @@ def _analyse(
     result = fit_detection(areas, hits, pod, weights=of_components, drawn_hits=drawn_hits, units=units)
     if weights is None or units >= FEW_IMAGES:
         return result
-    caution = f"{units} images with components: the bootstrap interval is too short"
+    what = "images" if evidence.groups is None else "groups"
+    caution = f"{units} {what} with components: the bootstrap interval is too short"
     return replace(result, cautions=(*result.cautions, caution))
 
 

@@ -83,11 +83,11 @@ def component_rows(context: Context) -> pd.DataFrame:
 def image_rows(context: Context) -> pd.DataFrame:
     """Return one row per image.
 
-    Columns: image (its id), label, score; ``alarm``, the highest threshold at which it alarms, rounded down to an edge
+    Columns: image (its id), label, group, score; ``alarm``, the highest threshold at which it alarms, rounded down to an edge
     of the evidence's bins; ``largest``, the area of its largest component in pixels, 0 without any.
     """
     images = context.evidence.images
     largest = np.zeros(len(images), np.int64)
     np.maximum.at(largest, context.evidence.component_images, context.areas)
-    table = images[["id", "label", "score"]].rename(columns={"id": "image"})
+    table = images[["id", "label", "group", "score"]].rename(columns={"id": "image"})
     return table.assign(alarm=context.alarms, largest=largest)
