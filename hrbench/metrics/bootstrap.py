@@ -240,7 +240,9 @@ def replicates(
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
     components = {name: int(members.sum()) for name, members in context.subsets.items()}
-    both = int(min(np.sum(unit_kinds == 0), np.sum(unit_kinds == 1)))
+    defective = {name: np.unique(unit_of[members]).size for name, members in context.image_subsets.items()}
+    masked = defective | {"all": carriers["all"]}  # shrinking may lose a defect
+    good = int(np.sum(unit_kinds == 0))
 
     def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
@@ -248,7 +250,9 @@ def replicates(
     def units(metric: Metric, key: Key) -> int:
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
-        return both if metric.carriers == "labels" else unit_kinds.size
+        if metric.carriers == "images":
+            return unit_kinds.size
+        return masked[key.subset] if metric.carriers == "masked images" else min(good, defective[key.subset])
 
     sample = repr((rules.seed, rules.draws, ids, context.labels.tolist(), unit_of.tolist()))
     return Replicates(

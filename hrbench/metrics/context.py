@@ -79,6 +79,28 @@ class Context(Shared):
         self.threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
 
     @cached_property
+    def largest(self) -> npt.NDArray[np.int64]:
+        """Area of the largest component of each image, (n,); 0 for none."""
+        areas = np.zeros(self.labels.size, np.int64)
+        np.maximum.at(areas, self.evidence.component_images, self.areas)
+        return areas
+
+    @cached_property
+    def image_subsets(self) -> dict[str, Bools]:
+        """Which images have their largest component in each size subset, (n,); for "all": which are defective.
+
+        Shrinking may lose a whole defect: such an image is defective, and in no other subset.
+        """
+        images = self.evidence.component_images
+        largest = self.areas == self.largest[images]  # subsets go by area: equal ones are in the same
+        subsets = {"all": self.labels == 1}
+        for name, components in self.subsets.items():
+            if name != "all":
+                subsets[name] = np.zeros(self.labels.size, bool)
+                subsets[name][images[components & largest]] = True
+        return subsets
+
+    @cached_property
     def pixel_auroc(self) -> Certified:
         """Each component's ROC area, (K,)."""
         return component_areas(self.evidence, [1.0])[1.0]
