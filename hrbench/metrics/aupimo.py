@@ -75,8 +75,9 @@ def aupimo_images(evidence: Evidence, limits: Limits = FPR_RANGE) -> Certified:
     last = first + int(np.count_nonzero(at_least > limits[0]))  # from here on every pixel counts in full
     place, sizes = ranks.place, defect[rows]
     starts = np.cumsum(sizes) - sizes
-    whole = np.add.reduceat(place >= last, starts, dtype=np.int64)
-    partly = np.flatnonzero((place >= first) & (place < last))
+    counted = place >= last
+    whole = np.add.reduceat(counted, starts, dtype=np.int64)
+    partly = np.flatnonzero((place >= first) ^ counted)
     owner = np.searchsorted(starts, partly, side="right") - 1
     keyed = place[partly].astype(np.intp) - first
 
