@@ -8,9 +8,10 @@ product gives all replicates at once.
 
 Only the bins are an approximation. They follow the pooled normal scores, a thousand of them inside the top 1 %, so a
 replicate of AUPRO@0.01 is off by 1e-4 at most in practice; with few distinct normal scores there is no error.
-Size-bin edges and the operating threshold are those of the full sample in every replicate. Oracle thresholds are
-chosen anew in every replicate, among the edges of the bins. Where a protocol samples the thresholds of the PRO curve
-(a compatibility protocol), AUPRO and the robustness are left without replicates.
+Size-bin edges and the automatic threshold are those of the full sample in every replicate. Thresholds at equal false
+alarms are set anew in every replicate, on the good images drawn, and oracle thresholds among the edges of the bins.
+Where a protocol samples the thresholds of the PRO curve (a compatibility protocol), AUPRO and the robustness are left
+without replicates.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ __all__ = [
     "MIN_IMAGES",
     "Replicates",
     "average",
+    "drawn_replicates",
     "expanded_percentiles",
     "image_weights",
     "intervals",
@@ -226,7 +228,12 @@ def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | Non
     HrbenchError
         As :class:`hrbench.metrics.context.Context`.
     """
-    context = Context(evidence, protocol, threshold)
+    return drawn_replicates(Context(evidence, protocol, threshold))
+
+
+def drawn_replicates(context: Context) -> Replicates:
+    """Return what :func:`replicates` does."""
+    evidence, protocol = context.evidence, context.protocol
     ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
     drawn = image_weights(ids, context.labels, rules, evidence.groups)
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
@@ -237,7 +244,9 @@ def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | Non
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
     components = {name: int(members.sum()) for name, members in context.subsets.items()}
-    both = min(np.unique(unit_of[context.labels == label]).size for label in (0, 1))
+    defective = {name: np.unique(unit_of[members]).size for name, members in context.image_subsets.items()}
+    masked = defective | {"all": carriers["all"]}  # shrinking may lose a defect
+    good = np.unique(unit_of[context.labels == 0]).size
 
     def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
@@ -245,7 +254,9 @@ def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | Non
     def units(metric: Metric, key: Key) -> int:
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
-        return both if metric.carriers == "labels" else unit_kinds.size
+        if metric.carriers == "images":
+            return unit_kinds.size
+        return masked[key.subset] if metric.carriers == "masked images" else min(good, defective[key.subset])
 
     sample = repr((rules.seed, rules.draws, ids, context.labels.tolist(), unit_of.tolist()))
     return Replicates(

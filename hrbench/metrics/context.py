@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
+from hrbench.metrics.alarms import Matched, alarm_scores, critical_scores, matched_points
 from hrbench.metrics.curves import Certified, component_areas
 from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
@@ -76,7 +77,46 @@ class Context(Shared):
         self.scores: npt.NDArray[np.float64] = evidence.images["score"].to_numpy()
         self.areas: npt.NDArray[np.int64] = evidence.components["area"].to_numpy()
         self.subsets: dict[str, Bools] = size_subsets(self.areas, protocol.size_bins)
-        self.threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
+        rule, pixels = protocol.threshold, protocol.alarm.pixels
+        self.threshold = automatic_threshold(evidence, rule, pixels) if threshold is None else threshold
+
+    @cached_property
+    def alarms(self) -> npt.NDArray[np.float64]:
+        """Each image's alarm score, (n,), see :mod:`hrbench.metrics.alarms`."""
+        return alarm_scores(self.evidence, self.protocol.alarm.pixels)
+
+    @cached_property
+    def critical(self) -> npt.NDArray[np.float64]:
+        """Each component's critical score, (K,)."""
+        return critical_scores(self.evidence, self.protocol.pod.share)
+
+    @cached_property
+    def matched(self) -> dict[float, Matched]:
+        """The operating point of each budget of false alarms; none without good images."""
+        points = matched_points(self.evidence, self.alarms, self.protocol.alarm)
+        return {point.budget: point for point in points}
+
+    @cached_property
+    def largest(self) -> npt.NDArray[np.int64]:
+        """Area of the largest component of each image, (n,); 0 for none."""
+        areas = np.zeros(self.labels.size, np.int64)
+        np.maximum.at(areas, self.evidence.component_images, self.areas)
+        return areas
+
+    @cached_property
+    def image_subsets(self) -> dict[str, Bools]:
+        """Which images have their largest component in each size subset, (n,); for "all": which are defective.
+
+        Shrinking may lose a whole defect: such an image is defective, and in no other subset.
+        """
+        images = self.evidence.component_images
+        largest = self.areas == self.largest[images]  # subsets go by area: equal ones are in the same
+        subsets = {"all": self.labels == 1}
+        for name, components in self.subsets.items():
+            if name != "all":
+                subsets[name] = np.zeros(self.labels.size, bool)
+                subsets[name][images[components & largest]] = True
+        return subsets
 
     @cached_property
     def pixel_auroc(self) -> Certified:
