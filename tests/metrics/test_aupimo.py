@@ -47,7 +47,7 @@ def evidence_of(maps, masks, exact=False):
     return collector.result()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     good=st.integers(1, 12),
