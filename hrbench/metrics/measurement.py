@@ -14,6 +14,7 @@ from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detections
 from hrbench.metrics.segmentation import AUTOMATIC, MATCHED
+from hrbench.metrics.sizes import DISJOINT
 from hrbench.metrics.table import KEY_COLUMNS, component_rows, image_rows, metric_rows
 from hrbench.protocol import Protocol
 
@@ -34,7 +35,8 @@ class Measured:
     components, images : DataFrame
         See :func:`hrbench.metrics.component_table` and :func:`hrbench.metrics.table.image_rows`.
     replicates : DataFrame
-        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals.
+        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; and for paired
+        differences of recall at the headline budget of false alarms, of all defects and by quarter, and of mean recall.
     """
 
     records: pd.DataFrame
@@ -54,7 +56,7 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         result = drawn_replicates(context)
         ends = result.intervals(protocol.bootstrap.level)
         records = records.merge(ends, "left", on=list(KEY_COLUMNS), validate="one_to_one")
-        drawn = result.table("aupro", fpr_limit=protocol.headline_fpr)
+        drawn = result.only([result.row(*key) for key in _kept(protocol)]).table()
     else:
         records = records.assign(ci_low=np.nan, ci_high=np.nan)
     _set_counted_intervals(records, context)
@@ -63,6 +65,16 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         records = pd.concat([records, pd.DataFrame(limits)], ignore_index=True)
     tables = (records, component_rows(context), image_rows(context), drawn)
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
+
+
+def _kept(protocol: Protocol) -> list[tuple[str, str, float | None]]:
+    """Return metric, subset and limit of each row whose replicates a run keeps."""
+    kept: list[tuple[str, str, float | None]] = [("aupro", "all", protocol.headline_fpr)]
+    if protocol.alarm.budgets:
+        kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
+    if protocol.alarm.summary:
+        kept.append(("mean_recall", "all", None))
+    return kept
 
 
 def _set_counted_intervals(records: pd.DataFrame, context: Context) -> None:
