@@ -217,10 +217,11 @@ def fit_detection(
     )
 
 
-def detections(context: Context) -> list[Detection]:
+def detections(context: Context, *, matched: bool = True) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
 
-    At a budget the bootstrap sets the threshold anew on the good images that it draws.
+    The latter only if they are to be `matched`. At a budget the bootstrap sets the threshold anew on the good images
+    that it draws.
     """
     evidence, pod, rules = context.evidence, context.protocol.pod, context.protocol.bootstrap
     weights, units = _drawn(evidence, rules)
@@ -231,6 +232,8 @@ def detections(context: Context) -> list[Detection]:
         alarms = false_alarms(context, AUTOMATIC, math.nan) or FalseAlarms(0, 0)
         per_pixel = float(overlap.fpr().high)
         results.append(replace(result, threshold=context.threshold, alarms=alarms, false_per_pixel=per_pixel))
+    if not matched:
+        return results
     good = context.labels == 0
     budgets = list(context.matched)
     drawn = None if weights is None else matched_limits(context.alarms[good], budgets, weights[:, good])

@@ -36,7 +36,9 @@ class Differences:
     ----------
     first : Row
     metrics : tuple of str
-        What each line compares, in words.
+        What each line compares, in words; the quarters by their names.
+    heading : str
+        What it is that quarters are compared by.
     rows : list of (Row, sequence of Difference or None)
         Of each other row that shares its images the difference in each of the metrics, its value minus that of the
         first row; None where one of them was not measured.
@@ -44,6 +46,7 @@ class Differences:
 
     first: Row
     metrics: tuple[str, ...]
+    heading: str
     rows: list[tuple[Row, list[Difference | None]]]
 
 
@@ -75,7 +78,7 @@ def paired_differences(board: Leaderboard, category: str = "") -> Differences | 
     compared = [
         (row, [entry for entry, there in zip(entries, present, strict=True) if there]) for row, entries in compared
     ]
-    return Differences(first, metrics, compared)
+    return Differences(first, metrics, f"recall at {100 * protocol.alarm.headline:g} per 100, by size", compared)
 
 
 def _lines(protocol: Protocol) -> dict[str, tuple[str, str, float | None]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hrbench.report.configurations import printable
 from hrbench.report.differences import Difference, Differences
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet, style
 
@@ -37,7 +39,8 @@ def draw_differences(found: Differences, first: Series, others: Sequence[Series]
         for place, metrics in enumerate(panels):
             axes = figure.add_subplot(grid[place])
             _axes(axes, [found.metrics[metric] for metric in metrics], len(others), tallest, span)
-            axes.set_title(f"difference to {first.label}: right of zero is better" if place == 0 else "", pad=8)
+            heading = f"difference to {printable(first.label)}: right of zero is better"
+            axes.set_title(textwrap.fill(textwrap.shorten(heading, 120), 60) if place == 0 else found.heading, pad=8)
             for line, metric in enumerate(metrics):
                 for row, (series, (_, entries)) in enumerate(zip(others, found.rows, strict=True)):
                     _draw(axes, series, entries[metric], _height(line, row, len(others)))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.metrics import DISJOINT, equivalent_diameter, size_subsets
+from hrbench.metrics.alarms import FalseAlarms
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report.configurations import printable
 from hrbench.report.detection_limits import limit_names
@@ -32,14 +33,14 @@ from hrbench.report.scores import (
 )
 from hrbench.report.summary import MIN_COMPONENTS
 
-__all__ = ["Threshold", "draw_alarms", "draw_froc", "draw_limits", "draw_ranks", "per_hundred"]
+__all__ = ["Threshold", "draw_alarms", "draw_froc", "draw_limits", "draw_ranks", "per_hundred", "promise_text"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Several = Sequence[tuple[Series, Sequence[Scores]]]
 
 _OVERLAID = 4  # more methods than these get a panel each
-_COLUMNS = 3
 _EDGE = 2.2  # from zero alarms to one: a ratio on a logarithmic axis
 _POINTS = 40  # more points of a curve than these are drawn as a line
 _BINS = 36
@@ -50,6 +51,16 @@ _ALARMS = "false alarms per 100 good images"
 def per_hundred(share: float) -> str:
     """Write a share of the good images as a number per 100: ``5``, ``0.5``."""
     return f"{100 * share:.3g}"
+
+
+def promise_text(alarms: FalseAlarms, promised: float | None) -> str:
+    """Write ``promised 5 → achieved 12 per 100 (7 of 60)``, and say where the promise is broken beyond chance."""
+    rate = f"{100 * alarms.rate:.1f}".removesuffix(".0")
+    achieved = f"{rate} per 100 ({alarms.count:,} of {alarms.good:,})"
+    if promised is None:
+        return f"{achieved} alarm"
+    drift = ": drift!" if alarms.interval()[0] > promised else ""
+    return f"promised {per_hundred(promised)} → achieved {achieved}{drift}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,10 @@ def _heading(series: Series, width: int = 42) -> str:
     return textwrap.fill(label, width, break_long_words=True)
 
 
+def _columns(panels: int) -> int:
+    return {1: 1, 2: 2, 4: 2}.get(panels, 3)
+
+
 def _images(good: int) -> str:
     return f"{good:,} good image{'s' * (good != 1)}"
 
@@ -168,21 +183,24 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
             axes = figure.add_subplot(grid[0])
             axis.across(axes, rules, label=across)
             heights.up(axes, f"{name}: area found {100 * protocol.pod.probability:g} % of the time, px", most=9)
-            for row, curve in enumerate(curves):
-                curve.draw(axes, axis, heights, row)
+            over = under = 0
+            for curve in curves:
+                curve.draw(axes, axis, heights, over, under)
+                over, under = over + bool(_missed(curve).any()), under + bool(_all_hit(curve).any())
         return figure
-    rows = -(-len(curves) // _COLUMNS)
+    columns = _columns(len(curves))
+    rows = -(-len(curves) // columns)
     key.append((Line2D([], [], color=MUTED, lw=0.7, alpha=0.6), "the others"))
-    with sheet([], title, markers=False, shape=(rows, _COLUMNS), height=2.6 * rows, key=key) as (figure, grid):
+    with sheet([], title, markers=False, shape=(rows, columns), height=2.6 * rows, key=key) as (figure, grid):
         for place, curve in enumerate(curves):
-            axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
+            axes = figure.add_subplot(grid[place // columns, place % columns])
             axes.set_title(_heading(curve.series), pad=13)
-            axis.across(axes, rules, 5, "" if place + _COLUMNS < len(curves) else _ALARMS)
-            heights.up(axes, "" if place % _COLUMNS else f"{name}, px", most=5)
+            axis.across(axes, rules, 5, "" if place + columns < len(curves) else _ALARMS)
+            heights.up(axes, "" if place % columns else f"{name}, px", most=5)
             for other in curves:
                 if other is not curve:
                     axes.plot(*other.line(axis), color=MUTED, lw=0.7, alpha=0.6, zorder=2)
-            curve.draw(axes, axis, heights, 0)
+            curve.draw(axes, axis, heights, 0, 0)
     return figure
 
 
@@ -206,13 +224,13 @@ class _Limit:
         return _Limit(series, scores.good.size, alarms, areas, band, seen)
 
     @property
-    def reached(self) -> npt.NDArray[np.bool_]:
+    def reached(self) -> Bools:
         return np.isfinite(self.areas) & (self.areas > 0)
 
     def line(self, axis: _AlarmAxis) -> tuple[Floats, Floats]:
         return axis.places(self.alarms, self.good), np.where(self.reached, self.areas, np.nan)
 
-    def draw(self, axes: Axes, axis: _AlarmAxis, heights: _Heights, row: int) -> None:
+    def draw(self, axes: Axes, axis: _AlarmAxis, heights: _Heights, over: int, under: int) -> None:
         colour, marker, line = style(self.series.index)
         x, y = self.line(axis)
         band = self.band
@@ -230,8 +248,8 @@ class _Limit:
         axes.plot(x[places], y[places], marker, mfc=colour, mec=PAPER, mew=0.6, ms=5.5, ls="", zorder=5)
         edges = np.append(axis.edges(self.alarms, self.good), axis.high)
         for missing, height, arrow in (
-            (np.isinf(self.areas), heights.above(row), "^"),
-            (self.areas == 0, heights.below(row), "v"),
+            (_missed(self), heights.above(over), "^"),
+            (_all_hit(self), heights.below(under), "v"),
         ):
             for start, end in _stretches(missing):
                 ends = edges[start], edges[end]
@@ -242,7 +260,16 @@ class _Limit:
                 axes.plot([middle], [height], arrow, mfc=PAPER, mec=colour, mew=1.2, ms=6, zorder=5)
 
 
-def _stretches(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _missed(curve: _Limit) -> Bools:
+    return np.isinf(curve.areas)
+
+
+def _all_hit(curve: _Limit) -> Bools:
+    result: Bools = curve.areas == 0
+    return result
+
+
+def _stretches(chosen: Bools) -> list[tuple[int, int]]:
     """Return begin and end of each run of true values."""
     turns = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     return [(int(start), int(end)) for start, end in turns.reshape(-1, 2)]
@@ -259,13 +286,15 @@ class _Heights:
 
     @staticmethod
     def of(curves: Sequence[_Limit]) -> _Heights:
-        own = 1 if len(curves) > _OVERLAID else len(curves)
-        found = [area for curve in curves for area in curve.areas[curve.reached]]
-        low = min(curve.seen[0] for curve in curves)
-        low = max(min([low, *found]), low / 3)
-        largest = max(curve.seen[1] for curve in curves)
-        over = own if any(np.isinf(curve.areas).any() for curve in curves) else 0
-        under = own if any((curve.areas == 0).any() for curve in curves) else 0
+        smallest, largest = min(curve.seen[0] for curve in curves), max(curve.seen[1] for curve in curves)
+        shown = [curve.areas[curve.reached] for curve in curves]
+        shown += [curve.band.low[curve.band.low > 0] for curve in curves]
+        under = sum(bool(_all_hit(curve).any()) for curve in curves)
+        lowest = smallest if under else float(np.concatenate([*shown, [largest / 10]]).min()) / 1.5
+        low = max(lowest, smallest / 3)
+        over = sum(bool(_missed(curve).any()) for curve in curves)
+        if len(curves) > _OVERLAID:  # a panel each
+            over, under = min(over, 1), min(under, 1)
         return _Heights(low, max(largest, 1.5 * low), over, under)
 
     @property
@@ -313,8 +342,7 @@ class Threshold:
     Attributes
     ----------
     score : float
-    alarms : int
-        Good test images that alarm.
+    alarms : FalseAlarms
     recall : float
         Share of the defects that are hit.
     promised : float or None
@@ -322,7 +350,7 @@ class Threshold:
     """
 
     score: float
-    alarms: int
+    alarms: FalseAlarms
     recall: float
     promised: float | None
 
@@ -363,13 +391,13 @@ def draw_froc(
                 x = np.append(axis.edges(alarms[id(scores)], good), axis.high)
                 axes.step(x, np.append(curve, curve[-1]), where="post", color=colour, ls=line, lw=1.5, zorder=3)
                 if main and series.index in own:
-                    _mark_threshold(axes, axis, series, own[series.index], good)
+                    _mark_threshold(axes, axis, series, own[series.index])
     return figure
 
 
-def _mark_threshold(axes: Axes, axis: _AlarmAxis, series: Series, point: Threshold, good: int) -> None:
+def _mark_threshold(axes: Axes, axis: _AlarmAxis, series: Series, point: Threshold) -> None:
     colour, marker, _ = style(series.index)
-    x = float(axis.places(np.array(point.alarms), good))
+    x = float(axis.places(np.array(point.alarms.count), point.alarms.good))
     beyond = x > axis.high
     axes.plot(
         [min(x, axis.high)], [point.recall], ">" if beyond else marker,
@@ -407,7 +435,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
     low, high = min(float(part.min()) for part in across), max(float(part.max()) for part in across)
     margin = max(1.1, (high / low) ** 0.04)
     each = len(items) > 2
-    columns = min(_COLUMNS, len(items)) if each else 1
+    columns = _columns(len(items)) if each else 1
     rows = -(-len(items) // columns) if each else 1
     key = [
         (Line2D([], [], color=MUTED, marker="o", ls="", ms=4, alpha=0.7), "a defect"),
@@ -463,7 +491,7 @@ def draw_alarms(
     if not items:
         return None
     rules = protocol.alarm
-    columns = min(_COLUMNS, len(items))
+    columns = _columns(len(items))
     rows = -(-len(items) // columns)
     own = [at(series) for series, _ in items]
     key = [(Line2D([], [], color=INK, lw=1.1), f"matched: {per_hundred(rules.headline)} of 100 good images alarm")]
@@ -475,11 +503,7 @@ def draw_alarms(
     with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):
         for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):
             axes = figure.add_subplot(grid[place // columns, place % columns])
-            said = ""
-            if point is not None:
-                good = scores[0].good.size
-                before = "" if point.promised is None else f"{per_hundred(point.promised)} per 100 promised → "
-                said = f"\n{before}{point.alarms:,} of {good:,} ({per_hundred(point.alarms / good)} per 100) alarm"
+            said = "" if point is None else "\n" + promise_text(point.alarms, point.promised)
             axes.set_title(_heading(series) + said, pad=6)
             _draw_scores(axes, series, scores[0], rules, point)
             axes.set_yticks(

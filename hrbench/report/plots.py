@@ -81,7 +81,7 @@ def gather(board: Leaderboard) -> PlotData:
         key = (category, counted.configuration.number)
         curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detections_of(evidence, board.protocol), counted.seed)
+            limits[key] = Reliability(detections_of(evidence, board.protocol, matched=False), counted.seed)
     return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits, read_scores(board))
 
 
@@ -246,7 +246,7 @@ class _Sheet:
             return None
         rule = self.board.protocol.threshold
         promised = rule.alarms if rule.rule == "conformal" else None
-        return Threshold(found.threshold, found.alarms.count, float(found.hits.mean()), promised)
+        return Threshold(found.threshold, found.alarms, float(found.hits.mean()), promised)
 
     def differences(self, title: str) -> Figure | None:
         found = paired_differences(self.board, self.category)

@@ -19,7 +19,7 @@ from hrbench.protocol import Detectability, ThresholdRule
 from hrbench.report.configurations import printable
 from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.operating_plot import per_hundred
+from hrbench.report.operating_plot import per_hundred, promise_text
 from hrbench.report.scores import allowed
 
 __all__ = ["draw_detection", "draw_matched"]
@@ -93,14 +93,14 @@ def draw_matched(
     with sheet(shown, title, markers=False, shape=shape, height=height, key=key) as (figure, grid):
         axes = figure.add_subplot(grid[:3, :] if others else grid[0])
         at_headline = [(series, by_budget[headline]) for series, by_budget in items]
-        _axes(axes, span, _at(main, [found for _, found in at_headline]), len(items), pod.probability, most=12)
+        _axes(axes, span, _at(main, [found for _, found in at_headline], True), len(items), pod.probability, most=12)
         axes.set_ylabel("probability of detection")
         axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
         _draw(axes, at_headline, span[1], few)
         for place, budgets in enumerate(others):
             axes = figure.add_subplot(grid[3:, place])
             found = [(series, by_budget[budgets[0]]) for series, by_budget in items]
-            heading = _at(budgets, [result for _, result in found])
+            heading = _at(budgets, [result for _, result in found], False)
             _axes(axes, span, heading, 0, pod.probability, most=3 if columns > 2 else 5)
             axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"] if place == 0 else ["", "", ""])
             if place:
@@ -109,14 +109,14 @@ def draw_matched(
     return figure
 
 
-def _at(budgets: Sequence[float], found: Sequence[Detection]) -> str:
+def _at(budgets: Sequence[float], found: Sequence[Detection], main: bool) -> str:
     """Return the heading of a panel: ``at 5 false alarms per 100 good images: 3 of 60 alarmed``."""
     counts = sorted({result.alarms.count for result in found})
     goods = sorted({result.alarms.good for result in found})
     texts = ["–".join(f"{n:,}" for n in dict.fromkeys((part[0], part[-1]))) for part in (counts, goods)]
-    at = " or ".join(per_hundred(budget) for budget in budgets)
-    long = "at {} false alarms per 100 good images: {} of {} alarmed"
-    return textwrap.fill(long.format(at, *texts), 90 if len(budgets) > 3 else 60)
+    *before, last = (per_hundred(budget) for budget in budgets)
+    at = f"{', '.join(before)} or {last}" if before else last
+    return f"at {at}{' false alarms' * main} per 100{' good images' * main}: {texts[0]} of {texts[1]} alarmed"
 
 
 def _span(found: Sequence[Detection]) -> tuple[float, float]:
@@ -137,11 +137,10 @@ def _promise(rule: ThresholdRule | None) -> str:
 
 def _achieved(found: Detection, rule: ThresholdRule | None) -> str:
     """Return how many good images alarm, as part of a legend; nothing where there are none."""
-    alarms = found.alarms
-    if not alarms.good:
+    if not found.alarms.good:
         return ""
-    before = f"promised {per_hundred(rule.alarms)} → " if rule is not None and rule.rule == "conformal" else ""
-    return f"; {before}{per_hundred(alarms.rate)} per 100 ({alarms.count:,} of {alarms.good:,}) alarm"
+    promised = rule.alarms if rule is not None and rule.rule == "conformal" else None
+    return f"; {promise_text(found.alarms, promised)}"
 
 
 def _limits(found: Detection, pod: Detectability) -> str:
