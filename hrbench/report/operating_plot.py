@@ -173,7 +173,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     level = f"{100 * protocol.bootstrap.level:g} %"
     band = Line2D([], [], color=MUTED, lw=7, alpha=0.3)
     arrow = Line2D([], [], color=MUTED, lw=2, marker="^", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
-    key = [(arrow, f"{name} not reached")]
+    key = [(arrow, f"{name} not reached")] if any(_missed(curve).any() for curve in curves) else []
     if ways:
         key.insert(0, (band, f"{level}, {' or '.join(words[way] for way in sorted(ways))}"))
     across = f"{_ALARMS} ({_images(axis.good)})"
@@ -240,6 +240,12 @@ class _Limit:
         axes.fill_between(
             axis.places(band.alarms, self.good), low, high, where=inside, color=colour, alpha=0.13, lw=0, zorder=2
         )
+        alone = inside & ~np.append(inside[1:], False) & ~np.insert(inside[:-1], 0, False)
+        for place in np.flatnonzero(alone):  # has no width of its own
+            at = float(axis.places(band.alarms, self.good)[place])
+            axes.plot(
+                [at] * 2, [low[place], high[place]], color=colour, alpha=0.2, lw=6, solid_capstyle="butt", zorder=2
+            )
         few = self.alarms.size <= _POINTS
         axes.plot(x, y, color=colour, ls=line, lw=1.5, zorder=4)
         places = np.flatnonzero(self.reached)
@@ -379,6 +385,7 @@ def draw_froc(
         for axes, subset in zip((whole, *small), ("all", *DISJOINT), strict=True):
             main = axes is whole
             value_axis(axes, _size_heading(subset, items[0][1][0], protocol), "share of defects found" * main, pad=15)
+            axes.set_ylim(-0.015, 1.015)
             lower = main or subset in DISJOINT[2:]
             label = f"{_ALARMS} ({_images(axis.good)})" if main else "per 100 good images"
             axis.across(axes, rules, 8 if main else 5, label if lower else "")
@@ -467,7 +474,10 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
             counts = accepted(scores)
             if each:
                 found = int((counts <= allowed(scores.good.size, rules.headline)).sum())
-                axes.set_title(f"{_heading(series)}\nfound: {found:,} of {counts.size:,}", pad=6)
+                axes.set_title(
+                    f"{_heading(series)}\n{found:,} of {counts.size:,} found at {per_hundred(rules.headline)} per 100",
+                    pad=6,
+                )
             _draw_ranks(axes, axis, series, size, counts, scores.good.size, marked=not each)
     return figure
 
@@ -503,8 +513,9 @@ def draw_alarms(
     with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):
         for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):
             axes = figure.add_subplot(grid[place // columns, place % columns])
-            said = "" if point is None else "\n" + promise_text(point.alarms, point.promised)
-            axes.set_title(_heading(series) + said, pad=6)
+            said = "" if point is None else promise_text(point.alarms, point.promised)
+            width = 44 if columns > 2 else 80
+            axes.set_title("\n".join([_heading(series), *textwrap.wrap(said, width)]), pad=6)
             _draw_scores(axes, series, scores[0], rules, point)
             axes.set_yticks(
                 [0.55, -0.55], ["good", "defective"] if place % columns == 0 else ["", ""], rotation=90, va="center"
@@ -523,6 +534,9 @@ def _draw_scores(axes: Axes, series: Series, scores: Scores, rules: Alarms, poin
     if low > 0 and high > 30 * low:
         axes.set_xscale("log")
         edges = np.geomspace(low, high * 1.0001, _BINS + 1)
+        ticks = log_ticks(low, high, 5)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     else:
         room = 0.02 * ((high - low) or 1.0)
         edges = np.linspace(low - room, high + room, _BINS + 1)

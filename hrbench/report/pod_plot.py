@@ -89,14 +89,15 @@ def draw_matched(
     shown = [Series(f"{series.label}, {_limits(found[headline], pod)}", series.index) for series, found in items]
     columns = max(1, len(others))
     shape, height = ((5, columns), 5.6) if others else ((1, 1), 3.6)
-    key = _key(pod)
+    key = _key(pod) if few else _key(pod)[:1]
     with sheet(shown, title, markers=False, shape=shape, height=height, key=key) as (figure, grid):
         axes = figure.add_subplot(grid[:3, :] if others else grid[0])
         at_headline = [(series, by_budget[headline]) for series, by_budget in items]
-        _axes(axes, span, _at(main, [found for _, found in at_headline], True), len(items), pod.probability, most=12)
+        heading, rugs = _at(main, [found for _, found in at_headline], True), len(items) if few else 0
+        _axes(axes, span, heading, rugs, pod.probability, most=12)
         axes.set_ylabel("probability of detection")
         axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
-        _draw(axes, at_headline, span[1], few)
+        _draw(axes, at_headline, span[1], few, rug=few)
         for place, budgets in enumerate(others):
             axes = figure.add_subplot(grid[3:, place])
             found = [(series, by_budget[budgets[0]]) for series, by_budget in items]
@@ -193,7 +194,8 @@ def _draw(
 ) -> None:
     """Draw curves, limits and rugs; what would lie at the same place at the right edge is put below each other.
 
-    With more than a `few` curves without bands, and of the limits a90 only.
+    With more than a `few` curves without bands, and of the limits a90 only. Without a rug, a line at 0 or 1 stands for
+    defects that were all missed or all hit, which no curve is fitted to.
     """
     axes.axhline(items[0][1].pod.probability, color=MUTED, lw=0.6, ls=":", zorder=1)
     arrows = 0
@@ -204,6 +206,9 @@ def _draw(
         if few:
             axes.fill_between(curve["area"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0, zorder=2)
         axes.plot(curve["area"], curve["pod"], color=colour, ls=line, lw=1.6, zorder=4)
+        if not rug and found.hits.min() == found.hits.max():
+            ends = [found.areas.min(), found.areas.max()]
+            axes.plot(ends, [found.hits.mean()] * 2, color=colour, ls=line, lw=1.2, zorder=4, clip_on=False)
         for hit, base, up in ((True, 1 + gap, 1), (False, -gap, -1)) if rug else ():
             x = _strokes(found.areas[found.hits == hit])
             foot = base + up * number * height
