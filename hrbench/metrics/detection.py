@@ -218,12 +218,12 @@ def fit_detection(
     )
 
 
-def detections(context: Context) -> list[Detection]:
+def detections(context: Context, *, matched: bool = True) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
 
-    See :func:`detection_at`.
+    The latter only if they are to be `matched`. See :func:`detection_at`.
     """
-    results = [detection_at(context, budget) for budget in (None, *context.matched)]
+    results = [detection_at(context, budget) for budget in (None, *(context.matched if matched else ()))]
     return [result for result in results if result is not None]
 
 
