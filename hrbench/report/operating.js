@@ -1,0 +1,371 @@
+"use strict";
+
+// What is found at a number of false alarms per 100 good images: the arithmetic of hrbench.metrics and the wording of
+// hrbench.report.answer, again, so that a reader can move the number. Tests run both on the same cases.
+// Scores are ranks: an image alarms, or a defect is hit, if its rank lies above the limit.
+const operating = (() => {
+  const SUBSETS = ["all", "tiny", "small", "medium", "large"];
+
+  // ---- arithmetic -------------------------------------------------------------------------------------------------
+
+  const count = (list, of) => list.reduce((sum, item) => sum + (of(item) ? 1 : 0), 0);
+  const allowed = (good, budget) => Math.floor(budget * good + 1e-9);
+
+  // The highest rank that is still silent when at most this share of the good images may alarm; -1 if all may.
+  function limitAt(good, budget) {
+    const most = allowed(good.length, budget);
+    return most >= good.length ? -1 : [...good].sort((a, b) => b - a)[most];
+  }
+
+  const diameter = (area) => 2 * Math.sqrt(area / Math.PI);
+  const softplus = (t) => (t > 0 ? t + Math.log1p(Math.exp(-t)) : Math.log1p(Math.exp(t)));
+
+  // Logistic regression by Firth's penalised likelihood, as hrbench.metrics.logistic.fit_logistic does it.
+  function fitFirth(x, hits, iterations = 500) {
+    const n = x.length;
+    const centre = x.reduce((sum, v) => sum + v, 0) / n;
+    const scale = Math.sqrt(x.reduce((sum, v) => sum + (v - centre) ** 2, 0) / n) || 1;
+    const z = x.map((v) => (v - centre) / scale);
+    let beta = [0, 0], accepted = [0, 0], height = -Infinity, length = Infinity;
+    for (let round = 0; round < iterations; round++) {
+      const [b0, b1] = beta;
+      const p = z.map((v) => 1 / (1 + Math.exp(-(b0 + b1 * v))));
+      let i0 = 0, i1 = 0, i2 = 0, likelihood = 0;
+      for (let k = 0; k < n; k++) {
+        const w = p[k] * (1 - p[k]), eta = b0 + b1 * z[k];
+        i0 += w;
+        i1 += w * z[k];
+        i2 += w * z[k] ** 2;
+        likelihood -= softplus(hits[k] ? -eta : eta);
+      }
+      const determinant = i0 * i2 - i1 ** 2;
+      likelihood += Math.log(determinant) / 2;
+      let step;
+      if (likelihood >= height - 1e-10) {
+        let s0 = 0, s1 = 0;
+        for (let k = 0; k < n; k++) {
+          const leverage = (p[k] * (1 - p[k]) * (i2 - 2 * i1 * z[k] + i0 * z[k] ** 2)) / determinant;
+          const residual = (hits[k] ? 1 : 0) - p[k] + leverage * (0.5 - p[k]);
+          s0 += residual;
+          s1 += residual * z[k];
+        }
+        step = [(i2 * s0 - i1 * s1) / determinant, (i0 * s1 - i1 * s0) / determinant];
+        const shorter = Math.min(1, 4 / Math.max(Math.abs(step[0]), Math.abs(step[1]), 1e-300));
+        step = step.map((s) => s * shorter);
+        height = likelihood;
+        accepted = [b0, b1];
+      } else {
+        step = [(accepted[0] - b0) / 2, (accepted[1] - b1) / 2]; // it went down: halve the way back
+      }
+      beta = [b0 + step[0], b1 + step[1]];
+      length = Math.max(Math.abs(step[0]), Math.abs(step[1])) / (1 + Math.max(Math.abs(b0), Math.abs(b1)));
+      if (!(length > 1e-11)) break;
+    }
+    if (!(length < 1e-6)) return { intercept: NaN, slope: NaN };
+    return { intercept: beta[0] - (beta[1] * centre) / scale, slope: beta[1] / scale };
+  }
+
+  const smallest = (areas) => areas.reduce((a, b) => Math.min(a, b), Infinity);
+  const largest = (areas) => areas.reduce((a, b) => Math.max(a, b), -Infinity);
+
+  // The area found with this probability, or why there is none, in the words of hrbench.metrics.detection.
+  function detect(areas, hits, probability) {
+    const hit = count(hits, Boolean), fit = { intercept: NaN, slope: NaN };
+    const none = (reason, estimate = NaN, found = fit) => ({ area: null, reason, estimate, fit: found });
+    if (!areas.length) return none("not estimable (no components)");
+    const low = smallest(areas), high = largest(areas);
+    if (hit === areas.length) {
+      return none(`not estimable (all ${areas.length} components hit, smallest ${fixed(low, 0)} px)`);
+    }
+    if (!hit) return none(`not reached (no component hit, largest ${fixed(high, 0)} px)`);
+    if (low === high) return none(`not estimable (all components have ${fixed(low, 0)} px)`);
+    const found = fitFirth(areas.map(Math.log), hits);
+    if (!(found.slope > 0)) return none("not reached (larger defects are not found more often)", Infinity, found);
+    const size = (Math.log(probability / (1 - probability)) - found.intercept) / found.slope;
+    const area = size < 700 ? Math.exp(size) : Infinity;
+    if (area > high) return none(`not reached (largest ${fixed(high, 0)} px)`, area, found);
+    return { area, reason: "", estimate: area, fit: found };
+  }
+
+  // Everything that holds of a method in a category at a share of alarming good images.
+  function pointAt(method, layout, budget, probability) {
+    const limit = limitAt(method.good, budget);
+    const hits = method.critical.map((rank) => rank > limit);
+    const sizes = {};
+    for (const subset of SUBSETS) sizes[subset] = { hit: 0, n: 0 };
+    const right = new Set();
+    hits.forEach((hit, k) => {
+      for (const subset of ["all", SUBSETS[1 + layout.quarter[k]]]) {
+        sizes[subset].n++;
+        sizes[subset].hit += hit ? 1 : 0;
+      }
+      if (hit) right.add(layout.owner[k]);
+    });
+    return {
+      budget, limit, hits, sizes,
+      good: method.good.length,
+      alarms: count(method.good, (rank) => rank > limit),
+      images: method.bad.length,
+      called: count(method.bad, (rank) => rank > limit),
+      right: right.size,
+      reliable: detect(layout.areas, hits, probability),
+    };
+  }
+
+  // ---- false-alarm rates: Clopper and Pearson -----------------------------------------------------------------------
+
+  // P(at most k of n) if each happens with probability p.
+  function atMost(k, n, p) {
+    if (p <= 0) return 1;
+    if (p >= 1) return k >= n ? 1 : 0;
+    let term = n * Math.log1p(-p), sum = 0;
+    for (let i = 0; i <= k; i++) {
+      sum += Math.exp(term);
+      term += Math.log((n - i) / (i + 1)) + Math.log(p) - Math.log1p(-p);
+    }
+    return Math.min(1, sum);
+  }
+
+  function bisect(f) {
+    let low = 0, high = 1;
+    for (let i = 0; i < 80; i++) {
+      const middle = (low + high) / 2;
+      if (f(middle)) low = middle;
+      else high = middle;
+    }
+    return (low + high) / 2;
+  }
+
+  const upperRate = (k, n, tail) => (k >= n ? 1 : bisect((p) => atMost(k, n, p) > tail));
+  const lowerRate = (k, n, tail) => (k <= 0 ? 0 : bisect((p) => 1 - atMost(k - 1, n, p) < tail));
+  const rates = (k, n, level) => [lowerRate(k, n, (1 - level) / 2), upperRate(k, n, (1 - level) / 2)];
+
+  // ---- words --------------------------------------------------------------------------------------------------------
+
+  // As Python's format: what lies exactly between two neighbours goes to the even one. Thousands are set off.
+  function fixed(value, decimals) {
+    const halves = value * 2 ** (decimals + 1);
+    let text = value.toFixed(decimals);
+    if (Number.isInteger(halves) && halves % 2 !== 0) {
+      const below = Math.floor(value * 10 ** decimals);
+      text = ((below % 2 === 0 ? below : below + 1) / 10 ** decimals).toFixed(decimals);
+    }
+    return text.replace(/\B(?=(\d{3})+(?!\d)(?<!\.\d*))/g, ",");
+  }
+
+  const figure = (value) => fixed(value, value >= 9.95 ? 0 : 1);
+  const pixels = (area) => `${figure(area)} px`;
+  const percent = (share) => `${fixed(100 * share, 100 * share >= 9.95 || share === 0 ? 0 : 1)} %`;
+  const perHundred = (budget) => String(parseFloat((100 * budget).toPrecision(6)));
+  const plural = (n, word) => `${fixed(n, 0)} ${word}${n === 1 ? "" : "s"}`;
+  const odds = (p) =>
+    Math.abs(10 * p - Math.round(10 * p)) < 1e-9 ? `${Math.round(10 * p)} of 10` : `${perHundred(p)} of 100`;
+
+  function between([low, high]) {
+    if (high === null) return `${pixels(low)} and more, without an upper limit`;
+    return low > 0 ? `${figure(low)} to ${pixels(high)}` : `anything up to ${pixels(high)}`;
+  }
+
+  function opening(budget, good) {
+    if (allowed(good, budget)) return `At ${plural(Number(perHundred(budget)), "false alarm")} per 100 good images`;
+    return `With zero alarms among ${plural(good, "good image")} (the true rate may be up to ${percent(1 - 0.05 ** (1 / good))})`;
+  }
+
+  // One sentence about a method in a category; interval: [low, high] in px, or null where none is known.
+  function sentence(name, point, areas, probability, interval) {
+    if (!point.good) return `${name}: without good test images there is no number of false alarms.`;
+    const start = `${opening(point.budget, point.good)} ${name}`, of = odds(probability);
+    const { hit, n } = point.sizes.all, found = point.reliable;
+    if (!n) return `${start} has no defect to find.`;
+    if (found.area !== null) {
+      const end = interval
+        ? `${plural(n, "defect")} cannot say it better than ${between(interval)}`
+        : `this rests on ${plural(n, "defect")}`;
+      return `${start} finds ${of} defects of ${pixels(found.area)} (${pixels(diameter(found.area))} across) or more; ${end}.`;
+    }
+    const low = pixels(smallest(areas)), high = pixels(largest(areas));
+    if (hit === n && n === 1) return `${start} finds the only defect, of ${low}: where it begins to miss cannot be told.`;
+    if (hit === n) return `${start} finds all ${plural(n, "defect")}, the smallest of ${low}: where it begins to miss cannot be told.`;
+    if (!hit) return `${start} finds none of ${plural(n, "defect")}, the largest of ${high}.`;
+    if (low === high) return `${start} finds ${fixed(hit, 0)} of ${plural(n, "defect")}, all of ${low}: nothing can be said of other sizes.`;
+    if (!(found.fit.slope > 0)) return `${start} finds ${fixed(hit, 0)} of ${plural(n, "defect")}, large ones not more often than small ones.`;
+    return `${start} does not find ${of} defects of any size seen here (largest ${high}).`;
+  }
+
+  // ---- cells of the answer table ------------------------------------------------------------------------------------
+
+  const blank = (text, title) => ({ text, title, value: null, small: [], mark: "", bar: null, place: 0 });
+
+  function sizeCell(point, probability, interval, level) {
+    const found = point.reliable;
+    if (!point.good) return blank("–", "no good test image");
+    if (found.area === null) {
+      const [text, why] = found.reason.split(" (");
+      const far = Number.isFinite(found.estimate)
+        ? `; the curve, extrapolated, would reach it at ${pixels(found.estimate)}: not a result` : "";
+      return { ...blank(text, found.reason + far), small: why ? [why.slice(0, -1)] : [] };
+    }
+    const across = `${fixed(diameter(found.area), 1)} px`, small = [`⌀ ${across}`];
+    let title = `${odds(probability)} defects of ${pixels(found.area)} are found, the area of a circle ${across} across`;
+    if (interval) {
+      small.push(between(interval).replace(/ and more.*/, " and more").replace("anything ", "").replace(" to ", "–"));
+      title += `; ${perHundred(level)} % interval ${between(interval)}`;
+    }
+    return { ...blank(pixels(found.area), title), value: found.area, small };
+  }
+
+  function shareCell(hit, n, what, few, missing) {
+    if (!n) return blank("–", missing);
+    if (n < few) return blank(`n = ${n}`, `only ${plural(n, "defect")}, no number below ${few}`);
+    const value = hit / n;
+    return { ...blank(fixed(value, 3), `${fixed(hit, 0)} of ${fixed(n, 0)} ${what}`), value };
+  }
+
+  // The cells of one category: a90, recall by size, defective images called, and rightly, good images that alarm.
+  function categoryCells(point, rules, known) {
+    const size = sizeCell(point, rules.probability, known.size, rules.level);
+    const cells = SUBSETS.map((subset) => {
+      const { hit, n } = point.sizes[subset];
+      if (!point.good) return blank("–", "no good test image");
+      const cell = shareCell(hit, n, "defects hit", subset === "all" ? 1 : rules.few, "no defect of this size");
+      if (cell.value === null) return cell;
+      if (subset !== "all") return { ...cell, bar: cell.value };
+      if (!known.recall) return cell;
+      const [low, high] = known.recall.map((end) => fixed(end, 2));
+      return {
+        ...cell, small: [`${low}–${high}`], title: `${cell.title}; ${perHundred(rules.level)} % interval ${low} to ${high}`,
+      };
+    });
+    if (!point.good) {
+      return [size, ...cells, ...Array(3).fill(blank("–", "no good test image"))];
+    }
+    cells.push(shareCell(point.called, point.images, "defective images alarm", 1, "no defective image"));
+    cells.push(shareCell(point.right, point.images, "defective images alarm with a defect hit", 1, "no defective image"));
+    const [low, high] = rates(point.alarms, point.good, rules.level).map(percent);
+    const share = percent(point.alarms / point.good);
+    cells.push({
+      ...blank(
+        `${fixed(point.alarms, 0)} / ${fixed(point.good, 0)}`,
+        `${fixed(point.alarms, 0)} of ${plural(point.good, "good image")} alarm, ${share}; ` +
+          `${perHundred(rules.level)} % interval ${low} to ${high}`,
+      ),
+      value: point.alarms / point.good,
+    });
+    return [size, ...cells];
+  }
+
+  // The mean over categories of the cells above but the first; `cells` are those of each category that is covered.
+  function meanCells(cells, points) {
+    const last = cells[0].length - 1;
+    const means = [];
+    for (let column = 1; column < last; column++) {
+      const values = cells.map((line) => line[column].value).filter((value) => value !== null);
+      if (!values.length) {
+        means.push(blank("–", "no category has this number"));
+        continue;
+      }
+      const value = values.reduce((a, b) => a + b, 0) / values.length;
+      const lacking = cells.length - values.length;
+      let title = `${fixed(smallest(values), 3)} to ${fixed(largest(values), 3)} over ${values.length} ${values.length === 1 ? "category" : "categories"}`;
+      if (lacking) title += `; ${lacking} of ${cells.length} without a value`;
+      const bar = column > 1 && column < 6 ? value : null;
+      means.push({ ...blank(fixed(value, 3), title), value, mark: lacking ? "°" : "", bar });
+    }
+    const alarms = points.reduce((sum, point) => sum + point.alarms, 0);
+    const good = points.reduce((sum, point) => sum + point.good, 0);
+    means.push(good
+      ? { ...blank(`${fixed(alarms, 0)} / ${fixed(good, 0)}`, `${fixed(alarms, 0)} of ${plural(good, "good image")} alarm, all categories together`), value: alarms / good }
+      : blank("–", "no good test image"));
+    return means;
+  }
+
+  // Places 1 and 2 of a column: equal prints share theirs, a single competitor has none.
+  function places(cells, competes, least) {
+    const of = cells.map((cell, row) => (competes[row] && cell.value !== null ? cell.text : ""));
+    const texts = new Map(cells.map((cell, row) => [of[row], cell.value]).filter(([text]) => text));
+    if (of.filter(Boolean).length < 2) return of.map(() => 0);
+    const order = [...texts.keys()].sort((a, b) => (least ? 1 : -1) * (texts.get(a) - texts.get(b)));
+    return of.map((text) => (text && order.indexOf(text) < 2 ? order.indexOf(text) + 1 : 0));
+  }
+
+  // Ranks by a column of shares: equal prints share theirs, null where not comparable; and the rows in their order.
+  function ranking(cells, comparable, numbers) {
+    const value = (row) => (cells[row].value === null ? -1 : cells[row].value);
+    const ranked = (row) => comparable[row] && cells[row].value !== null;
+    const order = cells.map((_, row) => row).sort(
+      (a, b) => ranked(b) - ranked(a) || value(b) - value(a) || numbers[a] - numbers[b],
+    );
+    const prints = order.filter(ranked).map((row) => cells[row].text);
+    return { order, ranks: cells.map((cell, row) => (ranked(row) ? 1 + prints.indexOf(cell.text) : null)) };
+  }
+
+  // The whole table of a category (its index), or of all together (null): numbers of the rows in order, and their cells.
+  function table(data, category, budget) {
+    const chosen = category === null ? data.categories : [data.categories[category]];
+    const of = new Map(data.rows.map((row) => [row.number, []]));
+    for (const entry of chosen) {
+      for (const method of entry.methods) {
+        const point = pointAt(method, entry.layouts[method.layout], budget, data.probability);
+        const known = knownAt(method, budget);
+        of.get(method.number).push({ entry, point, known, cells: categoryCells(point, data, known) });
+      }
+    }
+    const rows = data.rows.filter((row) => of.get(row.number).length);
+    const comparable = rows.map((row) => row.comparable && of.get(row.number).length === chosen.length);
+    const lines = rows.map((row) => {
+      const parts = of.get(row.number);
+      const sizes = chosen.map((entry) => {
+        const part = parts.find((one) => one.entry === entry);
+        return part ? part.cells[0] : blank("–", "no run, or no alarm scores");
+      });
+      if (category !== null || data.categories.length === 1) return [...sizes, ...parts[0].cells.slice(1)];
+      return [...sizes, ...meanCells(parts.map((part) => part.cells), parts.map((part) => part.point))];
+    });
+    const columns = lines.length ? lines[0].length : 0;
+    for (let column = 0; column < columns - 1; column++) {
+      const cells = lines.map((line) => line[column]);
+      const whole = rows.map((row, at) => comparable[at] && covers(of, rows, comparable, at, column - chosen.length + 1));
+      const marks = places(cells, column < chosen.length ? comparable : whole, column < chosen.length);
+      cells.forEach((cell, at) => { cell.place = marks[at]; });
+    }
+    const recall = lines.map((line) => line[chosen.length]);
+    const { order, ranks } = ranking(recall, comparable, rows.map((row) => row.number));
+    return order.map((at) => ({ row: rows[at], rank: ranks[at], cells: lines[at], parts: of.get(rows[at].number) }));
+  }
+
+  // Whether a mean stands on every category in which any comparable row has this number.
+  function covers(of, rows, comparable, at, column) {
+    const defined = (row) => of.get(row.number).map((part) => part.cells[column].value !== null);
+    const mine = defined(rows[at]);
+    return rows.every((row, other) => !comparable[other] || defined(row).every((there, k) => !there || mine[k]));
+  }
+
+  // The intervals that were measured at this budget.
+  function knownAt(method, budget) {
+    const entry = method.known.find((one) => Math.abs(one[0] - budget) < 1e-9);
+    return { size: entry ? entry[1] : null, recall: entry ? entry[2] : null };
+  }
+
+  function sentences(data, category, budget) {
+    return table(data, category, budget).map(({ row, parts: [part] }) => {
+      const method = part.entry.methods.find((one) => one.number === row.number);
+      const { areas } = part.entry.layouts[method.layout];
+      return sentence(row.name, part.point, areas, data.probability, part.known.size);
+    });
+  }
+
+  // What became of a picture's image, and of its defects.
+  function verdict(label, alarm, critical, limit) {
+    if (!label) return { text: alarm > limit ? "false alarm" : "silent", hits: "" };
+    const hit = count(critical, (rank) => rank > limit), n = critical.length;
+    return { text: alarm > limit ? "called" : "missed", hits: `${hit} of ${plural(n, "defect")} hit` };
+  }
+
+  return {
+    SUBSETS, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates, fixed, figure, pixels,
+    percent, perHundred, plural, odds, between, opening, sentence, categoryCells, places, ranking, table, sentences,
+    knownAt, verdict,
+  };
+})();
+
+if (typeof module !== "undefined") module.exports = operating;
