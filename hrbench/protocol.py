@@ -16,6 +16,7 @@ from hrbench._util.toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
 
 __all__ = [
+    "Alarms",
     "Bootstrap",
     "Curve",
     "Detectability",
@@ -87,16 +88,42 @@ class ThresholdRule:
     ----------
     rule : str
         ``normal-quantile``: the lowest threshold that at most `fpr` of the held-out normal pixels reach;
-        ``mean+k*sigma``: their mean plus `k` standard deviations.
+        ``mean+k*sigma``: their mean plus `k` standard deviations; ``conformal``: the lowest one at which an unseen good
+        image alarms with a probability of at most `alarms`, see :func:`hrbench.metrics.alarms.conformal_rank`.
     fpr : float
         Share of normal pixels, for ``normal-quantile``.
     k : float
         Number of standard deviations, for ``mean+k*sigma``.
+    alarms : float
+        Share of good images, for ``conformal``.
     """
 
-    rule: Literal["normal-quantile", "mean+k*sigma"] = "normal-quantile"
+    rule: Literal["normal-quantile", "mean+k*sigma", "conformal"] = "normal-quantile"
     fpr: float = 0.001
     k: float = 3.0
+    alarms: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarms:
+    """Operating points at equal false alarms, counted in images as people who inspect things count them.
+
+    Attributes
+    ----------
+    pixels : int
+        An image alarms if at least so many of its pixels reach the threshold.
+    budgets : tuple of float
+        Shares of the good test images that may alarm: what is found is measured at each. Empty: at none.
+    headline : float
+        The budget that reports open with; one of `budgets`.
+    summary : tuple of float
+        The budgets over which recall is averaged; all of them in `budgets`.
+    """
+
+    pixels: int = 1
+    budgets: tuple[float, ...] = ()
+    headline: float = 0.05
+    summary: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +203,7 @@ class Protocol:
     curve : Curve
     size_bins : SizeBins
     threshold : ThresholdRule
+    alarm : Alarms
     bootstrap : Bootstrap
     pod : Detectability
     """
@@ -191,6 +219,7 @@ class Protocol:
     curve: Curve = Curve()
     size_bins: SizeBins = SizeBins()
     threshold: ThresholdRule = ThresholdRule()
+    alarm: Alarms = Alarms()
     bootstrap: Bootstrap = Bootstrap()
     pod: Detectability = Detectability()
 
@@ -209,7 +238,16 @@ class Protocol:
         require(ordered and inside, "size_bins.quantiles", bins.quantiles, "three rising numbers in (0, 1)")
         ordered = sorted(set(bins.diameters)) == list(bins.diameters) and all(x > 0 for x in bins.diameters)
         require(ordered, "size_bins.diameters", bins.diameters, "rising positive numbers")
-        require(0 < rule.fpr < 1, "threshold.fpr", rule.fpr, "a number in (0, 1)")
+        for key in ("fpr", "alarms"):
+            require(0 < getattr(rule, key) < 1, f"threshold.{key}", getattr(rule, key), "a number in (0, 1)")
+        alarm = self.alarm
+        require(alarm.pixels >= 1, "alarm.pixels", alarm.pixels, "1 or more")
+        ordered = sorted(set(alarm.budgets)) == list(alarm.budgets) and all(0 <= x < 1 for x in alarm.budgets)
+        require(ordered, "alarm.budgets", alarm.budgets, "rising numbers in [0, 1)")
+        if alarm.budgets:
+            require(alarm.headline in alarm.budgets, "alarm.headline", alarm.headline, f"one of {alarm.budgets}")
+        among = set(alarm.summary) <= set(alarm.budgets) and len(set(alarm.summary)) == len(alarm.summary)
+        require(among, "alarm.summary", alarm.summary, f"different ones of {alarm.budgets}")
         require(self.bootstrap.draws >= 0, "bootstrap.draws", self.bootstrap.draws, "0 or more")
         require(0 < self.bootstrap.level < 1, "bootstrap.level", self.bootstrap.level, "a number in (0, 1)")
         for key in ("share", "probability", "level"):
@@ -246,12 +284,18 @@ def _without_defaults(rules: Any) -> dict[str, Any]:
 
 
 def list_protocols() -> list[str]:
-    """Return the names of the protocols that ship with hrbench."""
+    """Return the names of the protocols that ship with hrbench, without their former versions (``native@1``)."""
+    return [name for name in _shipped() if "@" not in name]
+
+
+def _shipped() -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in protocols_root().iterdir() if item.name.endswith(".toml"))
 
 
 def load_protocol(name: str | Path | Protocol) -> Protocol:
     """Load a protocol by name, or from a path that ends in ``.toml``.
+
+    A former version that results were measured under is ``NAME@VERSION``; it keeps its name and its digest.
 
     Raises
     ------
@@ -263,8 +307,8 @@ def load_protocol(name: str | Path | Protocol) -> Protocol:
     path: Traversable
     if str(name).endswith(".toml"):
         path = Path(name)
-    elif (known := list_protocols()) and str(name) in known:
+    elif str(name) in _shipped():
         path = protocols_root() / f"{name}.toml"
     else:
-        raise unknown_name("protocol", str(name), known)
+        raise unknown_name("protocol", str(name), list_protocols())
     return build(Protocol, read_toml(path), str(path))

@@ -105,41 +105,67 @@ class Calibration:
 
     Attributes
     ----------
-    scores : Histogram
+    normals : tuple of Histogram
+        Each image's pixels; of calibrations that earlier versions wrote, those of all images in one.
     images : int
     mean, std : float
         Over all pixels.
     """
 
-    scores: Histogram
+    normals: tuple[Histogram, ...]
     images: int
     mean: float
     std: float
 
+    @cached_property
+    def scores(self) -> Histogram:
+        """The pixels of all images."""
+        return self.normals[0].pooled(self.normals[1:])
+
+    @property
+    def pooled(self) -> bool:
+        """Whether an earlier version wrote it, so that no image can be told from another."""
+        return len(self.normals) < self.images
+
     @staticmethod
     def of(maps: Iterable[Scores], sides: Sequence[int | None] = (None,)) -> list[Calibration]:
         """Measure normal maps in one pass, natively or shrunk to squares, one result per side; none is an error."""
-        parts: list[list[Calibration]] = [[] for _ in sides]
+        parts: list[list[tuple[Histogram, float, float]]] = [[] for _ in sides]
         for scores in maps:
             native = scores.astype(np.float32, copy=False)
             for side, of_side in zip(sides, parts, strict=True):
                 values = native if side is None else bilinear(native, (side, side))
                 mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-                of_side.append(Calibration(Histogram.of(values, KEY_SHIFT), 1, mean, std))
+                of_side.append((Histogram.of(values, KEY_SHIFT), mean, std))
         if not all(parts):
             raise HrbenchError("no held-out normal maps: a threshold cannot be set")
-        return [Calibration._merge(of_side) for of_side in parts]
+        return [Calibration._join(of_side) for of_side in parts]
 
     @staticmethod
-    def _merge(parts: Sequence[Calibration]) -> Calibration:
-        weights = np.array([part.scores.total for part in parts], dtype=np.float64)
+    def _join(parts: Sequence[tuple[Histogram, float, float]]) -> Calibration:
+        normals = tuple(normal for normal, _, _ in parts)
+        weights = np.array([normal.total for normal in normals], dtype=np.float64)
         weights /= weights.sum()
-        means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+        means, stds = np.array([part[1:] for part in parts]).T
         mean = float(weights @ means)
         variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
-        images = sum(part.images for part in parts)
-        scores = parts[0].scores.pooled([part.scores for part in parts[1:]])
-        return Calibration(scores, images, mean, math.sqrt(variance))
+        return Calibration(normals, len(parts), mean, math.sqrt(variance))
+
+    def save(self, path: Path) -> None:
+        """Write ``calibration.parquet``: a row for each of `normals`."""
+        table = pa.table(_histogram_columns(self.normals))
+        facts = {"shift": self.normals[0].shift, "images": self.images, "mean": self.mean, "std": self.std}
+        _write(table, facts, path)
+
+    @staticmethod
+    def load(path: Path) -> Calibration:
+        """Read what :meth:`save` wrote, or the one row that it once was."""
+        table, facts = _read(path)
+        columns = [table[name] for name in ("normal_keys", "normal_counts")]
+        once = not pa.types.is_large_list(columns[0].type)
+        keys, counts = ([column.to_numpy()] if once else _arrays(column) for column in columns)
+        normals = tuple(Histogram.counted(*pair, facts["shift"]) for pair in zip(keys, counts, strict=True))
+        return Calibration(normals, facts["images"], facts["mean"], facts["std"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,38 +272,23 @@ class Evidence:
         collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         images = pa.Table.from_pandas(self.images, preserve_index=False)
-        bins = [part.keys.size for part in self.normals]
-        images = images.append_column("normal_keys", _lists(bins, np.concatenate([part.keys for part in self.normals])))
-        counts = [part.counts for part in self.normals if isinstance(part, Histogram)]
-        if counts:
-            images = images.append_column("normal_counts", _lists(bins, np.concatenate(counts)))
+        for name, column in _histogram_columns(self.normals).items():
+            images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
         components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
         _write(images, facts, folder / "images.parquet")
         _write(components, facts, folder / "components.parquet")
         (folder / "calibration.parquet").unlink(missing_ok=True)
         if self.calibration is not None:
-            calibration, scores = self.calibration, self.calibration.scores
-            table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
-            about = {
-                "shift": scores.shift,
-                "images": calibration.images,
-                "mean": calibration.mean,
-                "std": calibration.std,
-            }
-            _write(table, about, folder / "calibration.parquet")
+            self.calibration.save(folder / "calibration.parquet")
 
     @staticmethod
     def load(folder: Path) -> Evidence:
         """Read what :meth:`save` wrote; a missing or damaged file, or of another schema, is named."""
         images, facts = _read(folder / "images.parquet")
         components, _ = _read(folder / "components.parquet")
-        calibration = None
-        if (folder / "calibration.parquet").exists():
-            table, about = _read(folder / "calibration.parquet")
-            keys, counts = (table[name].to_numpy() for name in ("normal_keys", "normal_counts"))
-            scores = Histogram.counted(keys, counts, about["shift"])
-            calibration = Calibration(scores, about["images"], about["mean"], about["std"])
+        path = folder / "calibration.parquet"
+        calibration = Calibration.load(path) if path.exists() else None
         keys, shift = _arrays(images["normal_keys"]), facts["shift"]
         normals: Sequence[NormalScores]
         if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
@@ -312,6 +323,14 @@ def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.N
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rows: npt.NDArray[np.int64] = np.repeat(starts, sizes) + within
     return rows
+
+
+def _histogram_columns(parts: Sequence[NormalScores]) -> dict[str, pa.LargeListArray]:
+    """Return keys, and counts where there are any, as columns of a list for each part."""
+    bins = [part.keys.size for part in parts]
+    columns = {"normal_keys": _lists(bins, np.concatenate([part.keys for part in parts]))}
+    counts = [part.counts for part in parts if isinstance(part, Histogram)]
+    return columns | ({"normal_counts": _lists(bins, np.concatenate(counts))} if counts else {})
 
 
 def _lists(lengths: Iterable[int], values: npt.NDArray[Any]) -> pa.LargeListArray:

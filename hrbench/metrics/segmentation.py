@@ -11,12 +11,14 @@ import numpy.typing as npt
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import KEY_SHIFT, Keys, SortedKeys, key_scores, score_keys
+from hrbench.metrics.alarms import conformal_threshold
 from hrbench.metrics.curves import Certified
 from hrbench.protocol import ThresholdRule
 
 __all__ = [
     "AUTOMATIC",
     "DECISION",
+    "MATCHED",
     "ORACLE",
     "OperatingPoint",
     "Overlap",
@@ -34,8 +36,10 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None:
-    """Return the operating threshold that `rule` sets on held-out normal images; None without any.
+def automatic_threshold(evidence: Evidence, rule: ThresholdRule, pixels: int = 1) -> float | None:
+    """Return the operating threshold that `rule` sets on held-out normal images; None without enough of them.
+
+    `pixels` are those that make an image alarm, for the conformal rule; the others need a single image.
 
     A pixel is predicted defective if its score is at least the threshold, which is rounded up to the next edge of
     the evidence's bins (a relative step of 2**-13), so that false positives are counted and not estimated.
@@ -43,6 +47,8 @@ def automatic_threshold(evidence: Evidence, rule: ThresholdRule) -> float | None
     calibration = evidence.calibration
     if calibration is None:
         return None
+    if rule.rule == "conformal":
+        return conformal_threshold(calibration, rule.alarms, pixels)
     normal = calibration.scores
     if rule.rule == "mean+k*sigma":
         wanted = np.float32(calibration.mean + rule.k * calibration.std)
@@ -63,6 +69,7 @@ class OperatingPoint(NamedTuple):
 
 
 AUTOMATIC = OperatingPoint("", "at the automatic threshold")
+MATCHED = OperatingPoint("_matched", "at equal false alarms: the threshold is matched on the good test images")
 DECISION = OperatingPoint("_decision", "at the method's own decision")
 ORACLE = OperatingPoint("_oracle", "at the best threshold in hindsight: an upper limit, not a result")
 

@@ -25,6 +25,7 @@ __all__ = ["Job", "identities", "make_job", "split_normals"]
 
 
 HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
+ENOUGH_HELD_OUT = 19  # to promise at most 5 false alarms per 100 good images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,9 @@ def make_job(
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":
         identity.append(precision)
+    held_out = _held_out(len(category.train))
+    if held_out != _tenth(len(category.train)):  # before there were promises a tenth was all
+        identity.append(f"{held_out} held out")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = safe_name(f"{method_name(method)}-{preset}-s{seed}-{digest[:8]}")
     return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision)
@@ -129,16 +133,28 @@ def method_name(reference: str) -> str:
 
 
 def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
-    """Split the normal training images into those to fit and those held out, the same for every method and seed."""
+    """Split the normal training images into those to fit and those held out, the same for every method and seed.
+
+    A tenth is held out, and at least the 19 images that a promise of 5 false alarms per 100 needs where they are at
+    most a third of all.
+    """
     train = list(category.train)
     if len(train) < 2:
         raise HrbenchError(
             f"category {category.name!r}: {len(train)} normal training images, expected at least 2 (one is held out)"
         )
-    held = max(1, round(HELD_OUT * len(train)))
+    held = _held_out(len(train))
     held_out = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
     fitted = [sample for index, sample in enumerate(train) if index not in held_out]
     return fitted, [train[index] for index in sorted(held_out)]
+
+
+def _held_out(train: int) -> int:
+    return max(_tenth(train), ENOUGH_HELD_OUT if train >= 3 * ENOUGH_HELD_OUT else 0)
+
+
+def _tenth(train: int) -> int:
+    return max(1, round(HELD_OUT * train))
 
 
 def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,237 @@
+"""False alarms counted in images: the two scores that carry every operating point, and thresholds at a budget.
+
+The *alarm score* of an image is its k-th largest pixel score, the *critical score* of a component that of which a given
+share of its pixels is at least as high. An image alarms, and a component is hit, at every threshold up to its score. So
+recall, detection limits and image-level detection at all thresholds are functions of one number for each image and each
+component.
+
+Scores are rounded down to the edges of the evidence's bins (a relative step of 2**-13; none in exact evidence), and
+thresholds are such edges. Nothing is approximated then: counts of alarms and hits are those of the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from hrbench.evidence import Calibration, Evidence
+from hrbench.evidence.histograms import Keys, NormalScores, key_scores, score_keys
+from hrbench.protocol import Alarms
+
+__all__ = [
+    "FalseAlarms",
+    "Matched",
+    "alarm_scores",
+    "conformal_rank",
+    "conformal_threshold",
+    "critical_scores",
+    "held_out_alarms",
+    "images_needed",
+    "matched_limits",
+    "matched_points",
+]
+
+Floats = npt.NDArray[np.float64]
+
+_ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """How many good images alarm at a threshold, and what that says of images that were not seen.
+
+    Attributes
+    ----------
+    count, good : int
+        Good images that alarm, and all good images.
+    """
+
+    count: int
+    good: int
+
+    @property
+    def rate(self) -> float:
+        """Share of the good images; NaN without any."""
+        return self.count / self.good if self.good else math.nan
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the two-sided interval of the true rate by Clopper and Pearson (Biometrika 26, 1934).
+
+        Examples
+        --------
+        >>> low, high = FalseAlarms(3, 60).interval()
+        >>> round(low, 4), round(high, 4)
+        (0.0104, 0.1392)
+        """
+        if not self.good:
+            return math.nan, math.nan
+        tail = (1 - level) / 2
+        low = float(beta.ppf(tail, self.count, self.good - self.count + 1)) if self.count else 0.0
+        return low, self.upper(1 - tail)
+
+    def upper(self, level: float = 0.95) -> float:
+        """Return the one-sided upper limit of the true rate: ``1 - (1 - level)^(1 / n)`` without an alarm among n."""
+        if not self.good:
+            return math.nan
+        all_alarm = self.count == self.good
+        return 1.0 if all_alarm else float(beta.ppf(level, self.count + 1, self.good - self.count))
+
+
+def alarm_scores(evidence: Evidence, pixels: int = 1) -> Floats:
+    """Return each image's alarm score, (n,): its `pixels`-th largest one; the smallest one if it has fewer pixels."""
+    keys = score_keys(evidence.defect_scores, evidence.shift)
+    ends = np.cumsum(evidence.images["defect_pixels"].to_numpy())
+    parts = zip(evidence.normals, np.split(keys, ends[:-1]), strict=True)
+    top = [_kth_largest(normal, defect, pixels) for normal, defect in parts]
+    return key_scores(np.array(top, dtype=keys.dtype), evidence.shift).astype(np.float64)
+
+
+def held_out_alarms(calibration: Calibration, pixels: int = 1) -> Floats:
+    """Return the alarm score of each held-out image, (n',)."""
+    parts = calibration.normals
+    nothing = parts[0].keys[:0]
+    top = np.array([_kth_largest(part, nothing, pixels) for part in parts], dtype=nothing.dtype)
+    return key_scores(top, parts[0].shift).astype(np.float64)
+
+
+def _kth_largest(normal: NormalScores, defect: Keys, k: int) -> np.unsignedinteger[Any]:
+    """Return the k-th largest key of an image's normal and defect pixels, or the smallest one if there are fewer."""
+    highest = normal.ranked(normal.total - 1 - np.arange(min(k, normal.total)))
+    if defect.size > k:
+        defect = np.partition(defect, -k)[-k:]
+    joined = np.sort(np.concatenate([highest, defect]))
+    result: np.unsignedinteger[Any] = joined[-min(k, joined.size)]
+    return result
+
+
+def critical_scores(evidence: Evidence, share: float) -> Floats:
+    """Return each component's critical score, (K,): its ``ceil(share * area)``-th largest one."""
+    areas = evidence.components["area"].to_numpy()
+    number = np.maximum(1, np.ceil(share * areas * (1 - 1e-12))).astype(np.int64)  # a share of 1/3 of 3 pixels is one
+    scores, starts = evidence.defect_scores, evidence.component_starts
+    critical = np.empty(areas.size, scores.dtype)
+    for component, (start, area, k) in enumerate(zip(starts, areas, number, strict=True)):
+        pixels = scores[start : start + area]
+        critical[component] = pixels.max() if k == 1 else np.partition(pixels, area - k)[area - k]
+    return key_scores(score_keys(critical, evidence.shift), evidence.shift).astype(np.float64)
+
+
+def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | None = None) -> Floats:
+    """Return the alarm score just above which at most the budgeted share of good images alarms.
+
+    Parameters
+    ----------
+    alarms : ndarray, (g,)
+        Alarm scores of the good images.
+    budgets : sequence of float, (L,)
+        Shares of the good images that may alarm.
+    weights : ndarray, (B, g), optional
+        How often each replicate draws each image; once by default (B = 1).
+
+    Returns
+    -------
+    ndarray, (B, L)
+        An image alarms, and a component is hit, if its score is above the limit; -infinite where all may alarm, and
+        infinite without good images.
+
+    Examples
+    --------
+    >>> matched_limits(np.array([5.0, 1, 3, 2, 4, 9, 7, 8, 6, 10]), [0.05, 0.1, 0.2])
+    array([[10.,  9.,  8.]])
+    """
+    drawn = np.ones((1, alarms.size)) if weights is None else weights
+    if not alarms.size:
+        return np.full((len(drawn), len(budgets)), np.inf)
+    order = np.argsort(-alarms, kind="stable")
+    falling = np.append(alarms[order], -np.inf)
+    alarming = np.cumsum(drawn[:, order], axis=1)  # images drawn down to each score
+    allowed = np.floor(alarming[:, -1:] * np.asarray(budgets) + _ROUNDING)
+    places = np.stack([(alarming <= allowed[:, [i]]).sum(axis=1) for i in range(len(budgets))], axis=1)
+    limits: Floats = falling[places]
+    return limits
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The operating point at which at most a budgeted share of the good test images alarms.
+
+    No defective image is looked at. It compares methods at equal false alarms; what a deployment would get is said by
+    the threshold that is set on training images.
+
+    Attributes
+    ----------
+    budget : float
+    limit : float
+        An image alarms if its alarm score is above it.
+    threshold : float
+        The next edge of the evidence's bins: a pixel is predicted defective at or above it.
+    alarms : FalseAlarms
+        Fewer than allowed where alarm scores are tied.
+    """
+
+    budget: float
+    limit: float
+    threshold: float
+    alarms: FalseAlarms
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether there are too few good images for a single alarm, so that none may."""
+        return self.budget * self.alarms.good + _ROUNDING < 1
+
+
+def matched_points(evidence: Evidence, alarms: Floats, rules: Alarms) -> list[Matched]:
+    """Return the operating point of each budget; none without good images."""
+    good = alarms[evidence.images["label"].to_numpy() == 0]
+    if not good.size:
+        return []
+    points = []
+    for budget, limit in zip(rules.budgets, matched_limits(good, rules.budgets)[0], strict=True):
+        count = int((good > limit).sum())
+        threshold = _next_edge(limit, evidence.defect_scores.dtype, evidence.shift)
+        points.append(Matched(budget, float(limit), threshold, FalseAlarms(count, good.size)))
+    return points
+
+
+def _next_edge(score: float, dtype: npt.DTypeLike, shift: int) -> float:
+    key = score_keys(np.array([score], dtype=dtype), shift)
+    return float(key_scores(key + key.dtype.type(1), shift)[0])
+
+
+def images_needed(budget: float) -> int:
+    """Return how many held-out images a promise takes: ``n' >= 1 / budget - 1``."""
+    return math.ceil(1 / budget - 1 - _ROUNDING)
+
+
+def conformal_rank(images: int, budget: float) -> int | None:
+    """Return which of the rising alarm scores of held-out images the conformal threshold lies just above.
+
+    Split conformal prediction: the ``ceil((n' + 1) (1 - budget))``-th. If good images are exchangeable, an unseen one
+    is above it with a probability of at most `budget`, whatever the method (Vovk, Gammerman and Shafer 2005;
+    Angelopoulos and Bates, arXiv 2107.07511). None if there are too few, see :func:`images_needed`.
+
+    Examples
+    --------
+    >>> [conformal_rank(n, 0.05) for n in (18, 19, 39, 99)]
+    [None, 19, 38, 95]
+    """
+    rank = math.ceil((images + 1) * (1 - budget) - _ROUNDING)
+    return rank if rank <= images else None
+
+
+def conformal_threshold(calibration: Calibration, budget: float, pixels: int = 1) -> float | None:
+    """Return the lowest threshold at which an unseen good image alarms with a probability of at most `budget`.
+
+    None where there are too few held-out images, or an earlier version did not keep them apart.
+    """
+    rank = None if calibration.pooled else conformal_rank(calibration.images, budget)
+    if rank is None:
+        return None
+    score = np.sort(held_out_alarms(calibration, pixels))[rank - 1]
+    return _next_edge(score, np.float32, calibration.normals[0].shift)
