@@ -4,6 +4,7 @@
 // hrbench.report.answer, again, so that a reader can move the number. Tests run both on the same cases.
 // Scores are ranks: an image alarms, or a defect is hit, if its rank lies above the limit.
 const operating = (() => {
+  const FAR = 1e9; // px: nobody has to read what a curve says beyond
   const SUBSETS = ["all", "tiny", "small", "medium", "large"];
 
   // ---- arithmetic -------------------------------------------------------------------------------------------------
@@ -11,8 +12,10 @@ const operating = (() => {
   const count = (list, of) => list.reduce((sum, item) => sum + (of(item) ? 1 : 0), 0);
   const allowed = (good, budget) => Math.floor(budget * good + 1e-9);
 
-  // The highest rank that is still silent when at most this share of the good images may alarm; -1 if all may.
+  // The highest rank that is still silent when at most this share of the good images may alarm: -1 if all may, infinite
+  // without good images.
   function limitAt(good, budget) {
+    if (!good.length) return Infinity;
     const most = allowed(good.length, budget);
     return most >= good.length ? -1 : [...good].sort((a, b) => b - a)[most];
   }
@@ -40,8 +43,9 @@ const operating = (() => {
       }
       const determinant = i0 * i2 - i1 ** 2;
       likelihood += Math.log(determinant) / 2;
+      const climbed = likelihood >= height - 1e-10, level = likelihood <= height + 1e-10, last = length;
       let step;
-      if (likelihood >= height - 1e-10) {
+      if (climbed) {
         let s0 = 0, s1 = 0;
         for (let k = 0; k < n; k++) {
           const leverage = (p[k] * (1 - p[k]) * (i2 - 2 * i1 * z[k] + i0 * z[k] ** 2)) / determinant;
@@ -57,8 +61,9 @@ const operating = (() => {
       } else {
         step = [(accepted[0] - b0) / 2, (accepted[1] - b1) / 2]; // it went down: halve the way back
       }
-      beta = [b0 + step[0], b1 + step[1]];
       length = Math.max(Math.abs(step[0]), Math.abs(step[1])) / (1 + Math.max(Math.abs(b0), Math.abs(b1)));
+      const share = climbed && level && length > 0.9 * last ? 0.5 : 1; // it went to and fro
+      beta = [b0 + share * step[0], b1 + share * step[1]];
       if (!(length > 1e-11)) break;
     }
     if (!(length < 1e-6)) return { intercept: NaN, slope: NaN };
@@ -136,8 +141,12 @@ const operating = (() => {
     return (low + high) / 2;
   }
 
-  const upperRate = (k, n, tail) => (k >= n ? 1 : bisect((p) => atMost(k, n, p) > tail));
-  const lowerRate = (k, n, tail) => (k <= 0 ? 0 : bisect((p) => 1 - atMost(k - 1, n, p) < tail));
+  function upperRate(k, n, tail) {
+    if (k >= n) return 1;
+    return k > 0 ? bisect((p) => atMost(k, n, p) > tail) : 1 - tail ** (1 / n);
+  }
+
+  const lowerRate = (k, n, tail) => 1 - upperRate(n - k, n, tail);
   const rates = (k, n, level) => [lowerRate(k, n, (1 - level) / 2), upperRate(k, n, (1 - level) / 2)];
 
   // ---- words --------------------------------------------------------------------------------------------------------
@@ -164,6 +173,11 @@ const operating = (() => {
   function between([low, high]) {
     if (high === null) return `${pixels(low)} and more, without an upper limit`;
     return low > 0 ? `${figure(low)} to ${pixels(high)}` : `anything up to ${pixels(high)}`;
+  }
+
+  function short([low, high]) {
+    if (high === null) return `≥ ${pixels(low)}`;
+    return low > 0 ? `${figure(low)}–${pixels(high)}` : `≤ ${pixels(high)}`;
   }
 
   function opening(budget, good) {
@@ -201,14 +215,14 @@ const operating = (() => {
     if (!point.good) return blank("–", "no good test image");
     if (found.area === null) {
       const [text, why] = found.reason.split(" (");
-      const far = Number.isFinite(found.estimate)
+      const far = found.estimate < FAR
         ? `; the curve, extrapolated, would reach it at ${pixels(found.estimate)}: not a result` : "";
       return { ...blank(text, found.reason + far), small: why ? [why.slice(0, -1)] : [] };
     }
     const across = `${fixed(diameter(found.area), 1)} px`, small = [`⌀ ${across}`];
     let title = `${odds(probability)} defects of ${pixels(found.area)} are found, the area of a circle ${across} across`;
     if (interval) {
-      small.push(between(interval).replace(/ and more.*/, " and more").replace("anything ", "").replace(" to ", "–"));
+      small.push(short(interval));
       title += `; ${perHundred(level)} % interval ${between(interval)}`;
     }
     return { ...blank(pixels(found.area), title), value: found.area, small };
@@ -323,26 +337,27 @@ const operating = (() => {
     });
     const columns = lines.length ? lines[0].length : 0;
     for (let column = 0; column < columns - 1; column++) {
-      const cells = lines.map((line) => line[column]);
-      const whole = rows.map((row, at) => comparable[at] && covers(of, rows, comparable, at, column - chosen.length + 1));
-      const marks = places(cells, column < chosen.length ? comparable : whole, column < chosen.length);
-      cells.forEach((cell, at) => { cell.place = marks[at]; });
+      const reliable = column < chosen.length;
+      const competes = reliable ? comparable : covering(rows.map((row) => of.get(row.number)), comparable, column - chosen.length + 1);
+      const marks = places(lines.map((line) => line[column]), competes, reliable);
+      lines.forEach((line, at) => { line[column] = { ...line[column], place: marks[at] }; });
     }
     const recall = lines.map((line) => line[chosen.length]);
     const { order, ranks } = ranking(recall, comparable, rows.map((row) => row.number));
     return order.map((at) => ({ row: rows[at], rank: ranks[at], cells: lines[at], parts: of.get(rows[at].number) }));
   }
 
-  // Whether a mean stands on every category in which any comparable row has this number.
-  function covers(of, rows, comparable, at, column) {
-    const defined = (row) => of.get(row.number).map((part) => part.cells[column].value !== null);
-    const mine = defined(rows[at]);
-    return rows.every((row, other) => !comparable[other] || defined(row).every((there, k) => !there || mine[k]));
+  // Which comparable rows have this number in every category in which any of them has it.
+  function covering(parts, comparable, column) {
+    const defined = parts.map((row) => row.map((part) => part.cells[column].value !== null));
+    const fair = defined.filter((_, at) => comparable[at]);
+    return defined.map((mine, at) => comparable[at] && fair.every((other) => other.every((there, k) => !there || mine[k])));
   }
 
-  // The intervals that were measured at this budget.
+  // The intervals that were measured at a budget that lets as many good images alarm.
   function knownAt(method, budget) {
-    const entry = method.known.find((one) => Math.abs(one[0] - budget) < 1e-9);
+    const n = method.good.length;
+    const entry = method.known.find(([other]) => allowed(n, other) === allowed(n, budget));
     return { size: entry ? entry[1] : null, recall: entry ? entry[2] : null };
   }
 

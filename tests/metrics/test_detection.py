@@ -88,6 +88,14 @@ def test_flat_data_have_no_upper_limit():
     assert str(found.a90_95) == "not reached (largest 400 px)"
 
 
+def test_two_defects_are_fitted():
+    # Every leverage is 1, so the score (y - p) + (1/2 - p) vanishes at p = (y + 1/2) / 2: odds of 3 to 1.
+    fit = fit_logistic(np.log([20, 129]), [False, True])
+    at = fit.intercept[0] + fit.slope[0] * np.log([20, 129])
+    np.testing.assert_allclose(at, [-np.log(3), np.log(3)], rtol=1e-9)
+    assert fit_detection([20, 129], [False, True]).a50.area == pytest.approx(np.sqrt(20 * 129))
+
+
 def test_few_hits_and_misses_are_cautioned():
     sizes = np.arange(1, 61)
     found = detection.fit_detection(sizes, (sizes > 55) | (sizes == 30))
