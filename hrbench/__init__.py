@@ -23,6 +23,7 @@ _HOMES = {
     "load_dataset": "hrbench.data",
     "load_protocol": "hrbench.protocol",
     "read_runs": "hrbench.runs.store",
+    "rescore": "hrbench.runs.scoring",
     "run": "hrbench.runs.grid",
 }
 __all__ = ["__version__", *_HOMES]
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hrbench.runs.grid import Failure as Failure
     from hrbench.runs.grid import Study as Study
     from hrbench.runs.grid import run as run
+    from hrbench.runs.scoring import rescore as rescore
     from hrbench.runs.store import Run as Run
     from hrbench.runs.store import read_runs as read_runs
 

@@ -92,6 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--exact", action="store_true", help="no error bound; memory grows with every pixel")
     evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
 
+    rescore = command("rescore", "rescore", "Score finished runs anew from their evidence; no image is read.")
+    rescore.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
+    _protocols_argument(rescore)
+    rescore.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="name or .toml descriptor; its groups replace those of its runs (default: keep)",
+    )
+    rescore.add_argument(
+        "--output", type=Path, help="write copies here, without weights and maps (default: replace the records in RUNS)"
+    )
+
     for name, function, text in (
         ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
         ("plot", "plot", "Write the plots: quality by size, PRO and ROC curves, detection limits, cost; PNG and SVG."),

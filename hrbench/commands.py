@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hrbench
+from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.data import (
+    Descriptor,
     check_dataset,
     dataset_stats,
     dataset_summary,
@@ -39,6 +42,7 @@ __all__ = [
     "list_all",
     "new_method",
     "plot",
+    "rescore",
     "run",
 ]
 
@@ -94,8 +98,9 @@ def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
     from hrbench.report import terminal_table
     from hrbench.runs.external_maps import score_maps
+    from hrbench.runs.scoring import distinct_protocols
 
-    protocols = [load_protocol(name) for name in args.protocol]
+    protocols = distinct_protocols(args.protocol)
     runs = score_maps(
         load_dataset(args.dataset, args.root, args.categories).categories,
         args.maps,
@@ -110,6 +115,35 @@ def evaluate(args: argparse.Namespace) -> int:
         print(f"{done.about.dataset.category}: every metric with its error bound in {done.folder / 'records.csv'}")
         done.records.to_csv(done.folder / "records.csv", index=False)
     return 0
+
+
+def rescore(args: argparse.Namespace) -> int:
+    """Score finished runs anew from their evidence; status 2 if any could not be."""
+    from hrbench.report import terminal_table
+    from hrbench.runs.scoring import distinct_protocols
+
+    protocols, runs = distinct_protocols(args.protocol), read_runs(args.runs)
+    descriptor = load_descriptor(args.dataset) if args.dataset else None
+    if descriptor and all(run.about.dataset.name != descriptor.name for run in runs):
+        raise HrbenchError(f"{args.runs}: no run of dataset {descriptor.name!r}, whose groups were asked for")
+    done, failures = [], []
+    for run in track(runs, "rescoring", total=len(runs), unit="run"):
+        try:
+            if args.output is None:
+                done.append(_rescored(run, protocols, descriptor))
+            else:
+                target = args.output / run.folder.relative_to(args.runs)
+                done.append(_rescored_copy(run, target, protocols, descriptor))
+        except HrbenchError as error:
+            failures.append(error)
+    if done:
+        print(terminal_table(done, protocols[0]))
+        print(f"{len(done)} runs in {args.output or args.runs}, scored under {', '.join(p.name for p in protocols)}")
+    for failure in failures:
+        print(f"hrbench: {failure}", file=sys.stderr)
+    if failures:
+        print(f"hrbench: {len(failures)} of {len(runs)} runs are left as they were", file=sys.stderr)
+    return 2 if failures else 0
 
 
 def leaderboard(args: argparse.Namespace) -> int:
@@ -199,6 +233,25 @@ def list_all(args: argparse.Namespace) -> int:
     for name in list_protocols():
         print(f"  {name:<14} {load_protocol(name).title}")
     return 0
+
+
+def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
+    about, groups = run.about.dataset, None
+    if descriptor and descriptor.name == about.name:
+        groups = {name: descriptor.group_of(about.category, name) for name in run.evidence.images["id"]}
+    return hrbench.rescore(run, protocols, anew=True, groups=groups)
+
+
+def _rescored_copy(run: Run, target: Path, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
+    if target.exists():
+        raise HrbenchError(f"{target}: exists already, expected an output folder without this run")
+    with atomic(target) as path:
+        shutil.copytree(run.folder, path, ignore=shutil.ignore_patterns("maps", "partial", "weights.safetensors"))
+        try:
+            _rescored(Run(path), protocols, descriptor)
+        except HrbenchError as error:  # of the run, not of its unfinished copy
+            raise HrbenchError(str(error).replace(str(path), str(run.folder))) from None
+    return Run(target)
 
 
 def _say_failures(study: Study) -> int:

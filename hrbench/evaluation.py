@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -64,6 +64,7 @@ def evaluate(
     exact: bool = False,
     threshold: float | None = None,
     normal_maps: Iterable[npt.ArrayLike] | None = None,
+    groups: Iterable[Hashable] | None = None,
 ) -> Evaluation:
     """Score anomaly maps of one category against masks at their own resolution.
 
@@ -85,6 +86,10 @@ def evaluate(
         Operating threshold for `iou`, `miou`, `f1` and `fpr`.
     normal_maps : iterable of (H, W) arrays, optional
         Maps of normal images that are not among `anomaly_maps`: the protocol's rule sets the threshold on them.
+    groups : iterable of str or other labels, optional
+        One per image, equal for images that belong together (photographs of one part); None or an empty text for an
+        image on its own. Intervals computed from the evidence then draw groups, see
+        :func:`hrbench.metrics.bootstrap.intervals`; values do not change.
 
     Returns
     -------
@@ -106,19 +111,27 @@ def evaluate(
     """
     rules = load_protocol(protocol)
     collector = EvidenceCollector(EvidenceSpec.of(rules, exact=exact))
-    streams: list[Iterable[Any]] = [anomaly_maps, masks] + ([] if image_scores is None else [image_scores])
-    for index, row in enumerate(zip_longest(*streams, fillvalue=_END)):
-        if any(item is _END for item in row):
-            names = ("anomaly_maps", "masks", "image_scores")
-            short = [name for name, item in zip(names, row, strict=False) if item is _END]
+    streams: dict[str, Iterable[Any]] = {"anomaly_maps": anomaly_maps, "masks": masks}
+    optional = {"image_scores": image_scores, "groups": groups}
+    streams |= {name: stream for name, stream in optional.items() if stream is not None}
+    for index, items in enumerate(zip_longest(*streams.values(), fillvalue=_END)):
+        row = dict(zip(streams, items, strict=True))
+        short = [name for name, item in row.items() if item is _END]
+        if short:
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
-        anomaly_map, mask, *score = row
-        defect = None if mask is None else _mask(mask, index)
+        defect = None if row["masks"] is None else _mask(row["masks"], index)
         try:
-            given = float(score[0]) if score else None
+            score = float(row["image_scores"]) if "image_scores" in row else None
         except (TypeError, ValueError):
-            raise HrbenchError(f"image score {index} is {score[0]!r}, expected a number") from None
-        collector.update(f"{index:06d}", as_array(anomaly_map, f"anomaly map {index}"), defect, score=given)
+            raise HrbenchError(f"image score {index} is {row['image_scores']!r}, expected a number") from None
+        group = row.get("groups")
+        collector.update(
+            f"{index:06d}",
+            as_array(row["anomaly_maps"], f"anomaly map {index}"),
+            defect,
+            score=score,
+            group="" if group is None else str(group),
+        )
     evidence = collector.result()
     if normal_maps is not None:
         arrays = ((as_array(item, f"normal map {i}"), f"normal map {i}") for i, item in enumerate(normal_maps))

@@ -53,6 +53,67 @@ def test_maps_of_a_run_score_the_same_when_evaluated(tree, toy, tmp_path, capsys
     assert "theirs" in capsys.readouterr().out
 
 
+def test_rescore(tree, toy, tmp_path, capsys):
+    out, command = tmp_path / "out", ["--root", str(tree), "--methods", toy, "--set", "steps=2"]
+    assert main(["run", *command, "--output", str(out), "--protocol", "native@1"]) == 0
+    before = {run.folder: run.records for run in read_runs(out)}
+    capsys.readouterr()
+    copies = tmp_path / "copies"
+    assert main(["rescore", str(out), "--output", str(copies)]) == 0
+    assert "2 runs" in capsys.readouterr().out
+    assert [run.records.equals(before[run.folder]) for run in read_runs(out)] == [True, True]
+    native = hrbench.load_protocol("native")
+    for run in read_runs(copies):
+        assert run.about.protocols["native"].sha256 == native.digest
+        assert run.about.threshold.rule == native.threshold.rule
+    assert main(["rescore", str(out), "--output", str(copies)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+    records = read_runs(out)[0].folder / "records.parquet"
+    records.write_bytes(read_runs(copies)[0].files.table("records").read_bytes())  # whatever stands there is made anew
+    assert main(["rescore", str(out), "--protocol", "native@1"]) == 0
+    for run in read_runs(out):
+        pd.testing.assert_frame_equal(run.records, before[run.folder])
+
+
+def test_rescore_leaves_runs_without_the_evidence_as_they_are(tree, toy, tmp_path, capsys):
+    out, command = tmp_path / "out", ["--root", str(tree), "--methods", toy, "--set", "steps=2"]
+    assert main(["run", *command, "--categories", "bolt", "--output", str(out)]) == 0
+    assert (
+        main(["run", *command, "--categories", "nut", "--output", str(out), "--protocol", "native", "lowres256"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["rescore", str(out), "--protocol", "lowres256"]) == 2
+    printed = capsys.readouterr()
+    assert "1 runs" in printed.out
+    assert "bolt" in printed.err
+    assert "needs evidence collected as" in printed.err
+    assert "1 of 2 runs are left as they were" in printed.err
+
+
+def test_rescore_with_the_groups_of_a_descriptor(tree, toy, tmp_path, capsys):
+    out, mine = tmp_path / "out", tmp_path / "mine.toml"
+    mine.write_text('name = "parts"\ntitle = "Parts"\nlicence = "own"\ncitation = "none"\nurl = "here"\n'
+                    "layout = 'folder'\ngroup = '[0-9]+'\n")  # fmt: skip
+    command = ["run", "--root", str(tree), "--methods", toy, "--categories", "nut", "--output", str(out)]
+    assert main([*command, "--protocol", "native", "mvtec"]) == 0
+    (run,) = read_runs(out)
+    before, sample = run.records, run.replicates["sample"].iloc[0]
+    assert run.evidence.groups is None
+    assert main(["rescore", str(out), "--dataset", str(mine)]) == 2
+    assert "ask for its other protocols as well: mvtec" in capsys.readouterr().err
+    assert main(["rescore", str(out), "--dataset", str(mine), "--protocol", "native", "mvtec"]) == 0
+    (grouped,) = read_runs(out)
+    assert set(grouped.evidence.images["group"]) == {f"nut/{number:03d}" for number in range(5)}
+    keys = ["protocol", "metric", "subset", "fpr_limit", "value"]
+    pd.testing.assert_frame_equal(grouped.records[keys], before[keys])
+    assert grouped.replicates["sample"].iloc[0] != sample
+    assert main([*command, "--protocol", "native", "mvtec", "--dataset", str(mine)]) == 0  # the same run, nothing to do
+    assert [again.folder for again in read_runs(out)] == [run.folder]
+    assert main(["rescore", str(out), "--dataset", "visa"]) == 2
+    assert "no run of dataset 'visa'" in capsys.readouterr().err
+
+
 def test_submission_layout_with_decisions_and_normal_maps(tmp_path):
     root = tmp_path / "data" / "can"
     tree = write_tree(tmp_path / "mvtec", size=(32, 40)) / "bolt"
@@ -142,6 +203,9 @@ def test_list_names_what_there_is(capsys):
         (["run", "--root", "{tree}", "--methods", "{toy}", "--batch-size", "0"], "at least 1"),
         (["evaluate", "--root", "{tree}", "--maps", "{tree}/nowhere"], "nowhere"),
         (["leaderboard", "{tree}"], "no finished run"),
+        (["rescore", "{tree}"], "no finished run"),
+        (["rescore", "{tree}", "--protocol", "native", "native@1"], "two protocols are called 'native'"),
+        (["run", "--root", "{tree}", "--methods", "{toy}", "--protocol", "native", "native@1"], "two protocols are"),
         (["data", "make", "{out}", "--size", "big"], "--size is 'big'"),
         (["new-method", "not-a-name", "--folder", "{out}"], "Python identifier"),
     ],

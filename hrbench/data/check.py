@@ -38,8 +38,8 @@ def check_dataset(name: str | Path, root: Path | str, progress: Progress | None 
     -------
     list of str
         One finding per line, empty if all is as expected: missing categories, pairing errors, counts that
-        differ, unreadable headers, masks of another size than their image. :func:`dataset_summary` has the
-        figures.
+        differ, images that the descriptor's `group` does not match, unreadable headers, masks of another size than
+        their image. :func:`dataset_summary` has the figures.
 
     Raises
     ------
@@ -75,6 +75,11 @@ def check_dataset(name: str | Path, root: Path | str, progress: Progress | None 
             for what, number, expected in zip(_PARTS, totals, _expected(descriptor.total), strict=True)
             if expected is not None and number != expected
         ]
+    for read in categories if descriptor.group else ():
+        alone = [sample.id for sample in (*read.train, *read.test) if not sample.group]
+        if alone:
+            what = f"{len(alone)} images in which group = {descriptor.group!r} finds nothing"
+            findings.append(f"{read.name}: {what}, such as {alone[0]}: each stands on its own")
     samples: Iterable[Sample] = [sample for read in categories for sample in (*read.train, *read.test)]
     for sample in progress(samples) if progress else samples:
         findings += _headers(sample)
@@ -120,7 +125,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     Returns
     -------
     DataFrame
-        One row per category: ``category, train, test_good, test_defective``; ``height_min, height_max,
+        One row per category: ``category, train, test_good, test_defective``; where images belong together ``groups``
+        of test images, ``groups_good, groups_defective`` with at least one such image; ``height_min, height_max,
         width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
         area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
         mostly slips of annotation; ``share_median``, the median component's share of its image;
@@ -150,6 +156,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         area = np.array(areas[category.name])
         row: dict[str, object] = {"category": category.name}
         row |= dict(zip(("train", "test_good", "test_defective"), _numbers(category), strict=True))
+        if any(sample.group for each in dataset.categories for sample in each.test):
+            row |= _groups(category)
         row |= {"height_min": int(height.min()), "height_max": int(height.max())}
         row |= {"width_min": int(width.min()), "width_max": int(width.max())}
         row["components"] = area.size
@@ -176,6 +184,13 @@ def _expected(counts: Counts) -> tuple[int | None, int | None, int | None]:
 
 def _counts(category: Category, counts: Counts) -> list[tuple[str, int, int | None]]:
     return list(zip(_PARTS, _numbers(category), _expected(counts), strict=True))
+
+
+def _groups(category: Category) -> dict[str, int]:
+    """Return numbers of groups of test images; an image on its own is one."""
+    of_label = [{sample.group or sample.id for sample in category.test if sample.label == label} for label in (0, 1)]
+    good, defective = of_label
+    return {"groups": len(good | defective), "groups_good": len(good), "groups_defective": len(defective)}
 
 
 def _headers(sample: Sample) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hrbench._util.toml import build, read_toml
 from hrbench.data._index import subfolders
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.layouts import LAYOUTS
-from hrbench.data.sample import Dataset
+from hrbench.data.sample import Category, Dataset
 from hrbench.errors import HrbenchError, unknown_name
 
 __all__ = ["list_datasets", "load_dataset", "load_descriptor", "present_categories"]
@@ -50,6 +51,10 @@ def load_descriptor(name: str | Path) -> Descriptor:
         raise HrbenchError(f"{path}: layout is {descriptor.layout!r}, expected one of {expected}")
     if not (LAYOUTS[descriptor.layout].any_category or descriptor.categories):
         raise HrbenchError(f"{path}: no [categories], expected at least one for layout {descriptor.layout!r}")
+    try:
+        re.compile(descriptor.group)
+    except re.error as error:
+        raise HrbenchError(f"{path}: group is {descriptor.group!r}, not a regular expression: {error}") from None
     return descriptor
 
 
@@ -100,7 +105,8 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
             )
     if descriptor.name == "folder":
         descriptor = dataclasses.replace(descriptor, name=safe_name(root.resolve().name))
-    return Dataset(descriptor.name, root, layout.read(root, descriptor, names))
+    read = layout.read(root, descriptor, names)
+    return Dataset(descriptor.name, root, tuple(_grouped(category, descriptor) for category in read))
 
 
 def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
@@ -115,6 +121,17 @@ def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
     if not present:
         raise _not_a_dataset(root, descriptor)
     return present
+
+
+def _grouped(category: Category, descriptor: Descriptor) -> Category:
+    """Return the category with the group of every sample."""
+    if not descriptor.group:
+        return category
+    train, test = (
+        tuple(dataclasses.replace(s, group=descriptor.group_of(category.name, s.id)) for s in part)
+        for part in (category.train, category.test)
+    )
+    return dataclasses.replace(category, train=train, test=test)
 
 
 def _builtin() -> dict[str, Traversable]:

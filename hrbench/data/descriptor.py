@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 __all__ = ["Counts", "Descriptor", "MaskCoding"]
@@ -56,6 +57,10 @@ class Descriptor:
         Over all categories.
     categories : mapping of str to Counts
         Empty if any folder may be a category.
+    group : str
+        Which images belong together, because they show one part or one place: a regular expression, searched in a
+        sample's id. What its first group matches (all of the match if it has none) names the group, inside the
+        category. An image in which it finds nothing stands on its own. Without it all images do.
     """
 
     name: str
@@ -68,8 +73,15 @@ class Descriptor:
     mask: MaskCoding = MaskCoding()
     total: Counts = Counts()
     categories: dict[str, Counts] = dataclasses.field(default_factory=dict)
+    group: str = ""
 
     def expected(self, category: str) -> Counts:
         """Return the expected counts of a category, all None if there are none."""
         counts: Mapping[str, Counts] = self.categories
         return counts.get(category, Counts())
+
+    def group_of(self, category: str, sample_id: str) -> str:
+        """Return the name of a sample's group, empty if it stands on its own."""
+        found = re.search(self.group, sample_id) if self.group else None
+        name = found[1 if found.re.groups else 0] if found else None
+        return f"{category}/{name}" if name else ""

@@ -37,6 +37,9 @@ class Sample:
         Name of the defect class, ``good`` for a normal image.
     split : {'train', 'test'}
     category : str
+    group : str
+        Equal for images that belong together, see :class:`hrbench.data.descriptor.Descriptor`; empty for an image on
+        its own. It says how sure results are, not what they are: digests, and so a run's identity, leave it out.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Sample:
     defect_type: str
     split: Literal["train", "test"]
     category: str
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Category:
 def content_digest(samples: Sequence[Sample]) -> str:
     """Return the SHA-256 over ids, labels, defect types, splits and the content of all images and masks.
 
-    Equal digests mean equal images, wherever they lie. Reads every file once.
+    Equal digests mean equal images, wherever they lie and however they are grouped. Reads every file once.
     """
 
     def row(sample: Sample) -> str:

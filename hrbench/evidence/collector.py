@@ -57,6 +57,7 @@ class EvidenceCollector:
         defect_type: str = "",
         decision: npt.NDArray[np.bool_] | None = None,
         seconds: float = math.nan,
+        group: str = "",
     ) -> None:
         """Add one image.
 
@@ -75,6 +76,8 @@ class EvidenceCollector:
             The method's own segmentation.
         seconds : float
             What the image cost.
+        group : str
+            Equal for images that belong together; empty for an image on its own.
         """
         scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
         label = int(mask is not None and bool(mask.any()))  # of the image: shrinking may lose the whole defect
@@ -107,6 +110,7 @@ class EvidenceCollector:
             {
                 "id": image_id,
                 "label": label,
+                "group": group,
                 "height": scores.shape[0],
                 "width": scores.shape[1],
                 "score": score,

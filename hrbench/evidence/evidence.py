@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, Histogram, NormalScores, Scores, SortedKeys
 from hrbench.imaging.resample import bilinear
@@ -31,6 +32,7 @@ __all__ = [
     "Evidence",
     "EvidenceSpec",
     "specs_of",
+    "write_groups",
 ]
 
 SCHEMA = 1
@@ -39,6 +41,7 @@ SCHEMA = 1
 IMAGE_DTYPES = {
     "id": "str",
     "label": "int64",
+    "group": "str",
     "height": "int64",
     "width": "int64",
     "score": "float64",
@@ -175,8 +178,8 @@ class Evidence:
     Attributes
     ----------
     images : DataFrame
-        One row per image in order of its id: id, label, height, width, score, normal_pixels, defect_pixels,
-        decision_tp, decision_fp (null without a decision), seconds.
+        One row per image in order of its id: id, label, group (empty for an image on its own), height, width, score,
+        normal_pixels, defect_pixels, decision_tp, decision_fp (null without a decision), seconds.
     components : DataFrame
         One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
         right (exclusive), decision_pixels.
@@ -202,6 +205,14 @@ class Evidence:
     def shift(self) -> int:
         """Bits that the keys dropped; 0 in exact mode."""
         return self.normals[0].shift
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_] | None:
+        """Names of what is drawn as one in a bootstrap, (images,): groups, or single images; None without groups."""
+        group, own = (self.images[name].to_numpy(dtype=str) for name in ("group", "id"))
+        if not (group != "").any():
+            return None
+        return np.where(group == "", np.char.add("image ", own), np.char.add("group ", group))
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
@@ -299,6 +310,8 @@ class Evidence:
             normals = [Histogram.counted(image_keys, counts, shift) for image_keys, counts in pairs]
         else:
             normals = [SortedKeys(image_keys, shift) for image_keys in keys]
+        if "group" not in images.column_names:  # of a version that knew no groups
+            images = images.append_column("group", pa.array([""] * len(images)))
         return Evidence(
             images=_frame(images, IMAGE_DTYPES),
             components=_frame(components, COMPONENT_DTYPES),
@@ -308,6 +321,16 @@ class Evidence:
             spec=EvidenceSpec(**facts["collection"]),
             calibration=calibration,
         )
+
+
+def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
+    """Replace the groups of images, given by id, in what :meth:`Evidence.save` wrote."""
+    path = folder / "images.parquet"
+    images, facts = _read(path)
+    names = pa.array([groups.get(name, "") for name in images["id"].to_pylist()], pa.string())
+    kept = [name for name in images.column_names if name != "group"]
+    with atomic(path) as temporary:
+        _write(images.select(kept).append_column("group", names), facts, temporary)
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:

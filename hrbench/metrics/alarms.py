@@ -146,7 +146,7 @@ def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | N
     array([[10.,  9.,  8.]])
     """
     drawn = np.ones((1, alarms.size)) if weights is None else weights
-    if not alarms.size:
+    if not (alarms.size and len(budgets)):
         return np.full((len(drawn), len(budgets)), np.inf)
     order = np.argsort(-alarms, kind="stable")
     falling = np.append(alarms[order], -np.inf)

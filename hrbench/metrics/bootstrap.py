@@ -1,15 +1,17 @@
 """Sampling uncertainty of every metric: a stratified bootstrap over images, as matrix products.
 
 The images are the sample: pixels and components of one image share its fate. A replicate draws as many good and
-as many defective images as there are, with replacement. That is the same as giving each image a weight, how often
-it was drawn; and every metric is a function of weighted sums over images. So no data are resampled: with weights
-W (draws, images) and one matrix of per-image counts over common bins, a product gives all replicates at once.
+as many defective images as there are, with replacement; where images belong together it draws their groups. That is
+the same as giving each image a weight, how often it was drawn; and every metric is a function of weighted sums over
+images. So no data are resampled: with weights W (draws, images) and one matrix of per-image counts over common bins, a
+product gives all replicates at once.
 
 Only the bins are an approximation. They follow the pooled normal scores, a thousand of them inside the top 1 %, so a
 replicate of AUPRO@0.01 is off by 1e-4 at most in practice; with few distinct normal scores there is no error.
-Size-bin edges and the operating threshold are those of the full sample in every replicate. Oracle thresholds are
-chosen anew in every replicate, among the edges of the bins. Where a protocol samples the thresholds of the PRO curve
-(a compatibility protocol), AUPRO and the robustness are left without replicates.
+Size-bin edges and the automatic threshold are those of the full sample in every replicate. Thresholds at equal false
+alarms are set anew in every replicate, on the good images drawn, and oracle thresholds among the edges of the bins.
+Where a protocol samples the thresholds of the PRO curve (a compatibility protocol), AUPRO and the robustness are left
+without replicates.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ __all__ = [
     "MIN_IMAGES",
     "Replicates",
     "average",
+    "drawn_replicates",
     "expanded_percentiles",
     "image_weights",
     "intervals",
@@ -209,38 +212,39 @@ def _spread(values: Floats) -> float:
     return float(defined.std()) if defined.size > 1 and np.ptp(defined) > 1e-12 else 0.0
 
 
-def replicates(
-    evidence: Evidence, protocol: Protocol, *, threshold: float | None = None, groups: npt.ArrayLike | None = None
-) -> Replicates:
+def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> Replicates:
     """Compute every metric of :func:`hrbench.metrics.compute` in every bootstrap replicate of the protocol.
 
     Parameters
     ----------
     evidence : Evidence
-        Of one category.
+        Of one category. Its images are drawn in groups if it has any, see :attr:`hrbench.evidence.Evidence.groups`.
     protocol : Protocol
     threshold : float, optional
         Operating threshold, as in :func:`hrbench.metrics.compute`. It is held fixed.
-    groups : array-like, (images,), optional
-        See :func:`image_weights`; in the order of ``evidence.images``.
 
     Raises
     ------
     HrbenchError
         As :class:`hrbench.metrics.context.Context`.
     """
-    context = Context(evidence, protocol, threshold)
+    return drawn_replicates(Context(evidence, protocol, threshold))
+
+
+def drawn_replicates(context: Context) -> Replicates:
+    """Return what :func:`replicates` does."""
+    evidence, protocol = context.evidence, context.protocol
     ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
-    drawn = image_weights(ids, context.labels, rules, groups)
+    drawn = image_weights(ids, context.labels, rules, evidence.groups)
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
     table = list(rows(context))
     values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
-    unit_of, unit_kinds = _units(context.labels, groups)
+    unit_of, unit_kinds = _units(context.labels, evidence.groups)
     carriers = {
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
     components = {name: int(members.sum()) for name, members in context.subsets.items()}
-    both = int(min(np.sum(unit_kinds == 0), np.sum(unit_kinds == 1)))
+    both = min(np.unique(unit_of[context.labels == label]).size for label in (0, 1))
 
     def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
@@ -268,16 +272,14 @@ def _values(context: Context, table: Sequence[tuple[Metric, Key]], weights: Floa
         return np.stack([metric.weighted(draw, key.subset, key.fpr_limit) for metric, key in table], axis=1)
 
 
-def intervals(
-    evidence: Evidence, protocol: Protocol, *, threshold: float | None = None, groups: npt.ArrayLike | None = None
-) -> pd.DataFrame:
+def intervals(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> pd.DataFrame:
     """Return a confidence interval for every row of :func:`hrbench.metrics.compute`, at the protocol's level.
 
     Columns ``metric, subset, fpr_limit, ci_low, ci_high``. NaN where fewer than ten images (groups) have components
     in the size bin, or it holds fewer than three components, or all replicates agree. The construction is that of
     :func:`logit_interval`; the parameters are those of :func:`replicates`.
     """
-    return replicates(evidence, protocol, threshold=threshold, groups=groups).intervals(protocol.bootstrap.level)
+    return replicates(evidence, protocol, threshold=threshold).intervals(protocol.bootstrap.level)
 
 
 def average(parts: Sequence[Replicates]) -> Replicates:

@@ -5,6 +5,7 @@ A new metric is one entry of :data:`CATALOGUE`. Rows of records, bootstrap inter
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.context import Context
 from hrbench.metrics.curves import (
     UNDEFINED,
@@ -21,10 +23,26 @@ from hrbench.metrics.curves import (
     binary_average_precision,
     pixel_average_precision,
 )
+from hrbench.metrics.operating import (
+    alarm_share,
+    called_share,
+    drawn_alarms,
+    drawn_called,
+    drawn_false_pixels,
+    drawn_mean_recall,
+    drawn_recall,
+    drawn_right,
+    false_alarms,
+    false_pixels,
+    mean_recall,
+    recall,
+    right_share,
+)
 from hrbench.metrics.robustness import drawn_robustness, size_robustness
 from hrbench.metrics.segmentation import (
     AUTOMATIC,
     DECISION,
+    MATCHED,
     ORACLE,
     OperatingPoint,
     Overlap,
@@ -44,7 +62,10 @@ Weighted = Callable[[Draw, str, float], Floats]
 
 
 class Key(NamedTuple):
-    """What names a row of records: columns of the same names; `fpr_limit` is NaN for metrics without one."""
+    """What names a row of records: columns of the same names.
+
+    `fpr_limit` is a share of normal pixels or, for metrics at equal false alarms, of good images; NaN for others.
+    """
 
     metric: str
     subset: str
@@ -70,10 +91,13 @@ class Metric:
         The value that no method can be worse than.
     number : str
         Format of a printed value.
-    by_size, by_limit : bool
-        Whether there is a row per size subset, and per FPR limit.
-    counts : {'components', 'images', 'defective images'}
-        What the records' `n` counts: components are those of the row's subset.
+    by_size : bool
+        Whether there is a row per size subset.
+    limits : {'', 'pixels', 'alarms'}
+        Whether there is a row per FPR limit, and of what: shares of normal pixels up to which is integrated, or shares
+        of the good images that may alarm.
+    counts : {'components', 'images', 'defective images', 'good images'}
+        What the records' `n` counts: components, and defective images by their largest one, are those of the subset.
     carriers : {'components', 'labels', 'images'}
         What must be many for an interval: the images with components in the subset, the fewer of good and defective
         images, or all images.
@@ -81,6 +105,8 @@ class Metric:
         Whose subsets must all have carriers, for a metric that compares them.
     at : OperatingPoint or None
         Where pixels are predicted defective, for a metric of predictions.
+    counted : callable or None
+        From context and FPR limit to the false alarms that the metric is the share of: its interval is theirs.
     """
 
     key: str
@@ -91,11 +117,12 @@ class Metric:
     worst: float = 0.0
     number: str = ".3f"
     by_size: bool = False
-    by_limit: bool = False
-    counts: Literal["components", "images", "defective images"] = "components"
+    limits: Literal["", "pixels", "alarms"] = ""
+    counts: Literal["components", "images", "defective images", "good images"] = "components"
     carriers: Literal["components", "labels", "images"] = "components"
     across: SizeScheme | None = None
     at: OperatingPoint | None = None
+    counted: Callable[[Context, float], FalseAlarms | None] | None = None
 
     @property
     def sign(self) -> int:
@@ -106,14 +133,24 @@ class Metric:
         """Count what a row rests on."""
         if self.counts == "components":
             return int(context.subsets[subset].sum())
-        return int(context.labels.sum()) if self.counts == "defective images" else context.labels.size
+        if self.counts == "defective images":
+            return int(context.image_subsets[subset].sum())
+        return int((context.labels == 0).sum()) if self.counts == "good images" else context.labels.size
 
 
 def rows(context: Context) -> Iterator[tuple[Metric, Key]]:
-    """Yield the rows of a category under a protocol; of the method's own decision only where it takes one."""
-    for by_limit, metrics in groupby(CATALOGUE, lambda metric: metric.by_limit):
-        group = [metric for metric in metrics if metric.at is not DECISION or DECISION in context.overlaps]
-        for limit in context.protocol.fpr_limits if by_limit else [float("nan")]:
+    """Yield the rows of a category under a protocol.
+
+    Of the method's own decision there are some only where it takes one, and at equal alarms where the protocol has
+    budgets.
+    """
+    protocol = context.protocol
+    limits = {"": (math.nan,), "pixels": protocol.fpr_limits, "alarms": protocol.alarm.budgets}
+    absent = set() if DECISION in context.overlaps else {DECISION}
+    absent |= set() if protocol.alarm.summary else {MATCHED}
+    for kind, metrics in groupby(CATALOGUE, lambda metric: metric.limits):
+        group = [metric for metric in metrics if kind == "alarms" or metric.at not in absent]
+        for limit in limits[kind]:
             for metric in group:
                 for subset in context.subsets if metric.by_size else ["all"]:
                     yield metric, Key(metric.key, subset, limit)
@@ -127,18 +164,28 @@ def _of_images(function: Callable[[Floats, npt.NDArray[np.int64]], float]) -> Ex
     return exact
 
 
-def _robustness(scheme: SizeScheme) -> Metric:
+def _robustness(
+    scheme: SizeScheme,
+    key: str,
+    of: str,
+    exact_of: Exact,
+    weighted_of: Weighted,
+    **fields: Any,
+) -> Metric:
+    """Return the robustness to size of another metric, which is called `of` in words."""
+
     def exact(context: Context, _subset: str, limit: float) -> Certified:
         names = scheme.names(context.protocol.size_bins)
         complete = all(context.subsets[name].any() for name in names)
-        return size_robustness([context.aupro[limit][name] for name in names]) if complete else UNDEFINED
+        return size_robustness([exact_of(context, name, limit) for name in names]) if complete else UNDEFINED
 
     def weighted(draw: Draw, _subset: str, limit: float) -> Floats:
-        return drawn_robustness([draw.aupro[limit][name] for name in scheme.names(draw.context.protocol.size_bins)])
+        names = scheme.names(draw.context.protocol.size_bins)
+        return drawn_robustness([weighted_of(draw, name, limit) for name in names])
 
     first, *_, last = scheme.names(SizeBins())
-    title = f"mean AUPRO of {first}..{last}, times the smaller over the larger of {first} and {last}"
-    return Metric(scheme.robustness, f"Size robustness: {title}", exact, weighted, by_limit=True, across=scheme)
+    title = f"mean {of} of {first}..{last}, times the smaller over the larger of {first} and {last}"
+    return Metric(key, f"Size robustness: {title}", exact, weighted, across=scheme, **fields)
 
 
 def _iou(draw: Draw, overlap: Overlap, false: Floats) -> Floats:
@@ -183,10 +230,6 @@ def _predictions(at: OperatingPoint) -> list[Metric]:
 
         return Metric(f"{name}{at.suffix}", f"{title} {at.where}", exact, weighted, at=at, **fields)
 
-    def recall(context: Context, subset: str, _limit: float) -> Certified:
-        hits, members = context.hits[at], context.subsets[subset]
-        return UNDEFINED if hits is None or not members.any() else Certified.exactly(float(hits[members].mean()))
-
     with_good = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper,"
     return [
         metric("iou", "Pooled intersection over union", Overlap.iou, _iou, counts="images"),
@@ -204,19 +247,78 @@ def _predictions(at: OperatingPoint) -> list[Metric]:
             counts="images",
             carriers="images",
         ),
-        Metric(
-            f"recall{at.suffix}",
-            f"Share of the defects of which enough is predicted defective {at.where}",
-            recall,
-            lambda draw, subset, _: draw.recall[at][subset],
-            by_size=True,
-            at=at,
-        ),
+        *_shares(at),
     ]
+
+
+def _shares(at: OperatingPoint, limits: Literal["", "alarms"] = "") -> list[Metric]:
+    """Return the shares of defects and of images that are found, or alarm, at an operating point."""
+    fields: dict[str, Any] = {"at": at, "limits": limits}
+    return [
+        Metric(
+            f"recall{at.suffix}", f"Share of the defects of which enough is predicted defective {at.where}",
+            lambda context, subset, limit: recall(context, at, subset, limit),
+            lambda draw, subset, limit: drawn_recall(draw, at, subset, limit), by_size=True, **fields,
+        ),
+        Metric(
+            f"called{at.suffix}", f"Share of the defective images that alarm, wherever in the image, {at.where}",
+            lambda context, subset, limit: called_share(context, at, subset, limit),
+            lambda draw, subset, limit: drawn_called(draw, at, subset, limit), by_size=True,
+            counts="defective images", carriers="labels", **fields,
+        ),
+        Metric(
+            f"called_right{at.suffix}", f"Share of the defective images that alarm for a defect of theirs {at.where}",
+            lambda context, _, limit: right_share(context, at, limit),
+            lambda draw, _, limit: drawn_right(draw, at, limit),
+            counts="defective images", carriers="labels", **fields,
+        ),
+        Metric(
+            f"alarms{at.suffix}", f"Share of the good images that alarm {at.where}",
+            lambda context, _, limit: alarm_share(context, at, limit),
+            lambda draw, _, limit: drawn_alarms(draw, at, limit),
+            better="lower", worst=1.0, counts="good images", carriers="labels",
+            counted=lambda context, limit: false_alarms(context, at, limit), **fields,
+        ),
+    ]  # fmt: skip
+
+
+def _matched() -> list[Metric]:
+    """Return the metrics at equal false alarms: at each budget, and averaged over those of the summary."""
+    over = "Mean share of the defects that are found, over budgets of false alarms:"
+
+    def exact(context: Context, subset: str, _limit: float) -> Certified:
+        return mean_recall(context, subset)
+
+    def weighted(draw: Draw, subset: str, _limit: float) -> Floats:
+        return drawn_mean_recall(draw, subset)
+
+    return [
+        *_shares(MATCHED, "alarms"),
+        Metric(
+            "fpr_matched", f"Share of normal pixels that are predicted defective {MATCHED.where}",
+            lambda context, _, limit: false_pixels(context, limit),
+            lambda draw, _, limit: drawn_false_pixels(draw, limit), better="lower", worst=1.0, number=".2g",
+            counts="images", carriers="images", at=MATCHED, limits="alarms",
+        ),
+        Metric("mean_recall", f"{over} as free-response curves are", exact, weighted, by_size=True, at=MATCHED),
+        *(
+            _robustness(scheme, scheme.robustness.replace("rho", "rho_recall"), "recall", exact, weighted, at=MATCHED)
+            for scheme in SCHEMES
+            if scheme.robustness
+        ),
+    ]  # fmt: skip
 
 
 def _oracle_iou(context: Context) -> Certified:
     return oracle_iou(context.evidence)
+
+
+def _aupro(context: Context, subset: str, limit: float) -> Certified:
+    return context.aupro[limit][subset]
+
+
+def _drawn_aupro(draw: Draw, subset: str, limit: float) -> Floats:
+    return draw.aupro[limit][subset]
 
 
 # fmt: off
@@ -241,12 +343,16 @@ CATALOGUE = (
     ),
     Metric(
         "aupro", "Mean share of a defect that is found, averaged over false-positive rates up to a limit",
-        lambda context, subset, limit: context.aupro[limit][subset],
-        lambda draw, subset, limit: draw.aupro[limit][subset], by_size=True, by_limit=True,
+        _aupro, _drawn_aupro, by_size=True, limits="pixels",
     ),
-    *(_robustness(scheme) for scheme in SCHEMES if scheme.robustness),
+    *(
+        _robustness(scheme, scheme.robustness, "AUPRO", _aupro, _drawn_aupro, limits="pixels")
+        for scheme in SCHEMES
+        if scheme.robustness
+    ),
     *_predictions(AUTOMATIC),
     *_predictions(DECISION),
+    *_matched(),
     Metric(
         "iou_oracle", f"Pooled intersection over union {ORACLE.where}",
         lambda context, *_: context.once(_oracle_iou), lambda draw, *_: draw.once(Draw.oracle_iou),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
+from hrbench.metrics.alarms import Matched, alarm_scores, critical_scores, matched_points
 from hrbench.metrics.curves import Certified, component_areas
 from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
@@ -76,7 +77,35 @@ class Context(Shared):
         self.scores: npt.NDArray[np.float64] = evidence.images["score"].to_numpy()
         self.areas: npt.NDArray[np.int64] = evidence.components["area"].to_numpy()
         self.subsets: dict[str, Bools] = size_subsets(self.areas, protocol.size_bins)
-        self.threshold = automatic_threshold(evidence, protocol.threshold) if threshold is None else threshold
+        rule, pixels = protocol.threshold, protocol.alarm.pixels
+        self.threshold = automatic_threshold(evidence, rule, pixels) if threshold is None else threshold
+
+    @cached_property
+    def alarms(self) -> npt.NDArray[np.float64]:
+        """Each image's alarm score, (n,), see :mod:`hrbench.metrics.alarms`."""
+        return alarm_scores(self.evidence, self.protocol.alarm.pixels)
+
+    @cached_property
+    def critical(self) -> npt.NDArray[np.float64]:
+        """Each component's critical score, (K,)."""
+        return critical_scores(self.evidence, self.protocol.pod.share)
+
+    @cached_property
+    def matched(self) -> dict[float, Matched]:
+        """The operating point of each budget of false alarms; none without good images."""
+        points = matched_points(self.evidence, self.alarms, self.protocol.alarm)
+        return {point.budget: point for point in points}
+
+    @cached_property
+    def image_subsets(self) -> dict[str, Bools]:
+        """Which images, (n,), count for each of `subsets`: by their largest component; all defective ones for "all"."""
+        order = np.lexsort((-self.areas, self.evidence.component_images))
+        images, first = np.unique(self.evidence.component_images[order], return_index=True)
+        members = {}
+        for name, components in self.subsets.items():
+            members[name] = np.zeros(self.labels.size, bool)
+            members[name][images] = components[order[first]]
+        return members | {"all": self.labels == 1}
 
     @cached_property
     def pixel_auroc(self) -> Certified:

@@ -27,9 +27,12 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from hrbench.evidence import Evidence
+from hrbench.metrics.alarms import FalseAlarms, matched_limits
 from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_weights
+from hrbench.metrics.context import Context
 from hrbench.metrics.logistic import Bools, Estimator, Floats, LogisticFit, fit_logistic, penalised_loss, size_at
-from hrbench.metrics.segmentation import component_hits, overlap_at
+from hrbench.metrics.operating import false_alarms, false_pixels
+from hrbench.metrics.segmentation import AUTOMATIC, component_hits, overlap_at
 from hrbench.protocol import Bootstrap, Detectability
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "bootstrap_sizes",
     "component_hits",
     "detection",
+    "detections",
     "fit_detection",
 ]
 
@@ -92,8 +96,13 @@ class Detection:
         Likelihood that was used; 'none' where there is no fit, with the reason in `a90`.
     intercept, slope : float
     covariance : ndarray, (2, 2)
-    false_per_pixel, false_per_image : float
-        Share of normal test pixels, and of good test images by at least one pixel, predicted at the threshold.
+    false_per_pixel : float
+        Share of normal test pixels that are predicted defective at the threshold.
+    alarms : FalseAlarms
+        Good test images that alarm at the threshold.
+    threshold : float
+    budget : float or None
+        Of false alarms, where the threshold is matched to it on the good test images; None at the automatic one.
     """
 
     areas: Floats
@@ -109,7 +118,9 @@ class Detection:
     slope: float = math.nan
     covariance: Floats = field(default_factory=lambda: np.full((2, 2), np.nan))
     false_per_pixel: float = math.nan
-    false_per_image: float = math.nan
+    alarms: FalseAlarms = field(default_factory=lambda: FalseAlarms(0, 0))
+    threshold: float = math.nan
+    budget: float | None = None
 
     @property
     def a90_95(self) -> DetectionLimit:
@@ -139,6 +150,7 @@ def fit_detection(
     pod: Detectability = Detectability(),  # noqa: B008 - frozen
     *,
     weights: Floats | None = None,
+    drawn_hits: Bools | None = None,
     units: int = 0,
     estimator: Estimator = "firth",
 ) -> Detection:
@@ -153,6 +165,8 @@ def fit_detection(
         Its `share` has been applied already.
     weights : ndarray, (draws, K), optional
         How often bootstrap replicates draw each component.
+    drawn_hits : ndarray of bool, (draws, K), optional
+        What is hit in each replicate, where the threshold is set anew; by default `hits` in all.
     units : int
         Images (groups) that `weights` were drawn from.
     estimator : {'firth', 'ml'}
@@ -183,7 +197,7 @@ def fit_detection(
     low, high = (profile_limit(x, y, fit, probability, level, end, firth) for end in (-1, 1))
     interval: dict[Construction, tuple[float, float]] = {"profile": (low, high)}
     if weights is not None:
-        sizes = bootstrap_sizes(x, y, weights, probability, estimator)
+        sizes = bootstrap_sizes(x, y if drawn_hits is None else drawn_hits, weights, probability, estimator)
         upper["bootstrap"] = expanded_percentiles(sizes, units, 2 * level - 1)[1]
         interval["bootstrap"] = expanded_percentiles(sizes, units, level)
     largest, slope = float(a.max()), float(fit.slope[0])
@@ -203,45 +217,91 @@ def fit_detection(
     )
 
 
+def detections(context: Context) -> list[Detection]:
+    """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
+
+    At a budget the bootstrap sets the threshold anew on the good images that it draws.
+    """
+    evidence, pod, rules = context.evidence, context.protocol.pod, context.protocol.bootstrap
+    weights, units = _drawn(evidence, rules)
+    hits, overlap = context.hits[AUTOMATIC], context.overlaps[AUTOMATIC]
+    results = []
+    if context.threshold is not None and hits is not None and overlap is not None:
+        result = _analyse(evidence, hits, pod, weights, units)
+        alarms = false_alarms(context, AUTOMATIC, math.nan) or FalseAlarms(0, 0)
+        per_pixel = float(overlap.fpr().high)
+        results.append(replace(result, threshold=context.threshold, alarms=alarms, false_per_pixel=per_pixel))
+    good = context.labels == 0
+    budgets = list(context.matched)
+    drawn = None if weights is None else matched_limits(context.alarms[good], budgets, weights[:, good])
+    for number, point in enumerate(context.matched.values()):
+        drawn_hits = None if drawn is None else context.critical > drawn[:, [number]]
+        result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
+        results.append(
+            replace(
+                result,
+                threshold=point.threshold,
+                budget=point.budget,
+                alarms=point.alarms,
+                false_per_pixel=float(false_pixels(context, point.budget).value),
+            )
+        )
+    return results
+
+
 def detection(
     evidence: Evidence,
     threshold: float,
     pod: Detectability,
     rules: Bootstrap,
-    groups: npt.ArrayLike | None = None,
 ) -> Detection:
-    """Analyse the probability of detection at an operating threshold, with a bootstrap over images.
+    """Analyse the probability of detection at any threshold, with a bootstrap over images that holds it fixed.
 
     Parameters
     ----------
     evidence : Evidence
     threshold : float
-        Of the automatic rule, set without test labels: see :func:`hrbench.metrics.automatic_threshold`.
+        Set without test labels.
     pod : Detectability
-    rules, groups
+    rules : Bootstrap
         See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
         with components, there is no bootstrap.
     """
-    images, components = evidence.images, evidence.components
-    owner = evidence.component_images
-    units = np.unique(owner if groups is None else np.asarray(groups)[owner]).size
-    weights = None
-    if rules.draws and units >= MIN_IMAGES:
-        ids, labels = images["id"].tolist(), images["label"].to_numpy()
-        weights = image_weights(ids, labels, rules, groups)[:, owner]
-    hits = component_hits(evidence, threshold, pod.share)
-    result = fit_detection(components["area"], hits, pod, weights=weights, units=units)
+    weights, units = _drawn(evidence, rules)
+    result = _analyse(evidence, component_hits(evidence, threshold, pod.share), pod, weights, units)
     false = overlap_at(evidence, threshold).false_high
-    good = false[images["label"].to_numpy() == 0]
-    cautions = result.cautions
-    if weights is not None and units < FEW_IMAGES:
-        cautions = (*cautions, f"{units} images with components: the bootstrap interval is too short")
-    return replace(
-        result,
-        cautions=cautions,
-        false_per_pixel=float(false.sum() / evidence.normal_pixels),
-        false_per_image=float(np.mean(good > 0)) if good.size else math.nan,
-    )
+    good = false[evidence.images["label"].to_numpy() == 0]
+    alarms = FalseAlarms(int((good > 0).sum()), good.size)
+    per_pixel = float(false.sum() / evidence.normal_pixels)
+    return replace(result, threshold=threshold, alarms=alarms, false_per_pixel=per_pixel)
+
+
+def _drawn(evidence: Evidence, rules: Bootstrap) -> tuple[Floats | None, int]:
+    """Return how often each image is drawn, (draws, n), or None; and how many images (groups) have components."""
+    owner, groups = evidence.component_images, evidence.groups
+    units = np.unique(owner if groups is None else groups[owner]).size
+    if not rules.draws or units < MIN_IMAGES:
+        return None, units
+    images = evidence.images
+    return image_weights(images["id"].tolist(), images["label"].to_numpy(), rules, groups), units
+
+
+def _analyse(
+    evidence: Evidence,
+    hits: Bools,
+    pod: Detectability,
+    weights: Floats | None,
+    units: int,
+    drawn_hits: Bools | None = None,
+) -> Detection:
+    of_components = None if weights is None else weights[:, evidence.component_images]
+    areas = evidence.components["area"]
+    result = fit_detection(areas, hits, pod, weights=of_components, drawn_hits=drawn_hits, units=units)
+    if weights is None or units >= FEW_IMAGES:
+        return result
+    what = "images" if evidence.groups is None else "groups"
+    caution = f"{units} {what} with components: the bootstrap interval is too short"
+    return replace(result, cautions=(*result.cautions, caution))
 
 
 def profile_limit(
@@ -299,16 +359,26 @@ def delta_limit(fit: LogisticFit, probability: float, level: float) -> float:
 def bootstrap_sizes(
     x: Floats, hits: Bools, weights: Floats, probability: float, estimator: Estimator = "firth"
 ) -> Floats:
-    """Return ``ln a_p`` of each replicate, (draws,): infinite where not reached, -infinite where all is hit."""
+    """Return ``ln a_p`` of each replicate, (draws,): infinite where not reached, -infinite where all is hit.
+
+    Hits are those of all replicates, (K,), or of each, (draws, K).
+    """
     # Components of equal size and outcome are one observation with their joint weight.
-    pairs, kind = np.unique(np.stack([x, hits]), axis=1, return_inverse=True)
-    joint = np.zeros((x.size, pairs.shape[1]))
+    pairs, kind = np.unique(x if hits.ndim > 1 else np.stack([x, hits]), axis=-1, return_inverse=True)
+    joint = np.zeros((x.size, pairs.shape[-1]))
     joint[np.arange(x.size), kind.ravel()] = 1.0
-    sizes, outcomes = pairs[0], pairs[1] > 0
+    if hits.ndim > 1:
+        sizes, outcomes = np.tile(pairs, 2), np.arange(2 * pairs.size) < pairs.size
+    else:
+        sizes, outcomes = pairs[0], pairs[1] > 0
     result = np.empty(len(weights))
     for start in range(0, len(weights), 100):
         part = slice(start, start + 100)
-        drawn = weights[part] @ joint
+        if hits.ndim > 1:
+            hit = (weights[part] * hits[part]) @ joint
+            drawn = np.concatenate([hit, weights[part] @ joint - hit], axis=1)
+        else:
+            drawn = weights[part] @ joint
         size = size_at(fit_logistic(sizes, outcomes, drawn, estimator=estimator), probability)
         size = np.where(np.isnan(size), np.inf, size)  # one size only, or no convergence: not shown, so not reached
         size = np.where(drawn[:, outcomes].sum(axis=1) == 0, np.inf, size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -9,10 +11,10 @@ from hrbench.evidence import Evidence
 from hrbench.metrics.catalogue import Key, rows
 from hrbench.metrics.context import Context
 from hrbench.metrics.curves import component_areas
-from hrbench.metrics.segmentation import automatic_threshold, predicted_pixels
+from hrbench.metrics.segmentation import predicted_pixels
 from hrbench.protocol import Protocol
 
-__all__ = ["KEY_COLUMNS", "METRIC_COLUMNS", "component_table", "compute"]
+__all__ = ["KEY_COLUMNS", "METRIC_COLUMNS", "component_rows", "component_table", "compute", "image_rows", "metric_rows"]
 
 KEY_COLUMNS = Key._fields
 METRIC_COLUMNS = (*KEY_COLUMNS, "value", "error_bound", "n")
@@ -43,7 +45,11 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     HrbenchError
         If there is no defect pixel or no normal pixel at all.
     """
-    context = Context(evidence, protocol, threshold)
+    return metric_rows(Context(evidence, protocol, threshold))
+
+
+def metric_rows(context: Context) -> pd.DataFrame:
+    """Return what :func:`compute` does."""
     table = []
     for metric, key in rows(context):
         value = metric.exact(context, key.subset, key.fpr_limit)
@@ -54,15 +60,34 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
 def component_table(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> pd.DataFrame:
     """Return one row per defect component, so that any grouping by size or kind is a group-by.
 
-    Columns: those of `evidence.components`; ``aupro@L`` for each FPR limit of the protocol, exact over all thresholds
-    whatever the protocol's sampling; ``overlap`` and ``overlap_decision``, the share of the component that is predicted
-    defective at the operating threshold (see :func:`compute`) and in the method's own decision, NaN where none is.
+    Columns: those of `evidence.components`; ``critical``, the highest threshold at which it is hit, rounded down to an
+    edge of the evidence's bins; ``aupro@L`` for each FPR limit of the protocol, exact over all thresholds whatever the
+    protocol's sampling; ``overlap`` and ``overlap_decision``, the share of the component that is predicted defective at
+    the operating threshold (see :func:`compute`) and in the method's own decision, NaN where none is.
     """
-    areas = component_areas(evidence, protocol.fpr_limits)
-    columns = {f"aupro@{limit:g}": area.value for limit, area in areas.items()}
-    if threshold is None:
-        threshold = automatic_threshold(evidence, protocol.threshold)
+    return component_rows(Context(evidence, protocol, threshold))
+
+
+def component_rows(context: Context) -> pd.DataFrame:
+    """Return what :func:`component_table` does."""
+    evidence, threshold = context.evidence, context.threshold
     pixels = evidence.components["area"]
+    columns: dict[str, Any] = {"critical": context.critical}
+    areas = component_areas(evidence, context.protocol.fpr_limits)
+    columns |= {f"aupro@{limit:g}": area.value for limit, area in areas.items()}
     columns["overlap"] = np.nan if threshold is None else predicted_pixels(evidence, threshold) / pixels
     columns["overlap_decision"] = evidence.components["decision_pixels"].astype("Float64").astype(float) / pixels
     return evidence.components.assign(**columns)
+
+
+def image_rows(context: Context) -> pd.DataFrame:
+    """Return one row per image.
+
+    Columns: image (its id), label, group, score; ``alarm``, the highest threshold at which it alarms, rounded down to an edge
+    of the evidence's bins; ``largest``, the area of its largest component in pixels, 0 without any.
+    """
+    images = context.evidence.images
+    largest = np.zeros(len(images), np.int64)
+    np.maximum.at(largest, context.evidence.component_images, context.areas)
+    table = images[["id", "label", "group", "score"]].rename(columns={"id": "image"})
+    return table.assign(alarm=context.alarms, largest=largest)

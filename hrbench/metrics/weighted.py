@@ -13,7 +13,6 @@ import numpy.typing as npt
 from hrbench.evidence.histograms import Histogram, Keys, score_keys
 from hrbench.metrics.context import Context, Shared
 from hrbench.metrics.curves import partial_area
-from hrbench.metrics.segmentation import OperatingPoint
 
 __all__ = ["Draw"]
 
@@ -218,16 +217,6 @@ class Draw(Shared):
             for limit, areas in zip(limits, sums, strict=True)
         }
 
-    @cached_property
-    def recall(self) -> dict[OperatingPoint, dict[str, Floats]]:
-        """Share of the components that are hit, by operating point and subset."""
-        return {
-            point: self.by_subset(self.class_sums(sums), self.components)
-            if sums
-            else dict.fromkeys(self.context.subsets, self.undefined)
-            for point, sums in self.context.once(_hits).items()
-        }
-
     def image_auroc(self) -> Floats:
         """Return the area under the ROC curve of image scores; NaN without both labels."""
         positive, hits, false = self.ranking
@@ -277,10 +266,6 @@ def _components(context: Context) -> list[Floats]:
 
 def _pixels(context: Context) -> list[Floats]:
     return _class_sums(context, context.areas)
-
-
-def _hits(context: Context) -> dict[OperatingPoint, list[Floats]]:
-    return {point: [] if hits is None else _class_sums(context, hits) for point, hits in context.hits.items()}
 
 
 def _image_order(context: Context) -> tuple[Ints, Ints]:

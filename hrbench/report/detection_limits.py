@@ -32,14 +32,19 @@ class Reliability:
 
     Attributes
     ----------
-    detection : Detection or None
-        None where there is no operating threshold.
+    points : mapping of float or None to Detection
+        By budget of false alarms; None stands for the automatic threshold.
     seed : int
         Of the run it belongs to: the lowest one.
     """
 
-    detection: Detection | None
+    points: Mapping[float | None, Detection]
     seed: int
+
+    @property
+    def detection(self) -> Detection | None:
+        """The analysis at the automatic threshold; None where there is none."""
+        return self.points.get(None)
 
 
 Reliabilities = Mapping[tuple[str, int], Reliability]
@@ -210,7 +215,7 @@ def _cells(detection: Detection, cautions: Sequence[str]) -> tuple[Cell, ...]:
         dataclasses.replace(_limit_cell(detection.a90_95), mark=marks),
         few if bootstrap is None else _limit_cell(bootstrap),
         Cell(f"{hits:,} / {number:,}", f"{hits:,} of {number:,} defects hit", sort=str(hits)),
-        _share(detection.false_per_image, "of the good test images with at least one pixel predicted defective"),
+        _share(detection.alarms.rate, "of the good test images with at least one pixel predicted defective"),
         _share(detection.false_per_pixel, "of the normal test pixels predicted defective"),
     )
 

@@ -15,7 +15,7 @@ from hrbench._util.files import safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.metrics.detection import Detection
-from hrbench.metrics.measurement import detection_of
+from hrbench.metrics.measurement import detections_of
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
@@ -72,7 +72,7 @@ def gather(board: Leaderboard) -> PlotData:
         key = (category, counted.configuration.number)
         curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detection_of(evidence, board.protocol), counted.seed)
+            limits[key] = Reliability(detections_of(evidence, board.protocol), counted.seed)
     return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits)
 
 

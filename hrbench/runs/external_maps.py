@@ -90,7 +90,9 @@ def _score_category(
         decision = read_decision(decisions[sample.id], (scores.shape[0], scores.shape[1])) if decisions else None
         mask = sample_mask(sample, scores.shape)
         for collector in collectors:
-            collector.update(sample.id, scores, mask, defect_type=sample.defect_type, decision=decision)
+            collector.update(
+                sample.id, scores, mask, defect_type=sample.defect_type, decision=decision, group=sample.group
+            )
     evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:
         calibrations = Calibration.of(_normal_maps(normal_maps), [part.spec.side for part in evidence])

@@ -12,9 +12,10 @@ from hrbench.data import Dataset, load_dataset
 from hrbench.engine.device import pick_device
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.precision import pick_precision
-from hrbench.protocol import Protocol, load_protocol
+from hrbench.protocol import Protocol
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
+from hrbench.runs.scoring import distinct_protocols
 from hrbench.runs.store import Run
 
 __all__ = ["Failure", "Study", "run"]
@@ -132,7 +133,7 @@ def run(
         if root is None:
             raise HrbenchError(f"dataset {str(dataset)!r}: root is missing, expected the folder that it lies in")
         dataset = load_dataset(dataset, Path(root), categories)
-    rules = [load_protocol(protocol) for protocol in protocols]
+    rules = distinct_protocols(protocols)
     target = pick_device(device)
     asked: Sequence[str | None] = views or [None]
     jobs = [

@@ -7,8 +7,9 @@ which say how it must be read; what an earlier version did not write has a defau
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "ViewedImages",
     "check_record",
     "evidence_records",
+    "groups_digest",
     "read_record",
     "write_record",
 ]
@@ -53,6 +55,8 @@ class ViewedImages(_Section):
         Over paths, labels and content of all images and masks, see :attr:`hrbench.data.sample.Category.digest`.
     train, held_out, test, test_defective : int
         Images; those held out are among the normal training images.
+    groups_sha256 : str
+        Over which test images belong together, see :func:`groups_digest`; empty if each stands on its own.
     """
 
     name: str
@@ -62,6 +66,7 @@ class ViewedImages(_Section):
     held_out: int = 0
     test: int = 0
     test_defective: int = 0
+    groups_sha256: str = ""
 
     @staticmethod
     def of(category: Category) -> ViewedImages:
@@ -75,7 +80,15 @@ class ViewedImages(_Section):
             train=train,
             test=test,
             test_defective=defective,
+            groups_sha256=groups_digest({sample.id: sample.group for sample in category.test}),
         )
+
+
+def groups_digest(groups: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the groups of images by id; empty if each stands on its own."""
+    if not any(groups.values()):
+        return ""
+    return hashlib.sha256("\n".join(f"{name}\t{groups[name]}" for name in sorted(groups)).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,8 @@ def run_job(
     if not any(sample.label for sample in job.category.test):
         raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
     if folder.record.is_file():
-        return rescore(_done_before(job, folder, save_maps), protocols)
+        groups = {sample.id: sample.group for sample in job.category.test}
+        return rescore(_done_before(job, folder, save_maps), protocols, groups=groups)
     attempt = Attempt(job, folder, device, batch_size=batch_size, compiled=compiled)
     folder.begin(content_digest(job.category.train))
     with attempt:

@@ -5,46 +5,114 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hrbench._util.files import atomic
 from hrbench.data.sample import Category, Sample
+from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
+from hrbench.evidence.evidence import write_groups
 from hrbench.evidence.histograms import Scores
 from hrbench.metrics import METRIC_COLUMNS, automatic_threshold
 from hrbench.metrics.measurement import Measured, measure
-from hrbench.protocol import Protocol
+from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.environment import environment
 from hrbench.runs.pictures import draw_pictures
-from hrbench.runs.record import ProtocolRecord, RunRecord, ThresholdRecord, evidence_records, write_record
+from hrbench.runs.record import (
+    ProtocolRecord,
+    RunRecord,
+    ThresholdRecord,
+    evidence_records,
+    groups_digest,
+    write_record,
+)
 from hrbench.runs.store import RECORD_COLUMNS, Run, RunFolder
 
-__all__ = ["finish_run", "rescore"]
+__all__ = ["distinct_protocols", "finish_run", "rescore"]
 
 _TABLES = tuple(field.name for field in dataclasses.fields(Measured))
 
 
-def rescore(run: Run, protocols: Sequence[Protocol]) -> Run:
-    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
+def distinct_protocols(protocols: Sequence[str | Path | Protocol]) -> list[Protocol]:
+    """Load protocols that are asked for together, each once.
 
     Raises
     ------
     HrbenchError
-        If a protocol needs evidence that the run did not collect.
+        If two of different rules have the same name: records could not tell them apart.
     """
-    before = run.about.protocols
-    new = [p for p in protocols if p.name not in before or before[p.name].sha256 != p.digest]
+    found: dict[str, Protocol] = {}
+    for asked in protocols:
+        protocol = load_protocol(asked)
+        other = found.setdefault(protocol.name, protocol)
+        if other.digest != protocol.digest:
+            raise HrbenchError(
+                f"two protocols are called {protocol.name!r} (version {other.version} and {protocol.version}) and have "
+                "other rules, expected one of them: a run keeps its records by the protocol's name"
+            )
+    return list(found.values())
+
+
+def rescore(
+    run: Run,
+    protocols: Sequence[str | Path | Protocol],
+    *,
+    anew: bool = False,
+    groups: Mapping[str, str] | None = None,
+) -> Run:
+    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
+
+    Parameters
+    ----------
+    run : Run
+    protocols : sequence of str, Path or Protocol
+    anew : bool
+        Compute also what is there: a later version of hrbench may know more metrics of a protocol.
+    groups : mapping of str to str, optional
+        Group of each test image by its id. Where the run's are others they take their place in its evidence, and all
+        its protocols must be among those asked for, because their intervals change.
+
+    Raises
+    ------
+    HrbenchError
+        If a protocol needs evidence that the run did not collect; if two protocols have one name; or if the groups
+        change and the run has records under other protocols too.
+    """
+    asked, about = distinct_protocols(protocols), run.about
+    before, first = about.protocols, next(iter(about.protocols), None)
+    regrouped = groups is not None and groups_digest(groups) != about.dataset.groups_sha256
+    new = [p for p in asked if anew or regrouped or p.name not in before or before[p.name].sha256 != p.digest]
     if not new:
         return run
+    for protocol in new:
+        if about.evidence_for(protocol) is None:
+            run.load_evidence(protocol)  # raises, with the reason, before anything is changed
     names = [protocol.name for protocol in new]
+    if groups is not None and regrouped:
+        if others_left := before.keys() - names:
+            raise HrbenchError(
+                f"{run.folder}: other images belong together now than when it was measured; this changes all its "
+                f"intervals, so ask for its other protocols as well: {', '.join(sorted(others_left))}"
+            )
+        for part in about.evidence:
+            write_groups(run.files.evidence(part.name), groups)
+        about = dataclasses.replace(
+            about, dataset=dataclasses.replace(about.dataset, groups_sha256=groups_digest(groups))
+        )
     tables = (getattr(run, name) for name in _TABLES)
     others = Measured(*(table[~table["protocol"].isin(names)] for table in tables))
-    measured = [others, *(measure(run.load_evidence(protocol), protocol) for protocol in new)]
+    measured = [others]
+    for protocol in new:
+        evidence = run.load_evidence(protocol)
+        measured.append(measure(evidence, protocol))
+        if protocol.name == first:
+            about = dataclasses.replace(about, threshold=_threshold_record(evidence, protocol))
     same = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
     _write_tables(run.files, measured, same)
-    write_record(dataclasses.replace(run.about, protocols=before | _protocol_records(new)), run.files.record)
+    write_record(dataclasses.replace(about, protocols=before | _protocol_records(new)), run.files.record)
     return Run(run.folder)
 
 
@@ -88,21 +156,26 @@ def finish_run(
         "seed": about.seed,
     }
     _write_tables(folder, measured, same)
-    first, rule = evidence[0], protocols[0].threshold
+    first = evidence[0]
     draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
-    held_out = first.calibration.images if first.calibration else 0
+    threshold = _threshold_record(first, protocols[0])
     complete = dataclasses.replace(
         about,
         run=folder.path.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        dataset=dataclasses.replace(about.dataset, held_out=held_out),
+        dataset=dataclasses.replace(about.dataset, held_out=threshold.normal_images),
         protocols=_protocol_records(protocols),
         evidence=evidence_records(evidence),
-        threshold=ThresholdRecord(rule=rule.rule, value=automatic_threshold(first, rule), normal_images=held_out),
+        threshold=threshold,
         environment=environment(),
     )
     write_record(complete, folder.record)
     return Run(folder.path)
+
+
+def _threshold_record(evidence: Evidence, protocol: Protocol) -> ThresholdRecord:
+    rule, held_out = protocol.threshold, evidence.calibration.images if evidence.calibration else 0
+    return ThresholdRecord(rule=rule.rule, value=automatic_threshold(evidence, rule), normal_images=held_out)
 
 
 def _protocol_records(protocols: Sequence[Protocol]) -> dict[str, ProtocolRecord]:

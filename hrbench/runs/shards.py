@@ -94,7 +94,7 @@ class EvidenceShards:
         shard, samples = self._shards[number], self._chunks[number]
         if self._save_maps and not all(self._folder.map_of(sample.id).is_file() for sample in samples):
             return False
-        if not (shard.images.is_file() and shard.images.read_text(encoding="utf-8") == content_digest(samples)):
+        if not (shard.images.is_file() and shard.images.read_text(encoding="utf-8") == _digest(samples)):
             return False
         return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
 
@@ -111,6 +111,7 @@ class EvidenceShards:
                 defect_type=sample.defect_type,
                 decision=item.decision(),
                 seconds=item.seconds,
+                group=sample.group,
             )
         if self._save_maps:
             with atomic(self._folder.map_of(sample.id)) as path:
@@ -127,7 +128,13 @@ class EvidenceShards:
         with atomic(shard.path) as path:
             path.mkdir()
             unnamed = type(shard)(path)
-            unnamed.images.write_text(content_digest(self._chunks[number]), encoding="utf-8")
+            unnamed.images.write_text(_digest(self._chunks[number]), encoding="utf-8")
             unnamed.memory.write_text(json.dumps(memory.record()), encoding="utf-8")
             for collector in self._collectors:
                 collector.result().save(unnamed.evidence(collector.spec.name))
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Return what a shard's evidence depends on: the images, and their groups if there are any."""
+    groups = [sample.group for sample in samples]
+    return content_digest(samples) + (f" {json.dumps(groups)}" if any(groups) else "")

@@ -4,7 +4,8 @@
 
     run.json            configuration, origin, cost and environment; written last: its presence means done
     records.parquet     one tidy row per metric
-    components.parquet  one row per defect component and protocol: size, kind, place, AUPRO@L, overlap
+    components.parquet  one row per defect component and protocol: size, kind, place, critical score, AUPRO@L, overlap
+    images.parquet      one row per image and protocol: label, image score, alarm score, area of the largest component
     replicates.parquet  bootstrap replicates of the headline metric, one row per protocol
     weights.safetensors what the method learnt
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
@@ -61,7 +62,7 @@ class RunFolder:
         return RunFolder(output / "runs" / safe_name(dataset) / safe_name(category) / run)
 
     def table(self, name: str) -> Path:
-        """Return the file of a table: records, components or replicates."""
+        """Return the file of a table: records, components, images or replicates."""
         return self.path / f"{name}.parquet"
 
     def evidence(self, spec: str) -> Path:
@@ -155,6 +156,11 @@ class Run:
     def components(self) -> pd.DataFrame:
         """One row per protocol and defect component, see :func:`hrbench.metrics.component_table`."""
         return self._table("components")
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row per protocol and image, see :func:`hrbench.metrics.table.image_rows`."""
+        return self._table("images")
 
     @cached_property
     def replicates(self) -> pd.DataFrame:

@@ -42,10 +42,10 @@ def rules(draws=1000, seed=0, level=0.95, protocol=NATIVE):
     return replace(protocol, bootstrap=Bootstrap(draws, level, seed))
 
 
-def collect(images, exact=False):
+def collect(images, exact=False, groups=None):
     collector = EvidenceCollector(EvidenceSpec("top:0.01", exact=exact))
     for index, (scores, mask, decision) in enumerate(images):
-        collector.update(f"{index:04d}", scores, mask, decision=decision)
+        collector.update(f"{index:04d}", scores, mask, decision=decision, group=groups[index] if groups else "")
     return collector.result()
 
 
@@ -189,10 +189,40 @@ def test_too_few_images_or_components_have_no_interval():
 
 
 def test_groups_count_as_one():
-    evidence = collect(case(6, bad=20))
-    groups = [f"part {index % 4}" if index >= 12 else f"good {index}" for index in range(32)]
-    frame = bootstrap.intervals(evidence, rules(50), groups=groups)
+    groups = [f"part {index % 4}" if index >= 12 else "" for index in range(32)]
+    frame = bootstrap.intervals(collect(case(6, bad=20), groups=groups), rules(50))
     assert frame.loc[frame["metric"] == "aupro", "ci_low"].isna().all()
+
+
+def test_copies_of_an_image_in_its_group_tell_nothing_new():
+    """Every image twice, its two in a group: the same values, replicates and units as each once."""
+    images = case(9)
+    once = bootstrap.replicates(collect(images, groups=[f"{i:02d}" for i in range(26)]), rules(30))
+    twice = collect([image for image in images for _ in range(2)], groups=[f"{i // 2:02d}" for i in range(52)])
+    weights = bootstrap.image_weights(twice.images["id"], twice.images["label"], rules(30).bootstrap, twice.groups)
+    assert (weights[:, ::2] == weights[:, 1::2]).all()
+    found = bootstrap.replicates(twice, rules(30))
+    assert np.allclose(found.estimate, once.estimate, atol=1e-12, equal_nan=True)
+    assert (found.units == once.units).all()
+    alone = bootstrap.replicates(collect(images), rules(30))
+    assert (once.units == alone.units).all()
+    assert once.sample != found.sample
+
+
+def test_a_group_of_good_and_defective_images_counts_for_both_labels():
+    """A place over time, good at first: what rests on both labels has as many units as there are places."""
+    result = bootstrap.replicates(collect(case(10), groups=[f"place {i % 12}" for i in range(26)]), rules(50))
+    assert result.units[result.row("image_auroc")] == 12
+    assert result.units[result.row("pixel_auroc")] == 12
+    frame = result.intervals().set_index("metric")
+    assert np.isfinite(frame.loc["image_auroc", ["ci_low", "ci_high"]].astype(float)).all()
+
+
+def test_groups_are_those_of_the_evidence_or_none():
+    images = case(good=1, bad=2)
+    assert collect(images).groups is None
+    names = collect(images, groups=["0001", "", "0001"]).groups
+    assert names[0] == names[2] != names[1]  # an image on its own is not in a group of its name
 
 
 @pytest.mark.parametrize(("good", "bad"), [(0, 1), (1, 1), (0, 12), (12, 1)])

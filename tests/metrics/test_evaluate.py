@@ -295,6 +295,17 @@ def test_image_scores_override_the_rule():
     assert hrbench.evaluate(maps, masks, image_scores=scores).value("image_auroc") == 1.0
 
 
+def test_groups_change_intervals_and_no_value():
+    rng = np.random.default_rng(0)
+    maps = [rng.random((9, 8)) for _ in range(4)]
+    masks = [None, maps[1] > 0.8, maps[2] > 0.8, None]
+    found, alone = hrbench.evaluate(maps, masks, groups=["a", 7, 7, None]), hrbench.evaluate(maps, masks)
+    assert found.evidence.images["group"].tolist() == ["a", "7", "7", ""]
+    assert found.frame.equals(alone.frame)
+    with pytest.raises(hrbench.HrbenchError, match="groups end after 3 images"):
+        hrbench.evaluate(maps, masks, groups=["a", "b", "b"])
+
+
 def test_generators_are_read_once():
     maps, masks = random_case(3)
     listed = hrbench.evaluate(maps, masks).frame

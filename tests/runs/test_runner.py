@@ -166,6 +166,27 @@ def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, mon
     assert again.replicates.set_index("protocol")["fpr_limit"].to_dict() == {"native": 0.05, "strict": 0.02}
 
 
+def test_groups_reach_the_evidence_and_a_done_job_takes_new_ones(tree, toy, tmp_path, monkeypatch):
+    import dataclasses
+
+    job, plain = job_for(tree, toy), run(tree, toy, tmp_path)
+    records, replicates = plain.records, plain.replicates
+    test = tuple(dataclasses.replace(s, group=f"part {i // 2}") for i, s in enumerate(job.category.test))
+    grouped = dataclasses.replace(job, category=dataclasses.replace(job.category, test=test))
+    other = run_job(grouped, tmp_path / "other", PROTOCOLS, device=CPU)
+    assert other.folder.name == plain.folder.name
+    assert other.evidence.images["group"].tolist() == [sample.group for sample in test]
+    monkeypatch.setattr(runner, "Fit", None)
+    again = run_job(grouped, tmp_path, PROTOCOLS, device=CPU)
+    assert_same_bits(again.evidence, other.evidence, but=["seconds"])
+    pd.testing.assert_frame_equal(again.records, other.records)
+    pd.testing.assert_frame_equal(again.replicates, other.replicates)
+    assert not np.array_equal(again.replicates["values"][0], replicates["values"][0])
+    back = run_job(job, tmp_path, PROTOCOLS, device=CPU)
+    pd.testing.assert_frame_equal(back.records, records)
+    pd.testing.assert_frame_equal(back.replicates, replicates)
+
+
 def test_what_identifies_a_run(tree, toy, tmp_path):
     names = {
         job_for(tree, toy, **changes).name
