@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from hrbench.metrics import bootstrap, detection
+from hrbench.metrics.logistic import fit_logistic
 from hrbench.protocol import Bootstrap, Detectability
 
 SIZES = [4, 6, 7, 9, 12, 15, 18, 22, 27, 33, 40, 49, 60, 73, 90, 110, 134, 164, 200, 245, 300, 366, 447, 546, 667]
@@ -93,7 +94,7 @@ def test_two_defects_are_fitted():
     fit = fit_logistic(np.log([20, 129]), [False, True])
     at = fit.intercept[0] + fit.slope[0] * np.log([20, 129])
     np.testing.assert_allclose(at, [-np.log(3), np.log(3)], rtol=1e-9)
-    assert fit_detection([20, 129], [False, True]).a50.area == pytest.approx(np.sqrt(20 * 129))
+    assert detection.fit_detection([20, 129], [False, True]).a50.area == pytest.approx(np.sqrt(20 * 129))
 
 
 def test_few_hits_and_misses_are_cautioned():
