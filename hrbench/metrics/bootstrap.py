@@ -244,7 +244,9 @@ def drawn_replicates(context: Context) -> Replicates:
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
     components = {name: int(members.sum()) for name, members in context.subsets.items()}
-    both = min(np.unique(unit_of[context.labels == label]).size for label in (0, 1))
+    defective = {name: np.unique(unit_of[members]).size for name, members in context.image_subsets.items()}
+    masked = defective | {"all": carriers["all"]}  # shrinking may lose a defect
+    good = np.unique(unit_of[context.labels == 0]).size
 
     def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
@@ -252,7 +254,9 @@ def drawn_replicates(context: Context) -> Replicates:
     def units(metric: Metric, key: Key) -> int:
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
-        return both if metric.carriers == "labels" else unit_kinds.size
+        if metric.carriers == "images":
+            return unit_kinds.size
+        return masked[key.subset] if metric.carriers == "masked images" else min(good, defective[key.subset])
 
     sample = repr((rules.seed, rules.draws, ids, context.labels.tolist(), unit_of.tolist()))
     return Replicates(

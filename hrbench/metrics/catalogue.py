@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.metrics.alarms import FalseAlarms
+from hrbench.metrics.aupimo import aupimo, drawn_aupimo
 from hrbench.metrics.context import Context
 from hrbench.metrics.curves import (
     UNDEFINED,
@@ -92,15 +93,17 @@ class Metric:
     number : str
         Format of a printed value.
     by_size : bool
-        Whether there is a row per size subset.
+        Whether there is a row per size subset. Metrics of images group them by their largest component, see
+        :attr:`hrbench.metrics.context.Context.image_subsets`.
     limits : {'', 'pixels', 'alarms'}
         Whether there is a row per FPR limit, and of what: shares of normal pixels up to which is integrated, or shares
         of the good images that may alarm.
-    counts : {'components', 'images', 'defective images', 'good images'}
-        What the records' `n` counts: components, and defective images by their largest one, are those of the subset.
-    carriers : {'components', 'labels', 'images'}
-        What must be many for an interval: the images with components in the subset, the fewer of good and defective
-        images, or all images.
+    counts : {'components', 'images', 'defective images', 'masked images', 'good images'}
+        What the records' `n` counts: components, or defective images, or those with a defect pixel, are those of the
+        row's subset; images are all, but in a subset by size its defective ones, which are what may be few.
+    carriers : {'components', 'masked images', 'labels', 'images'}
+        What must be many for an interval: the images with components in the subset, those with their largest one
+        there, the fewer of good images and the subset's, or all images.
     across : SizeScheme or None
         Whose subsets must all have carriers, for a metric that compares them.
     at : OperatingPoint or None
@@ -118,8 +121,8 @@ class Metric:
     number: str = ".3f"
     by_size: bool = False
     limits: Literal["", "pixels", "alarms"] = ""
-    counts: Literal["components", "images", "defective images", "good images"] = "components"
-    carriers: Literal["components", "labels", "images"] = "components"
+    counts: Literal["components", "images", "defective images", "masked images", "good images"] = "components"
+    carriers: Literal["components", "masked images", "labels", "images"] = "components"
     across: SizeScheme | None = None
     at: OperatingPoint | None = None
     counted: Callable[[Context, float], FalseAlarms | None] | None = None
@@ -133,9 +136,12 @@ class Metric:
         """Count what a row rests on."""
         if self.counts == "components":
             return int(context.subsets[subset].sum())
-        if self.counts == "defective images":
-            return int(context.image_subsets[subset].sum())
-        return int((context.labels == 0).sum()) if self.counts == "good images" else context.labels.size
+        if self.counts == "good images":
+            return int((context.labels == 0).sum())
+        if self.counts == "images" and subset == "all":
+            return context.labels.size
+        members = context.image_subsets[subset]
+        return int((members & (context.largest > 0) if self.counts == "masked images" else members).sum())
 
 
 def rows(context: Context) -> Iterator[tuple[Metric, Key]]:
@@ -157,9 +163,11 @@ def rows(context: Context) -> Iterator[tuple[Metric, Key]]:
 
 
 def _of_images(function: Callable[[Floats, npt.NDArray[np.int64]], float]) -> Exact:
-    def exact(context: Context, _subset: str, _limit: float) -> Certified:
-        both = 0 < context.labels.sum() < context.labels.size
-        return Certified.exactly(function(context.scores, context.labels)) if both else UNDEFINED
+    def exact(context: Context, subset: str, _limit: float) -> Certified:
+        members, good = context.image_subsets[subset], context.labels == 0
+        used = members | good
+        both = members.any() and good.any()
+        return Certified.exactly(function(context.scores[used], context.labels[used])) if both else UNDEFINED
 
     return exact
 
@@ -192,9 +200,10 @@ def _iou(draw: Draw, overlap: Overlap, false: Floats) -> Floats:
     return draw.weights @ overlap.hits / (draw.weights @ (overlap.defect + false))
 
 
-def _mean_iou(draw: Draw, overlap: Overlap, false: Floats) -> Floats:
-    values = overlap.image_ious(false)[draw.context.labels == 1]
-    result: Floats = draw.defective @ values / draw.defective.sum(axis=1)
+def _mean_iou(draw: Draw, overlap: Overlap, false: Floats, subset: str) -> Floats:
+    members = draw.context.image_subsets[subset] & (overlap.defect > 0)
+    weights = draw.weights[:, members]
+    result: Floats = weights @ overlap.image_ious(false)[members] / weights.sum(axis=1)
     return result
 
 
@@ -230,10 +239,32 @@ def _predictions(at: OperatingPoint) -> list[Metric]:
 
         return Metric(f"{name}{at.suffix}", f"{title} {at.where}", exact, weighted, at=at, **fields)
 
+    def mean_iou(context: Context, subset: str, _limit: float) -> Certified:
+        overlap = context.overlaps[at]
+        if overlap is None or not (members := context.image_subsets[subset] & (overlap.defect > 0)).any():
+            return UNDEFINED
+        return overlap.mean_iou(members)
+
+    def drawn_mean_iou(draw: Draw, subset: str, _limit: float) -> Floats:
+        overlap = draw.context.overlaps[at]
+        if overlap is None:
+            return draw.undefined
+        low, high = (_mean_iou(draw, overlap, false, subset) for false in (overlap.false_low, overlap.false_high))
+        return (low + high) / 2
+
     with_good = "Mean IoU over all images, a good one counting 1 if nothing is predicted in it, as in U-Flow's paper,"
     return [
         metric("iou", "Pooled intersection over union", Overlap.iou, _iou, counts="images"),
-        metric("miou", "Mean IoU over the defective images,", Overlap.mean_iou, _mean_iou, counts="defective images"),
+        Metric(
+            f"miou{at.suffix}",
+            f"Mean IoU over the defective images, {at.where}",
+            mean_iou,
+            drawn_mean_iou,
+            by_size=True,
+            counts="masked images",
+            carriers="masked images",
+            at=at,
+        ),
         metric("miou_all", with_good, lambda o: o.mean_iou(good=True), _mean_iou_of_all, counts="images"),
         metric("f1", "Pooled F1 (Dice)", Overlap.f1, lambda *of: _f1(_iou(*of)), counts="images"),
         metric(
@@ -325,7 +356,8 @@ def _drawn_aupro(draw: Draw, subset: str, limit: float) -> Floats:
 CATALOGUE = (
     Metric(
         "image_auroc", "Area under the ROC curve of image scores",
-        _of_images(binary_auroc), lambda draw, *_: draw.image_auroc(), counts="images", carriers="labels",
+        _of_images(binary_auroc), lambda draw, subset, _: draw.image_auroc[subset],
+        by_size=True, counts="images", carriers="labels",
     ),
     Metric(
         "image_ap", "Average precision of image scores",
@@ -349,6 +381,12 @@ CATALOGUE = (
         _robustness(scheme, scheme.robustness, "AUPRO", _aupro, _drawn_aupro, limits="pixels")
         for scheme in SCHEMES
         if scheme.robustness
+    ),
+    Metric(
+        "aupimo", "AUPIMO: mean share of an image's defect pixels that is found, averaged over the logarithm of "
+        "false-positive rates of good images from 1e-5 to 1e-4",
+        lambda context, subset, _: aupimo(context, subset), lambda draw, subset, _: draw.once(drawn_aupimo)[subset],
+        by_size=True, counts="masked images", carriers="labels",
     ),
     *_predictions(AUTOMATIC),
     *_predictions(DECISION),

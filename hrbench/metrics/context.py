@@ -97,15 +97,26 @@ class Context(Shared):
         return {point.budget: point for point in points}
 
     @cached_property
+    def largest(self) -> npt.NDArray[np.int64]:
+        """Area of the largest component of each image, (n,); 0 for none."""
+        areas = np.zeros(self.labels.size, np.int64)
+        np.maximum.at(areas, self.evidence.component_images, self.areas)
+        return areas
+
+    @cached_property
     def image_subsets(self) -> dict[str, Bools]:
-        """Which images, (n,), count for each of `subsets`: by their largest component; all defective ones for "all"."""
-        order = np.lexsort((-self.areas, self.evidence.component_images))
-        images, first = np.unique(self.evidence.component_images[order], return_index=True)
-        members = {}
+        """Which images have their largest component in each size subset, (n,); for "all": which are defective.
+
+        Shrinking may lose a whole defect: such an image is defective, and in no other subset.
+        """
+        images = self.evidence.component_images
+        largest = self.areas == self.largest[images]  # subsets go by area: equal ones are in the same
+        subsets = {"all": self.labels == 1}
         for name, components in self.subsets.items():
-            members[name] = np.zeros(self.labels.size, bool)
-            members[name][images] = components[order[first]]
-        return members | {"all": self.labels == 1}
+            if name != "all":
+                subsets[name] = np.zeros(self.labels.size, bool)
+                subsets[name][images[components & largest]] = True
+        return subsets
 
     @cached_property
     def pixel_auroc(self) -> Certified:

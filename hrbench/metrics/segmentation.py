@@ -93,13 +93,17 @@ class Overlap(NamedTuple):
         union = self.defect + false
         return np.divide(self.hits, union, out=np.ones_like(union), where=union > 0)
 
-    def mean_iou(self, *, good: bool = False) -> Certified:
+    def mean_iou(self, members: npt.NDArray[np.bool_] | None = None, *, good: bool = False) -> Certified:
         """Mean over images of each one's intersection over union: over the defective ones, or all with `good`.
+
+        Of the defective ones, only `members` (n,) count where they are given; there must be one.
 
         A good image counts 1 if nothing is predicted in it and 0 otherwise, as in the tables of U-Flow (arXiv
         2211.12353) and papers that follow it: there, silence on good images is worth as much as a perfect mask.
         """
-        counted = slice(None) if good else self.defect > 0
+        counted = (self.defect >= 0) if good else self.defect > 0
+        if members is not None:
+            counted &= members
         low, high = (float(self.image_ious(false)[counted].mean()) for false in (self.false_high, self.false_low))
         return _interval(low, high)
 

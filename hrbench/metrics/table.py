@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hrbench.evidence import Evidence
+from hrbench.metrics.aupimo import aupimo_of
 from hrbench.metrics.catalogue import Key, rows
 from hrbench.metrics.context import Context
 from hrbench.metrics.curves import component_areas
@@ -83,11 +84,10 @@ def component_rows(context: Context) -> pd.DataFrame:
 def image_rows(context: Context) -> pd.DataFrame:
     """Return one row per image.
 
-    Columns: image (its id), label, group, score; ``alarm``, the highest threshold at which it alarms, rounded down to an edge
-    of the evidence's bins; ``largest``, the area of its largest component in pixels, 0 without any.
+    Columns: image (its id), label, group, score; ``alarm``, the highest threshold at which it alarms, rounded down to
+    an edge of the evidence's bins; ``largest``, the area of its largest component in pixels, 0 without any; ``aupimo``,
+    NaN for a good image.
     """
-    images = context.evidence.images
-    largest = np.zeros(len(images), np.int64)
-    np.maximum.at(largest, context.evidence.component_images, context.areas)
-    table = images[["id", "label", "group", "score"]].rename(columns={"id": "image"})
-    return table.assign(alarm=context.alarms, largest=largest)
+    table = context.evidence.images[["id", "label", "group", "score"]].rename(columns={"id": "image"})
+    per_image = context.once(aupimo_of).value
+    return table.assign(alarm=context.alarms, largest=context.largest, aupimo=per_image)

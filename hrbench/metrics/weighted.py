@@ -14,7 +14,7 @@ from hrbench.evidence.histograms import Histogram, Keys, score_keys
 from hrbench.metrics.context import Context, Shared
 from hrbench.metrics.curves import partial_area
 
-__all__ = ["Draw"]
+__all__ = ["Draw", "cut_keys"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -217,12 +217,18 @@ class Draw(Shared):
             for limit, areas in zip(limits, sums, strict=True)
         }
 
-    def image_auroc(self) -> Floats:
-        """Return the area under the ROC curve of image scores; NaN without both labels."""
-        positive, hits, false = self.ranking
-        good, bad = false[:, -1], hits[:, -1]
-        middle = false - np.diff(false, axis=1, prepend=0) / 2
-        return np.where((good > 0) & (bad > 0), 1 - (positive * middle).sum(axis=1) / (good * bad), np.nan)
+    @cached_property
+    def image_auroc(self) -> dict[str, Floats]:
+        """Area under the ROC curve of the scores of each subset's images and all good ones; NaN without both."""
+        _, _, false = self.ranking
+        order, ties = self.context.once(_image_order)
+        middle = false - np.diff(false, axis=1, prepend=0) / 2  # good images above each score, ties counted one half
+        above = np.empty_like(self.weights)
+        above[:, order] = np.repeat(middle, np.diff(ties, append=order.size), axis=1)
+        members = np.stack(list(self.context.image_subsets.values()), axis=1).astype(np.float64)
+        good, bad = false[:, -1:], self.weights @ members
+        areas = np.where((good > 0) & (bad > 0), 1 - (self.weights * above) @ members / (good * bad), np.nan)
+        return dict(zip(self.context.image_subsets, areas.T, strict=True))
 
     def image_average_precision(self) -> Floats:
         """Return the average precision of image scores; NaN without both labels."""
@@ -296,9 +302,14 @@ def _edges(normal: Histogram) -> Keys:
         wanted = np.concatenate([*shares, np.linspace(0.1, 1, 401)]) * normal.total
         above = normal.above(normal.keys)
         places = np.unique(np.append(np.searchsorted(-above, -wanted).clip(max=last), 0))
-    single = places[np.diff(places, append=last + 1) == 1]
-    tops = np.append(normal.keys[single], normal.keys[-1:]) + normal.keys.dtype.type(1)
-    return np.unique(np.concatenate([normal.keys[places], tops]))
+    return cut_keys(normal.keys, places)
+
+
+def cut_keys(keys: Keys, places: Ints) -> Keys:
+    """Return rising lower edges of bins that begin at some places in `keys`, cut as :func:`_edges` says, and a top."""
+    single = places[np.diff(places, append=keys.size) == 1]
+    tops = np.append(keys[single], keys[-1:]) + keys.dtype.type(1)
+    return np.unique(np.concatenate([keys[places], tops]))
 
 
 def _count(rows: Ints, columns: Ints, weights: Floats | None, size: tuple[int, int]) -> Floats:
