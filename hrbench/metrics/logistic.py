@@ -65,7 +65,7 @@ def fit_logistic(
     Notes
     -----
     x is centred and scaled first; a step that lowers the likelihood is halved, so the iteration climbs from 0. So is
-    one that neither climbs nor shrinks: with two observations Firth's steps are twice too long, and would go to and fro.
+    one that neither climbs nor shrinks: with two observations Firth's steps are twice too long, to and fro.
     """
     raw, y = np.asarray(x, dtype=np.float64), np.asarray(hits, dtype=bool)
     w = np.ones((1, raw.size)) if weights is None else np.asarray(weights, dtype=np.float64)

@@ -18,7 +18,16 @@ from hrbench.report.operating import SUBSETS, Interval, Point, Ranked, Ranks, al
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
-__all__ = ["answer_sentences", "answer_table", "budget_text", "opening", "sentence", "verdict"]
+__all__ = [
+    "alarms_text",
+    "answer_sentences",
+    "answer_table",
+    "best_sentences",
+    "budget_text",
+    "opening",
+    "sentence",
+    "verdict",
+]
 
 _FAR = 1e9  # px: nobody has to read what a curve says beyond
 _NO_GOOD = Cell("–", "no good test image")
@@ -90,13 +99,13 @@ def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...
         for name in categories
     ]  # fmt: skip
     recall = [
-        Column(f"recall_{subset}", "of the defects", subset,
+        Column(f"recall_{subset}", "defects hit", subset,
                title=f"{size_title(subset, protocol.size_bins)}: share hit, that is at least {share} of their pixels")
         for subset in SUBSETS
     ]  # fmt: skip
     rest = [
-        Column("called", "of the defective images", "called", title="Share that alarms, wherever it does"),
-        Column("called_right", "of the defective images", "rightly", title="Share that alarms with a defect hit"),
+        Column("called", "defective images", "called", title="Share that alarms, wherever it does"),
+        Column("called_right", "defective images", "rightly", title="Share that alarms with a defect hit"),
         Column(
             "alarms", "good images", "alarm", title="Good test images that alarm, of all", contest=False, least=True
         ),
@@ -178,11 +187,11 @@ def _mean_cells(cells: dict[str, list[Cell]], points: Sequence[Point]) -> list[C
 
 
 def _places(cells: Sequence[Cell], competes: Sequence[bool], least: bool) -> list[int]:
-    """Return the places in a column, by the rule of :func:`hrbench.report.table.emphasis`."""
+    """Return the places in a column: equal prints share theirs, and where all are equal there are none."""
     texts = [cell.text if fair and cell.sort else "" for cell, fair in zip(cells, competes, strict=True)]
-    if sum(map(bool, texts)) < 2:
-        return [0] * len(texts)
     values = {text: float(cell.sort) for text, cell in zip(texts, cells, strict=True) if text}
+    if len(values) < 2:
+        return [0] * len(texts)
     order = sorted(values, key=lambda text: values[text] if least else -values[text])
     return [order.index(text) + 1 if text in order[:2] else 0 for text in texts]
 
@@ -244,6 +253,20 @@ def answer_sentences(ranked: Ranked, board: Leaderboard, category: str, budget: 
     return texts
 
 
+def best_sentences(ranked: Ranked, board: Leaderboard, budget: float | None = None) -> list[str]:
+    """Return, of each category, the sentence of the row that finds the smallest defects, or else the most of them."""
+    texts = []
+    for category in board.categories:
+        table = answer_table(ranked, board, category, budget)
+        places = (
+            [at for at, row in enumerate(table.rows) if isinstance(row, Row) and row.rank == row.rank] if table else []
+        )
+        if table and places:
+            best = min(places, key=lambda at: float(table.cells[at][0].sort or math.inf))
+            texts.append(f"{category}: {answer_sentences(ranked, board, category, budget)[best]}")
+    return texts
+
+
 def sentence(
     name: str, point: Point, areas: Sequence[int], probability: float, interval: Interval | None = None
 ) -> str:
@@ -291,9 +314,14 @@ def sentence(
 def opening(budget: float, good: int) -> str:
     """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
     if allowed(good, budget):
-        return f"At {budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
+        return f"At {alarms_text(budget)}"
     upper = _percent(1 - 0.05 ** (1 / good))
     return f"With zero alarms among {_plural(good, 'good image')} (the true rate may be up to {upper})"
+
+
+def alarms_text(budget: float) -> str:
+    """Write a share of the good images as ``5 false alarms per 100 good images``."""
+    return f"{budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
 
 
 def budget_text(budget: float) -> str:

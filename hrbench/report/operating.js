@@ -92,8 +92,17 @@ const operating = (() => {
     return { area, reason: "", estimate: area, fit: found };
   }
 
+  const points = new WeakMap(); // by method and limit: a slider asks for the same again and again
+
   // Everything that holds of a method in a category at a share of alarming good images.
   function pointAt(method, layout, budget, probability) {
+    const known = points.get(method) || new Map();
+    points.set(method, known);
+    if (!known.has(budget)) known.set(budget, newPoint(method, layout, budget, probability));
+    return known.get(budget);
+  }
+
+  function newPoint(method, layout, budget, probability) {
     const limit = limitAt(method.good, budget);
     const hits = method.critical.map((rank) => rank > limit);
     const sizes = {};
@@ -167,6 +176,7 @@ const operating = (() => {
   const percent = (share) => `${fixed(100 * share, 100 * share >= 9.95 || share === 0 ? 0 : 1)} %`;
   const perHundred = (budget) => String(parseFloat((100 * budget).toPrecision(6)));
   const plural = (n, word) => `${fixed(n, 0)} ${word}${n === 1 ? "" : "s"}`;
+  const alarmsText = (budget) => `${perHundred(budget)} false alarm${perHundred(budget) === "1" ? "" : "s"} per 100 good images`;
   const odds = (p) =>
     Math.abs(10 * p - Math.round(10 * p)) < 1e-9 ? `${Math.round(10 * p)} of 10` : `${perHundred(p)} of 100`;
 
@@ -181,7 +191,7 @@ const operating = (() => {
   }
 
   function opening(budget, good) {
-    if (allowed(good, budget)) return `At ${plural(Number(perHundred(budget)), "false alarm")} per 100 good images`;
+    if (allowed(good, budget)) return `At ${alarmsText(budget)}`;
     return `With zero alarms among ${plural(good, "good image")} (the true rate may be up to ${percent(1 - 0.05 ** (1 / good))})`;
   }
 
@@ -293,11 +303,11 @@ const operating = (() => {
     return means;
   }
 
-  // Places 1 and 2 of a column: equal prints share theirs, a single competitor has none.
+  // Places 1 and 2 of a column: equal prints share theirs, and where all are equal there are none.
   function places(cells, competes, least) {
     const of = cells.map((cell, row) => (competes[row] && cell.value !== null ? cell.text : ""));
     const texts = new Map(cells.map((cell, row) => [of[row], cell.value]).filter(([text]) => text));
-    if (of.filter(Boolean).length < 2) return of.map(() => 0);
+    if (texts.size < 2) return of.map(() => 0);
     const order = [...texts.keys()].sort((a, b) => (least ? 1 : -1) * (texts.get(a) - texts.get(b)));
     return of.map((text) => (text && order.indexOf(text) < 2 ? order.indexOf(text) + 1 : 0));
   }
@@ -369,6 +379,16 @@ const operating = (() => {
     });
   }
 
+  // Of each category the sentence of the row that finds the smallest defects reliably, or else the most of them.
+  function best(data, budget) {
+    return data.categories.flatMap((entry, at) => {
+      const lines = table(data, at, budget), ranked = lines.filter(({ rank }) => rank !== null);
+      const sizes = ranked.map(({ cells: [size] }) => (size.value === null ? Infinity : size.value));
+      if (!ranked.length) return [];
+      return [`${entry.name}: ${sentences(data, at, budget)[lines.indexOf(ranked[sizes.indexOf(smallest(sizes))])]}`];
+    });
+  }
+
   // What became of a picture's image, and of its defects.
   function verdict(label, alarm, critical, limit) {
     if (!label) return { text: alarm > limit ? "false alarm" : "silent", hits: "" };
@@ -379,8 +399,216 @@ const operating = (() => {
   return {
     SUBSETS, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates, fixed, figure, pixels,
     percent, perHundred, plural, odds, between, opening, sentence, categoryCells, places, ranking, table, sentences,
-    knownAt, verdict,
+    knownAt, verdict, alarmsText, best,
   };
 })();
 
 if (typeof module !== "undefined") module.exports = operating;
+
+// ---- the page -----------------------------------------------------------------------------------------------------------
+
+if (typeof document !== "undefined") (() => {
+  const make = (parent, name, text, attributes) => {
+    const svg = parent.namespaceURI.endsWith("svg");
+    const child = svg ? document.createElementNS(parent.namespaceURI, name) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes || {})) child.setAttribute(key, value);
+    if (text) child.textContent = text;
+    parent.append(child);
+    return child;
+  };
+
+  const all = (root, selector) => [...root.querySelectorAll(selector)];
+
+  // Write a cell as macros.html does.
+  function writeCell(td, cell) {
+    td.className = ["number", ["", "best", "second"][cell.place], cell.value === null ? "none" : ""].filter(Boolean).join(" ");
+    td.title = cell.title;
+    td.dataset.sort = cell.value === null ? "" : String(cell.value);
+    td.replaceChildren();
+    make(td, "span", cell.text);
+    if (cell.mark) make(td, "sup", cell.mark);
+    for (const line of cell.small) make(td, "small", line);
+    if (cell.bar === null) {
+      delete td.dataset.bar;
+    } else {
+      td.dataset.bar = "";
+      td.style.setProperty("--bar", `${(100 * cell.bar).toFixed(1)}%`);
+    }
+  }
+
+  function writeAnswer(root, data, budget) {
+    const category = root.dataset.category === "" ? null : Number(root.dataset.category);
+    const body = root.querySelector("tbody"), lines = operating.table(data, category, budget);
+    const rows = new Map([...body.rows].map((row) => [row.dataset.number, row]));
+    for (const { row, rank, cells } of lines) {
+      const tr = rows.get(String(row.number));
+      tr.cells[0].textContent = rank === null ? "–" : String(rank);
+      tr.cells[0].dataset.sort = rank === null ? "" : String(rank);
+      cells.forEach((cell, at) => writeCell(tr.cells[at + 2], cell));
+      body.append(tr);
+    }
+    arrange(root.querySelector("th[aria-sort]"));
+    const several = category === null && data.categories.length > 1;
+    const texts = several ? operating.best(data, budget) : operating.sentences(data, category || 0, budget);
+    const list = root.querySelector(".sentences");
+    list.replaceChildren();
+    for (const text of texts) make(list, "li", text);
+    return lines;
+  }
+
+  // Round numbers inside an interval, at most so many: the ticks of a logarithmic axis.
+  function ticks(low, high, most) {
+    for (const steps of [[1, 2, 5], [1, 3], [1]]) {
+      const found = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
+        found.push(...steps.map((step) => step * 10 ** power).filter((tick) => tick >= low && tick <= high));
+      }
+      if (found.length && found.length <= most) return found;
+    }
+    return [Math.sqrt(low * high)];
+  }
+
+  function drawPod(figure, data, budget) {
+    const entry = data.categories[Number(figure.dataset.category)], svg = figure.querySelector("svg");
+    const items = data.rows.flatMap((row) => {
+      const method = entry.methods.find((one) => one.number === row.number);
+      if (!method) return [];
+      const layout = entry.layouts[method.layout];
+      return [{ row, areas: layout.areas, point: operating.pointAt(method, layout, budget, data.probability) }];
+    }).filter((item) => item.areas.length && item.point.good);
+    figure.hidden = !items.length;
+    if (!items.length) return;
+    const low = Math.min(...items.flatMap((item) => item.areas)), high = Math.max(...items.flatMap((item) => item.areas));
+    const margin = Math.max(1.08, (high / low) ** 0.03), ends = [low / margin, high * margin];
+    const left = 52, right = 748, rug = items.length === 1 ? 16 : Math.min(11, 60 / items.length);
+    const top = 8 + items.length * rug + 8, bottom = 320 - 40 - items.length * rug - 8;
+    const x = (area) => left + ((right - left) * Math.log(area / ends[0])) / Math.log(ends[1] / ends[0]);
+    const y = (share) => bottom - (bottom - top) * share;
+    svg.replaceChildren();
+    const text = (words, at, up, anchor, colour) => make(svg, "text", words,
+      { x: at.toFixed(1), y: up.toFixed(1), "text-anchor": anchor, "font-size": 11, fill: `var(--${colour})` });
+    const line = (d, colour, width, more) => make(svg, "path", "",
+      { d, fill: "none", stroke: colour, "stroke-width": width, ...more });
+    for (const share of [0, 0.5, data.probability, 1]) {
+      const dots = share === data.probability ? { "stroke-dasharray": "2 3" } : {};
+      line(`M${left} ${y(share)}H${right}`, share === data.probability ? "var(--muted)" : "var(--line)", 1, dots);
+      text(String(share), left - 6, y(share) + 4, "end", "muted");
+    }
+    text("hit", left - 6, (top - 8 + 8) / 2 + 4, "end", "muted");
+    text("missed", left - 6, bottom + 8 + (items.length * rug) / 2 + 4, "end", "muted");
+    for (const tick of ticks(...ends, 12)) {
+      text(operating.fixed(tick, 0), x(tick), 320 - 20, "middle", "ink");
+      text(`⌀ ${operating.figure(operating.diameter(tick))}`, x(tick), 320 - 6, "middle", "muted");
+    }
+    const legend = figure.querySelector(".legend");
+    legend.replaceChildren();
+    items.forEach(({ row, areas, point }, place) => {
+      const { fit, area, reason } = point.reliable, colour = row.colour, marks = ["", ""];
+      areas.forEach((size, k) => {
+        const foot = point.hits[k] ? top - 8 - place * rug : bottom + 8 + place * rug;
+        marks[point.hits[k] ? 0 : 1] += `M${x(size).toFixed(1)} ${foot.toFixed(1)}v${((point.hits[k] ? -0.8 : 0.8) * rug).toFixed(1)}`;
+      });
+      line(marks.join(""), colour, 1, { opacity: 0.8 });
+      const dash = row.dash ? { "stroke-dasharray": row.dash } : {};
+      if (!Number.isNaN(fit.slope)) {
+        const curve = Array.from({ length: 101 }, (_, k) => {
+          const size = Math.min(...areas) * (Math.max(...areas) / Math.min(...areas)) ** (k / 100);
+          return `${x(size).toFixed(1)} ${y(1 / (1 + Math.exp(-fit.intercept - fit.slope * Math.log(size)))).toFixed(1)}`;
+        });
+        line(`M${curve.join("L")}`, colour, 1.6, dash);
+      }
+      if (area !== null) {
+        line(`M${x(area).toFixed(1)} ${y(0)}V${y(data.probability)}`, colour, 1);
+        make(svg, "circle", "", { cx: x(area).toFixed(1), cy: y(data.probability), r: 4, fill: colour });
+      }
+      const item = make(legend, "li", "");
+      const key = make(item, "span", "", { class: "swatch" }).appendChild(svg.cloneNode(false));
+      key.setAttribute("viewBox", "0 0 34 8");
+      key.setAttribute("aria-label", "");
+      make(key, "path", "", { d: "M0 4H34", fill: "none", stroke: colour, "stroke-width": 2, ...dash });
+      const { hit, n } = point.sizes.all;
+      const size = area === null ? reason.split(" (")[0] : operating.pixels(area);
+      make(item, "span", `${row.name}: a${operating.perHundred(data.probability)} ${size}, ${hit} of ${n} hit, ` +
+        `${point.alarms} of ${point.good} good images alarm`);
+    });
+  }
+
+  function writeVerdict(element, data, budget) {
+    const { category, number, label, alarm, critical } = element.dataset;
+    const entry = data.categories[Number(category)];
+    const method = entry.methods.find((one) => one.number === Number(number));
+    const { limit } = operating.pointAt(method, entry.layouts[method.layout], budget, data.probability);
+    const ranks = critical ? critical.split(" ").map(Number) : [];
+    const { text, hits } = operating.verdict(Number(label), Number(alarm), ranks, limit);
+    const [badge, small] = element.children;
+    badge.textContent = text;
+    badge.className = text === "missed" || text === "false alarm" ? "badge bad" : "badge";
+    small.textContent = hits;
+  }
+
+  const boards = all(document, "script.operating").map((script) => {
+    const section = script.closest("section"), data = JSON.parse(script.textContent);
+    return { section, data, input: section.querySelector(".alarms input"), shown: null };
+  });
+
+  function show(board, place) {
+    const { section, data, input } = board, budget = data.positions[place], words = operating.alarmsText(budget);
+    input.value = String(place);
+    input.setAttribute("aria-valuetext", words);
+    if (board.shown === place) return;
+    board.shown = place;
+    section.querySelector(".alarms output").textContent = operating.perHundred(budget);
+    all(section, ".stops span").forEach((stop, at) => stop.classList.toggle("here", at === place));
+    for (const element of all(section, ".budget")) element.textContent = words;
+    for (const figure of all(section, ".pod")) drawPod(figure, data, budget);
+    for (const element of all(section, ".verdict")) writeVerdict(element, data, budget);
+    const [first] = all(section, "div.answer").map((root) => writeAnswer(root, data, budget))[0];
+    section.querySelector(".said").textContent =
+      `${words}: ${first.row.name} is first, recall ${first.cells.find((cell, at) => at === data.categories.length).text}`;
+  }
+
+  // The number is the reader's, not a dataset's: all sliders go to it, or as near as they can.
+  function nearest(data, budget) {
+    const far = data.positions.map((stop) => Math.abs(stop - budget));
+    return far.indexOf(Math.min(...far));
+  }
+
+  function go(budget) {
+    for (const board of boards) show(board, nearest(board.data, budget));
+  }
+
+  function fromAddress() {
+    const found = /^#alarms=([0-9.]+)$/.exec(location.hash);
+    return found && Number.isFinite(Number(found[1])) ? Number(found[1]) / 100 : null;
+  }
+
+  for (const board of boards) {
+    const { section, data, input } = board;
+    const choose = (place) => {
+      const budget = data.positions[place];
+      show(board, place);
+      go(budget);
+      try {
+        history.replaceState(null, "", `#alarms=${operating.perHundred(budget)}`);
+      } catch {
+        // a page inside another one may not be allowed to
+      }
+    };
+    input.addEventListener("input", () => choose(Number(input.value)));
+    all(section, ".stops span").forEach((stop, at) => stop.addEventListener("click", () => choose(at)));
+    section.querySelector(".alarms").hidden = data.positions.length < 2;
+    section.classList.add("slides");
+  }
+  for (const board of boards) show(board, nearest(board.data, fromAddress() ?? board.data.headline));
+  addEventListener("hashchange", () => {
+    const budget = fromAddress();
+    if (budget !== null) go(budget);
+  });
+
+  let before = [];
+  addEventListener("beforeprint", () => {
+    before = boards.map((board) => board.shown);
+    for (const board of boards) show(board, nearest(board.data, board.data.headline));
+  });
+  addEventListener("afterprint", () => boards.forEach((board, at) => show(board, before[at])));
+})();

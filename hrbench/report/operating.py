@@ -129,7 +129,7 @@ def _ranks(counted: CountedRun, protocol: Protocol) -> Ranks | None:
     if images.empty or "alarm" not in images or "critical" not in components:
         return None
     bad = images[images["label"] != 0]
-    owner = components["image"].map({name: number for number, name in enumerate(bad["id"])})
+    owner = components["image"].map({name: number for number, name in enumerate(bad["image"])})
     if images["alarm"].isna().any() or components["critical"].isna().any() or owner.isna().any():
         return None
     parts = (images.loc[images["label"] == 0, "alarm"], bad["alarm"], components["critical"])
@@ -140,7 +140,9 @@ def _ranks(counted: CountedRun, protocol: Protocol) -> Ranks | None:
     subsets = size_subsets(areas, protocol.size_bins)
     quarter = np.array([subsets[name] for name in DISJOINT]).reshape(len(DISJOINT), areas.size).argmax(axis=0)
     owners = owner.to_numpy(dtype=np.int64)
-    shown = {name: (0, int(rank), ()) for name, rank in zip(images.loc[images["label"] == 0, "id"], good, strict=True)}
+    shown = {
+        name: (0, int(rank), ()) for name, rank in zip(images.loc[images["label"] == 0, "image"], good, strict=True)
+    }
     return Ranks(
         counted.seed,
         good,
@@ -153,7 +155,7 @@ def _ranks(counted: CountedRun, protocol: Protocol) -> Ranks | None:
             **shown,
             **{
                 name: (1, int(alarms[number]), tuple(critical[owners == number].tolist()))
-                for number, name in enumerate(bad["id"])
+                for number, name in enumerate(bad["image"])
             },
         },
         _intervals(run, protocol),

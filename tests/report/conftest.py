@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from hrbench.errors import HrbenchError
+from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Protocol
 from hrbench.report import plots
@@ -208,7 +209,7 @@ def found(skill: float, areas: tuple[int, ...]) -> Detection:
     """Return an analysis in which a method of more skill finds smaller defects."""
     rng = np.random.default_rng(0)
     hits = rng.random(len(areas)) < 1 / (1 + np.exp(-2 * (np.log(areas) - 9 + 5 * skill)))
-    return dataclasses.replace(fit_detection(areas, hits), false_per_image=0.125, false_per_pixel=0.00123)
+    return dataclasses.replace(fit_detection(areas, hits), alarms=FalseAlarms(21, 168), false_per_pixel=0.00123)
 
 
 def board_of(runs: Sequence[Run], protocol: Protocol, dataset: str = "bsdata") -> Leaderboard:
@@ -257,10 +258,8 @@ def _curves() -> Iterator[None]:
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
-    def detect(evidence: SimpleNamespace, *_: object) -> Detection | None:
-        if not evidence.threshold:
-            return None
-        return found(evidence.skill, tuple(evidence.components["area"]))
+    def detect(evidence: SimpleNamespace, *_: object) -> dict[float | None, Detection]:
+        return {None: found(evidence.skill, tuple(evidence.components["area"]))} if evidence.threshold else {}
 
     def load(run: Run, protocol: Protocol) -> SimpleNamespace:
         if run.folder not in EVIDENCE:
@@ -271,5 +270,5 @@ def _curves() -> Iterator[None]:
         patch.setattr(Run, "load_evidence", load)
         patch.setattr(plots, "roc_curve", power)
         patch.setattr(plots, "pro_curve", power)
-        patch.setattr(plots, "detection_of", detect)
+        patch.setattr(plots, "detections_of", detect)
         yield
