@@ -383,6 +383,8 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = pq.read_table(path)
         facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
+    except FileNotFoundError:
+        raise HrbenchError(f"{path}: no such file, expected the evidence of a run") from None
     except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
     if (schema := facts.get("schema")) != SCHEMA:
