@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from hrbench.metrics import DISJOINT, equivalent_diameter
+from hrbench.metrics.detection import FLAT
 from hrbench.metrics.sizes import size_title
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
@@ -249,7 +250,7 @@ def answer_sentences(ranked: Ranked, board: Leaderboard, category: str, budget: 
         ranks = ranked[category, row.configuration.number]
         point = point_at(ranks, protocol.alarm.headline if budget is None else budget, protocol.pod)
         interval = interval_at(ranks, point.budget)[0]
-        texts.append(sentence(row.configuration.short, point, ranks.areas, protocol.pod.probability, interval))
+        texts.append(sentence(row.configuration.short, point, ranks.areas.tolist(), protocol.pod.probability, interval))
     return texts
 
 
@@ -306,7 +307,7 @@ def sentence(
         return f"{start} finds none of {defects}, the largest of {high}."
     if low == high:
         return f"{start} finds {hit:,} of {defects}, all of {low}: nothing can be said of other sizes."
-    if not point.rising:
+    if limit.reason == FLAT:
         return f"{start} finds {hit:,} of {defects}, large ones not more often than small ones."
     return f"{start} does not find {of} defects of any size seen here (largest {high})."
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from hrbench.metrics import DISJOINT, size_subsets
 from hrbench.metrics.alarms import FalseAlarms, matched_limits
-from hrbench.metrics.detection import DetectionLimit, fit_detection
+from hrbench.metrics.detection import DetectionLimit, reliable_size
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report.configurations import CountedRun
 from hrbench.report.drawing import style
@@ -98,8 +98,6 @@ class Point:
         By subset: defects hit, and all.
     reliable : DetectionLimit
         The area found with the protocol's probability.
-    rising : bool
-        Whether larger defects are found more often.
     """
 
     budget: float
@@ -110,7 +108,6 @@ class Point:
     right: int
     sizes: Mapping[str, tuple[int, int]]
     reliable: DetectionLimit
-    rising: bool
 
 
 def rank_scores(board: Leaderboard) -> dict[tuple[str, int], Ranks]:
@@ -193,7 +190,6 @@ def point_at(ranks: Ranks, budget: float, pod: Detectability) -> Point:
     hits = ranks.critical > limit
     members = {"all": np.ones(hits.size, bool)}
     members |= {name: ranks.quarter == number for number, name in enumerate(DISJOINT)}
-    found = fit_detection(ranks.areas, hits, pod)
     return Point(
         budget,
         limit,
@@ -202,8 +198,7 @@ def point_at(ranks: Ranks, budget: float, pod: Detectability) -> Point:
         called=int((ranks.bad > limit).sum()),
         right=int(np.unique(ranks.owner[hits]).size),
         sizes={name: (int(hits[member].sum()), int(member.sum())) for name, member in members.items()},
-        reliable=found.a90,
-        rising=found.slope > 0,
+        reliable=reliable_size(ranks.areas, hits, pod.probability),
     )
 
 

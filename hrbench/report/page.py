@@ -161,7 +161,7 @@ def _category(board: Leaderboard, data: PlotData, ranked: Ranked, category: str,
         runs = [run for run in row.runs if run.category == category]
         ranks = ranked.get((category, row.configuration.number))
         pictures += [entry] if (entry := _pictures(row, runs, ranks, protocol)) else []
-    answered = None
+    answered: dict[str, Any] | None = None
     if any(name == category for name, _ in ranked):
         answered = {"number": board.categories.index(category), "table": None, "sentences": []}
         if several:  # the only category's stands above
