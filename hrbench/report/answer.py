@@ -25,6 +25,7 @@ __all__ = [
     "answer_table",
     "best_sentences",
     "budget_text",
+    "heading_text",
     "opening",
     "sentence",
     "verdict",
@@ -323,6 +324,12 @@ def opening(budget: float, good: int) -> str:
 def alarms_text(budget: float) -> str:
     """Write a share of the good images as ``5 false alarms per 100 good images``."""
     return f"{budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
+
+
+def heading_text(ranked: Ranked, budget: float) -> str:
+    """Write a number of false alarms for all categories, and whether it comes down to none."""
+    none = budget > 0 and not any(allowed(ranks.good.size, budget) for ranks in ranked.values())
+    return alarms_text(budget) + ", here none" * none
 
 
 def budget_text(budget: float) -> str:

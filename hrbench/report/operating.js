@@ -379,6 +379,12 @@ const operating = (() => {
     });
   }
 
+  // A number of false alarms for all categories, and whether it comes down to none.
+  function heading(data, budget) {
+    const some = data.categories.some(({ methods }) => methods.some(({ good }) => allowed(good.length, budget)));
+    return alarmsText(budget) + (some || !budget ? "" : ", here none");
+  }
+
   // Of each category the sentence of the row that finds the smallest defects reliably, or else the most of them.
   function best(data, budget) {
     return data.categories.flatMap((entry, at) => {
@@ -399,7 +405,7 @@ const operating = (() => {
   return {
     SUBSETS, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates, fixed, figure, pixels,
     percent, perHundred, plural, odds, between, opening, sentence, categoryCells, places, ranking, table, sentences,
-    knownAt, verdict, alarmsText, best,
+    knownAt, verdict, alarmsText, heading, best,
   };
 })();
 
@@ -552,7 +558,7 @@ if (typeof document !== "undefined") (() => {
   });
 
   function show(board, place) {
-    const { section, data, input } = board, budget = data.positions[place], words = operating.alarmsText(budget);
+    const { section, data, input } = board, budget = data.positions[place], words = operating.heading(data, budget);
     input.value = String(place);
     input.setAttribute("aria-valuetext", words);
     if (board.shown === place) return;

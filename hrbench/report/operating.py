@@ -113,6 +113,8 @@ class Point:
 def rank_scores(board: Leaderboard) -> dict[tuple[str, int], Ranks]:
     """Return the ranks of the lowest seed of each configuration in each category, where the run recorded its scores."""
     ranked: dict[tuple[str, int], Ranks] = {}
+    if not board.protocol.alarm.budgets:
+        return ranked
     for counted in sorted(board.runs, key=lambda run: run.seed):
         key = (counted.category, counted.configuration.number)
         if key not in ranked and (ranks := _ranks(counted, board.protocol)) is not None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
-from hrbench.report.answer import alarms_text, answer_sentences, answer_table, best_sentences, budget_text, verdict
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, budget_text, heading_text, verdict
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, size_columns
 from hrbench.report.configurations import CountedRun, printable
@@ -138,7 +138,7 @@ def _answer(board: Leaderboard, ranked: Ranked) -> dict[str, Any] | None:
         "stops": [budget_text(stop) for stop in stops],
         "start": stops.index(headline),
         "headline": budget_text(headline),
-        "budget": alarms_text(headline),
+        "budget": heading_text(ranked, headline),
         "overall": {"number": "", "table": table, "sentences": sentences},
         "notes": table.notes,
     }

@@ -19,7 +19,7 @@ from hrbench.metrics.detection import fit_detection
 from hrbench.metrics.logistic import fit_logistic
 from hrbench.metrics.sizes import equivalent_diameter, size_subsets
 from hrbench.protocol import Alarms, Protocol
-from hrbench.report.answer import answer_sentences, answer_table, best_sentences, verdict
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
 from hrbench.report.configurations import Configuration
 from hrbench.report.operating import DISJOINT, SUBSETS, Ranks, page_data, point_at, positions
 from hrbench.report.summary import Leaderboard, Row
@@ -45,6 +45,7 @@ const answer = {
   verdicts: given.verdicts.map((one) => o.verdict(...one)),
   boards: given.boards.map((data) => given.budgets.map((budget) => ({
     best: o.best(data, budget),
+    heading: o.heading(data, budget),
     overall: o.table(data, null, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
     each: data.categories.map((_, at) => ({
       rows: o.table(data, at, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
@@ -221,6 +222,7 @@ def test_tables_points_and_sentences_agree(
     for (ranked, board), tables in zip(boards, answers["boards"], strict=True):
         for budget, found in zip(BUDGETS, tables, strict=True):
             assert found["best"] == best_sentences(ranked, board, budget)
+            assert found["heading"] == heading_text(ranked, budget)
             pairs = [("", found["overall"])]
             pairs += [(name, part["rows"]) for name, part in zip(board.categories, found["each"], strict=True)]
             for category, rows in pairs:
