@@ -233,7 +233,7 @@ def _notes(ranked: Ranked, board: Leaderboard) -> list[str]:
         if any(_key_of(run) not in ranked for run in row.runs)
     ]  # fmt: skip
     if lost:
-        notes.append(f"Measured before alarm scores were recorded, `hrbench score` adds them: {', '.join(lost)}.")
+        notes.append(f"Measured before alarm scores were recorded, `hrbench rescore` adds them: {', '.join(lost)}.")
     return notes
 
 
