@@ -28,7 +28,14 @@ def test_native_is_the_headline():
 
 def test_the_digest_of_a_published_protocol_never_changes():
     # results refer to it: a change needs a new version, or a new name
-    assert load_protocol("native").digest[:16] == "fcb7ef8984e95544"
+    digests = {"native": "96503270b35b9541", "native@1": "fcb7ef8984e95544"}
+    assert {name: load_protocol(name).digest[:16] for name in digests} == digests
+
+
+def test_a_former_version_keeps_its_name():
+    former = load_protocol("native@1")
+    assert (former.name, former.version, former.alarm.budgets) == ("native", 1, ())
+    assert "native@1" not in list_protocols()
 
 
 def test_a_file_of_ones_own(tmp_path):
@@ -54,6 +61,11 @@ def test_a_file_of_ones_own(tmp_path):
         ("image_score = 'top:2'\n", "top:2"),
         ("[size_bins]\nquantiles = [0.5, 0.25, 0.75]\n", "size_bins.quantiles"),
         ("[size_bins]\ndiameters = [8, -1]\n", "size_bins.diameters"),
+        ("[threshold]\nalarms = 0.0\n", "threshold.alarms is 0.0"),
+        ("[alarm]\npixels = 0\n", "alarm.pixels is 0, expected 1 or more"),
+        ("[alarm]\nbudgets = [0.1, 0.05]\n", r"alarm.budgets is \(0.1, 0.05\), expected rising numbers"),
+        ("[alarm]\nbudgets = [0.1]\n", "alarm.headline is 0.05, expected one of"),
+        ("[alarm]\nbudgets = [0.05]\nsummary = [0.1]\n", "alarm.summary is"),
         ("version = 'one'\n", "not a valid TOML"),
         ("= 3", "not a valid TOML"),
     ],
@@ -106,7 +118,8 @@ def test_defaults_never_change():
         "headline_fpr": 0.05,
         "curve": {"sampling": "all", "thresholds": 0},
         "size_bins": {"quantiles": (0.25, 0.5, 0.75), "diameters": (8.0, 16.0, 32.0, 64.0, 128.0)},
-        "threshold": {"rule": "normal-quantile", "fpr": 0.001, "k": 3.0},
+        "threshold": {"rule": "normal-quantile", "fpr": 0.001, "k": 3.0, "alarms": 0.05},
+        "alarm": {"pixels": 1, "budgets": (), "headline": 0.05, "summary": ()},
         "bootstrap": {"draws": 1000, "level": 0.95, "seed": 0},
         "pod": {"share": 0.1, "probability": 0.9, "level": 0.95},
     }

@@ -37,7 +37,7 @@ def size_robustness(areas: Sequence[Certified]) -> Certified:
         return float(sum(area[part] for area in areas)) / len(areas)
 
     if first.low <= last.high and last.low <= first.high:
-        best_ratio = 1.0  # the two may be equal
+        best_ratio = float(max(first.high, last.high) > 0)  # the two may be equal
     else:
         best_ratio = _ratio(first.high, last.low) if first.high < last.low else _ratio(first.low, last.high)
     worst_ratio = min(_ratio(first.low, last.high), _ratio(first.high, last.low))

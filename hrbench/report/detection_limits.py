@@ -200,8 +200,12 @@ def _seeds(reliabilities: Reliabilities, board: Leaderboard, category: str) -> s
 
 def _rule(protocol: Protocol) -> str:
     rule = protocol.threshold
-    value = f"a share of {rule.fpr:g}" if rule.rule == "normal-quantile" else f"k = {rule.k:g}"
-    return f"{rule.rule} with {value} on held-out normal images"
+    values = {
+        "normal-quantile": f"a share of {rule.fpr:g}",
+        "mean+k*sigma": f"k = {rule.k:g}",
+        "conformal": f"at most {100 * rule.alarms:g} alarms per 100 good images",
+    }
+    return f"{rule.rule} with {values[rule.rule]}, on held-out normal images"
 
 
 def _cells(detection: Detection, cautions: Sequence[str]) -> tuple[Cell, ...]:

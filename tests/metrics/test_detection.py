@@ -217,11 +217,11 @@ def test_detection_from_evidence():
     assert low < found.a90.estimate < high
     normal = np.concatenate([m[~k] for m, k, _ in case(3, good=10, bad=30)])
     assert found.false_per_pixel == pytest.approx(np.mean(normal >= 2.0), rel=1e-3)
-    assert found.false_per_image == 1
+    assert found.alarms.rate == 1
     without = detection.detection(collect(case(3, bad=9)), 2.0, Detectability(), Bootstrap())
     assert "bootstrap" not in without.upper
     assert math.isnan(
-        detection.detection(collect(case(3, good=0, bad=12)), 2.0, Detectability(), Bootstrap()).false_per_image
+        detection.detection(collect(case(3, good=0, bad=12)), 2.0, Detectability(), Bootstrap()).alarms.rate
     )
 
 

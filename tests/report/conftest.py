@@ -209,7 +209,7 @@ def found(skill: float, areas: tuple[int, ...]) -> Detection:
     """Return an analysis in which a method of more skill finds smaller defects."""
     rng = np.random.default_rng(0)
     hits = rng.random(len(areas)) < 1 / (1 + np.exp(-2 * (np.log(areas) - 9 + 5 * skill)))
-    return dataclasses.replace(fit_detection(areas, hits), alarms=FalseAlarms(21, 168), false_per_pixel=0.00123)
+    return dataclasses.replace(fit_detection(areas, hits), alarms=FalseAlarms(1, 8), false_per_pixel=0.00123)
 
 
 def board_of(runs: Sequence[Run], protocol: Protocol, dataset: str = "bsdata") -> Leaderboard:
@@ -259,7 +259,9 @@ def _curves() -> Iterator[None]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
     def detect(evidence: SimpleNamespace, *_: object) -> dict[float | None, Detection]:
-        return {None: found(evidence.skill, tuple(evidence.components["area"]))} if evidence.threshold else {}
+        if not evidence.threshold:
+            return {}
+        return {None: found(evidence.skill, tuple(evidence.components["area"]))}
 
     def load(run: Run, protocol: Protocol) -> SimpleNamespace:
         if run.folder not in EVIDENCE:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report import page, plots, pod_plot
@@ -37,7 +38,7 @@ HITS = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 
 
 def table(board: Leaderboard, found: Detection | None, seed: int = 0) -> list[str]:
     """Return the cells of a table of one row, or its remarks without any."""
-    known = {("ballscrew", 0): Reliability(found, seed)}
+    known = {("ballscrew", 0): Reliability({} if found is None else {None: found}, seed)}
     result = limit_table(known, board, "ballscrew")
     assert result is not None
     if not result.rows:
@@ -55,12 +56,12 @@ def board(make_run: Factory, protocol: Protocol) -> Leaderboard:
 def test_table_says_what_is_found_at_how_many_false_calls(board: Leaderboard) -> None:
     weights = np.random.default_rng(0).multinomial(25, [1 / 25] * 25, size=50).astype(float)
     found = fit_detection([s * 10 for s in SIZES], np.array(SIZES) > 60, weights=weights, units=25)
-    found = dataclasses.replace(found, false_per_image=0.125, false_per_pixel=0.00123)
+    found = dataclasses.replace(found, alarms=FalseAlarms(1, 8), false_per_pixel=0.00123)
     cells = table(board, found)
     assert cells[:2] == ["663 px", "1,121 px"]
     assert all(cell.endswith(" px") for cell in cells[2:4])
     assert cells[4:] == ["12 / 25", "12.5 %", "0.123 %"]
-    known = {("ballscrew", 0): Reliability(found, 0)}
+    known = {("ballscrew", 0): Reliability({None: found}, 0)}
     whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cells = whole.cells[0]
@@ -75,7 +76,7 @@ def test_table_says_what_is_found_at_how_many_false_calls(board: Leaderboard) ->
 
 
 def test_a_limit_that_is_not_reached_keeps_its_reason(board: Leaderboard) -> None:
-    known = {("ballscrew", 0): Reliability(fit_detection(SIZES, HITS), 0)}
+    known = {("ballscrew", 0): Reliability({None: fit_detection(SIZES, HITS)}, 0)}
     whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cell = whole.cells[0][2]
