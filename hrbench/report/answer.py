@@ -97,21 +97,22 @@ def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...
     share = f"{100 * protocol.pod.share:g} %"
     sizes = [
         Column(reliable, f"finds {of}", "from" if single else name, least=True,
+               line=reliable if single else f"{reliable} {name}",
                title=f"{reliable}: of defects of this area or more {of} are found" + f" in {name}" * (not single))
         for name in categories
     ]  # fmt: skip
     recall = [
-        Column(f"recall_{subset}", "defects hit", subset,
+        Column(f"recall_{subset}", "defects hit", subset, line="recall" if subset == "all" else subset,
                title=f"{size_title(subset, protocol.size_bins)}: share hit, that is at least {share} of their pixels")
         for subset in SUBSETS
     ]  # fmt: skip
     rest = [
-        Column("called", "defective images", "called", title="Share that alarms, wherever it does"),
-        Column("called_right", "defective images", "rightly", title="Share that alarms with a defect hit"),
-        Column(
-            "alarms", "good images", "alarm", title="Good test images that alarm, of all", contest=False, least=True
-        ),
-    ]
+        Column("called", "defective images", "called", line="called", title="Share that alarms, wherever it does"),
+        Column("called_right", "defective images", "rightly", line="rightly",
+               title="Share that alarms with at least one of its defects hit"),
+        Column("alarms", "good images", "alarm", line="alarms", title="Good test images that alarm, of all",
+               contest=False, least=True),
+    ]  # fmt: skip
     return (*sizes, *recall, *rest)
 
 

@@ -371,11 +371,11 @@ const operating = (() => {
     return { size: entry ? entry[1] : null, recall: entry ? entry[2] : null };
   }
 
-  function sentences(data, category, budget) {
-    return table(data, category, budget).map(({ row, parts: [part] }) => {
+  // One sentence for each line of a category's table.
+  function sentences(lines, probability) {
+    return lines.map(({ row, parts: [part] }) => {
       const method = part.entry.methods.find((one) => one.number === row.number);
-      const { areas } = part.entry.layouts[method.layout];
-      return sentence(row.name, part.point, areas, data.probability, part.known.size);
+      return sentence(row.name, part.point, part.entry.layouts[method.layout].areas, probability, part.known.size);
     });
   }
 
@@ -391,7 +391,7 @@ const operating = (() => {
       const lines = table(data, at, budget), ranked = lines.filter(({ rank }) => rank !== null);
       const sizes = ranked.map(({ cells: [size] }) => (size.value === null ? Infinity : size.value));
       if (!ranked.length) return [];
-      return [`${entry.name}: ${sentences(data, at, budget)[lines.indexOf(ranked[sizes.indexOf(smallest(sizes))])]}`];
+      return [`${entry.name}: ${sentences([ranked[sizes.indexOf(smallest(sizes))]], data.probability)[0]}`];
     });
   }
 
@@ -455,7 +455,7 @@ if (typeof document !== "undefined") (() => {
     }
     arrange(root.querySelector("th[aria-sort]"));
     const several = category === null && data.categories.length > 1;
-    const texts = several ? operating.best(data, budget) : operating.sentences(data, category || 0, budget);
+    const texts = several ? operating.best(data, budget) : operating.sentences(lines, data.probability);
     const list = root.querySelector(".sentences");
     list.replaceChildren();
     for (const text of texts) make(list, "li", text);

@@ -27,6 +27,8 @@ from hrbench.report.answer import (
     verdict,
 )
 from hrbench.report.operating import Point, point_at, rank_scores
+from hrbench.report.summary import summarise
+from hrbench.report.text import markdown_page, terminal_table
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL, _areas, board_of, write_run
@@ -162,6 +164,19 @@ def test_intervals_have_words_for_open_ends() -> None:
     reached = point([1, 0], areas, DetectionLimit(1240.0, "", 1240.0))
     assert "better than 820 px and more, without an upper limit." in sentence("X", reached, areas, 0.9, (820, math.inf))
     assert "better than anything up to 2,010 px." in sentence("X", reached, areas, 0.9, (0.0, 2010))
+
+
+def test_the_answer_comes_first_in_markdown_and_on_the_terminal(several: list[Run]) -> None:
+    board = board_of(several, RULES, "weave")
+    lines = [*best_sentences(rank_scores(board), board)]
+    markdown, terminal = markdown_page(summarise(several, RULES)), terminal_table(several, RULES)
+    assert markdown.index("### How small a defect is found, at 5 false alarms") < markdown.index("| AUPRO@0.05 |")
+    assert "| # | Method | a90 fabric | a90 wood | recall | tiny |" in markdown
+    assert terminal.startswith("weave, found at 5 false alarms per 100 good images\n---")
+    assert re.search(r"\d / 40\n", terminal)
+    for line in lines:
+        assert line in terminal
+        assert line in markdown
 
 
 @pytest.fixture(scope="module")

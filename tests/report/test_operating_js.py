@@ -49,7 +49,7 @@ const answer = {
     overall: o.table(data, null, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
     each: data.categories.map((_, at) => ({
       rows: o.table(data, at, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
-      sentences: o.sentences(data, at, budget),
+      sentences: o.sentences(o.table(data, at, budget), data.probability),
       points: data.categories[at].methods.map((m) =>
         o.pointAt(m, data.categories[at].layouts[m.layout], budget, data.probability)),
     })),
