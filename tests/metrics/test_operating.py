@@ -232,6 +232,20 @@ def test_a_promise_holds_for_exchangeable_images():
         assert rate < 0.053
 
 
+def test_drift_is_rarely_found_where_there_is_none():
+    rng = np.random.default_rng(3)
+    for held_out, good in ((19, 60), (50, 172), (100, 20)):
+        rank = alarms.conformal_rank(held_out, 0.05)
+        limits = np.sort(rng.random((3000, held_out)), axis=1)[:, rank - 1]
+        counts = (rng.random((3000, good)) > limits[:, None]).sum(axis=1)
+        drift = np.array([alarms.drifted(alarms.FalseAlarms(k, good), held_out, 0.05) for k in range(good + 1)])
+        assert drift[counts].mean() < 0.032
+        assert drift[-1]
+        assert not drift[0]
+        assert (np.diff(drift.astype(int)) >= 0).all()
+    assert not alarms.drifted(alarms.FalseAlarms(9, 9), 18, 0.05)  # no promise
+
+
 def test_a_calibration_of_an_earlier_version_makes_no_promise(tmp_path):
     import pyarrow as pa
 
