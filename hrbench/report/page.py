@@ -34,8 +34,10 @@ __all__ = ["html_page", "write_leaderboard"]
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
 
-_SINGLE = ("sizes", "diameters", "cost")
-_OVERVIEW = (*_SINGLE, "curves")
+_ANSWER = ("matched", "limits", "froc")
+_AVERAGED = ("sizes", "diameters", "differences", "cost")
+_SINGLE = (*_ANSWER, *_AVERAGED)
+_OVERVIEW = (*_AVERAGED, "curves")
 """Plots above the categories; with a single one the others stand in its own section."""
 
 
@@ -184,6 +186,12 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
     what = {
         "sizes": "AUPRO per quarter of the defects by area, for every row of the table",
         "diameters": "AUPRO per equivalent diameter of the defects, for every row of the table",
+        "matched": "Probability of detection over the area of the defect, at equal false alarms",
+        "limits": "The smallest area that is found reliably over the false alarms per 100 good images",
+        "froc": "Share of the defects that are found over the false alarms per 100 good images, by quarters of their area",
+        "ranks": "The false alarms that finding each defect costs, over its diameter",
+        "alarms": "Alarm scores of good and of defective images, with the thresholds",
+        "differences": "Differences to the first row on the same images, with their intervals",
         "curves": "PRO and ROC curves over a logarithmic false-positive rate",
         "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
         "cost": "AUPRO over the time per megapixel, for every row of the table above, with the Pareto front",
