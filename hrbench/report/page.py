@@ -188,7 +188,7 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
         "diameters": "AUPRO per equivalent diameter of the defects, for every row of the table",
         "matched": "Probability of detection over the area of the defect, at equal false alarms",
         "limits": "The smallest area that is found reliably over the false alarms per 100 good images",
-        "froc": "Share of the defects that are found over the false alarms per 100 good images, by quarters of their area",
+        "froc": "Share of the defects that are found over the false alarms per 100 good images, by their size",
         "ranks": "The false alarms that finding each defect costs, over its diameter",
         "alarms": "Alarm scores of good and of defective images, with the thresholds",
         "differences": "Differences to the first row on the same images, with their intervals",
