@@ -219,22 +219,6 @@ def fit_detection(
     )
 
 
-def reliable_size(areas: npt.ArrayLike, hits: npt.ArrayLike, probability: float) -> DetectionLimit:
-    """Return the area found with a probability, as :func:`fit_detection` does, but without confidence limits: quickly.
-
-    Examples
-    --------
-    >>> print(reliable_size([4, 9, 15, 27, 49, 60], [0, 0, 1, 0, 1, 1], 0.5))
-    19 px
-    """
-    a, y = np.asarray(areas, dtype=np.float64), np.asarray(hits, dtype=bool)
-    problem = _problem(a, y)
-    if problem:
-        return DetectionLimit(None, problem, math.nan)
-    fit = fit_logistic(np.log(a), y)
-    return _limit(float(size_at(fit, probability)[0]), float(a.max()), float(fit.slope[0]))
-
-
 def detections(context: Context) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
 
@@ -320,6 +304,22 @@ def _analyse(
     what = "images" if evidence.groups is None else "groups"
     caution = f"{units} {what} with components: the bootstrap interval is too short"
     return replace(result, cautions=(*result.cautions, caution))
+
+
+def reliable_size(areas: npt.ArrayLike, hits: npt.ArrayLike, probability: float) -> DetectionLimit:
+    """Return the area found with a probability, as :func:`fit_detection` does, but without confidence limits: quickly.
+
+    Examples
+    --------
+    >>> print(reliable_size([4, 9, 15, 27, 49, 60], [0, 0, 1, 0, 1, 1], 0.5))
+    19 px
+    """
+    a, y = np.asarray(areas, dtype=np.float64), np.asarray(hits, dtype=bool)
+    problem = _problem(a, y)
+    if problem:
+        return DetectionLimit(None, problem, math.nan)
+    fit = fit_logistic(np.log(a), y)
+    return _limit(float(size_at(fit, probability)[0]), float(a.max()), float(fit.slope[0]))
 
 
 def profile_limit(
