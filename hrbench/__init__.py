@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Scoring finished maps must not wait for torch: names are imported when they are first used.
 _HOMES = {
+    "Comparison": "hrbench.evaluation",
     "Evaluation": "hrbench.evaluation",
     "Failure": "hrbench.runs.grid",
     "HrbenchError": "hrbench.errors",
@@ -17,6 +18,7 @@ _HOMES = {
     "Preset": "hrbench.method",
     "Run": "hrbench.runs.store",
     "Study": "hrbench.runs.grid",
+    "compare": "hrbench.evaluation",
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
     "list_methods": "hrbench.registry",
@@ -31,7 +33,9 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from hrbench.data import load_dataset as load_dataset
     from hrbench.errors import HrbenchError as HrbenchError
+    from hrbench.evaluation import Comparison as Comparison
     from hrbench.evaluation import Evaluation as Evaluation
+    from hrbench.evaluation import compare as compare
     from hrbench.evaluation import evaluate as evaluate
     from hrbench.method import Method as Method
     from hrbench.method import Prediction as Prediction

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "runs": {*BASE, "backbones", "data", "engine", "evidence", "imaging", "method", "metrics", "precision", "protocol",
              "registry"},
     "scaffold": BASE,
-    "evaluation": {*BASE, "evidence", "metrics", "protocol"},
+    "evaluation": {*BASE, "evidence", "metrics", "protocol", "report"},
     "testing": {"engine", "method", "registry"},
     "metrics": {*BASE, "evidence", "protocol"},
     "evidence": {*BASE, "imaging", "protocol"},

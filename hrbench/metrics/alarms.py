@@ -22,7 +22,6 @@ from scipy.stats import beta, betabinom
 
 from hrbench.evidence import Calibration, Evidence
 from hrbench.evidence.histograms import Keys, NormalScores, key_scores, score_keys
-from hrbench.protocol import Alarms
 
 __all__ = [
     "FalseAlarms",
@@ -35,7 +34,7 @@ __all__ = [
     "held_out_alarms",
     "images_needed",
     "matched_limits",
-    "matched_points",
+    "matched_point",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -187,17 +186,14 @@ class Matched:
         return self.budget * self.alarms.good + _ROUNDING < 1
 
 
-def matched_points(evidence: Evidence, alarms: Floats, rules: Alarms) -> list[Matched]:
-    """Return the operating point of each budget; none without good images."""
+def matched_point(evidence: Evidence, alarms: Floats, budget: float) -> Matched | None:
+    """Return the operating point of a budget in [0, 1); None without good images."""
     good = alarms[evidence.images["label"].to_numpy() == 0]
     if not good.size:
-        return []
-    points = []
-    for budget, limit in zip(rules.budgets, matched_limits(good, rules.budgets)[0], strict=True):
-        count = int((good > limit).sum())
-        threshold = _next_edge(limit, evidence.defect_scores.dtype, evidence.shift)
-        points.append(Matched(budget, float(limit), threshold, FalseAlarms(count, good.size)))
-    return points
+        return None
+    limit = float(matched_limits(good, [budget])[0, 0])
+    threshold = _next_edge(limit, evidence.defect_scores.dtype, evidence.shift)
+    return Matched(budget, limit, threshold, FalseAlarms(int((good > limit).sum()), good.size))
 
 
 def _next_edge(score: float, dtype: npt.DTypeLike, shift: int) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
-from hrbench.metrics.alarms import Matched, alarm_scores, critical_scores, matched_points
+from hrbench.metrics.alarms import Matched, alarm_scores, critical_scores, matched_point
 from hrbench.metrics.curves import Certified, component_areas
 from hrbench.metrics.sampled import sampled_aupro
 from hrbench.metrics.segmentation import (
@@ -92,9 +92,16 @@ class Context(Shared):
 
     @cached_property
     def matched(self) -> dict[float, Matched]:
-        """The operating point of each budget of false alarms; none without good images."""
-        points = matched_points(self.evidence, self.alarms, self.protocol.alarm)
-        return {point.budget: point for point in points}
+        """The operating point of each of the protocol's budgets of false alarms; none without good images."""
+        points = {budget: self._point(budget) for budget in self.protocol.alarm.budgets}
+        return {budget: point for budget, point in points.items() if point is not None}
+
+    def matched_at(self, budget: float) -> Matched | None:
+        """Return the operating point of any budget of false alarms; None without good images."""
+        return self.matched.get(budget) or self._point(budget)
+
+    def _point(self, budget: float) -> Matched | None:
+        return matched_point(self.evidence, self.alarms, budget)
 
     @cached_property
     def largest(self) -> npt.NDArray[np.int64]:

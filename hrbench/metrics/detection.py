@@ -41,6 +41,7 @@ __all__ = [
     "bootstrap_sizes",
     "component_hits",
     "detection",
+    "detection_at",
     "detections",
     "fit_detection",
     "reliable_size",
@@ -219,36 +220,58 @@ def fit_detection(
     )
 
 
-def detections(context: Context) -> list[Detection]:
+def detections(context: Context, *, matched: bool = True) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
 
-    At a budget the bootstrap sets the threshold anew on the good images that it draws.
+    The latter only if they are to be `matched`. See :func:`detection_at`.
     """
-    evidence, pod, rules = context.evidence, context.protocol.pod, context.protocol.bootstrap
-    weights, units = _drawn(evidence, rules)
-    hits, overlap = context.hits[AUTOMATIC], context.overlaps[AUTOMATIC]
-    results = []
-    if context.threshold is not None and hits is not None and overlap is not None:
+    results = [detection_at(context, budget) for budget in (None, *(context.matched if matched else ()))]
+    return [result for result in results if result is not None]
+
+
+def detection_at(context: Context, budget: float | None, *, resample: bool = True) -> Detection | None:
+    """Analyse the probability of detection at a budget of false alarms.
+
+    Parameters
+    ----------
+    context : Context
+    budget : float or None
+        Share of the good test images that may alarm, in [0, 1), whether or not it is one of the protocol's; None stands
+        for the automatic threshold.
+    resample : bool
+        Whether to bootstrap over images, if there are enough. At a budget each replicate sets the threshold anew on the
+        good images that it draws.
+
+    Returns
+    -------
+    Detection or None
+        None where there is no such operating point: no automatic threshold, or no good image.
+    """
+    evidence, pod = context.evidence, context.protocol.pod
+    weights, units = context.once(_weights) if resample else (None, 0)
+    if budget is None:
+        hits, overlap = context.hits[AUTOMATIC], context.overlaps[AUTOMATIC]
+        if context.threshold is None or hits is None or overlap is None:
+            return None
         result = _analyse(evidence, hits, pod, weights, units)
         alarms = false_alarms(context, AUTOMATIC, math.nan) or FalseAlarms(0, 0)
         per_pixel = float(overlap.fpr().high)
-        results.append(replace(result, threshold=context.threshold, alarms=alarms, false_per_pixel=per_pixel))
-    good = context.labels == 0
-    budgets = list(context.matched)
-    drawn = None if weights is None else matched_limits(context.alarms[good], budgets, weights[:, good])
-    for number, point in enumerate(context.matched.values()):
-        drawn_hits = None if drawn is None else context.critical > drawn[:, [number]]
-        result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
-        results.append(
-            replace(
-                result,
-                threshold=point.threshold,
-                budget=point.budget,
-                alarms=point.alarms,
-                false_per_pixel=float(false_pixels(context, point.budget).value),
-            )
-        )
-    return results
+        return replace(result, threshold=context.threshold, alarms=alarms, false_per_pixel=per_pixel)
+    point = context.matched_at(budget)
+    if point is None:
+        return None
+    drawn_hits = None
+    if weights is not None:
+        good = context.labels == 0
+        drawn_hits = context.critical > matched_limits(context.alarms[good], [budget], weights[:, good])
+    result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
+    return replace(
+        result,
+        threshold=point.threshold,
+        budget=budget,
+        alarms=point.alarms,
+        false_per_pixel=float(false_pixels(context, budget).value),
+    )
 
 
 def detection(
@@ -276,6 +299,10 @@ def detection(
     alarms = FalseAlarms(int((good > 0).sum()), good.size)
     per_pixel = float(false.sum() / evidence.normal_pixels)
     return replace(result, threshold=threshold, alarms=alarms, false_per_pixel=per_pixel)
+
+
+def _weights(context: Context) -> tuple[Floats | None, int]:
+    return _drawn(context.evidence, context.protocol.bootstrap)
 
 
 def _drawn(evidence: Evidence, rules: Bootstrap) -> tuple[Floats | None, int]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from hrbench.evidence import Evidence
-from hrbench.metrics.bootstrap import drawn_replicates
+from hrbench.metrics.bootstrap import Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detections
 from hrbench.metrics.segmentation import AUTOMATIC, MATCHED
-from hrbench.metrics.table import KEY_COLUMNS, component_rows, image_rows, metric_rows
+from hrbench.metrics.sizes import DISJOINT
+from hrbench.metrics.table import KEY_COLUMNS, METRIC_COLUMNS, component_rows, image_rows, metric_rows
 from hrbench.protocol import Protocol
 
-__all__ = ["Measured", "detections_of", "measure"]
+__all__ = ["Measured", "detections_of", "limit_rows", "measure", "with_intervals"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Measured:
     components, images : DataFrame
         See :func:`hrbench.metrics.component_table` and :func:`hrbench.metrics.table.image_rows`.
     replicates : DataFrame
-        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals.
+        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; and for paired
+        differences of recall at the headline budget of false alarms, of all defects and by quarter, and of mean recall.
     """
 
     records: pd.DataFrame
@@ -49,34 +52,51 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     `threshold` stands for the protocol's automatic one, as in :func:`hrbench.metrics.compute`.
     """
     context = Context(evidence, protocol, threshold)
-    records, drawn = metric_rows(context), pd.DataFrame()
-    if protocol.bootstrap.draws:
-        result = drawn_replicates(context)
-        ends = result.intervals(protocol.bootstrap.level)
-        records = records.merge(ends, "left", on=list(KEY_COLUMNS), validate="one_to_one")
-        drawn = result.table("aupro", fpr_limit=protocol.headline_fpr)
-    else:
-        records = records.assign(ci_low=np.nan, ci_high=np.nan)
-    _set_counted_intervals(records, context)
-    limits = [row for result in detections(context) for row in _limit_rows(result)]
-    if limits:
-        records = pd.concat([records, pd.DataFrame(limits)], ignore_index=True)
-    tables = (records, component_rows(context), image_rows(context), drawn)
+    drawn = drawn_replicates(context) if protocol.bootstrap.draws else None
+    records = with_intervals(metric_rows(context), context, drawn, detections(context))
+    kept = pd.DataFrame() if drawn is None else drawn.only([drawn.row(*key) for key in _kept(protocol)]).table()
+    tables = (records, component_rows(context), image_rows(context), kept)
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 
 
-def _set_counted_intervals(records: pd.DataFrame, context: Context) -> None:
-    """Give shares of counted images the interval of a binomial proportion."""
+def _kept(protocol: Protocol) -> list[tuple[str, str, float | None]]:
+    """Return metric, subset and limit of each row whose replicates a run keeps."""
+    kept: list[tuple[str, str, float | None]] = [("aupro", "all", protocol.headline_fpr)]
+    if protocol.alarm.budgets:
+        kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
+    if protocol.alarm.summary:
+        kept.append(("mean_recall", "all", None))
+    return kept
+
+
+def with_intervals(
+    values: pd.DataFrame, context: Context, drawn: Replicates | None, found: Iterable[Detection]
+) -> pd.DataFrame:
+    """Return the rows of :func:`hrbench.metrics.table.metric_rows` with ci_low and ci_high, and detection limits.
+
+    Intervals come from the replicates, all NaN without any; shares of counted images have those of a proportion.
+    """
+    level = context.protocol.bootstrap.level
+    if drawn is None:
+        records = values.assign(ci_low=np.nan, ci_high=np.nan)
+    else:
+        records = values.merge(drawn.intervals(level), "left", on=list(KEY_COLUMNS), validate="one_to_one")
     for row in records.itertuples():
         counted = METRICS[row.metric].counted
         alarms = None if counted is None else counted(context, row.fpr_limit)
         if alarms is not None:
-            ends = alarms.interval(context.protocol.bootstrap.level)
-            records.loc[row.Index, ["ci_low", "ci_high"]] = ends
+            records.loc[row.Index, ["ci_low", "ci_high"]] = alarms.interval(level)
+    limits = limit_rows(found)
+    return records if limits.empty else pd.concat([records, limits], ignore_index=True)
 
 
-def _limit_rows(result: Detection) -> list[dict[str, object]]:
-    """Return the rows of the detection limits at an operating point."""
+def limit_rows(found: Iterable[Detection]) -> pd.DataFrame:
+    """Return the detection limits at operating points as rows of records; without any an empty table of them."""
+    table = [row for result in found for row in _limits_at(result)]
+    return pd.DataFrame(table, columns=[*METRIC_COLUMNS, "ci_low", "ci_high"])
+
+
+def _limits_at(result: Detection) -> list[dict[str, object]]:
     suffix, budget = (AUTOMATIC.suffix, math.nan) if result.budget is None else (MATCHED.suffix, result.budget)
     rows = []
     for name, limit in (("a50", result.a50), ("a90", result.a90), ("a90_95", result.a90_95)):
@@ -96,6 +116,9 @@ def _limit_rows(result: Detection) -> list[dict[str, object]]:
     return rows
 
 
-def detections_of(evidence: Evidence, protocol: Protocol) -> dict[float | None, Detection]:
-    """Return the probability of detection by budget of false alarms; None stands for the automatic threshold."""
-    return {result.budget: result for result in detections(Context(evidence, protocol))}
+def detections_of(evidence: Evidence, protocol: Protocol, *, matched: bool = True) -> dict[float | None, Detection]:
+    """Return the probability of detection by budget of false alarms; None stands for the automatic threshold.
+
+    Without the `matched` ones, whose bootstrap takes a few times as long, for that threshold only.
+    """
+    return {result.budget: result for result in detections(Context(evidence, protocol), matched=matched)}

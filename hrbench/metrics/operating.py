@@ -144,8 +144,8 @@ def _false_counts(context: Context) -> tuple[Floats, Floats]:
 
 
 def false_pixels(context: Context, limit: float) -> Certified:
-    """Return the share of normal pixels that are predicted defective at a budget."""
-    point = context.matched.get(limit)
+    """Return the share of normal pixels that are predicted defective at a budget, which may be any."""
+    point = context.matched_at(limit)
     if point is None:
         return UNDEFINED
     levels, counts = context.once(_false_counts)

@@ -1,58 +1,25 @@
-"""Scoring of finished anomaly maps: the whole protocol layer as one function."""
+"""Finished anomaly maps of any origin, read once into evidence."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, Evidence, EvidenceCollector, EvidenceSpec
+from hrbench.evaluation.result import Evaluation
+from hrbench.evidence import Calibration, EvidenceCollector, EvidenceSpec
 from hrbench.evidence.histograms import check_map
-from hrbench.metrics import component_table, compute
 from hrbench.protocol import Protocol, load_protocol
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["evaluate"]
 
 _END = object()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of :func:`evaluate`.
-
-    Attributes
-    ----------
-    frame : DataFrame
-        One row per metric, subset and FPR limit, with the columns ``metric, subset, fpr_limit, value,
-        error_bound, n``: see :func:`hrbench.metrics.compute`.
-    components : DataFrame
-        One row per defect component: image (its position, zero-padded), area, bounding box, ``aupro@L``.
-    evidence : Evidence
-        What both were computed from.
-    protocol : Protocol
-    """
-
-    frame: pd.DataFrame
-    components: pd.DataFrame
-    evidence: Evidence
-    protocol: Protocol
-
-    def value(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> float:
-        """Return one value of `frame`, for example ``value("aupro", "tiny", 0.05)``."""
-        frame = self.frame
-        limit = frame["fpr_limit"].isna() if fpr_limit is None else frame["fpr_limit"] == fpr_limit
-        rows = frame.loc[(frame["metric"] == metric) & (frame["subset"] == subset) & limit, "value"]
-        if len(rows) != 1:
-            asked = f"metric {metric!r}, subset {subset!r}, fpr_limit {fpr_limit}"
-            raise HrbenchError(f"{asked}: no such row; known metrics: {', '.join(frame['metric'].unique())}")
-        return float(rows.iloc[0])
 
 
 def evaluate(
@@ -83,17 +50,19 @@ def evaluate(
     exact : bool
         Keep every normal score: no error bound; memory grows with every pixel.
     threshold : float, optional
-        Operating threshold for `iou`, `miou`, `f1` and `fpr`.
+        Operating threshold, in place of the one that the protocol's rule sets on `normal_maps`.
     normal_maps : iterable of (H, W) arrays, optional
-        Maps of normal images that are not among `anomaly_maps`: the protocol's rule sets the threshold on them.
+        Maps of normal images that are not among `anomaly_maps`: the protocol's rule sets the threshold on them. To
+        promise at most 5 false alarms per 100 good images takes at least 19.
     groups : iterable of str or other labels, optional
         One per image, equal for images that belong together (photographs of one part); None or an empty text for an
-        image on its own. Intervals computed from the evidence then draw groups, see
-        :func:`hrbench.metrics.bootstrap.intervals`; values do not change.
+        image on its own. Intervals then draw groups, see :func:`hrbench.metrics.bootstrap.intervals`; values do not
+        change.
 
     Returns
     -------
     Evaluation
+        Its values are computed here, intervals when something first needs them.
 
     Raises
     ------
@@ -106,8 +75,10 @@ def evaluate(
     >>> mask = np.zeros((64, 64), bool)
     >>> mask[10:14, 20:30] = True
     >>> result = hrbench.evaluate([mask.astype("float32"), np.zeros((64, 64))], [mask, None])
-    >>> result.value("aupro", fpr_limit=0.05)
+    >>> result.value("aupro")
     1.0
+    >>> print(result.detection(alarms=0.05).a90)
+    not estimable (all 1 components hit, smallest 40 px)
     """
     rules = load_protocol(protocol)
     collector = EvidenceCollector(EvidenceSpec.of(rules, exact=exact))
@@ -138,8 +109,7 @@ def evaluate(
         checked = (check_map(array, None, name) for array, name in arrays)
         (calibration,) = Calibration.of(checked, [rules.side])
         evidence = replace(evidence, calibration=calibration)
-    frame = compute(evidence, rules, threshold=threshold)
-    return Evaluation(frame, component_table(evidence, rules, threshold=threshold), evidence, rules)
+    return Evaluation(evidence, rules, threshold=threshold)
 
 
 def as_array(item: Any, name: str) -> npt.NDArray[Any]:

@@ -1,0 +1,7 @@
+"""Scoring of finished anomaly maps: the whole protocol layer as one function."""
+
+from hrbench.evaluation.collecting import evaluate
+from hrbench.evaluation.comparison import Comparison, compare
+from hrbench.evaluation.result import Evaluation
+
+__all__ = ["Comparison", "Evaluation", "compare", "evaluate"]

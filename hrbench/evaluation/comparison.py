@@ -1,0 +1,203 @@
+"""Two methods on the same images, compared image by image."""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hrbench.errors import HrbenchError
+from hrbench.evaluation.result import Evaluation
+from hrbench.evaluation.rows import row_of
+from hrbench.evaluation.sheet import Grid, Sheet
+from hrbench.evidence import Evidence
+from hrbench.metrics.bootstrap import paired_difference
+from hrbench.metrics.catalogue import METRICS, Key
+from hrbench.metrics.words import budget_text, counted
+from hrbench.protocol import Protocol, load_protocol
+
+__all__ = ["Comparison", "compare"]
+
+_IMAGE = ["id", "label", "height", "width", "normal_pixels", "defect_pixels"]
+_COMPONENT = ["image", "area", "top", "left", "bottom", "right"]
+
+
+class Measurable(typing.Protocol):
+    """A finished run, see :class:`hrbench.Run`."""
+
+    def load_evidence(self, protocol: Protocol) -> Evidence:
+        """Read the evidence that can be scored under `protocol`."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` returns; printed, it says which one is better by how much.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        One row per metric, subset and limit: ``metric, subset, fpr_limit, a, b, difference, ci_low, ci_high,
+        share_better``: both values, a minus b, its interval, and the share of the bootstrap draws in which a is better,
+        ties counted one half; whether higher or lower is better stands in
+        :data:`hrbench.metrics.catalogue.CATALOGUE`. NaN where no interval can be given.
+    protocol : Protocol
+    images, defects : int
+    """
+
+    frame: pd.DataFrame
+    protocol: Protocol
+    images: int
+    defects: int
+
+    def difference(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> float:
+        """Return a minus b; the arguments are those of :meth:`Evaluation.value`."""
+        return float(row_of(self.frame, self.protocol, metric, subset, fpr_limit)["difference"])
+
+    def interval(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> tuple[float, float]:
+        """Return the confidence interval of :meth:`difference`."""
+        row = row_of(self.frame, self.protocol, metric, subset, fpr_limit)
+        return float(row["ci_low"]), float(row["ci_high"])
+
+    def __str__(self) -> str:
+        return self._sheet().text()
+
+    def __repr__(self) -> str:
+        metric, subset, name = self._shown()[0]
+        return f"<Comparison on {counted(self.images, 'image')}: {name}, {self._line(metric, subset)}>"
+
+    def _repr_html_(self) -> str:
+        return self._sheet().html()
+
+    def _shown(self) -> list[tuple[str, str, str]]:
+        """Return metric, subset and name of the rows that are printed."""
+        rules = self.protocol.alarm
+        budget, mean = budget_text(rules.headline), ", ".join(map(budget_text, rules.summary))
+        fpr = f"{self.protocol.headline_fpr:g}"
+        rows = [
+            ("recall_matched", "all", f"recall at {budget} alarms per 100 good images"),
+            ("recall_matched", "tiny", "the same, of tiny defects"),
+            ("mean_recall", "all", f"mean recall at {mean}"),
+            ("aupro", "all", f"AUPRO up to FPR {fpr}"),
+            ("aupro", "tiny", "the same, of tiny defects"),
+            ("rho", "all", "its robustness to size"),
+            ("image_auroc", "all", "image ROC-AUC"),
+        ]
+        there = set(self.frame["metric"])
+        return [row for row in rows if row[0] in there]
+
+    def _sheet(self) -> Sheet:
+        level = 100 * self.protocol.bootstrap.level
+        rows = []
+        for metric, subset, name in self._shown():
+            row = row_of(self.frame, self.protocol, metric, subset, None)
+            share = row["share_better"]
+            cells = [_number(row["a"], METRICS[metric].number), _number(row["b"], METRICS[metric].number)]
+            difference = _number(row["difference"], "+.3f")
+            interval = "–" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+            rows.append([name, *cells, difference, interval, "–" if math.isnan(share) else f"{100 * share:.0f} %"])
+        metric, subset, name = self._shown()[0]
+        return Sheet(
+            answer=f"{name[:1].upper()}{name[1:]}: {self._line(metric, subset)}.",
+            title=f"{counted(self.images, 'image')}, {counted(self.defects, 'defect')}, "
+            f"protocol {self.protocol.name} (version {self.protocol.version}); both on the same draws of the images",
+            grids=[Grid(("", "a", "b", "a - b", f"{level:g} % interval", "a better in"), rows)],
+            notes=[],
+        )
+
+    def _line(self, metric: str, subset: str) -> str:
+        row = row_of(self.frame, self.protocol, metric, subset, None)
+        number, difference = METRICS[metric].number, METRICS[metric].sign * row["difference"]
+        low, high = row["ci_low"], row["ci_high"]
+        values = f"a {_number(row['a'], number)}, b {_number(row['b'], number)}"
+        if math.isnan(difference):
+            return f"{values}, which cannot be compared"
+        if math.isnan(low):
+            return f"{values}, too little to say whether they differ"
+        if low <= 0 <= high:
+            return f"{values}, no difference shown ({low:+.3f} to {high:+.3f})"
+        return f"{values}, {'a' if difference > 0 else 'b'} is better ({low:+.3f} to {high:+.3f})"
+
+
+def _number(value: float, number: str) -> str:
+    return "–" if math.isnan(value) else format(value, number)
+
+
+def compare(
+    a: Evaluation | Measurable, b: Evaluation | Measurable, *, protocol: str | Path | Protocol | None = None
+) -> Comparison:
+    """Compare two methods on the same images.
+
+    Both are measured in each of the same draws of the images: what makes a draw hard is hard for both, so the interval
+    of the difference is shorter than two intervals beside each other suggest.
+
+    Parameters
+    ----------
+    a, b : Evaluation or Run
+        From :func:`hrbench.evaluate` with the same masks in the same order, or finished runs on one category.
+    protocol : str, Path or Protocol, optional
+        What runs are measured under, ``native`` by default. Evaluations bring their own.
+
+    Raises
+    ------
+    HrbenchError
+        If protocols, images, masks or groups differ.
+
+    Examples
+    --------
+    >>> import numpy as np, hrbench
+    >>> rng = np.random.default_rng(0)
+    >>> masks = [rng.random((32, 32)) > 0.99 for _ in range(20)] + [None] * 20
+    >>> noise = [rng.normal(size=(32, 32)) for _ in masks]
+    >>> clear, faint = ([n if m is None else n + k * m for n, m in zip(noise, masks)] for k in (6, 2))
+    >>> result = hrbench.compare(hrbench.evaluate(clear, masks), hrbench.evaluate(faint, masks))
+    >>> result.difference("aupro") > 0, result.interval("aupro")[0] > 0
+    (True, True)
+    """
+    first, second = (_measured(item, protocol) for item in (a, b))
+    rules = first.protocol
+    if rules.digest != second.protocol.digest:
+        versions = (f"{p.name!r} (version {p.version})" for p in (rules, second.protocol))
+        raise HrbenchError("a was measured under protocol {}, b under {}: expected the same rules".format(*versions))
+    _require_same_images(first.evidence, second.evidence)
+    keys = list(Key._fields)
+    frame = paired_difference(first.replicates, second.replicates, level=rules.bootstrap.level)
+    for name, item in (("a", first), ("b", second)):
+        values = item.values[[*keys, "value"]].rename(columns={"value": name})
+        frame = frame.merge(values, "left", on=keys, validate="one_to_one")
+    frame["difference"] = frame["a"] - frame["b"]  # exact, where the draws share bins of scores
+    frame = frame[[*keys, "a", "b", "difference", "ci_low", "ci_high", "share_better"]]
+    return Comparison(frame, rules, len(first.evidence.images), len(first.evidence.components))
+
+
+def _measured(item: Evaluation | Measurable, protocol: str | Path | Protocol | None) -> Evaluation:
+    if not isinstance(item, Evaluation):
+        rules = load_protocol("native" if protocol is None else protocol)
+        return Evaluation(item.load_evidence(rules), rules)
+    asked = item.protocol if protocol is None else load_protocol(protocol)
+    if asked.digest != item.protocol.digest:
+        raise HrbenchError(
+            f"protocol is {asked.name!r} (version {asked.version}), but an evaluation was made under "
+            f"{item.protocol.name!r} (version {item.protocol.version}); evaluate its maps under the other one"
+        )
+    return item
+
+
+def _require_same_images(a: Evidence, b: Evidence) -> None:
+    """Raise the error that says in what the images differ."""
+    ids = [part.images["id"].tolist() for part in (a, b)]
+    if ids[0] != ids[1]:
+        alone = next((name for name in (*ids[0], *ids[1]) if (name in ids[0]) != (name in ids[1])), None)
+        hint = "" if alone is None else f": {alone} is only in {'a' if alone in ids[0] else 'b'}"
+        counts = " and ".join(f"{len(names):,}" for names in ids)
+        raise HrbenchError(f"a and b have other images ({counts}){hint}; expected the same")
+    unlike = a.images.loc[(a.images[_IMAGE] != b.images[_IMAGE]).any(axis=1), "id"].tolist()
+    boxes = [part.components[_COMPONENT] for part in (a, b)]
+    if not unlike and not boxes[0].equals(boxes[1]):
+        unlike = pd.concat(boxes).drop_duplicates(keep=False)["image"].tolist() or ["an image"]
+    if unlike:
+        raise HrbenchError(f"a and b have other masks ({unlike[0]}); expected the same")
+    if a.images["group"].tolist() != b.images["group"].tolist():
+        raise HrbenchError("a and b have other groups of images; expected the same")

@@ -1,0 +1,145 @@
+"""The short report of an evaluation, the answer first."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrbench.evaluation.sheet import Grid, Sheet
+from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.detection import Detection
+from hrbench.metrics.sizes import DISJOINT, quartile_edges, size_subsets
+from hrbench.metrics.words import (
+    alarms_text,
+    budget_text,
+    counted,
+    figure_text,
+    odds_text,
+    range_text,
+    rate_text,
+    sentence,
+    size_text,
+)
+
+if TYPE_CHECKING:
+    from hrbench.evaluation.result import Evaluation
+
+__all__ = ["summary_of"]
+
+_NOTHING = "–"
+
+
+def summary_of(result: Evaluation) -> Sheet:
+    """Return what is found at how many false alarms, by size and by budget, and whether promises were kept."""
+    protocol, images = result.protocol, result.evidence.images
+    good = int((images["label"] == 0).sum())
+    budgets = [*protocol.alarm.budgets] if good else []
+    matched = {budget: result.detection(budget) for budget in budgets}
+    automatic = None if result.threshold is None else result.detection(None)
+    headline = matched.get(protocol.alarm.headline, automatic)
+    if headline is None:
+        answer = "How small a defect it finds cannot be said: there is neither a good image nor a threshold."
+        if good:
+            answer = "How small a defect it finds cannot be said: there is neither a budget of alarms nor a threshold."
+    else:
+        answer = sentence(headline)
+    groups = result.evidence.groups
+    drawn = "" if groups is None else f" in {counted(np.unique(groups).size, 'group')}"
+    title = (
+        f"{counted(len(images), 'image')}{drawn}, {good:,} of them good, "
+        f"{counted(len(result.evidence.components), 'defect')}, protocol {protocol.name} (version {protocol.version})"
+    )
+    grids = [_by_size(result, bool(matched))]
+    if matched:
+        grids.append(_by_budget(result, matched))
+    notes = [] if automatic is None else [_threshold(result, automatic)]
+    if headline is not None and headline.cautions:
+        notes.append(f"With caution: {'; '.join(headline.cautions)}.")
+    notes.append("Four times as many images would halve the intervals.")
+    return Sheet(answer, title, grids, notes)
+
+
+def _by_size(result: Evaluation, matched: bool) -> Grid:
+    protocol = result.protocol
+    areas = result.evidence.components["area"].to_numpy()
+    subsets = size_subsets(areas, protocol.size_bins)
+    counts = [f"{subsets[name].sum():,}" for name in ("all", *DISJOINT)]
+    edges, largest = [*map(figure_text, quartile_edges(areas, protocol.size_bins))], figure_text(areas.max())
+    rows = [
+        ["defects", counts[0], "", *counts[1:], ""],
+        ["area up to, px", largest, "", *edges, largest, ""],
+        _metric(result, f"AUPRO up to FPR {protocol.headline_fpr:g}", "aupro", "rho"),
+    ]
+    if matched:
+        budget = budget_text(protocol.alarm.headline)
+        rows.append(_metric(result, f"recall at {budget} alarms per 100", "recall_matched"))
+        if protocol.alarm.summary:
+            mean = ", ".join(map(budget_text, protocol.alarm.summary))
+            rows.append(_metric(result, f"mean recall at {mean}", "mean_recall", "rho_recall"))
+    elif result.threshold is not None:
+        rows.append(_metric(result, "recall at the threshold", "recall"))
+    rows.append(_metric(result, "image ROC-AUC", "image_auroc"))
+    return Grid(("", "all", f"{100 * protocol.bootstrap.level:g} % interval", *DISJOINT, "robustness"), rows)
+
+
+def _metric(result: Evaluation, name: str, metric: str, robustness: str = "") -> list[str]:
+    def text(metric: str, subset: str = "all") -> str:
+        return _number(result.value(metric, subset), METRICS[metric].number)
+
+    interval = _interval(result.interval(metric), METRICS[metric].number)
+    sizes = [text(metric, subset) for subset in DISJOINT]
+    return [name, text(metric), interval, *sizes, text(robustness) if robustness else ""]
+
+
+def _number(value: float, number: str) -> str:
+    return _NOTHING if math.isnan(value) else format(value, number)
+
+
+def _interval(ends: tuple[float, float], number: str) -> str:
+    low, high = ends
+    return _NOTHING if math.isnan(low) else f"{low:{number}} to {high:{number}}"
+
+
+def _by_budget(result: Evaluation, matched: dict[float, Detection]) -> Grid:
+    level = f"{100 * result.protocol.bootstrap.level:g} % interval"
+    rows = []
+    for budget, found in matched.items():
+        low, high = found.interval.get("bootstrap", (math.nan, math.nan))
+        limit, reached = found.a90, math.isfinite(low)
+        rows.append(
+            [
+                budget_text(budget),
+                f"{found.alarms.count:,} of {found.alarms.good:,}",
+                _number(result.value("recall_matched", fpr_limit=budget), ".3f"),
+                _interval(result.interval("recall_matched", fpr_limit=budget), ".3f"),
+                limit.reason.partition(" (")[0] if limit.area is None else size_text(limit.area),
+                range_text(low, high) if reached and limit.area is not None else _NOTHING,
+            ]
+        )
+    reliable = f"{odds_text(result.protocol.pod.probability)} found from"
+    return Grid(("false alarms per 100 good images", "alarm", "recall", level, reliable, level), rows)
+
+
+def _threshold(result: Evaluation, found: Detection) -> str:
+    """Say what was promised and what came of it."""
+    rule, calibration, alarms = result.protocol.threshold, result.evidence.calibration, found.alarms
+    level = result.protocol.bootstrap.level
+    text = f"Threshold {found.threshold:.4g}"
+    achieved = rate_text(alarms, level) if alarms.good else "there is no good test image to see what came of it"
+    if result.threshold_given or calibration is None:
+        return f"{text}, as given: {achieved}."
+    text += f", set on {counted(calibration.images, 'held-out normal image')}"
+    if rule.rule == "mean+k*sigma":
+        return f"{text}: {achieved}."
+    promised, share = (rule.alarms, alarms.rate) if rule.rule == "conformal" else (rule.fpr, found.false_per_pixel)
+    if rule.rule == "conformal":
+        text += f": promised at most {alarms_text(promised)}; {achieved}."
+        if alarms.good and alarms.interval(level)[0] > promised:
+            text += " More than promised, beyond chance: the good test images differ from the held-out ones."
+        return text
+    return (
+        f"{text}: promised at most {100 * promised:.3g} % of the normal pixels, "
+        f"achieved {100 * share:.3g} %; {achieved}."
+    )

@@ -1,0 +1,131 @@
+"""What is found, in plain words: how small a defect is found reliably, at how many false alarms."""
+
+from __future__ import annotations
+
+import math
+
+from hrbench.metrics.alarms import FalseAlarms
+from hrbench.metrics.detection import Detection
+from hrbench.metrics.sizes import equivalent_diameter
+
+__all__ = [
+    "alarms_text",
+    "budget_text",
+    "counted",
+    "figure_text",
+    "odds_text",
+    "opening",
+    "percent_text",
+    "pixels_text",
+    "range_text",
+    "rate_text",
+    "sentence",
+    "size_text",
+]
+
+
+def sentence(found: Detection, name: str = "it") -> str:
+    """Say in one sentence what a method finds at an operating point.
+
+    Examples
+    --------
+    >>> from hrbench.metrics.detection import fit_detection
+    >>> found = fit_detection([4, 9, 15, 27, 49, 60, 90, 110, 164, 245], [0, 0, 1, 0, 1, 0, 1, 1, 1, 1])
+    >>> sentence(found, "FastFlow")
+    'At the threshold FastFlow finds 9 of 10 defects of 216 px (17 px across) or more; this rests on 10 defects.'
+    """
+    start, of = f"{opening(found)} {name}", odds_text(found.pod.probability)
+    number, hit, limit = found.hits.size, int(found.hits.sum()), found.a90
+    defects = counted(number, "defect")
+    if not number:
+        return f"{start} has no defect to find."
+    if limit.area is not None:
+        interval = found.interval.get("bootstrap")
+        if interval is None or not math.isfinite(interval[0]):
+            end = f"this rests on {defects}"
+        else:
+            end = f"{defects} cannot say it better than {range_text(*interval)}"
+        return f"{start} finds {of} defects of {size_text(limit.area)} or more; {end}."
+    low, high = pixels_text(found.areas.min()), pixels_text(found.areas.max())
+    if hit == number:
+        what = f"the only defect, of {low}" if number == 1 else f"all {defects}, the smallest of {low}"
+        return f"{start} finds {what}: where it begins to miss cannot be told."
+    if not hit:
+        return f"{start} finds none of {defects}, the largest of {high}."
+    if low == high:
+        return f"{start} finds {hit:,} of {defects}, all of {low}: nothing can be said of other sizes."
+    if not found.slope > 0:
+        return f"{start} finds {hit:,} of {defects}, large ones not more often than small ones."
+    return f"{start} does not find {of} defects of any size seen here (largest {high})."
+
+
+def opening(found: Detection) -> str:
+    """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
+    alarms, budget = found.alarms, found.budget
+    if budget is None:
+        where = "At the threshold" if math.isnan(found.threshold) else f"At the threshold {found.threshold:.4g}"
+        good = counted(alarms.good, "good image")
+        return f"{where} ({alarms.count:,} of {good} alarm{'s' * (alarms.good == 1)})" if alarms.good else where
+    if budget * alarms.good + 1e-9 >= 1:
+        return f"At {alarms_text(budget)}"
+    upper = percent_text(FalseAlarms(0, alarms.good).upper())
+    return f"With zero alarms among {counted(alarms.good, 'good image')} (the true rate may be up to {upper})"
+
+
+def alarms_text(budget: float) -> str:
+    """Write a share of the good images as ``5 false alarms per 100 good images``."""
+    return f"{budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
+
+
+def budget_text(budget: float) -> str:
+    """Write a share of the good images as their number per 100."""
+    return f"{100 * budget:g}"
+
+
+def rate_text(alarms: FalseAlarms, level: float = 0.95) -> str:
+    """Write false alarms as ``3 of 60 good images alarm, 5 per 100 (95 % interval 1.0 to 13.9)``."""
+    low, high = alarms.interval(level)
+    verb = f"alarm{'s' * (alarms.good == 1)}"
+    return (
+        f"{alarms.count:,} of {counted(alarms.good, 'good image')} {verb}, {100 * alarms.rate:.3g} per 100 "
+        f"({100 * level:g} % interval {100 * low:.1f} to {100 * high:.1f})"
+    )
+
+
+def size_text(area: float) -> str:
+    """Write an area with the diameter of the circle that has it: ``1,240 px (40 px across)``."""
+    return f"{pixels_text(area)} ({pixels_text(float(equivalent_diameter(area)))} across)"
+
+
+def range_text(low: float, high: float) -> str:
+    """Write an interval of areas, whose upper end may be infinite."""
+    if not math.isfinite(high):
+        return f"{pixels_text(low)} and more, without an upper limit"
+    return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"
+
+
+def pixels_text(value: float) -> str:
+    """Write a number of pixels."""
+    return f"{figure_text(value)} px"
+
+
+def figure_text(value: float) -> str:
+    """Write a number without decimals where it has two digits or more."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def percent_text(share: float) -> str:
+    """Write a share in percent, with a decimal where it is small."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.1f} %"
+
+
+def counted(number: int, word: str) -> str:
+    """Write ``1 image`` and ``1,200 images``."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def odds_text(probability: float) -> str:
+    """Write a probability as ``9 of 10``."""
+    tenths = round(10 * probability)
+    return f"{tenths} of 10" if abs(10 * probability - tenths) < 1e-9 else f"{budget_text(probability)} of 100"
