@@ -1,5 +1,6 @@
 """Metrics: pure functions of evidence and protocol. Neither torch nor timm is imported here."""
 
+from hrbench.metrics.aupimo import aupimo_images, aupimo_problem
 from hrbench.metrics.curves import (
     Certified,
     binary_auroc,
@@ -25,6 +26,8 @@ __all__ = [
     "DISJOINT",
     "METRIC_COLUMNS",
     "Certified",
+    "aupimo_images",
+    "aupimo_problem",
     "automatic_threshold",
     "binary_auroc",
     "binary_average_precision",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 
 from hrbench.evidence import Calibration, Evidence
 from hrbench.evidence.histograms import Keys, NormalScores, key_scores, score_keys
@@ -30,6 +30,7 @@ __all__ = [
     "conformal_rank",
     "conformal_threshold",
     "critical_scores",
+    "drifted",
     "held_out_alarms",
     "images_needed",
     "matched_limits",
@@ -219,6 +220,20 @@ def conformal_rank(images: int, budget: float) -> int | None:
     """
     rank = math.ceil((images + 1) * (1 - budget) - _ROUNDING)
     return rank if rank <= images else None
+
+
+def drifted(alarms: FalseAlarms, images: int, budget: float, level: float = 0.95) -> bool:
+    """Tell whether the good test images contradict a promise that `images` held-out ones made.
+
+    They do if the interval of their rate lies above `budget`, and if so many alarms would be rarer than half of
+    ``1 - level`` among images like those held out: the threshold is from a sample, too. With r the threshold's rank
+    among n' scores, an image of the same kind alarms with a probability of distribution beta(n' - r + 1, r).
+    """
+    rank = conformal_rank(images, budget)
+    if rank is None or not alarms.count:
+        return False
+    chance = betabinom.sf(alarms.count - 1, alarms.good, images - rank + 1, rank)
+    return bool(alarms.interval(level)[0] > budget and chance <= (1 - level) / 2)
 
 
 def conformal_threshold(calibration: Calibration, budget: float, pixels: int = 1) -> float | None:

@@ -37,6 +37,8 @@ Limits = tuple[float, float]
 FPR_RANGE = (1e-5, 1e-4)
 """The limits of the false-positive rate that define the metric."""
 
+_WITHOUT = 4  # images that a replicate may lack before its bins get coarse: 98 % of the replicates have one of them
+
 
 def aupimo_problem(evidence: Evidence, limits: Limits = FPR_RANGE) -> str:
     """Return why no image has an AUPIMO; "" if there is no reason."""
@@ -67,11 +69,12 @@ def aupimo_images(evidence: Evidence, limits: Limits = FPR_RANGE) -> Certified:
     parts = _good_parts(evidence)
     # Few images' high rates prove where the mean passes the upper limit: all pixels below are left alone.
     floor = _floor(parts, limits[1], max(math.ceil(math.sqrt(len(parts))), math.ceil(len(parts) * limits[1])))
-    keys, rates = _tail(parts, floor)
+    tail = _Tail.of(parts, floor)
+    rates = tail.rates(np.ones(len(parts)))
     ranks = evidence.ranks
     first = int(np.searchsorted(ranks.keys, floor))
     own = ranks.keys[first:]
-    above, at_least = (rates[np.searchsorted(keys, own, side=side)] for side in ("right", "left"))
+    above, at_least = (rates[np.searchsorted(tail.keys, own, side=side)] for side in ("right", "left"))
     last = first + int(np.count_nonzero(at_least > limits[0]))  # from here on every pixel counts in full
     place, sizes = ranks.place, defect[rows]
     starts = np.cumsum(sizes) - sizes
@@ -139,7 +142,7 @@ class _Bins:
             return None
         good, defective = np.flatnonzero(_good(evidence)), np.flatnonzero(context.largest)
         parts = _good_parts(evidence)
-        edges = _edges(*_tail(parts, _floor(parts, FPR_RANGE[1], len(parts))))
+        edges = _edges(_Tail.of(parts, _floor(parts, FPR_RANGE[1], len(parts))))
         rates = np.stack([part.at_least(edges[::-1]) / part.total for part in parts])
         ranks, sizes = evidence.ranks, evidence.images["defect_pixels"].to_numpy()[defective]
         first = int(np.searchsorted(ranks.keys, edges[0]))
@@ -176,26 +179,64 @@ def _floor(parts: Sequence[NormalScores], limit: float, number: int) -> np.unsig
     return floor
 
 
-def _tail(parts: Sequence[NormalScores], floor: np.unsignedinteger[Any]) -> tuple[Keys, Floats]:
-    """Return the distinct keys from `floor` on (K,), rising, and the mean rate at each and above the last, (K + 1,)."""
-    keys = [np.unique(part.keys[np.searchsorted(part.keys, floor) :]) for part in parts]
-    steps = [
-        (part.at_least(own) - part.above(own)) / (part.total * len(parts))
-        for part, own in zip(parts, keys, strict=True)
-    ]
-    joined, place = np.unique(np.concatenate(keys), return_inverse=True)
-    sums = np.bincount(place, np.concatenate(steps), joined.size)
-    return joined, np.concatenate([np.cumsum(sums[::-1])[::-1], [0.0]])
+@dataclass(frozen=True)
+class _Tail:
+    """The pixels of n images from some key on.
+
+    Attributes
+    ----------
+    keys : ndarray, (K,)
+        Distinct, rising.
+    place, image, share : ndarray
+        Place in `keys`, number of the image, and share of the image's pixels, of each distinct key of each image.
+    """
+
+    keys: Keys
+    place: Ints
+    image: Ints
+    share: Floats
+
+    @staticmethod
+    def of(parts: Sequence[NormalScores], floor: np.unsignedinteger[Any]) -> _Tail:
+        own = [np.unique(part.keys[np.searchsorted(part.keys, floor) :]) for part in parts]
+        share = [(part.at_least(keys) - part.above(keys)) / part.total for part, keys in zip(parts, own, strict=True)]
+        keys, place = np.unique(np.concatenate(own), return_inverse=True)
+        image = np.repeat(np.arange(len(parts)), [each.size for each in own])
+        return _Tail(keys, place, image, np.concatenate(share))
+
+    def rates(self, weights: Floats) -> Floats:
+        """Return the images' weighted mean rate at each key and, at last, above all: (K + 1,), falling."""
+        sums = np.bincount(self.place, self.share * weights[self.image], self.keys.size) / weights.sum()
+        return np.concatenate([np.cumsum(sums[::-1])[::-1], [0.0]])
+
+    def of_images(self, start: int) -> Floats:
+        """Return each image's own rate at the key of number `start`."""
+        rates: Floats = np.bincount(self.image, np.where(self.place >= start, self.share, 0.0)).astype(np.float64)
+        return rates
 
 
-def _edges(keys: Keys, rates: Floats) -> Keys:
-    """Return rising lower edges of bins, even on a logarithmic axis of rates around the limits."""
-    places = np.arange(keys.size)
-    if keys.size > 1000:
-        low, high = FPR_RANGE
-        wanted = [np.geomspace(low / 10, 10 * high, 400), np.geomspace(10 * high, 1, 40)]
-        places = np.unique(np.append(np.searchsorted(-rates[1:], -np.concatenate(wanted)).clip(max=keys.size - 1), 0))
-    return cut_keys(keys, places)
+def _edges(tail: _Tail) -> Keys:
+    """Return rising lower edges of bins, about even on a logarithmic axis of rates around the limits.
+
+    A replicate may lack the few images that decide the rates of all, and have its limits at far lower scores: there
+    are bins where the limits lie without the image that is loudest at them, without the two loudest, and so on. A key
+    whose normal pixels take a large step is a bin of its own, for defect pixels to be tied with it or not.
+    """
+    last = tail.keys.size - 1
+    if last < 1000:
+        return cut_keys(tail.keys, np.arange(last + 1))
+    low, high = FPR_RANGE
+    levels = np.geomspace(low / 4, high * 4, 200)
+    places, steep, weights = np.zeros(1, np.int64), np.zeros(0, np.int64), np.ones(int(tail.image[-1]) + 1)
+    for _ in range(min(weights.size, _WITHOUT + 1)):
+        above = tail.rates(weights)[1:]
+        wanted = np.searchsorted(-above, -levels).clip(max=last)
+        steep = np.append(steep, wanted[1:][wanted[1:] == wanted[:-1]])  # a step over two levels
+        resolved = np.isin(np.arange(levels.size), np.searchsorted(levels, above[places]))
+        places = np.unique(np.append(places, wanted[~resolved]))
+        loudest = np.argmax(tail.of_images(int(np.searchsorted(-above, -high))) * weights)
+        weights[loudest] = 0
+    return np.unique(np.append(cut_keys(tail.keys, places), tail.keys[steep] + tail.keys.dtype.type(1)))
 
 
 def _height(rate: Floats, limits: Limits) -> Floats:

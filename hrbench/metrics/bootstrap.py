@@ -138,12 +138,22 @@ class Replicates:
             ends[row] = logit_interval(self.values[:, row], self.estimate[row], int(self.units[row]), level)
         return self.keys.assign(ci_low=ends[:, 0], ci_high=ends[:, 1])
 
-    def table(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> pd.DataFrame:
-        """Return one row of the replicates as a table that :meth:`of_table` reads back."""
-        row = self.row(metric, subset, fpr_limit)
-        facts = {"estimate": self.estimate[row], "units": self.units[row], "components": self.components[row]}
-        key = self.keys.iloc[[row]].reset_index(drop=True)
-        return key.assign(**facts, sample=self.sample, values=[self.values[:, row]])
+    def only(self, rows: npt.ArrayLike) -> Replicates:
+        """Return some of the rows: their numbers, or a truth value for each."""
+        chosen = np.arange(len(self.keys))[np.asarray(rows)]
+        return Replicates(
+            self.keys.iloc[chosen].reset_index(drop=True),
+            self.estimate[chosen],
+            self.values[:, chosen],
+            self.units[chosen],
+            self.components[chosen],
+            self.sample,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return a table, one line per row, that :meth:`of_table` reads back."""
+        facts = {"estimate": self.estimate, "units": self.units, "components": self.components}
+        return self.keys.assign(**facts, sample=self.sample, values=list(self.values.T))
 
     @staticmethod
     def of_table(table: pd.DataFrame) -> Replicates:

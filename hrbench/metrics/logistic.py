@@ -64,7 +64,8 @@ def fit_logistic(
 
     Notes
     -----
-    x is centred and scaled first; a step that lowers the likelihood is halved, so the iteration climbs from 0.
+    x is centred and scaled first; a step that lowers the likelihood is halved, so the iteration climbs from 0. So is
+    one that neither climbs nor shrinks: with two observations Firth's steps are twice too long, to and fro.
     """
     raw, y = np.asarray(x, dtype=np.float64), np.asarray(hits, dtype=bool)
     w = np.ones((1, raw.size)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -86,7 +87,7 @@ def fit_logistic(
             determinant = i0 * i2 - i1**2
             likelihood = (v * np.where(y, -np.logaddexp(0, -eta), -np.logaddexp(0, eta))).sum(axis=1)
             likelihood += np.where(firth[active], np.log(determinant) / 2, 0.0)
-            climbed = likelihood >= height[active] - 1e-10
+            climbed, level = likelihood >= height[active] - 1e-10, likelihood <= height[active] + 1e-10
             residual = v * (y - p)
             # leverage of each observation: information * (1, z) I^-1 (1, z)^T
             leverage = information * (i2[:, None] - 2 * i1[:, None] * z + i0[:, None] * z**2) / determinant[:, None]
@@ -99,8 +100,9 @@ def fit_logistic(
             height[climbers], accepted[climbers] = likelihood[climbed], b[climbed]
             inverse = np.stack([i2, -i1, -i1, i0], axis=1).reshape(-1, 2, 2) / determinant[:, None, None]
             covariance[climbers] = inverse[climbed]
-            beta[active] = b + step
-            length[active] = np.abs(step).max(axis=1) / (1 + np.abs(b).max(axis=1))
+            last, length[active] = length[active], np.abs(step).max(axis=1) / (1 + np.abs(b).max(axis=1))
+            stuck = climbed & level & (length[active] > 0.9 * last)
+            beta[active] = b + np.where(stuck[:, None], step / 2, step)
             active = active[length[active] > 1e-11]  # false where a singular case made it NaN
             if not active.size:
                 break

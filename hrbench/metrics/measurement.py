@@ -15,6 +15,7 @@ from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detections
 from hrbench.metrics.segmentation import AUTOMATIC, MATCHED
+from hrbench.metrics.sizes import DISJOINT
 from hrbench.metrics.table import KEY_COLUMNS, METRIC_COLUMNS, component_rows, image_rows, metric_rows
 from hrbench.protocol import Protocol
 
@@ -35,7 +36,8 @@ class Measured:
     components, images : DataFrame
         See :func:`hrbench.metrics.component_table` and :func:`hrbench.metrics.table.image_rows`.
     replicates : DataFrame
-        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals.
+        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; and for paired
+        differences of recall at the headline budget of false alarms, of all defects and by quarter, and of mean recall.
     """
 
     records: pd.DataFrame
@@ -52,9 +54,19 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     context = Context(evidence, protocol, threshold)
     drawn = drawn_replicates(context) if protocol.bootstrap.draws else None
     records = with_intervals(metric_rows(context), context, drawn, detections(context))
-    kept = pd.DataFrame() if drawn is None else drawn.table("aupro", fpr_limit=protocol.headline_fpr)
+    kept = pd.DataFrame() if drawn is None else drawn.only([drawn.row(*key) for key in _kept(protocol)]).table()
     tables = (records, component_rows(context), image_rows(context), kept)
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
+
+
+def _kept(protocol: Protocol) -> list[tuple[str, str, float | None]]:
+    """Return metric, subset and limit of each row whose replicates a run keeps."""
+    kept: list[tuple[str, str, float | None]] = [("aupro", "all", protocol.headline_fpr)]
+    if protocol.alarm.budgets:
+        kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
+    if protocol.alarm.summary:
+        kept.append(("mean_recall", "all", None))
+    return kept
 
 
 def with_intervals(
@@ -104,6 +116,9 @@ def _limits_at(result: Detection) -> list[dict[str, object]]:
     return rows
 
 
-def detections_of(evidence: Evidence, protocol: Protocol) -> dict[float | None, Detection]:
-    """Return the probability of detection by budget of false alarms; None stands for the automatic threshold."""
-    return {result.budget: result for result in detections(Context(evidence, protocol))}
+def detections_of(evidence: Evidence, protocol: Protocol, *, matched: bool = True) -> dict[float | None, Detection]:
+    """Return the probability of detection by budget of false alarms; None stands for the automatic threshold.
+
+    Without the `matched` ones, whose bootstrap takes a few times as long, for that threshold only.
+    """
+    return {result.budget: result for result in detections(Context(evidence, protocol), matched=matched)}

@@ -220,6 +220,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_aupro(protocol),
         _rho(protocol),
         _column("rho_disjoint", "robust", "ρ′", limit=protocol.headline_fpr),
+        _column("aupimo", "per image", "AUPIMO", line="AUPIMO", interval=True),
         *_predictions(AUTOMATIC, AUTOMATIC.where, ("iou", "miou", "miou_all", "f1", "recall", "fpr")),
         *_predictions(DECISION, DECISION.where, ("iou", "miou", "miou_all", "recall", "fpr")),
         *_predictions(ORACLE, "oracle*", ("iou", "miou", "f1")),
@@ -257,15 +258,19 @@ def error_text(error: float) -> str:
 
 def why_missing(column: Column, estimate: Estimate) -> str:
     """Say why there is no number."""
-    at = METRICS[column.metric].at if column.metric in METRICS else None
+    entry = METRICS.get(column.metric)
+    at = entry.at if entry else None
     if estimate.few:
-        return f"only {estimate.n} defect{'s' * (estimate.n > 1)}, no number below {MIN_COMPONENTS}"
+        what = "defect" if entry is None or entry.counts == "components" else "defective image"
+        return f"only {estimate.n} {what}{'s' * (estimate.n > 1)}, no number below {MIN_COMPONENTS}"
     if column.metric in COSTS:
         return "not measured"
     if estimate.total == 0:
         return "the method takes no decision of its own" if at is DECISION else "not measured"
     if column.metric in SIZED and estimate.n == 0:
         return "no defect of this size"
+    if column.metric == "aupimo":
+        return "no good images, or too few pixels in them for a false-positive rate of 1e-5"
     if at is AUTOMATIC:
         return "no automatic threshold: no held-out normal images"
     return "undefined here"

@@ -3,18 +3,22 @@
 // Sort a table by the column of the pressed button; rows without a value stay at the end either way.
 function sortBy(button) {
   const head = button.closest("th");
-  const heads = [...head.parentElement.children];
-  const column = heads.indexOf(head);
-  const body = head.closest("table").tBodies[0];
   const before = head.getAttribute("aria-sort");
   // Numbers start with the best on top, names and ranks with the first.
   const most = head.classList.contains("number") && !head.classList.contains("least");
   const first = most ? "descending" : "ascending";
   const other = first === "ascending" ? "descending" : "ascending";
   const order = before === first ? other : first;
-  for (const h of heads) h.removeAttribute("aria-sort");
+  for (const h of head.parentElement.children) h.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order);
+  arrange(head);
+}
 
+// Put the rows into the order that the head of a column tells.
+function arrange(head) {
+  const column = [...head.parentElement.children].indexOf(head);
+  const body = head.closest("table").tBodies[0];
+  const order = head.getAttribute("aria-sort");
   const key = (row) => row.cells[column].dataset.sort || "";
   const isNumber = (text) => text === "" || !isNaN(parseFloat(text));
   const numeric = !head.classList.contains("text") && [...body.rows].every((row) => isNumber(key(row)));

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, budget_text, heading_text, verdict
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, size_columns
 from hrbench.report.configurations import CountedRun, printable
@@ -19,6 +20,7 @@ from hrbench.report.cost import cost_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
+from hrbench.report.operating import Ranked, Ranks, page_data, point_at, positions, rank_scores
 from hrbench.report.plots import KINDS, PlotData, figures, gather
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
@@ -32,8 +34,10 @@ __all__ = ["html_page", "write_leaderboard"]
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
 
-_SINGLE = ("sizes", "diameters", "cost")
-_OVERVIEW = (*_SINGLE, "curves")
+_ANSWER = ("matched", "limits", "froc")
+_AVERAGED = ("sizes", "diameters", "differences", "cost")
+_SINGLE = (*_ANSWER, *_AVERAGED)
+_OVERVIEW = (*_AVERAGED, "curves")
 """Plots above the categories; with a single one the others stand in its own section."""
 
 
@@ -95,6 +99,7 @@ def html_page(summary: Summary) -> str:
 def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
     data, categories = gather(board), board.categories
+    ranked = rank_scores(board)
     counts = {run.category: run for run in board.runs}.values()
     return {
         "name": board.dataset,
@@ -106,10 +111,11 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
             "defective": sum(run.defective for run in counts),
             "defects": sum(area.size for area in data.areas.values()) if len(data.areas) == len(categories) else 0,
         },
+        "answer": _answer(board, ranked),
         "overview": overview_table(board),
         "plots": _svg(board, data, "", anchor, _OVERVIEW if len(categories) > 1 else _SINGLE),
         "categories": [
-            _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
+            _category(board, data, ranked, category, f"{anchor}c{number}") for number, category in enumerate(categories)
         ],
         "limits": limit_overview(data.limits, board),
         "cost": cost_table(board),
@@ -118,7 +124,29 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     }
 
 
-def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) -> dict[str, Any]:
+def _answer(board: Leaderboard, ranked: Ranked) -> dict[str, Any] | None:
+    """Return what the first table of a dataset needs, and the page's script; None without any alarm scores."""
+    table = answer_table(ranked, board)
+    if table is None:
+        return None
+    categories, headline = board.categories, board.protocol.alarm.headline
+    if len(categories) == 1:
+        sentences = answer_sentences(ranked, board, categories[0])
+    else:
+        sentences = best_sentences(ranked, board)
+    stops = positions(ranked, board.protocol)
+    return {
+        "data": Markup(page_data(ranked, board)),
+        "stops": [budget_text(stop) for stop in stops],
+        "start": stops.index(headline),
+        "headline": budget_text(headline),
+        "budget": heading_text(ranked, headline),
+        "overall": {"number": "", "table": table, "sentences": sentences},
+        "notes": table.notes,
+    }
+
+
+def _category(board: Leaderboard, data: PlotData, ranked: Ranked, category: str, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one category."""
     protocol = board.protocol
     counted = f"AUPRO@{limit_text(protocol.headline_fpr)}"
@@ -133,10 +161,18 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
     pictures = []
     for row in board.rows:
         runs = [run for run in row.runs if run.category == category]
-        pictures += [entry] if (entry := _pictures(row, runs)) else []
+        ranks = ranked.get((category, row.configuration.number))
+        pictures += [entry] if (entry := _pictures(row, runs, ranks, protocol)) else []
+    answered: dict[str, Any] | None = None
+    if any(name == category for name, _ in ranked):
+        answered = {"number": board.categories.index(category), "table": None, "sentences": []}
+        if several:  # the only category's stands above
+            answered["table"] = answer_table(ranked, board, category)
+            answered["sentences"] = answer_sentences(ranked, board, category)
     return {
         "name": category,
         "anchor": anchor,
+        "answer": answered,
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
         "limits": limit_table(data.limits, board, category),
@@ -150,6 +186,12 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
     what = {
         "sizes": "AUPRO per quarter of the defects by area, for every row of the table",
         "diameters": "AUPRO per equivalent diameter of the defects, for every row of the table",
+        "matched": "Probability of detection over the area of the defect, at equal false alarms",
+        "limits": "The smallest area that is found reliably over the false alarms per 100 good images",
+        "froc": "Share of the defects that are found over the false alarms per 100 good images, by their size",
+        "ranks": "The false alarms that finding each defect costs, over its diameter",
+        "alarms": "Alarm scores of good and of defective images, with the thresholds",
+        "differences": "Differences to the first row on the same images, with their intervals",
         "curves": "PRO and ROC curves over a logarithmic false-positive rate",
         "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
         "cost": "AUPRO over the time per megapixel, for every row of the table above, with the Pareto front",
@@ -161,16 +203,27 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
     }
 
 
-def _pictures(row: Row, runs: Sequence[CountedRun]) -> dict[str, Any] | None:
+def _pictures(row: Row, runs: Sequence[CountedRun], ranks: Ranks | None, protocol: Protocol) -> dict[str, Any] | None:
     """Return the pictures of a configuration, from its run with the lowest seed that has any."""
     for counted in runs:
-        pictures: dict[str, list[dict[str, str]]] = {}
+        pictures: dict[str, list[dict[str, Any]]] = {}
         for picture in counted.run.pictures:
             entries = pictures.setdefault(picture.kind, [])
             if len(entries) < _PICTURES and picture.path.is_file():
                 words = {"image": printable(picture.image), "caption": printable(picture.caption)}
-                entries.append({"source": inline_jpeg(picture.path), **words})
+                of = _verdict(picture.image, ranks, protocol) if ranks and ranks.seed == counted.seed else None
+                entries.append({"source": inline_jpeg(picture.path), **words, "verdict": of})
         kinds = {kind: entries for kind, entries in pictures.items() if entries}
         if kinds:
             return {"row": row, "seed": counted.seed, "kinds": kinds}
     return None
+
+
+def _verdict(image: str, ranks: Ranks, protocol: Protocol) -> dict[str, Any] | None:
+    """Return what becomes of an image at the headline number of false alarms, and what that follows from."""
+    if image not in ranks.pictures or not ranks.good.size:
+        return None
+    label, alarm, critical = ranks.pictures[image]
+    limit = point_at(ranks, protocol.alarm.headline, protocol.pod).limit
+    text, hits = verdict(label, alarm, critical, limit)
+    return {"label": label, "alarm": alarm, "critical": critical, "text": text, "hits": hits}

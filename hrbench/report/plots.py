@@ -1,10 +1,10 @@
-"""Plots of a report: quality by defect size, the curves behind the areas, probability of detection, cost."""
+"""Plots of a report: quality by defect size, what is found at how many false alarms, the curves behind it all, cost."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,22 @@ from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
 from hrbench.report.cost_plot import draw_cost
 from hrbench.report.detection_limits import Reliabilities, Reliability
+from hrbench.report.differences import paired_differences
+from hrbench.report.differences_plot import draw_differences
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
-from hrbench.report.pod_plot import draw_detection
+from hrbench.report.operating_plot import Threshold, draw_alarms, draw_froc, draw_limits, draw_ranks
+from hrbench.report.pod_plot import draw_detection, draw_matched
+from hrbench.report.scores import AllScores, Scores, allowed, analyse, read_scores
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 
 __all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
 
 Floats = npt.NDArray[np.float64]
-KINDS = ("sizes", "diameters", "curves", "detection", "cost")
+OPERATING = ("limits", "froc", "matched", "ranks", "alarms")
+"""What is found at how many false alarms; drawn per category only, because each has thresholds of its own."""
+KINDS = ("sizes", "diameters", *OPERATING, "differences", "curves", "detection", "cost")
 """What is drawn; curves and detection need evidence, cost is drawn per dataset only."""
 FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 """False-positive rates at which curves are averaged and drawn: 50 per decade."""
@@ -48,11 +54,14 @@ class PlotData:
         (PRO, ROC) on :data:`FPR_GRID`, mean over the seeds, by category and number of the configuration.
     limits : dict
         Probability of detection of the lowest seed, by category and number of the configuration.
+    scores : dict
+        Alarm and critical scores, which need no evidence.
     """
 
     areas: Mapping[str, npt.NDArray[np.int64]]
     curves: Mapping[tuple[str, int], tuple[Floats, Floats]]
     limits: Reliabilities = dataclasses.field(default_factory=dict)
+    scores: AllScores = dataclasses.field(default_factory=dict)
 
 
 def gather(board: Leaderboard) -> PlotData:
@@ -72,8 +81,8 @@ def gather(board: Leaderboard) -> PlotData:
         key = (category, counted.configuration.number)
         curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detections_of(evidence, board.protocol), counted.seed)
-    return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits)
+            limits[key] = Reliability(detections_of(evidence, board.protocol, matched=False), counted.seed)
+    return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits, read_scores(board))
 
 
 def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -84,9 +93,12 @@ def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> list[Path]:
     """Write all plots as PNG and SVG, and return their paths.
 
-    For each dataset ``DATASET-sizes``, ``-diameters`` and ``-curves``, averaged over its categories, and for
-    each of several categories ``DATASET-CATEGORY-...``. Curves need the runs' evidence, and ``-detection``, drawn
-    per category only, an operating threshold. ``DATASET-cost`` needs runs that recorded their speed.
+    For each dataset ``DATASET-sizes``, ``-diameters``, ``-differences`` and ``-curves``, averaged over its categories,
+    and for each of several categories ``DATASET-CATEGORY-...``. Per category only, because each has thresholds of its
+    own: at equal false alarms ``-limits`` (a90 against false alarms), ``-froc`` (recall against them, by size),
+    ``-matched`` (probability of detection), ``-ranks`` (the false alarms that each defect costs) and ``-alarms`` (alarm
+    scores); and ``-detection`` at the threshold that was set on training images. ``-differences`` needs two rows with
+    bootstrap replicates, ``-curves`` and ``-detection`` the runs' evidence, ``DATASET-cost`` their speed.
 
     Parameters
     ----------
@@ -135,14 +147,20 @@ def figures(
     if "diameters" in kinds and (fixed := diameter_names(protocol.size_bins)):
         panels = [("Equivalent diameter of the defects, px", sheet.bins(fixed), sheet.series(fixed))]
         drawn["diameters"] = draw_bins(panels, title, axis)
-    if "curves" in kinds and (curves := sheet.curves()):
-        drawn["curves"] = draw_curves(FPR_GRID, curves, protocol, title)
-    if "detection" in kinds:
-        detection = draw_detection(sheet.detections(), protocol.pod, title)
-        drawn |= {} if detection is None else {"detection": detection}
-    if "cost" in kinds and not category:
-        cost = draw_cost(tradeoff(board), axis, title)
-        drawn |= {} if cost is None else {"cost": cost}
+    maybe: dict[str, Callable[[], Figure | None]] = {
+        "limits": lambda: draw_limits(sheet.scores(), protocol, title),
+        "froc": lambda: draw_froc(sheet.scores(), protocol, title, sheet.threshold),
+        "matched": lambda: draw_matched(sheet.matched(), protocol.alarm.headline, protocol.pod, title),
+        "ranks": lambda: draw_ranks(sheet.scores(), protocol, title),
+        "alarms": lambda: draw_alarms(sheet.scores(), protocol, title, sheet.threshold),
+        "differences": lambda: sheet.differences(title),
+        "curves": lambda: draw_curves(FPR_GRID, curves, protocol, title) if (curves := sheet.curves()) else None,
+        "detection": lambda: draw_detection(sheet.detections(), protocol.pod, title, protocol.threshold),
+        "cost": lambda: None if category else draw_cost(tradeoff(board), axis, title),
+    }
+    for kind, draw in maybe.items():
+        if kind in kinds and (figure := draw()) is not None:
+            drawn[kind] = figure
     return drawn
 
 
@@ -196,6 +214,46 @@ class _Sheet:
             if entry is not None and entry.detection is not None:
                 entries.append((self._one(row), entry.detection))
         return entries
+
+    def scores(self) -> list[tuple[Series, Sequence[Scores]]]:
+        if len(self.categories) != 1:
+            return []
+        keys = ((row, (self.categories[0], row.configuration.number)) for row in self.rows)
+        return [(self._one(row), self.data.scores[key]) for row, key in keys if key in self.data.scores]
+
+    def matched(self) -> list[tuple[Series, Mapping[float, Detection]]]:
+        """Return the analysis at each budget: with the evidence's bootstrap, or from the scores alone."""
+        rules, pod = self.board.protocol.alarm, self.board.protocol.pod
+        entries: list[tuple[Series, Mapping[float, Detection]]] = []
+        for series, (scores, *_) in self.scores():
+            reliability = self.data.limits.get((self.categories[0], series.index))
+            points = {} if reliability is None else reliability.points
+            of_scores: dict[int, Detection] = {}
+            found = {}
+            for budget in rules.budgets:
+                number = allowed(scores.good.size, budget)
+                if budget not in points and number not in of_scores:
+                    of_scores[number] = analyse(scores, number, pod)
+                found[budget] = points[budget] if budget in points else of_scores[number]
+            entries.append((series, found))
+        return entries
+
+    def threshold(self, series: Series) -> Threshold | None:
+        """Return what holds at the threshold that was set on training images; None where it is not known."""
+        entry = self.data.limits.get((self.categories[0], series.index))
+        found = None if entry is None else entry.detection
+        if found is None or not found.alarms.good:
+            return None
+        rule = self.board.protocol.threshold
+        promised = rule.alarms if rule.rule == "conformal" else None
+        return Threshold(found.threshold, found.alarms, float(found.hits.mean()), promised)
+
+    def differences(self, title: str) -> Figure | None:
+        found = paired_differences(self.board, self.category)
+        if found is None:
+            return None
+        first, *others = (self._one(row) for row in (found.first, *(row for row, _ in found.rows)))
+        return draw_differences(found, first, others, self.board.protocol.bootstrap.level, title)
 
     def bins(self, subsets: Sequence[str]) -> list[Bin]:
         return [self._bin(column) for column in size_columns(self.board.protocol, subsets)]

@@ -1,10 +1,10 @@
-"""The plot of the probability of detection against defect size."""
+"""Plots of the probability of detection against defect size."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from matplotlib.lines import Line2D
 
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection
-from hrbench.protocol import Detectability
+from hrbench.protocol import Detectability, ThresholdRule
 from hrbench.report.configurations import printable
 from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
+from hrbench.report.operating_plot import per_hundred, promise_text
+from hrbench.report.scores import allowed
 
-__all__ = ["draw_detection"]
+__all__ = ["draw_detection", "draw_matched"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,23 +31,24 @@ _COLUMNS = 3
 _STROKES = 500  # of a rug that can be told apart
 
 
-def draw_detection(items: Sequence[tuple[Series, Detection]], pod: Detectability, title: str) -> Figure | None:
-    """Draw POD curves with their bands, hits above and misses below; None if no defect was analysed.
+def draw_detection(
+    items: Sequence[tuple[Series, Detection]], pod: Detectability, title: str, rule: ThresholdRule | None = None
+) -> Figure | None:
+    """Draw POD curves at each method's own threshold, hits above and misses below; None if no defect was analysed.
 
     A filled marker is a90, a hollow one a90/95; a hollow arrow at the right edge says that the limit is not reached.
+    Beside the limits stands how many good images alarm; `rule` is what set the thresholds, and may have promised less.
     """
     items = [(series, found) for series, found in items if found.areas.size]
     if not items:
         return None
-    low = min(float(found.areas.min()) for _, found in items)
-    high = max(float(found.areas.max()) for _, found in items)
-    margin = max(1.08, (high / low) ** 0.03)
-    span = (low / margin, high * margin)
+    span = _span([found for _, found in items])
+    heading = _promise(rule)
     if len(items) <= _OVERLAID:
-        shown = [Series(f"{series.label}, {_limits(found, pod)}", series.index) for series, found in items]
+        shown = [Series(f"{s.label}, {_limits(found, pod)}{_achieved(found, rule)}", s.index) for s, found in items]
         with sheet(shown, title, markers=False, shape=(1, 1), height=3.6, key=_key(pod)) as (figure, grid):
             axes = figure.add_subplot(grid[0])
-            _axes(axes, span, "", len(items), pod.probability, most=12)
+            _axes(axes, span, heading, len(items), pod.probability, most=12)
             axes.set_ylabel("probability of detection")
             axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
             _draw(axes, items, span[1])
@@ -56,12 +59,89 @@ def draw_detection(items: Sequence[tuple[Series, Detection]], pod: Detectability
             axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
             label = textwrap.shorten(printable(series.label), 84, placeholder=" …")
             heading = textwrap.fill(label, 42, break_long_words=True)
-            _axes(axes, span, f"{heading}\n{_limits(found, pod)}", 1, pod.probability, most=4)
+            said = "\n".join(text.removeprefix("; ") for text in (_limits(found, pod), _achieved(found, rule)) if text)
+            _axes(axes, span, f"{heading}\n{said}", 1, pod.probability, most=4)
             axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
             axes.set_xlabel("" if place + _COLUMNS < len(items) else "area, px; ⌀ of an equal circle")
             _draw(axes, [(series, found)], span[1])
     return figure
+
+
+def draw_matched(
+    items: Sequence[tuple[Series, Mapping[float, Detection]]], headline: float, pod: Detectability, title: str
+) -> Figure | None:
+    """Draw the POD curves of all methods at equal false alarms, a panel per budget; None without any.
+
+    Budgets that let as many good images alarm are one. The headline's panel is the large one.
+    """
+    items = [(series, by_budget) for series, by_budget in items if headline in by_budget]
+    if not items:
+        return None
+    groups: dict[tuple[int, ...], list[float]] = {}
+    for budget in sorted(set.intersection(*(set(by_budget) for _, by_budget in items))):
+        number = tuple(allowed(by_budget[budget].alarms.good, budget) for _, by_budget in items)
+        groups.setdefault(number, []).append(budget)
+    main = next(budgets for budgets in groups.values() if headline in budgets)
+    others = [budgets for budgets in groups.values() if budgets is not main]
+    span = _span([by_budget[headline] for _, by_budget in items])
+    few = len(items) <= _OVERLAID
+    shown = [Series(f"{series.label}, {_limits(found[headline], pod)}", series.index) for series, found in items]
+    columns = max(1, len(others))
+    shape, height = ((5, columns), 5.6) if others else ((1, 1), 3.6)
+    key = _key(pod) if few else _key(pod)[:1]
+    with sheet(shown, title, markers=False, shape=shape, height=height, key=key) as (figure, grid):
+        axes = figure.add_subplot(grid[:3, :] if others else grid[0])
+        at_headline = [(series, by_budget[headline]) for series, by_budget in items]
+        heading, rugs = _at(main, [found for _, found in at_headline], True), len(items) if few else 0
+        _axes(axes, span, heading, rugs, pod.probability, most=12)
+        axes.set_ylabel("probability of detection")
+        axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
+        _draw(axes, at_headline, span[1], few, rug=few)
+        for place, budgets in enumerate(others):
+            axes = figure.add_subplot(grid[3:, place])
+            found = [(series, by_budget[budgets[0]]) for series, by_budget in items]
+            heading = _at(budgets, [result for _, result in found], False)
+            _axes(axes, span, heading, 0, pod.probability, most=3 if columns > 2 else 5)
+            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"] if place == 0 else ["", "", ""])
+            if place:
+                axes.tick_params(axis="y", which="minor", labelleft=False)
+            _draw(axes, found, span[1], few=False, rug=False)
+    return figure
+
+
+def _at(budgets: Sequence[float], found: Sequence[Detection], main: bool) -> str:
+    """Return the heading of a panel: ``at 5 false alarms per 100 good images: 3 of 60 alarmed``."""
+    counts = sorted({result.alarms.count for result in found})
+    goods = sorted({result.alarms.good for result in found})
+    texts = ["–".join(f"{n:,}" for n in dict.fromkeys((part[0], part[-1]))) for part in (counts, goods)]
+    *before, last = (per_hundred(budget) for budget in budgets)
+    at = f"{', '.join(before)} or {last}" if before else last
+    return f"at {at}{' false alarms' * main} per 100{' good images' * main}: {texts[0]} of {texts[1]} alarmed"
+
+
+def _span(found: Sequence[Detection]) -> tuple[float, float]:
+    low = min(float(result.areas.min()) for result in found)
+    high = max(float(result.areas.max()) for result in found)
+    margin = max(1.08, (high / low) ** 0.03)
+    return low / margin, high * margin
+
+
+def _promise(rule: ThresholdRule | None) -> str:
+    """Return the heading for thresholds that are set without the test images."""
+    if rule is None:
+        return ""
+    if rule.rule == "conformal":
+        return f"at the promised threshold: at most {per_hundred(rule.alarms)} false alarms per 100 good images"
+    return f"at the automatic threshold ({rule.rule} of held-out normal images)"
+
+
+def _achieved(found: Detection, rule: ThresholdRule | None) -> str:
+    """Return how many good images alarm, as part of a legend; nothing where there are none."""
+    if not found.alarms.good:
+        return ""
+    promised = rule.alarms if rule is not None and rule.rule == "conformal" else None
+    return f"; {promise_text(found.alarms, promised)}"
 
 
 def _limits(found: Detection, pod: Detectability) -> str:
@@ -87,7 +167,10 @@ def _axes(axes: Axes, span: tuple[float, float], heading: str, rugs: int, level:
     gap, height = _rug(rugs)
     middle, room = gap + rugs * height / 2, 1.8 * gap + rugs * height
     axes.set_ylim(-room, 1 + room)
-    axes.set_yticks([-middle, level, 1 + middle], ["missed", f"{level:g}", "hit"], minor=True, color=MUTED)
+    if rugs:
+        axes.set_yticks([-middle, level, 1 + middle], ["missed", f"{level:g}", "hit"], minor=True, color=MUTED)
+    else:
+        axes.set_yticks([level], [f"{level:g}"], minor=True, color=MUTED)
     axes.set_xscale("log")
     axes.set_xlim(*span)
     ticks = log_ticks(*span, most)
@@ -106,22 +189,35 @@ def _tick(area: float) -> str:
     return f"{area:,.0f}\n⌀ {across:.{0 if across >= 9.95 else 1}f}"
 
 
-def _draw(axes: Axes, items: Sequence[tuple[Series, Detection]], edge: float) -> None:
-    """Draw curves, limits and rugs; what would lie at the same place at the right edge is put below each other."""
+def _draw(
+    axes: Axes, items: Sequence[tuple[Series, Detection]], edge: float, few: bool = True, rug: bool = True
+) -> None:
+    """Draw curves, limits and rugs; what would lie at the same place at the right edge is put below each other.
+
+    With more than a `few` curves without bands, and of the limits a90 only. Without a rug, a line at 0 or 1 stands for
+    defects that were all missed or all hit, which no curve is fitted to.
+    """
     axes.axhline(items[0][1].pod.probability, color=MUTED, lw=0.6, ls=":", zorder=1)
     arrows = 0
     gap, height = _rug(len(items))
     for number, (series, found) in enumerate(items):
         colour, _, line = style(series.index)
         curve = found.curve()
-        axes.fill_between(curve["area"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0, zorder=2)
+        if few:
+            axes.fill_between(curve["area"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0, zorder=2)
         axes.plot(curve["area"], curve["pod"], color=colour, ls=line, lw=1.6, zorder=4)
-        for hit, base, up in ((True, 1 + gap, 1), (False, -gap, -1)):
+        if not rug and found.hits.min() == found.hits.max():
+            ends = [found.areas.min(), found.areas.max()]
+            axes.plot(ends, [found.hits.mean()] * 2, color=colour, ls=line, lw=1.2, zorder=4, clip_on=False)
+        for hit, base, up in ((True, 1 + gap, 1), (False, -gap, -1)) if rug else ():
             x = _strokes(found.areas[found.hits == hit])
             foot = base + up * number * height
             y = np.tile([foot, foot + up * 0.8 * height, math.nan], x.size)
             axes.plot(np.repeat(x, 3), y, color=colour, lw=1, alpha=0.8, zorder=3, solid_capstyle="butt")
-        arrows += _draw_limits(axes, series, found, edge, arrows)
+        if few:
+            arrows += _draw_limits(axes, series, found, edge, arrows)
+        elif found.a90.area is not None:
+            axes.plot([found.a90.area], [found.pod.probability], "o", mfc=colour, mec=PAPER, mew=0.5, ms=5, zorder=6)
 
 
 def _draw_limits(axes: Axes, series: Series, found: Detection, edge: float, arrows: int) -> bool:

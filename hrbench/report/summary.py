@@ -46,10 +46,10 @@ __all__ = [
 ]
 
 MIN_COMPONENTS = 3
-"""A size bin with fewer components than this gets no number."""
+"""A size bin with fewer components, or defective images, than this gets no number."""
 
-SIZED = ("aupro", "recall", "recall_decision")
-"""Metrics by size of defect that the rule applies to."""
+SIZED = ("aupro", "recall", "recall_decision", "aupimo", "image_auroc", "miou", "miou_decision")
+"""Metrics by size of defect that the rule applies to; of images by their largest defect, it is about these images."""
 
 _METRIC = ["metric", "subset", "fpr_limit"]
 

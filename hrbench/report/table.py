@@ -86,15 +86,20 @@ class Table:
         What stands below, in sentences.
     cautions : tuple of str
         What the cells' numbered marks stand for.
+    ranked_by : str
+        What the ranks mean, where they are not those of the overview.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[Row | str | None, ...]
     cells: tuple[tuple[Cell, ...], ...]
-    kind: Literal["overview", "category", "cost", "detection-limits", "protocol-comparison", "plain"] = "category"
+    kind: Literal["answer", "overview", "category", "cost", "detection-limits", "protocol-comparison", "plain"] = (
+        "category"
+    )
     caption: str = ""
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    ranked_by: str = ""
 
     @property
     def groups(self) -> list[tuple[str, int]]:

@@ -11,9 +11,11 @@ import pandas as pd
 
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
+from hrbench.report.answer import answer_table, best_sentences, heading_text
 from hrbench.report.columns import Column, category_columns, cost_columns, limit_text, size_columns
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
+from hrbench.report.operating import rank_scores
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
@@ -21,20 +23,33 @@ from hrbench.runs.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
 
+_MOST_SIZES = 3
+"""Categories whose detection limits fit into the width of a terminal."""
+
 
 def markdown_page(summary: Summary) -> str:
     """Return the leaderboards of all datasets as one Markdown page."""
     protocol = summary.protocol
     headline = limit_text(protocol.headline_fpr)
+    answered = (
+        "" if not protocol.alarm.budgets else "Where alarm scores are there, the first table is ranked by recall. "
+    )
     parts = [
         f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
-        f"Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
+        f"{answered}Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
     for board in summary.leaderboards:
+        parts.append(f"## {_markdown(board.dataset)}")
+        ranked = rank_scores(board)
+        if (answer := answer_table(ranked, board)) is not None:
+            at = heading_text(ranked, protocol.alarm.headline)
+            parts += [f"### How small a defect is found, at {at}", _markdown_table(answer)]
+            parts += [_markdown_list([*best_sentences(ranked, board), *answer.notes])]
+            parts.append("### How well, over all thresholds")
         overview = overview_table(board)
-        parts += [f"## {_markdown(board.dataset)}", _markdown_table(overview), _markdown_list(overview.notes)]
+        parts += [_markdown_table(overview), _markdown_list(overview.notes)]
         if (cost := cost_table(board)) is not None:
             parts += ["### What it costs", _markdown_table(cost), *([_markdown_list(cost.notes)] if cost.notes else [])]
         if (comparison := compare_protocols(board)) is not None:
@@ -52,7 +67,8 @@ def _markdown_table(table: Table) -> str:
     for row, cells in zip(table.rows, table.cells, strict=True):
         if isinstance(row, Row):
             rank = _rank(row) if table.kind == "overview" else row.rank_text
-            texts = [_markdown_cell(column, cell, by_metric) for column, cell in zip(table.columns, cells, strict=True)]
+            small = 1 if by_metric else 2 if table.kind == "answer" else 0
+            texts = [_markdown_cell(column, cell, small) for column, cell in zip(table.columns, cells, strict=True)]
             lines.append([metric or rank, _markdown(table.name(row) + row.marks), *texts])
             continue
         metric = _markdown(table.name(row))
@@ -65,11 +81,11 @@ def _rank(row: Row) -> str:
     return f"{row.rank_text} ({row.rank_interval})" if row.rank_interval else row.rank_text
 
 
-def _markdown_cell(column: Column, cell: Cell, with_small: bool) -> str:
+def _markdown_cell(column: Column, cell: Cell, small: int) -> str:
     text = ("{}", "**{}**", "*{}*")[cell.place].format(_markdown(cell.text))
     beside = interval_text(cell.estimate) if column.interval else ""
-    if with_small and any(cell.small):
-        beside = f"({cell.small[0]})"
+    if any(cell.small[:small]):
+        beside = f"({_markdown('; '.join(cell.small[:small]))})"
     return f"{text} {beside}" if beside else text
 
 
@@ -135,6 +151,33 @@ def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
 
 
 def _terminal_board(board: Leaderboard) -> str:
+    return "\n\n".join(filter(None, (_terminal_answer(board), _terminal_overview(board))))
+
+
+def _terminal_answer(board: Leaderboard) -> str:
+    """Return what is found at the headline number of false alarms; "" without any alarm scores."""
+    ranked = rank_scores(board)
+    table = answer_table(ranked, board)
+    if table is None:
+        return ""
+    lines = [["#"], ["method"]]
+    for row in table.rows:
+        if isinstance(row, Row):
+            lines[0].append(row.rank_text)
+            lines[1].append(printable(table.name(row) + row.marks))
+    for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
+        size = column.key not in ("called", "called_right", "alarms") and not column.key.startswith("recall")
+        if not size or len(board.categories) <= _MOST_SIZES:
+            lines.append([printable(column.line), *(_terminal_size(cell) if size else cell.text for cell in cells)])
+    title = f"{printable(board.dataset)}, found at {heading_text(ranked, board.protocol.alarm.headline)}"
+    return _terminal_lines(title, lines, 2, [printable(text) for text in best_sentences(ranked, board)])
+
+
+def _terminal_size(cell: Cell) -> str:
+    return f"{cell.text} [{cell.small[1].removesuffix(' px')}]" if len(cell.small) > 1 else cell.text
+
+
+def _terminal_overview(board: Leaderboard) -> str:
     table = overview_table(board)
     headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
     heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
@@ -156,15 +199,19 @@ def _terminal_board(board: Leaderboard) -> str:
                 left += 1
         elif column.key in heads or column.subset in DISJOINT:
             lines.append([heads.get(column.key, column.head), *(_terminal_number(column, cell) for cell in cells)])
+    about = ["protocol " + board.protocol.name, "sizes at " + headline.upper(), *shared]
+    notes = [printable(note) for note in table.notes if not note.startswith("*")]
+    return _terminal_lines(f"{printable(board.dataset)} ({', '.join(about)})", lines, left, notes)
+
+
+def _terminal_lines(title: str, columns: Sequence[Sequence[str]], left: int, notes: Sequence[str]) -> str:
+    """Write columns, the first right-aligned and then those up to `left` left-aligned, between rules."""
     padded = []
-    for place, texts in enumerate(lines):
+    for place, texts in enumerate(columns):
         width = max(map(len, texts))
         padded.append([text.ljust(width) if 1 <= place < left else text.rjust(width) for text in texts])
     text = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
     rule = "-" * max(map(len, text))
-    about = ["protocol " + board.protocol.name, "sizes at " + headline.upper(), *shared]
-    notes = [printable(note) for note in table.notes if not note.startswith("*")]
-    title = f"{printable(board.dataset)} ({', '.join(about)})"
     return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
 
 

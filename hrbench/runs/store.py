@@ -6,7 +6,7 @@
     records.parquet     one tidy row per metric
     components.parquet  one row per defect component and protocol: size, kind, place, critical score, AUPRO@L, overlap
     images.parquet      one row per image and protocol: label, image score, alarm score, area of the largest component
-    replicates.parquet  bootstrap replicates of the headline metric, one row per protocol
+    replicates.parquet  bootstrap replicates of a few metrics, see hrbench.metrics.measurement.Measured
     weights.safetensors what the method learnt
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
     maps/               native anomaly maps, if they were asked for
@@ -164,7 +164,7 @@ class Run:
 
     @cached_property
     def replicates(self) -> pd.DataFrame:
-        """One row per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
+        """Some rows per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
         return self._table("replicates")
 
     def _table(self, name: str) -> pd.DataFrame:

@@ -62,3 +62,47 @@ def best_mean_iou(maps, masks):
     """Return the highest mean IoU of the defective images over all common thresholds."""
     pairs = [(m, k) for m, k in zip(maps, masks, strict=True) if k.any()]
     return max(np.mean([np.sum(k & (m >= t)) / np.sum(k | (m >= t)) for m, k in pairs]) for t in thresholds(maps))
+
+
+def aupimo(maps, masks, low, high):
+    """Return AUPIMO of each image by the definition, NaN of good ones: segment by segment over all thresholds."""
+    good = [m for m, k in zip(maps, masks, strict=True) if not k.any()]
+    levels = thresholds(maps)
+    rate = [0.0, *(np.mean([np.mean(m >= t) for m in good]) for t in levels)]
+    values = []
+    for scores, mask in zip(maps, masks, strict=True):
+        found = [0.0, *(np.mean(scores[mask] >= t) for t in levels)] if mask.any() else [np.nan] * len(rate)
+        total = 0.0
+        for (x0, x1), (y0, y1) in zip(pairwise(rate), pairwise(found), strict=True):
+            start, end = max(x0, low), min(x1, high)
+            if start < end:  # y = y0 + slope (x - x0), over dx / x
+                slope = (y1 - y0) / (x1 - x0)
+                total += (y0 - slope * x0) * np.log(end / start) + slope * (end - start)
+        values.append(total / np.log(high / low) if mask.any() else np.nan)
+    return np.array(values)
+
+
+def matched(maps, masks, budget, pixels, share):
+    """Return what holds at the lowest threshold at which at most the budgeted share of good images alarms."""
+    good = [m for m, k in zip(maps, masks, strict=True) if not k.any()]
+    bad = [(m, k) for m, k in zip(maps, masks, strict=True) if k.any()]
+    names = ("recall", "called", "called_right", "fpr", "alarms")
+    if not good:
+        return dict.fromkeys(names, np.nan)
+
+    def alarm(m, t):
+        return np.sum(m >= t) >= min(pixels, m.size)
+
+    scores = thresholds(maps)
+    candidates = [np.inf, *np.nextafter(scores, np.inf)]  # just above each score
+    allowed = int(np.floor(budget * len(good) + 1e-9))
+    t = min(c for c in candidates if sum(alarm(m, c) for m in good) <= allowed)
+    hits = [[np.sum(m[part] >= t) >= max(1, share * part.sum() - 1e-9) for _, part in components([k])] for m, k in bad]
+    normal = np.concatenate([m[~k] for m, k in zip(maps, masks, strict=True)])
+    return {
+        "recall": np.mean([hit for own in hits for hit in own]),
+        "called": np.mean([alarm(m, t) for m, _ in bad]),
+        "called_right": np.mean([any(own) for own in hits]),
+        "fpr": np.mean(normal >= t),
+        "alarms": np.mean([alarm(m, t) for m in good]),
+    }

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from hrbench.metrics import bootstrap, detection
+from hrbench.metrics.logistic import fit_logistic
 from hrbench.protocol import Bootstrap, Detectability
 
 SIZES = [4, 6, 7, 9, 12, 15, 18, 22, 27, 33, 40, 49, 60, 73, 90, 110, 134, 164, 200, 245, 300, 366, 447, 546, 667]
@@ -86,6 +87,14 @@ def test_flat_data_have_no_upper_limit():
     assert found.a90_95.area is None
     assert found.a90_95.estimate == found.upper["wald"].estimate == math.inf
     assert str(found.a90_95) == "not reached (largest 400 px)"
+
+
+def test_two_defects_are_fitted():
+    # Every leverage is 1, so the score (y - p) + (1/2 - p) vanishes at p = (y + 1/2) / 2: odds of 3 to 1.
+    fit = fit_logistic(np.log([20, 129]), [False, True])
+    at = fit.intercept[0] + fit.slope[0] * np.log([20, 129])
+    np.testing.assert_allclose(at, [-np.log(3), np.log(3)], rtol=1e-9)
+    assert detection.fit_detection([20, 129], [False, True]).a50.area == pytest.approx(np.sqrt(20 * 129))
 
 
 def test_few_hits_and_misses_are_cautioned():

@@ -258,7 +258,7 @@ def _curves() -> Iterator[None]:
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
-    def detect(evidence: SimpleNamespace, *_: object) -> dict[float | None, Detection]:
+    def detect(evidence: SimpleNamespace, *_: object, **__: object) -> dict[float | None, Detection]:
         if not evidence.threshold:
             return {}
         return {None: found(evidence.skill, tuple(evidence.components["area"]))}

@@ -1,0 +1,382 @@
+"""The answer to the question of the title: how small a defect is found reliably, at a number of false alarms.
+
+The page's script says the same of every number of false alarms, word for word: see ``operating.js``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from hrbench.metrics import DISJOINT, equivalent_diameter
+from hrbench.metrics.detection import FLAT
+from hrbench.metrics.sizes import size_title
+from hrbench.protocol import Protocol
+from hrbench.report.columns import Column
+from hrbench.report.configurations import CountedRun
+from hrbench.report.operating import SUBSETS, Interval, Point, Ranked, Ranks, allowed, interval_at, point_at
+from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
+from hrbench.report.table import Cell, Table
+
+__all__ = [
+    "alarms_text",
+    "answer_sentences",
+    "answer_table",
+    "best_sentences",
+    "budget_text",
+    "heading_text",
+    "opening",
+    "sentence",
+    "verdict",
+]
+
+_FAR = 1e9  # px: nobody has to read what a curve says beyond
+_NO_GOOD = Cell("–", "no good test image")
+
+
+def answer_table(ranked: Ranked, board: Leaderboard, category: str = "", budget: float | None = None) -> Table | None:
+    """Return what is found in a category, or in all together (``""``), ranked by recall; None without any scores.
+
+    Parameters
+    ----------
+    ranked : dict
+        See :func:`hrbench.report.operating.rank_scores`.
+    board : Leaderboard
+    category : str
+    budget : float, optional
+        Share of the good images that may alarm; the protocol's headline by default.
+    """
+    protocol = board.protocol
+    budget = protocol.alarm.headline if budget is None else budget
+    chosen = [category] if category else board.categories
+    rows, lines, comparable, covered = [], [], [], []
+    for row in board.rows:
+        keys = [(name, row.configuration.number) for name in chosen]
+        parts = {name: (point_at(ranked[name, n], budget, protocol.pod), ranked[name, n]) for name, n in keys
+                 if (name, n) in ranked}  # fmt: skip
+        if not parts:
+            continue
+        cells = {name: _category_cells(point, ranks, protocol) for name, (point, ranks) in parts.items()}
+        sizes = [cells[name][0] if name in cells else Cell("–", "no run, or no alarm scores") for name in chosen]
+        one = len(chosen) == 1
+        rest = next(iter(cells.values()))[1:] if one else _mean_cells(cells, [point for point, _ in parts.values()])
+        rows.append(row)
+        lines.append([*sizes, *rest])
+        comparable.append(not row.foreign and len(parts) == len(chosen))
+        covered.append([{name for name in cells if cells[name][k].sort} for k in range(1, len(rest) + 1)])
+    if not rows:
+        return None
+    first = len(chosen)
+    for column in range(len(lines[0]) - 1):
+        if column < first:
+            competes = comparable
+        else:
+            defined = [names[column - first] for names in covered]
+            every = set().union(*(names for names, fair in zip(defined, comparable, strict=True) if fair))
+            competes = [fair and names == every for names, fair in zip(defined, comparable, strict=True)]
+        for line, place in zip(lines, _places([line[column] for line in lines], competes, column < first), strict=True):
+            line[column] = dataclasses.replace(line[column], place=place)
+    order, ranks = _ranking([line[first] for line in lines], comparable, rows)
+    return Table(
+        columns=_columns(protocol, chosen),
+        rows=tuple(
+            dataclasses.replace(rows[at], rank=ranks[at], rank_low=math.nan, rank_high=math.nan) for at in order
+        ),
+        cells=tuple(tuple(lines[at]) for at in order),
+        kind="answer",
+        caption="Found at equal false alarms; area in px, ⌀ diameter of an equal circle",
+        notes=tuple(_notes(ranked, board)),
+        ranked_by="Rank by recall at this number of false alarms",
+    )
+
+
+def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...]:
+    of, single = _odds(protocol.pod.probability), len(categories) == 1
+    reliable = f"a{100 * protocol.pod.probability:g}"
+    share = f"{100 * protocol.pod.share:g} %"
+    sizes = [
+        Column(reliable, f"finds {of}", "from" if single else name, least=True,
+               line=reliable if single else f"{reliable} {name}",
+               title=f"{reliable}: of defects of this area or more {of} are found" + f" in {name}" * (not single))
+        for name in categories
+    ]  # fmt: skip
+    recall = [
+        Column(f"recall_{subset}", "defects hit", subset, line="recall" if subset == "all" else subset,
+               title=f"{size_title(subset, protocol.size_bins)}: share hit, that is at least {share} of their pixels")
+        for subset in SUBSETS
+    ]  # fmt: skip
+    rest = [
+        Column("called", "defective images", "called", line="called", title="Share that alarms, wherever it does"),
+        Column("called_right", "defective images", "rightly", line="rightly",
+               title="Share that alarms with at least one of its defects hit"),
+        Column("alarms", "good images", "alarm", line="alarms", title="Good test images that alarm, of all",
+               contest=False, least=True),
+    ]  # fmt: skip
+    return (*sizes, *recall, *rest)
+
+
+def _category_cells(point: Point, ranks: Ranks, protocol: Protocol) -> list[Cell]:
+    """Return a90, recall by size, defective images called, and rightly, and good images that alarm."""
+    alarms, level = point.alarms, protocol.bootstrap.level
+    if not alarms.good:
+        return [_NO_GOOD] * (len(SUBSETS) + 4)
+    size, recall = interval_at(ranks, point.budget)
+    cells = [_size_cell(point, protocol.pod.probability, size, level)]
+    for subset in SUBSETS:
+        few = 1 if subset == "all" else MIN_COMPONENTS
+        cell = _share_cell(*point.sizes[subset], "defects hit", few, "no defect of this size")
+        if cell.sort and subset != "all":
+            cell = dataclasses.replace(cell, bar=float(cell.sort))
+        elif cell.sort and recall is not None:
+            low, high = (f"{end:.2f}" for end in recall)
+            title = f"{cell.title}; {100 * level:g} % interval {low} to {high}"
+            cell = dataclasses.replace(cell, title=title, small=(f"{low}–{high}",))
+        cells.append(cell)
+    for number, what in ((point.called, ""), (point.right, " with a defect hit")):
+        cells.append(_share_cell(number, point.images, f"defective images alarm{what}", 1, "no defective image"))
+    low, high = map(_percent, alarms.interval(level))
+    title = (
+        f"{alarms.count:,} of {_plural(alarms.good, 'good image')} alarm, {_percent(alarms.rate)}; "
+        f"{100 * level:g} % interval {low} to {high}"
+    )
+    cells.append(Cell(f"{alarms.count:,} / {alarms.good:,}", title, sort=repr(alarms.rate)))
+    return cells
+
+
+def _size_cell(point: Point, probability: float, interval: Interval | None, level: float) -> Cell:
+    limit = point.reliable
+    if limit.area is None:
+        text, _, why = limit.reason.partition(" (")
+        title = limit.reason
+        if limit.estimate < _FAR:
+            title += f"; the curve, extrapolated, would reach it at {_pixels(limit.estimate)}: not a result"
+        return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
+    across = f"{float(equivalent_diameter(limit.area)):,.1f} px"
+    small = [f"⌀ {across}"]
+    title = f"{_odds(probability)} defects of {_pixels(limit.area)} are found, the area of a circle {across} across"
+    if interval is not None:
+        title += f"; {100 * level:g} % interval {_between(interval)}"
+        small.append(_short(interval))
+    return Cell(_pixels(limit.area), title, sort=repr(limit.area), small=tuple(small))
+
+
+def _share_cell(hit: int, number: int, what: str, few: int, missing: str) -> Cell:
+    if not number:
+        return Cell("–", missing)
+    if number < few:
+        return Cell(f"n = {number}", f"only {_plural(number, 'defect')}, no number below {few}")
+    return Cell(f"{hit / number:.3f}", f"{hit:,} of {number:,} {what}", sort=repr(hit / number))
+
+
+def _mean_cells(cells: dict[str, list[Cell]], points: Sequence[Point]) -> list[Cell]:
+    """Return the means over categories of all cells but the first and the last, and the sum of the last."""
+    means = []
+    for column in range(1, len(SUBSETS) + 3):
+        values = [float(line[column].sort) for line in cells.values() if line[column].sort]
+        if not values:
+            means.append(Cell("–", "no category has this number"))
+            continue
+        value, lacking = sum(values) / len(values), len(cells) - len(values)
+        title = f"{min(values):.3f} to {max(values):.3f} over {len(values)} "
+        title += "category" if len(values) == 1 else "categories"
+        if lacking:
+            title += f"; {lacking} of {len(cells)} without a value"
+        bar = value if 1 < column <= len(DISJOINT) + 1 else None
+        means.append(Cell(f"{value:.3f}", title, sort=repr(value), mark="°" if lacking else "", bar=bar))
+    count, good = (sum(getattr(point.alarms, name) for point in points) for name in ("count", "good"))
+    title = f"{count:,} of {_plural(good, 'good image')} alarm, all categories together"
+    return [*means, Cell(f"{count:,} / {good:,}", title, sort=repr(count / good)) if good else _NO_GOOD]
+
+
+def _places(cells: Sequence[Cell], competes: Sequence[bool], least: bool) -> list[int]:
+    """Return the places in a column: equal prints share theirs, and where all are equal there are none."""
+    texts = [cell.text if fair and cell.sort else "" for cell, fair in zip(cells, competes, strict=True)]
+    values = {text: float(cell.sort) for text, cell in zip(texts, cells, strict=True) if text}
+    if len(values) < 2:
+        return [0] * len(texts)
+    order = sorted(values, key=lambda text: values[text] if least else -values[text])
+    return [order.index(text) + 1 if text in order[:2] else 0 for text in texts]
+
+
+def _ranking(recall: Sequence[Cell], comparable: Sequence[bool], rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+    """Return the rows' order, and their ranks by recall, NaN where not comparable; equal prints share their rank."""
+    ranked = [fair and bool(cell.sort) for cell, fair in zip(recall, comparable, strict=True)]
+    values = [float(cell.sort or -1) for cell in recall]
+    order = sorted(range(len(rows)), key=lambda at: (not ranked[at], -values[at], rows[at].configuration.number))
+    prints = [recall[at].text for at in order if ranked[at]]
+    ranks = [1.0 + prints.index(cell.text) if fair else math.nan for cell, fair in zip(recall, ranked, strict=True)]
+    return order, ranks
+
+
+def _notes(ranked: Ranked, board: Leaderboard) -> list[str]:
+    protocol = board.protocol
+    pixels = protocol.alarm.pixels
+    reach = "its highest score reaches" if pixels == 1 else f"at least {pixels:,} of its pixels reach"
+    notes = [
+        f"An image alarms if {reach} the threshold. In each category that is set on the good test images, so that at "
+        "most so many of them alarm: a fair comparison, for it is equal for all methods, but not what a threshold that "
+        "was set beforehand would get."
+    ]
+    if any(pair != (None, None) for ranks in ranked.values() for pair in ranks.intervals.values()):
+        rules = protocol.bootstrap
+        notes.append(
+            f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws with the threshold set "
+            "anew; four times as many images would halve them."
+        )
+    several = {key for key in ranked if len({run.seed for run in board.runs if _key_of(run) == key}) > 1}
+    if several:
+        seeds = sorted({ranked[key].seed for key in several})
+        notes.append(f"Of several seeds the lowest one stands here (seed {', '.join(map(str, seeds))}).")
+    lost = [
+        row.configuration.short
+        for row in board.rows
+        if any(_key_of(run) not in ranked for run in row.runs)
+    ]  # fmt: skip
+    if lost:
+        notes.append(f"Measured before alarm scores were recorded, `hrbench rescore` adds them: {', '.join(lost)}.")
+    return notes
+
+
+def _key_of(run: CountedRun) -> tuple[str, int]:
+    return run.category, run.configuration.number
+
+
+def answer_sentences(ranked: Ranked, board: Leaderboard, category: str, budget: float | None = None) -> list[str]:
+    """Return one sentence for each row of a category's table, in its order."""
+    protocol = board.protocol
+    table = answer_table(ranked, board, category, budget)
+    texts = []
+    for row in table.rows if table else ():
+        assert isinstance(row, Row)
+        ranks = ranked[category, row.configuration.number]
+        point = point_at(ranks, protocol.alarm.headline if budget is None else budget, protocol.pod)
+        interval = interval_at(ranks, point.budget)[0]
+        texts.append(sentence(row.configuration.short, point, ranks.areas.tolist(), protocol.pod.probability, interval))
+    return texts
+
+
+def best_sentences(ranked: Ranked, board: Leaderboard, budget: float | None = None) -> list[str]:
+    """Return, of each category, the sentence of the row that finds the smallest defects, or else the most of them."""
+    texts = []
+    for category in board.categories:
+        table = answer_table(ranked, board, category, budget)
+        places = (
+            [at for at, row in enumerate(table.rows) if isinstance(row, Row) and row.rank == row.rank] if table else []
+        )
+        if table and places:
+            best = min(places, key=lambda at: float(table.cells[at][0].sort or math.inf))
+            texts.append(f"{category}: {answer_sentences(ranked, board, category, budget)[best]}")
+    return texts
+
+
+def sentence(
+    name: str, point: Point, areas: Sequence[int], probability: float, interval: Interval | None = None
+) -> str:
+    """Say in one sentence what a method finds.
+
+    Parameters
+    ----------
+    name : str
+    point : Point
+    areas : sequence of int
+        Of all defects.
+    probability : float
+        What counts as reliable: 0.9 is "9 of 10".
+    interval : (float, float), optional
+        Of the smallest size that is found reliably.
+    """
+    if not point.alarms.good:
+        return f"{name}: without good test images there is no number of false alarms."
+    start, of = f"{opening(point.budget, point.alarms.good)} {name}", _odds(probability)
+    (hit, number), limit = point.sizes["all"], point.reliable
+    if not number:
+        return f"{start} has no defect to find."
+    defects = _plural(number, "defect")
+    if limit.area is not None:
+        across = float(equivalent_diameter(limit.area))
+        end = (
+            f"this rests on {defects}"
+            if interval is None
+            else f"{defects} cannot say it better than {_between(interval)}"
+        )
+        return f"{start} finds {of} defects of {_pixels(limit.area)} ({_pixels(across)} across) or more; {end}."
+    low, high = _pixels(min(areas)), _pixels(max(areas))
+    if hit == number:
+        found = f"the only defect, of {low}" if number == 1 else f"all {defects}, the smallest of {low}"
+        return f"{start} finds {found}: where it begins to miss cannot be told."
+    if not hit:
+        return f"{start} finds none of {defects}, the largest of {high}."
+    if low == high:
+        return f"{start} finds {hit:,} of {defects}, all of {low}: nothing can be said of other sizes."
+    if limit.reason == FLAT:
+        return f"{start} finds {hit:,} of {defects}, large ones not more often than small ones."
+    return f"{start} does not find {of} defects of any size seen here (largest {high})."
+
+
+def opening(budget: float, good: int) -> str:
+    """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
+    if allowed(good, budget):
+        return f"At {alarms_text(budget)}"
+    upper = _percent(1 - 0.05 ** (1 / good))
+    return f"With zero alarms among {_plural(good, 'good image')} (the true rate may be up to {upper})"
+
+
+def alarms_text(budget: float) -> str:
+    """Write a share of the good images as ``5 false alarms per 100 good images``."""
+    return f"{budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
+
+
+def heading_text(ranked: Ranked, budget: float) -> str:
+    """Write a number of false alarms for all categories, and whether it comes down to none."""
+    none = budget > 0 and not any(allowed(ranks.good.size, budget) for ranks in ranked.values())
+    return alarms_text(budget) + ", here none" * none
+
+
+def budget_text(budget: float) -> str:
+    """Write a share of the good images as their number per 100."""
+    return f"{100 * budget:g}"
+
+
+def verdict(label: int, alarm: int, critical: Sequence[int], limit: float) -> tuple[str, str]:
+    """Return what becomes of an image, and how many of its defects are hit."""
+    if not label:
+        return ("false alarm" if alarm > limit else "silent"), ""
+    hit = sum(rank > limit for rank in critical)
+    return ("called" if alarm > limit else "missed"), f"{hit} of {_plural(len(critical), 'defect')} hit"
+
+
+def _between(interval: Interval) -> str:
+    low, high = interval
+    if not math.isfinite(high):
+        return f"{_pixels(low)} and more, without an upper limit"
+    return f"{_figure(low)} to {_pixels(high)}" if low > 0 else f"anything up to {_pixels(high)}"
+
+
+def _short(interval: Interval) -> str:
+    low, high = interval
+    if not math.isfinite(high):
+        return f"≥ {_pixels(low)}"
+    return f"{_figure(low)}–{_pixels(high)}" if low > 0 else f"≤ {_pixels(high)}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _pixels(value: float) -> str:
+    return f"{_figure(value)} px"
+
+
+def _percent(share: float) -> str:
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.1f} %"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _odds(probability: float) -> str:
+    tenths = round(10 * probability)
+    return f"{tenths} of 10" if abs(10 * probability - tenths) < 1e-9 else f"{budget_text(probability)} of 100"
