@@ -15,7 +15,6 @@ from hrbench.metrics.words import (
     alarms_text,
     budget_text,
     counted,
-    figure_text,
     odds_text,
     range_text,
     rate_text,
@@ -42,13 +41,16 @@ def summary_of(result: Evaluation) -> Sheet:
     if headline is None:
         answer = "How small a defect it finds cannot be said: there is neither a good image nor a threshold."
         if good:
-            answer = "How small a defect it finds cannot be said: there is neither a budget of alarms nor a threshold."
+            answer = (
+                "How small a defect it finds is not said by a protocol without budgets of false alarms, and there is no "
+                "threshold: `detection(alarms=0.05)` tells it for any budget."
+            )
     else:
         answer = sentence(headline)
     groups = result.evidence.groups
     drawn = "" if groups is None else f" in {counted(np.unique(groups).size, 'group')}"
     title = (
-        f"{counted(len(images), 'image')}{drawn}, {good:,} of them good, "
+        f"{counted(len(images), 'image')}{drawn}, {good:,} good, "
         f"{counted(len(result.evidence.components), 'defect')}, protocol {protocol.name} (version {protocol.version})"
     )
     grids = [_by_size(result, bool(matched))]
@@ -57,7 +59,8 @@ def summary_of(result: Evaluation) -> Sheet:
     notes = [] if automatic is None else [_threshold(result, automatic)]
     if headline is not None and headline.cautions:
         notes.append(f"With caution: {'; '.join(headline.cautions)}.")
-    notes.append("Four times as many images would halve the intervals.")
+    if not math.isnan(result.interval("aupro")[0]):
+        notes.append("Four times as many images would halve the intervals.")
     return Sheet(answer, title, grids, notes)
 
 
@@ -66,7 +69,9 @@ def _by_size(result: Evaluation, matched: bool) -> Grid:
     areas = result.evidence.components["area"].to_numpy()
     subsets = size_subsets(areas, protocol.size_bins)
     counts = [f"{subsets[name].sum():,}" for name in ("all", *DISJOINT)]
-    edges, largest = [*map(figure_text, quartile_edges(areas, protocol.size_bins))], figure_text(areas.max())
+    *edges, largest = (
+        f"{area:,.1f}".removesuffix(".0") for area in (*quartile_edges(areas, protocol.size_bins), areas.max())
+    )
     rows = [
         ["defects", counts[0], "", *counts[1:], ""],
         ["area up to, px", largest, "", *edges, largest, ""],
