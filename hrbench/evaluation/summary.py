@@ -42,8 +42,8 @@ def summary_of(result: Evaluation) -> Sheet:
         answer = "How small a defect it finds cannot be said: there is neither a good image nor a threshold."
         if good:
             answer = (
-                "How small a defect it finds is not said by a protocol without budgets of false alarms, and there is no "
-                "threshold: `detection(alarms=0.05)` tells it for any budget."
+                "How small a defect it finds is not said: the protocol has no budgets of false alarms, and there is no "
+                "threshold; `detection(alarms=0.05)` tells it at any budget."
             )
     else:
         answer = sentence(headline)

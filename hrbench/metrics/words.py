@@ -37,7 +37,7 @@ def sentence(found: Detection, name: str = "it") -> str:
     >>> from hrbench.metrics.detection import fit_detection
     >>> found = fit_detection([4, 9, 15, 27, 49, 60, 90, 110, 164, 245], [0, 0, 1, 0, 1, 0, 1, 1, 1, 1])
     >>> sentence(found, "FastFlow")
-    'At the threshold FastFlow finds 9 of 10 defects of 216 px (17 px across) or more; this rests on 10 defects.'
+    'At the threshold FastFlow finds 9 of 10 defects of 233 px (17 px across) or more; this rests on 10 defects.'
     """
     alarms, interval = found.alarms, found.interval.get("bootstrap")
     if found.budget is not None:
