@@ -266,7 +266,7 @@ def test_summary_says_the_answer_first(result):
 def test_a_broken_promise_is_said_loudly():
     maps, masks = case(24, 12)
     found = hrbench.evaluate(maps, masks, protocol=NO_DRAWS, normal_maps=normal_maps(shift=-1.0))
-    assert "More than promised, beyond chance" in found.summary().replace("\n", " ")
+    assert "DRIFT: more than promised, beyond chance" in found.summary().replace("\n", " ")
 
 
 def test_short_forms(result):

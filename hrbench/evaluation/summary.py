@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrbench.evaluation.sheet import Grid, Sheet
+from hrbench.metrics.alarms import drifted
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.detection import Detection
 from hrbench.metrics.sizes import DISJOINT, quartile_edges, size_subsets
@@ -141,8 +142,8 @@ def _threshold(result: Evaluation, found: Detection) -> str:
     promised, share = (rule.alarms, alarms.rate) if rule.rule == "conformal" else (rule.fpr, found.false_per_pixel)
     if rule.rule == "conformal":
         text += f": promised at most {alarms_text(promised)}; {achieved}."
-        if alarms.good and alarms.interval(level)[0] > promised:
-            text += " More than promised, beyond chance: the good test images differ from the held-out ones."
+        if drifted(alarms, calibration.images, promised, level):
+            text += " DRIFT: more than promised, beyond chance; the good test images are unlike the held-out ones."
         return text
     return (
         f"{text}: promised at most {100 * promised:.3g} % of the normal pixels, "
