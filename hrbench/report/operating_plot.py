@@ -427,7 +427,7 @@ def _size_heading(subset: str, scores: Scores, protocol: Protocol) -> str:
     if subset != "all" and areas.size < MIN_COMPONENTS:
         return f"{subset}: " + ("too few" if areas.size else "none")
     if subset == "all":
-        return f"all {areas.size:,} defect{'s' * (areas.size != 1)}, {areas.min():,}–{areas.max():,} px"
+        return f"all defects: {areas.size:,}, {areas.min():,}–{areas.max():,} px"
     return f"{subset}: {areas.size:,}, {areas.min():,}–{areas.max():,} px"
 
 
@@ -464,7 +464,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
                 axes.set_xscale("log")
                 axes.set_xlim(low / margin, high * margin)
                 ticks = log_ticks(low / margin, high * margin, 6 if each else 10)
-                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
                 axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
                 axes.set_xlabel("" if each and place + columns < len(items) else "equivalent diameter, px")
                 words = (
@@ -514,8 +514,8 @@ def draw_alarms(
         for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):
             axes = figure.add_subplot(grid[place // columns, place % columns])
             said = "" if point is None else promise_text(point.alarms, point.promised)
-            width = 44 if columns > 2 else 80
-            axes.set_title("\n".join([_heading(series), *textwrap.wrap(said, width)]), pad=6)
+            said = said.replace(" (", "\n(", 1) if columns > 2 else said
+            axes.set_title(f"{_heading(series)}\n{said}".strip(), pad=6)
             _draw_scores(axes, series, scores[0], rules, point)
             axes.set_yticks(
                 [0.55, -0.55], ["good", "defective"] if place % columns == 0 else ["", ""], rotation=90, va="center"

@@ -165,7 +165,10 @@ def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, mon
     own = again.records[(again.records["protocol"] == "strict") & (again.records["metric"] == "aupro")]
     assert own["fpr_limit"].unique().tolist() == [0.02]
     assert again.components.groupby("protocol").size().tolist() == [len(again.evidence.components)] * 2
-    assert again.replicates.set_index("protocol")["fpr_limit"].to_dict() == {"native": 0.05, "strict": 0.02}
+    kept = again.replicates.groupby("protocol")["metric"].agg(list).to_dict()
+    assert kept == {name: ["aupro", *["recall_matched"] * 5, "mean_recall"] for name in ("native", "strict")}
+    limits = again.replicates[again.replicates["metric"] == "aupro"].set_index("protocol")["fpr_limit"]
+    assert limits.to_dict() == {"native": 0.05, "strict": 0.02}
 
 
 def test_groups_reach_the_evidence_and_a_done_job_takes_new_ones(tree, toy, tmp_path, monkeypatch):
