@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,9 +196,10 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
             axes.set_title(_heading(curve.series), pad=13)
             axis.across(axes, rules, 5, "" if place + columns < len(curves) else _ALARMS)
             heights.up(axes, "" if place % columns else f"{name}, px", most=5)
-            for other in curves:
-                if other is not curve:
-                    axes.plot(*other.line(axis), color=MUTED, lw=0.7, alpha=0.6, zorder=2)
+            others = [
+                np.append(other.line(axis), [[np.nan], [np.nan]], axis=1) for other in curves if other is not curve
+            ]
+            axes.plot(*np.concatenate(others, axis=1), color=MUTED, lw=0.7, alpha=0.6, zorder=2)
             curve.draw(axes, axis, heights, 0, 0)
     return figure
 
@@ -486,8 +486,12 @@ def _draw_ranks(
     axes: Axes, axis: _AlarmAxis, series: Series, diameters: Floats, counts: Ints, good: int, marked: bool
 ) -> None:
     colour, marker, line = style(series.index)
-    points: dict[str, Any] = {"mfc": colour, "mec": PAPER, "mew": 0.4, "ls": "", "alpha": 0.75, "zorder": 3}
-    axes.plot(diameters, axis.places(counts, good), marker if marked else "o", ms=4.5, **points)
+    y = axis.places(counts, good)
+    if marked:
+        axes.plot(diameters, y, marker, mfc=colour, mec=PAPER, mew=0.4, ls="", ms=4.5, alpha=0.75, zorder=3)
+    else:  # short strokes with round ends: one path, where each marker would be an element of the page
+        x = np.stack([diameters, diameters * 1.0005, np.full(diameters.size, np.nan)], axis=1).ravel()
+        axes.plot(x, np.repeat(y, 3), color=colour, lw=3.8, alpha=0.6, solid_capstyle="round", zorder=3)
     at = np.unique(np.log(diameters))
     smooth = running_median(np.log(diameters), counts.astype(np.float64), at)
     height = np.where(smooth < 1, axis.none * (axis.one / axis.none) ** smooth, 100 * np.maximum(smooth, 1) / good)
