@@ -96,8 +96,9 @@ class Configuration:
 class CountedRun:
     """A run with what a report needs of its ``run.json`` for every table.
 
-    `images` is the digest of the dataset index, `test` and `defective` count test images and those with a defect, and
-    `own_peak` tells whether the peak of host memory is that of the prediction alone.
+    `images` is the digest of the dataset index; `held_out`, `test` and `defective` count normal training images that
+    were held out, test images, and those with a defect; `own_peak` tells whether the peak of host memory is that of the
+    prediction alone.
     """
 
     run: Run
@@ -106,6 +107,7 @@ class CountedRun:
     dataset: str
     category: str
     images: str
+    held_out: int
     test: int
     defective: int
     configuration: Configuration
@@ -147,6 +149,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         dataset=dataset.name,
         category=dataset.category,
         images=dataset.index_sha256,
+        held_out=dataset.held_out,
         test=dataset.test,
         defective=dataset.test_defective,
         configuration=configuration,

@@ -176,7 +176,10 @@ const operating = (() => {
   const percent = (share) => `${fixed(100 * share, 100 * share >= 9.95 || share === 0 ? 0 : 1)} %`;
   const perHundred = (budget) => String(parseFloat((100 * budget).toPrecision(6)));
   const plural = (n, word) => `${fixed(n, 0)} ${word}${n === 1 ? "" : "s"}`;
-  const alarmsText = (budget) => `${perHundred(budget)} false alarm${perHundred(budget) === "1" ? "" : "s"} per 100 good images`;
+  const alarmsText = (budget) => {
+    const number = perHundred(budget);
+    return `${number} false alarm${number === "1" ? "" : "s"} per 100 good images`;
+  };
   const odds = (p) =>
     Math.abs(10 * p - Math.round(10 * p)) < 1e-9 ? `${Math.round(10 * p)} of 10` : `${perHundred(p)} of 100`;
 
@@ -192,27 +195,29 @@ const operating = (() => {
 
   function opening(budget, good) {
     if (allowed(good, budget)) return `At ${alarmsText(budget)}`;
-    return `With zero alarms among ${plural(good, "good image")} (the true rate may be up to ${percent(1 - 0.05 ** (1 / good))})`;
+    const upper = percent(1 - 0.05 ** (1 / good));
+    return `With zero alarms among ${plural(good, "good image")} (the true rate may be up to ${upper})`;
   }
 
   // One sentence about a method in a category; interval: [low, high] in px, or null where none is known.
   function sentence(name, point, areas, probability, interval) {
     if (!point.good) return `${name}: without good test images there is no number of false alarms.`;
     const start = `${opening(point.budget, point.good)} ${name}`, of = odds(probability);
-    const { hit, n } = point.sizes.all, found = point.reliable;
+    const { hit, n } = point.sizes.all, found = point.reliable, defects = plural(n, "defect");
     if (!n) return `${start} has no defect to find.`;
     if (found.area !== null) {
-      const end = interval
-        ? `${plural(n, "defect")} cannot say it better than ${between(interval)}`
-        : `this rests on ${plural(n, "defect")}`;
-      return `${start} finds ${of} defects of ${pixels(found.area)} (${pixels(diameter(found.area))} across) or more; ${end}.`;
+      const size = `${pixels(found.area)} (${pixels(diameter(found.area))} across)`;
+      const end = interval ? `${defects} cannot say it better than ${between(interval)}` : `this rests on ${defects}`;
+      return `${start} finds ${of} defects of ${size} or more; ${end}.`;
     }
-    const low = pixels(smallest(areas)), high = pixels(largest(areas));
-    if (hit === n && n === 1) return `${start} finds the only defect, of ${low}: where it begins to miss cannot be told.`;
-    if (hit === n) return `${start} finds all ${plural(n, "defect")}, the smallest of ${low}: where it begins to miss cannot be told.`;
-    if (!hit) return `${start} finds none of ${plural(n, "defect")}, the largest of ${high}.`;
-    if (low === high) return `${start} finds ${fixed(hit, 0)} of ${plural(n, "defect")}, all of ${low}: nothing can be said of other sizes.`;
-    if (!(found.fit.slope > 0)) return `${start} finds ${fixed(hit, 0)} of ${plural(n, "defect")}, large ones not more often than small ones.`;
+    const low = pixels(smallest(areas)), high = pixels(largest(areas)), some = `${fixed(hit, 0)} of ${defects}`;
+    if (hit === n) {
+      const all = n === 1 ? `the only defect, of ${low}` : `all ${defects}, the smallest of ${low}`;
+      return `${start} finds ${all}: where it begins to miss cannot be told.`;
+    }
+    if (!hit) return `${start} finds none of ${defects}, the largest of ${high}.`;
+    if (low === high) return `${start} finds ${some}, all of ${low}: nothing can be said of other sizes.`;
+    if (!(found.fit.slope > 0)) return `${start} finds ${some}, large ones not more often than small ones.`;
     return `${start} does not find ${of} defects of any size seen here (largest ${high}).`;
   }
 
@@ -230,12 +235,13 @@ const operating = (() => {
       return { ...blank(text, found.reason + far), small: why ? [why.slice(0, -1)] : [] };
     }
     const across = `${fixed(diameter(found.area), 1)} px`, small = [`⌀ ${across}`];
-    let title = `${odds(probability)} defects of ${pixels(found.area)} are found, the area of a circle ${across} across`;
+    const text = pixels(found.area);
+    let title = `${odds(probability)} defects of ${text} are found, the area of a circle ${across} across`;
     if (interval) {
       small.push(short(interval));
       title += `; ${perHundred(level)} % interval ${between(interval)}`;
     }
-    return { ...blank(pixels(found.area), title), value: found.area, small };
+    return { ...blank(text, title), value: found.area, small };
   }
 
   function shareCell(hit, n, what, few, missing) {
@@ -256,15 +262,15 @@ const operating = (() => {
       if (subset !== "all") return { ...cell, bar: cell.value };
       if (!known.recall) return cell;
       const [low, high] = known.recall.map((end) => fixed(end, 2));
-      return {
-        ...cell, small: [`${low}–${high}`], title: `${cell.title}; ${perHundred(rules.level)} % interval ${low} to ${high}`,
-      };
+      const title = `${cell.title}; ${perHundred(rules.level)} % interval ${low} to ${high}`;
+      return { ...cell, small: [`${low}–${high}`], title };
     });
     if (!point.good) {
       return [size, ...cells, ...Array(3).fill(blank("–", "no good test image"))];
     }
-    cells.push(shareCell(point.called, point.images, "defective images alarm", 1, "no defective image"));
-    cells.push(shareCell(point.right, point.images, "defective images alarm with a defect hit", 1, "no defective image"));
+    for (const [number, what] of [[point.called, ""], [point.right, " with a defect hit"]]) {
+      cells.push(shareCell(number, point.images, `defective images alarm${what}`, 1, "no defective image"));
+    }
     const [low, high] = rates(point.alarms, point.good, rules.level).map(percent);
     const share = percent(point.alarms / point.good);
     cells.push({
@@ -290,17 +296,17 @@ const operating = (() => {
       }
       const value = values.reduce((a, b) => a + b, 0) / values.length;
       const lacking = cells.length - values.length;
-      let title = `${fixed(smallest(values), 3)} to ${fixed(largest(values), 3)} over ${values.length} ${values.length === 1 ? "category" : "categories"}`;
+      let title = `${fixed(smallest(values), 3)} to ${fixed(largest(values), 3)} over ${values.length} `;
+      title += values.length === 1 ? "category" : "categories";
       if (lacking) title += `; ${lacking} of ${cells.length} without a value`;
       const bar = column > 1 && column < 6 ? value : null;
       means.push({ ...blank(fixed(value, 3), title), value, mark: lacking ? "°" : "", bar });
     }
     const alarms = points.reduce((sum, point) => sum + point.alarms, 0);
     const good = points.reduce((sum, point) => sum + point.good, 0);
-    means.push(good
-      ? { ...blank(`${fixed(alarms, 0)} / ${fixed(good, 0)}`, `${fixed(alarms, 0)} of ${plural(good, "good image")} alarm, all categories together`), value: alarms / good }
-      : blank("–", "no good test image"));
-    return means;
+    if (!good) return [...means, blank("–", "no good test image")];
+    const title = `${fixed(alarms, 0)} of ${plural(good, "good image")} alarm, all categories together`;
+    return [...means, { ...blank(`${fixed(alarms, 0)} / ${fixed(good, 0)}`, title), value: alarms / good }];
   }
 
   // Places 1 and 2 of a column: equal prints share theirs, and where all are equal there are none.
@@ -323,7 +329,7 @@ const operating = (() => {
     return { order, ranks: cells.map((cell, row) => (ranked(row) ? 1 + prints.indexOf(cell.text) : null)) };
   }
 
-  // The whole table of a category (its index), or of all together (null): numbers of the rows in order, and their cells.
+  // The table of a category (its index), or of all together (null): the rows in order, with ranks and cells.
   function table(data, category, budget) {
     const chosen = category === null ? data.categories : [data.categories[category]];
     const of = new Map(data.rows.map((row) => [row.number, []]));
@@ -345,10 +351,10 @@ const operating = (() => {
       if (category !== null || data.categories.length === 1) return [...sizes, ...parts[0].cells.slice(1)];
       return [...sizes, ...meanCells(parts.map((part) => part.cells), parts.map((part) => part.point))];
     });
-    const columns = lines.length ? lines[0].length : 0;
+    const columns = lines.length ? lines[0].length : 0, parts = rows.map((row) => of.get(row.number));
     for (let column = 0; column < columns - 1; column++) {
       const reliable = column < chosen.length;
-      const competes = reliable ? comparable : covering(rows.map((row) => of.get(row.number)), comparable, column - chosen.length + 1);
+      const competes = reliable ? comparable : covering(parts, comparable, column - chosen.length + 1);
       const marks = places(lines.map((line) => line[column]), competes, reliable);
       lines.forEach((line, at) => { line[column] = { ...line[column], place: marks[at] }; });
     }
@@ -361,7 +367,8 @@ const operating = (() => {
   function covering(parts, comparable, column) {
     const defined = parts.map((row) => row.map((part) => part.cells[column].value !== null));
     const fair = defined.filter((_, at) => comparable[at]);
-    return defined.map((mine, at) => comparable[at] && fair.every((other) => other.every((there, k) => !there || mine[k])));
+    const complete = (mine) => fair.every((other) => other.every((there, k) => !there || mine[k]));
+    return defined.map((mine, at) => comparable[at] && complete(mine));
   }
 
   // The intervals that were measured at a budget that lets as many good images alarm.
@@ -403,7 +410,8 @@ const operating = (() => {
   }
 
   return {
-    SUBSETS, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates, fixed, figure, pixels,
+    SUBSETS, smallest, largest, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates,
+    fixed, figure, pixels,
     percent, perHundred, plural, odds, between, opening, sentence, categoryCells, places, ranking, table, sentences,
     knownAt, verdict, alarmsText, heading, best,
   };
@@ -411,7 +419,7 @@ const operating = (() => {
 
 if (typeof module !== "undefined") module.exports = operating;
 
-// ---- the page -----------------------------------------------------------------------------------------------------------
+// ---- the page -----------------------------------------------------------------------------------------------------
 
 if (typeof document !== "undefined") (() => {
   const make = (parent, name, text, attributes) => {
@@ -427,7 +435,8 @@ if (typeof document !== "undefined") (() => {
 
   // Write a cell as macros.html does.
   function writeCell(td, cell) {
-    td.className = ["number", ["", "best", "second"][cell.place], cell.value === null ? "none" : ""].filter(Boolean).join(" ");
+    const classes = ["number", ["", "best", "second"][cell.place], cell.value === null ? "none" : ""];
+    td.className = classes.filter(Boolean).join(" ");
     td.title = cell.title;
     td.dataset.sort = cell.value === null ? "" : String(cell.value);
     td.replaceChildren();
@@ -484,7 +493,8 @@ if (typeof document !== "undefined") (() => {
     }).filter((item) => item.areas.length && item.point.good);
     figure.hidden = !items.length;
     if (!items.length) return;
-    const low = Math.min(...items.flatMap((item) => item.areas)), high = Math.max(...items.flatMap((item) => item.areas));
+    const low = operating.smallest(items.map((item) => operating.smallest(item.areas)));
+    const high = operating.largest(items.map((item) => operating.largest(item.areas)));
     const margin = Math.max(1.08, (high / low) ** 0.03), ends = [low / margin, high * margin];
     const left = 52, right = 748, rug = items.length === 1 ? 16 : Math.min(11, 60 / items.length);
     const top = 8 + items.length * rug + 8, bottom = 320 - 40 - items.length * rug - 8;
@@ -509,17 +519,20 @@ if (typeof document !== "undefined") (() => {
     const legend = figure.querySelector(".legend");
     legend.replaceChildren();
     items.forEach(({ row, areas, point }, place) => {
-      const { fit, area, reason } = point.reliable, colour = row.colour, marks = ["", ""];
+      const { fit, area, reason } = point.reliable, colour = row.colour;
+      let strokes = "";
       areas.forEach((size, k) => {
-        const foot = point.hits[k] ? top - 8 - place * rug : bottom + 8 + place * rug;
-        marks[point.hits[k] ? 0 : 1] += `M${x(size).toFixed(1)} ${foot.toFixed(1)}v${((point.hits[k] ? -0.8 : 0.8) * rug).toFixed(1)}`;
+        const up = point.hits[k] ? -1 : 1, foot = (up < 0 ? top - 8 : bottom + 8) + up * place * rug;
+        strokes += `M${x(size).toFixed(1)} ${foot.toFixed(1)}v${(0.8 * up * rug).toFixed(1)}`;
       });
-      line(marks.join(""), colour, 1, { opacity: 0.8 });
+      line(strokes, colour, 1, { opacity: 0.8 });
       const dash = row.dash ? { "stroke-dasharray": row.dash } : {};
       if (!Number.isNaN(fit.slope)) {
+        const least = operating.smallest(areas), ratio = operating.largest(areas) / least;
         const curve = Array.from({ length: 101 }, (_, k) => {
-          const size = Math.min(...areas) * (Math.max(...areas) / Math.min(...areas)) ** (k / 100);
-          return `${x(size).toFixed(1)} ${y(1 / (1 + Math.exp(-fit.intercept - fit.slope * Math.log(size)))).toFixed(1)}`;
+          const size = least * ratio ** (k / 100);
+          const share = 1 / (1 + Math.exp(-fit.intercept - fit.slope * Math.log(size)));
+          return `${x(size).toFixed(1)} ${y(share).toFixed(1)}`;
         });
         line(`M${curve.join("L")}`, colour, 1.6, dash);
       }
@@ -562,6 +575,7 @@ if (typeof document !== "undefined") (() => {
     input.value = String(place);
     input.setAttribute("aria-valuetext", words);
     if (board.shown === place) return;
+    const moved = board.shown !== null;
     board.shown = place;
     section.querySelector(".alarms output").textContent = operating.perHundred(budget);
     all(section, ".stops span").forEach((stop, at) => stop.classList.toggle("here", at === place));
@@ -569,8 +583,9 @@ if (typeof document !== "undefined") (() => {
     for (const figure of all(section, ".pod")) drawPod(figure, data, budget);
     for (const element of all(section, ".verdict")) writeVerdict(element, data, budget);
     const [first] = all(section, "div.answer").map((root) => writeAnswer(root, data, budget))[0];
+    if (!moved) return; // a page that opens has nothing to announce
     section.querySelector(".said").textContent =
-      `${words}: ${first.row.name} is first, recall ${first.cells.find((cell, at) => at === data.categories.length).text}`;
+      `${words}: ${first.row.name} is first, recall ${first.cells[data.categories.length].text}`;
   }
 
   // The number is the reader's, not a dataset's: all sliders go to it, or as near as they can.

@@ -22,6 +22,7 @@ from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
 from hrbench.report.operating import Ranked, Ranks, page_data, point_at, positions, rank_scores
 from hrbench.report.plots import KINDS, PlotData, figures, gather
+from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
 from hrbench.report.summary import Leaderboard, Row, Summary, summarise
@@ -142,6 +143,7 @@ def _answer(board: Leaderboard, ranked: Ranked) -> dict[str, Any] | None:
         "headline": budget_text(headline),
         "budget": heading_text(ranked, headline),
         "overall": {"number": "", "table": table, "sentences": sentences},
+        "drift": promise_sentences(board),
         "notes": table.notes,
     }
 
@@ -175,6 +177,7 @@ def _category(board: Leaderboard, data: PlotData, ranked: Ranked, category: str,
         "answer": answered,
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
+        "promises": promises(board, category),
         "limits": limit_table(data.limits, board, category),
         "plots": _svg(board, data, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,

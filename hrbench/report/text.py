@@ -16,6 +16,7 @@ from hrbench.report.columns import Column, category_columns, cost_columns, limit
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
 from hrbench.report.operating import rank_scores
+from hrbench.report.promise import promise_sentences
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
@@ -46,7 +47,7 @@ def markdown_page(summary: Summary) -> str:
         if (answer := answer_table(ranked, board)) is not None:
             at = heading_text(ranked, protocol.alarm.headline)
             parts += [f"### How small a defect is found, at {at}", _markdown_table(answer)]
-            parts += [_markdown_list([*best_sentences(ranked, board), *answer.notes])]
+            parts += [_markdown_list([*best_sentences(ranked, board), *promise_sentences(board), *answer.notes])]
             parts.append("### How well, over all thresholds")
         overview = overview_table(board)
         parts += [_markdown_table(overview), _markdown_list(overview.notes)]
@@ -170,7 +171,8 @@ def _terminal_answer(board: Leaderboard) -> str:
         if not size or len(board.categories) <= _MOST_SIZES:
             lines.append([printable(column.line), *(_terminal_size(cell) if size else cell.text for cell in cells)])
     title = f"{printable(board.dataset)}, found at {heading_text(ranked, board.protocol.alarm.headline)}"
-    return _terminal_lines(title, lines, 2, [printable(text) for text in best_sentences(ranked, board)])
+    sentences = [*best_sentences(ranked, board), *promise_sentences(board)]
+    return _terminal_lines(title, lines, 2, [printable(text) for text in sentences])
 
 
 def _terminal_size(cell: Cell) -> str:
