@@ -16,11 +16,14 @@ from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Protocol, ThresholdRule
 from hrbench.report import plots
+from hrbench.report.alarm_axis import Threshold
 from hrbench.report.drawing import Series, style
-from hrbench.report.operating_plot import Threshold, draw_alarms, draw_froc, draw_limits, draw_ranks
+from hrbench.report.operating import allowed
+from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.plots import OPERATING
 from hrbench.report.pod_plot import draw_detection, draw_matched
-from hrbench.report.scores import Scores, accepted, allowed, analyse, limit_curve, recalls, steps
+from hrbench.report.scores import Scores, accepted, analyse, limit_curve, recalls, steps
+from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import Leaderboard
 from hrbench.runs.store import Run
 

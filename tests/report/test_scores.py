@@ -17,8 +17,9 @@ from hrbench.metrics.alarms import FalseAlarms, matched_limits
 from hrbench.metrics.detection import fit_detection
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report import scores as module
-from hrbench.report.operating_plot import promise_text
-from hrbench.report.scores import Scores, accepted, allowed, analyse, limit_band, limit_curve, recalls, steps
+from hrbench.report.alarm_axis import promise_text
+from hrbench.report.operating import allowed
+from hrbench.report.scores import Scores, accepted, analyse, limit_band, limit_curve, recalls, steps
 from hrbench.runs.store import Run
 
 from .conftest import PROTOCOL, give_scores
