@@ -90,9 +90,11 @@ def _draw_ranks(
     y = axis.places(counts, good)
     if marked:
         axes.plot(diameters, y, marker, mfc=colour, mec=PAPER, mew=0.4, ls="", ms=4.5, alpha=0.75, zorder=3)
-    else:  # short strokes with round ends: one path, where each marker would be an element of the page
-        x = np.stack([diameters, diameters * 1.0005, np.full(diameters.size, np.nan)], axis=1).ravel()
-        axes.plot(x, np.repeat(y, 3), color=colour, lw=3.8, alpha=0.6, solid_capstyle="round", zorder=3)
+    else:
+        # Short strokes with round ends: one path, where each marker would be an element of the page. Snapped to pixels
+        # they would have no length, and not be drawn.
+        x = np.stack([diameters, diameters * 1.001, np.full(diameters.size, np.nan)], axis=1).ravel()
+        axes.plot(x, np.repeat(y, 3), color=colour, lw=3.8, alpha=0.6, solid_capstyle="round", snap=False, zorder=3)
     at = np.unique(np.log(diameters))
     smooth = running_median(np.log(diameters), counts.astype(np.float64), at)
     height = np.where(smooth < 1, axis.none * (axis.one / axis.none) ** smooth, 100 * np.maximum(smooth, 1) / good)

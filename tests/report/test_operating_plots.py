@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hrbench.metrics import size_subsets
@@ -319,3 +320,16 @@ def test_several_seeds_are_averaged_only_where_they_may_be(make_run: Factory, al
     ((_, number),) = plots.gather(board).scores
     assert [part.seed for part in plots.gather(board).scores["ballscrew", number]] == [0, 1]
     assert math.isfinite(board.rows[0].headline)
+
+
+def test_every_defect_is_seen_in_a_panel(alarming: Protocol) -> None:
+    one = dataclasses.replace(example(defects=1), critical=np.array([0.5]), areas=np.array([60]))
+    figure = draw_ranks(items(one, one, one), alarming, "")
+    assert figure is not None
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+    for index in range(3):
+        colour = np.array([int(style(index)[0][k : k + 2], 16) for k in (1, 3, 5)])
+        blended = 0.6 * colour + 0.4 * 255
+        assert (np.abs(pixels - blended).max(axis=2) < 6).sum() >= 4
