@@ -235,5 +235,7 @@ def test_one_failing_job_does_not_lose_the_others(tmp_path, toy, capsys):
 def test_the_readme_example_of_the_api_runs():
     maps = [np.random.default_rng(i).random((50, 60 + i)) for i in range(4)]
     masks = [m > 0.99 for m in maps]
-    frame = hrbench.evaluate(maps, masks).frame
-    assert list(frame.columns) == ["metric", "subset", "fpr_limit", "value", "error_bound", "n"]
+    result = hrbench.evaluate(maps, masks)
+    assert list(result.frame.columns) == [
+        "metric", "subset", "fpr_limit", "value", "error_bound", "n", "ci_low", "ci_high",
+    ]  # fmt: skip

@@ -115,7 +115,7 @@ class Comparison:
         if math.isnan(difference):
             return f"{values}, which cannot be compared"
         if math.isnan(low):
-            return f"{values}, too little to say whether they differ"
+            return f"{values}, no interval can be given"
         if low <= 0 <= high:
             return f"{values}, no difference shown ({low:+.3f} to {high:+.3f})"
         return f"{values}, {'a' if difference > 0 else 'b'} is better ({low:+.3f} to {high:+.3f})"

@@ -21,7 +21,7 @@ from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detection_at
 from hrbench.metrics.measurement import limit_rows, with_intervals
 from hrbench.metrics.table import component_rows, image_rows, metric_rows
-from hrbench.metrics.words import alarms_text, counted, pixels_text
+from hrbench.metrics.words import alarms_text, budget_text, counted, pixels_text
 from hrbench.protocol import Alarms, Protocol, load_protocol
 
 if TYPE_CHECKING:
@@ -246,4 +246,5 @@ def _curve_name(point: Detection) -> str:
         return f"threshold {point.threshold:.4g}" if math.isfinite(point.threshold) else "threshold"
     if point.budget * point.alarms.good + 1e-9 < 1:
         return f"no false alarm among {point.alarms.good:,}"
-    return f"{100 * point.budget:g} per 100"
+    name = budget_text(point.budget)
+    return f"{name} false alarm{'s' * (name != '1')} per 100"

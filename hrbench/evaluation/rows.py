@@ -7,6 +7,7 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.measurement import LIMIT_METRICS
 from hrbench.metrics.segmentation import MATCHED
 from hrbench.protocol import Protocol
 
@@ -24,7 +25,7 @@ def row_of(table: pd.DataFrame, protocol: Protocol, metric: str, subset: str, fp
         Names what there is, for an unknown metric, subset or limit.
     """
     rows = table[table["metric"] == metric]
-    if rows.empty and metric in METRICS:
+    if rows.empty and (metric in METRICS or metric.removesuffix(MATCHED.suffix) in LIMIT_METRICS):
         raise HrbenchError(
             f"metric {metric!r} is not measured here under protocol {protocol.name!r} (version {protocol.version}), "
             f"expected one of: {', '.join(table['metric'].unique())}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrbench.evaluation.sheet import Grid, Sheet
+from hrbench.metrics.alarms import drifted
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.detection import Detection
 from hrbench.metrics.sizes import DISJOINT, quartile_edges, size_subsets
@@ -15,7 +16,6 @@ from hrbench.metrics.words import (
     alarms_text,
     budget_text,
     counted,
-    figure_text,
     odds_text,
     range_text,
     rate_text,
@@ -42,13 +42,16 @@ def summary_of(result: Evaluation) -> Sheet:
     if headline is None:
         answer = "How small a defect it finds cannot be said: there is neither a good image nor a threshold."
         if good:
-            answer = "How small a defect it finds cannot be said: there is neither a budget of alarms nor a threshold."
+            answer = (
+                "How small a defect it finds is not said: the protocol has no budgets of false alarms, and there is no "
+                "threshold; `detection(alarms=0.05)` tells it at any budget."
+            )
     else:
         answer = sentence(headline)
     groups = result.evidence.groups
     drawn = "" if groups is None else f" in {counted(np.unique(groups).size, 'group')}"
     title = (
-        f"{counted(len(images), 'image')}{drawn}, {good:,} of them good, "
+        f"{counted(len(images), 'image')}{drawn}, {good:,} good, "
         f"{counted(len(result.evidence.components), 'defect')}, protocol {protocol.name} (version {protocol.version})"
     )
     grids = [_by_size(result, bool(matched))]
@@ -57,7 +60,8 @@ def summary_of(result: Evaluation) -> Sheet:
     notes = [] if automatic is None else [_threshold(result, automatic)]
     if headline is not None and headline.cautions:
         notes.append(f"With caution: {'; '.join(headline.cautions)}.")
-    notes.append("Four times as many images would halve the intervals.")
+    if not math.isnan(result.interval("aupro")[0]):
+        notes.append("Four times as many images would halve the intervals.")
     return Sheet(answer, title, grids, notes)
 
 
@@ -66,7 +70,9 @@ def _by_size(result: Evaluation, matched: bool) -> Grid:
     areas = result.evidence.components["area"].to_numpy()
     subsets = size_subsets(areas, protocol.size_bins)
     counts = [f"{subsets[name].sum():,}" for name in ("all", *DISJOINT)]
-    edges, largest = [*map(figure_text, quartile_edges(areas, protocol.size_bins))], figure_text(areas.max())
+    *edges, largest = (
+        f"{area:,.1f}".removesuffix(".0") for area in (*quartile_edges(areas, protocol.size_bins), areas.max())
+    )
     rows = [
         ["defects", counts[0], "", *counts[1:], ""],
         ["area up to, px", largest, "", *edges, largest, ""],
@@ -136,8 +142,8 @@ def _threshold(result: Evaluation, found: Detection) -> str:
     promised, share = (rule.alarms, alarms.rate) if rule.rule == "conformal" else (rule.fpr, found.false_per_pixel)
     if rule.rule == "conformal":
         text += f": promised at most {alarms_text(promised)}; {achieved}."
-        if alarms.good and alarms.interval(level)[0] > promised:
-            text += " More than promised, beyond chance: the good test images differ from the held-out ones."
+        if drifted(alarms, calibration.images, promised, level):
+            text += " DRIFT: more than promised, beyond chance; the good test images are unlike the held-out ones."
         return text
     return (
         f"{text}: promised at most {100 * promised:.3g} % of the normal pixels, "

@@ -19,7 +19,11 @@ from hrbench.metrics.sizes import DISJOINT
 from hrbench.metrics.table import KEY_COLUMNS, METRIC_COLUMNS, component_rows, image_rows, metric_rows
 from hrbench.protocol import Protocol
 
-__all__ = ["Measured", "detections_of", "limit_rows", "measure", "with_intervals"]
+__all__ = ["LIMIT_METRICS", "Measured", "detections_of", "limit_rows", "measure", "with_intervals"]
+
+
+LIMIT_METRICS = ("a50", "a90", "a90_95")
+"""Detection limits in records; at equal false alarms with the suffix of metrics there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ def limit_rows(found: Iterable[Detection]) -> pd.DataFrame:
 def _limits_at(result: Detection) -> list[dict[str, object]]:
     suffix, budget = (AUTOMATIC.suffix, math.nan) if result.budget is None else (MATCHED.suffix, result.budget)
     rows = []
-    for name, limit in (("a50", result.a50), ("a90", result.a90), ("a90_95", result.a90_95)):
+    for name, limit in zip(LIMIT_METRICS, (result.a50, result.a90, result.a90_95), strict=True):
         low, high = result.interval.get("bootstrap", (math.nan, math.nan)) if name == "a90" else (math.nan, math.nan)
         rows.append(
             {

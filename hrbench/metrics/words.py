@@ -1,11 +1,15 @@
-"""What is found, in plain words: how small a defect is found reliably, at how many false alarms."""
+"""What is found, in plain words: how small a defect is found reliably, at how many false alarms.
+
+The page's script says the same of every number of false alarms, word for word: see ``report/operating.js``.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from hrbench.metrics.alarms import FalseAlarms
-from hrbench.metrics.detection import Detection
+from hrbench.metrics.detection import FLAT, Detection, DetectionLimit
 from hrbench.metrics.sizes import equivalent_diameter
 
 __all__ = [
@@ -13,6 +17,7 @@ __all__ = [
     "budget_text",
     "counted",
     "figure_text",
+    "finding",
     "odds_text",
     "opening",
     "percent_text",
@@ -32,44 +37,73 @@ def sentence(found: Detection, name: str = "it") -> str:
     >>> from hrbench.metrics.detection import fit_detection
     >>> found = fit_detection([4, 9, 15, 27, 49, 60, 90, 110, 164, 245], [0, 0, 1, 0, 1, 0, 1, 1, 1, 1])
     >>> sentence(found, "FastFlow")
-    'At the threshold FastFlow finds 9 of 10 defects of 216 px (17 px across) or more; this rests on 10 defects.'
+    'At the threshold FastFlow finds 9 of 10 defects of 233 px (17 px across) or more; this rests on 10 defects.'
     """
-    start, of = f"{opening(found)} {name}", odds_text(found.pod.probability)
-    number, hit, limit = found.hits.size, int(found.hits.sum()), found.a90
-    defects = counted(number, "defect")
+    alarms, interval = found.alarms, found.interval.get("bootstrap")
+    if found.budget is not None:
+        start = opening(found.budget, alarms.good)
+    else:
+        start = "At the threshold" + f" {found.threshold:.4g}" * math.isfinite(found.threshold)
+        if alarms.good:
+            verb = "alarms" if alarms.good == 1 else "alarm"
+            start += f" ({alarms.count:,} of {counted(alarms.good, 'good image')} {verb})"
+    hit = int(found.hits.sum())
+    return finding(f"{start} {name}", found.areas.tolist(), hit, found.a90, found.pod.probability, interval)
+
+
+def finding(
+    start: str,
+    areas: Sequence[float],
+    hit: int,
+    limit: DetectionLimit,
+    probability: float,
+    interval: tuple[float, float] | None = None,
+) -> str:
+    """Say in one sentence what is found.
+
+    Parameters
+    ----------
+    start : str
+        Its beginning: where, and who.
+    areas : sequence of float
+        Of all defects.
+    hit : int
+        How many of them are hit.
+    limit : DetectionLimit
+        The smallest size that is found reliably.
+    probability : float
+        What counts as reliable: 0.9 is "9 of 10".
+    interval : (float, float), optional
+        Of `limit`.
+    """
+    of, number = odds_text(probability), len(areas)
     if not number:
         return f"{start} has no defect to find."
+    defects = counted(number, "defect")
     if limit.area is not None:
-        interval = found.interval.get("bootstrap")
-        if interval is None or not math.isfinite(interval[0]):
-            end = f"this rests on {defects}"
-        else:
+        end = f"this rests on {defects}"
+        if interval is not None and math.isfinite(interval[0]):
             end = f"{defects} cannot say it better than {range_text(*interval)}"
         return f"{start} finds {of} defects of {size_text(limit.area)} or more; {end}."
-    low, high = pixels_text(found.areas.min()), pixels_text(found.areas.max())
+    low, high = pixels_text(min(areas)), pixels_text(max(areas))
     if hit == number:
-        what = f"the only defect, of {low}" if number == 1 else f"all {defects}, the smallest of {low}"
-        return f"{start} finds {what}: where it begins to miss cannot be told."
+        found = f"the only defect, of {low}" if number == 1 else f"all {defects}, the smallest of {low}"
+        return f"{start} finds {found}: where it begins to miss cannot be told."
     if not hit:
         return f"{start} finds none of {defects}, the largest of {high}."
     if low == high:
         return f"{start} finds {hit:,} of {defects}, all of {low}: nothing can be said of other sizes."
-    if not found.slope > 0:
+    if limit.reason == FLAT:
         return f"{start} finds {hit:,} of {defects}, large ones not more often than small ones."
     return f"{start} does not find {of} defects of any size seen here (largest {high})."
 
 
-def opening(found: Detection) -> str:
+def opening(budget: float, good: int) -> str:
     """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
-    alarms, budget = found.alarms, found.budget
-    if budget is None:
-        where = "At the threshold" if math.isnan(found.threshold) else f"At the threshold {found.threshold:.4g}"
-        good = counted(alarms.good, "good image")
-        return f"{where} ({alarms.count:,} of {good} alarm{'s' * (alarms.good == 1)})" if alarms.good else where
-    if budget * alarms.good + 1e-9 >= 1:
+    if budget * good + 1e-9 >= 1:
         return f"At {alarms_text(budget)}"
-    upper = percent_text(FalseAlarms(0, alarms.good).upper())
-    return f"With zero alarms among {counted(alarms.good, 'good image')} (the true rate may be up to {upper})"
+    upper = percent_text(1 - 0.05 ** (1 / good))
+    return f"With zero alarms among {counted(good, 'good image')} (the true rate may be up to {upper})"
 
 
 def alarms_text(budget: float) -> str:

@@ -10,8 +10,18 @@ import math
 from collections.abc import Sequence
 
 from hrbench.metrics import DISJOINT, equivalent_diameter
-from hrbench.metrics.detection import FLAT
 from hrbench.metrics.sizes import size_title
+from hrbench.metrics.words import (
+    alarms_text,
+    counted,
+    figure_text,
+    finding,
+    odds_text,
+    opening,
+    percent_text,
+    pixels_text,
+    range_text,
+)
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
 from hrbench.report.configurations import CountedRun
@@ -19,17 +29,7 @@ from hrbench.report.operating import SUBSETS, Interval, Point, Ranked, Ranks, al
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
-__all__ = [
-    "alarms_text",
-    "answer_sentences",
-    "answer_table",
-    "best_sentences",
-    "budget_text",
-    "heading_text",
-    "opening",
-    "sentence",
-    "verdict",
-]
+__all__ = ["answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence", "verdict"]
 
 _FAR = 1e9  # px: nobody has to read what a curve says beyond
 _NO_GOOD = Cell("–", "no good test image")
@@ -92,7 +92,7 @@ def answer_table(ranked: Ranked, board: Leaderboard, category: str = "", budget:
 
 
 def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...]:
-    of, single = _odds(protocol.pod.probability), len(categories) == 1
+    of, single = odds_text(protocol.pod.probability), len(categories) == 1
     reliable = f"a{100 * protocol.pod.probability:g}"
     share = f"{100 * protocol.pod.share:g} %"
     sizes = [
@@ -135,9 +135,9 @@ def _category_cells(point: Point, ranks: Ranks, protocol: Protocol) -> list[Cell
         cells.append(cell)
     for number, what in ((point.called, ""), (point.right, " with a defect hit")):
         cells.append(_share_cell(number, point.images, f"defective images alarm{what}", 1, "no defective image"))
-    low, high = map(_percent, alarms.interval(level))
+    low, high = map(percent_text, alarms.interval(level))
     title = (
-        f"{alarms.count:,} of {_plural(alarms.good, 'good image')} alarm, {_percent(alarms.rate)}; "
+        f"{alarms.count:,} of {counted(alarms.good, 'good image')} alarm, {percent_text(alarms.rate)}; "
         f"{100 * level:g} % interval {low} to {high}"
     )
     cells.append(Cell(f"{alarms.count:,} / {alarms.good:,}", title, sort=repr(alarms.rate)))
@@ -150,22 +150,24 @@ def _size_cell(point: Point, probability: float, interval: Interval | None, leve
         text, _, why = limit.reason.partition(" (")
         title = limit.reason
         if limit.estimate < _FAR:
-            title += f"; the curve, extrapolated, would reach it at {_pixels(limit.estimate)}: not a result"
+            title += f"; the curve, extrapolated, would reach it at {pixels_text(limit.estimate)}: not a result"
         return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
     across = f"{float(equivalent_diameter(limit.area)):,.1f} px"
     small = [f"⌀ {across}"]
-    title = f"{_odds(probability)} defects of {_pixels(limit.area)} are found, the area of a circle {across} across"
+    title = (
+        f"{odds_text(probability)} defects of {pixels_text(limit.area)} are found, the area of a circle {across} across"
+    )
     if interval is not None:
-        title += f"; {100 * level:g} % interval {_between(interval)}"
+        title += f"; {100 * level:g} % interval {range_text(*interval)}"
         small.append(_short(interval))
-    return Cell(_pixels(limit.area), title, sort=repr(limit.area), small=tuple(small))
+    return Cell(pixels_text(limit.area), title, sort=repr(limit.area), small=tuple(small))
 
 
 def _share_cell(hit: int, number: int, what: str, few: int, missing: str) -> Cell:
     if not number:
         return Cell("–", missing)
     if number < few:
-        return Cell(f"n = {number}", f"only {_plural(number, 'defect')}, no number below {few}")
+        return Cell(f"n = {number}", f"only {counted(number, 'defect')}, no number below {few}")
     return Cell(f"{hit / number:.3f}", f"{hit:,} of {number:,} {what}", sort=repr(hit / number))
 
 
@@ -185,7 +187,7 @@ def _mean_cells(cells: dict[str, list[Cell]], points: Sequence[Point]) -> list[C
         bar = value if 1 < column <= len(DISJOINT) + 1 else None
         means.append(Cell(f"{value:.3f}", title, sort=repr(value), mark="°" if lacking else "", bar=bar))
     count, good = (sum(getattr(point.alarms, name) for point in points) for name in ("count", "good"))
-    title = f"{count:,} of {_plural(good, 'good image')} alarm, all categories together"
+    title = f"{count:,} of {counted(good, 'good image')} alarm, all categories together"
     return [*means, Cell(f"{count:,} / {good:,}", title, sort=repr(count / good)) if good else _NO_GOOD]
 
 
@@ -288,43 +290,8 @@ def sentence(
     """
     if not point.alarms.good:
         return f"{name}: without good test images there is no number of false alarms."
-    start, of = f"{opening(point.budget, point.alarms.good)} {name}", _odds(probability)
-    (hit, number), limit = point.sizes["all"], point.reliable
-    if not number:
-        return f"{start} has no defect to find."
-    defects = _plural(number, "defect")
-    if limit.area is not None:
-        across = float(equivalent_diameter(limit.area))
-        end = (
-            f"this rests on {defects}"
-            if interval is None
-            else f"{defects} cannot say it better than {_between(interval)}"
-        )
-        return f"{start} finds {of} defects of {_pixels(limit.area)} ({_pixels(across)} across) or more; {end}."
-    low, high = _pixels(min(areas)), _pixels(max(areas))
-    if hit == number:
-        found = f"the only defect, of {low}" if number == 1 else f"all {defects}, the smallest of {low}"
-        return f"{start} finds {found}: where it begins to miss cannot be told."
-    if not hit:
-        return f"{start} finds none of {defects}, the largest of {high}."
-    if low == high:
-        return f"{start} finds {hit:,} of {defects}, all of {low}: nothing can be said of other sizes."
-    if limit.reason == FLAT:
-        return f"{start} finds {hit:,} of {defects}, large ones not more often than small ones."
-    return f"{start} does not find {of} defects of any size seen here (largest {high})."
-
-
-def opening(budget: float, good: int) -> str:
-    """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
-    if allowed(good, budget):
-        return f"At {alarms_text(budget)}"
-    upper = _percent(1 - 0.05 ** (1 / good))
-    return f"With zero alarms among {_plural(good, 'good image')} (the true rate may be up to {upper})"
-
-
-def alarms_text(budget: float) -> str:
-    """Write a share of the good images as ``5 false alarms per 100 good images``."""
-    return f"{budget_text(budget)} false alarm{'s' * (budget_text(budget) != '1')} per 100 good images"
+    start = f"{opening(point.budget, point.alarms.good)} {name}"
+    return finding(start, areas, point.sizes["all"][0], point.reliable, probability, interval)
 
 
 def heading_text(ranked: Ranked, budget: float) -> str:
@@ -333,50 +300,16 @@ def heading_text(ranked: Ranked, budget: float) -> str:
     return alarms_text(budget) + ", here none" * none
 
 
-def budget_text(budget: float) -> str:
-    """Write a share of the good images as their number per 100."""
-    return f"{100 * budget:g}"
-
-
 def verdict(label: int, alarm: int, critical: Sequence[int], limit: float) -> tuple[str, str]:
     """Return what becomes of an image, and how many of its defects are hit."""
     if not label:
         return ("false alarm" if alarm > limit else "silent"), ""
     hit = sum(rank > limit for rank in critical)
-    return ("called" if alarm > limit else "missed"), f"{hit} of {_plural(len(critical), 'defect')} hit"
-
-
-def _between(interval: Interval) -> str:
-    low, high = interval
-    if not math.isfinite(high):
-        return f"{_pixels(low)} and more, without an upper limit"
-    return f"{_figure(low)} to {_pixels(high)}" if low > 0 else f"anything up to {_pixels(high)}"
+    return ("called" if alarm > limit else "missed"), f"{hit} of {counted(len(critical), 'defect')} hit"
 
 
 def _short(interval: Interval) -> str:
     low, high = interval
     if not math.isfinite(high):
-        return f"≥ {_pixels(low)}"
-    return f"{_figure(low)}–{_pixels(high)}" if low > 0 else f"≤ {_pixels(high)}"
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def _pixels(value: float) -> str:
-    return f"{_figure(value)} px"
-
-
-def _percent(share: float) -> str:
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.1f} %"
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"
-
-
-def _odds(probability: float) -> str:
-    tenths = round(10 * probability)
-    return f"{tenths} of 10" if abs(10 * probability - tenths) < 1e-9 else f"{budget_text(probability)} of 100"
+        return f"≥ {pixels_text(low)}"
+    return f"{figure_text(low)}–{pixels_text(high)}" if low > 0 else f"≤ {pixels_text(high)}"

@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
+from hrbench.metrics.words import budget_text
 from hrbench.protocol import Protocol
-from hrbench.report.answer import answer_sentences, answer_table, best_sentences, budget_text, heading_text, verdict
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, size_columns
 from hrbench.report.configurations import CountedRun, printable

@@ -55,7 +55,7 @@ def test_exact_aupro_equals_brute_force(levels, dtype):
     cases |= {f"q{i + 1}": oracle_areas <= edge for i, edge in enumerate(edges)}
     cases |= {"medium": (oracle_areas > edges[1]) & (oracle_areas <= edges[2])}
     for subset, chosen in cases.items():
-        for limit, (value, bound) in rows(result.frame, "aupro", subset).items():
+        for limit, (value, bound) in rows(result.values, "aupro", subset).items():
             assert value == pytest.approx(oracle.aupro(maps, masks, limit, chosen), abs=1e-9)
             assert bound == 0
 
@@ -64,8 +64,8 @@ def test_exact_aupro_equals_brute_force(levels, dtype):
 def test_one_pass_holds_the_exact_value_within_its_bound(seed, levels, scale):
     maps, masks = random_case(seed, levels=levels)
     maps = [1000 + m * scale for m in maps]  # few of the kept 22 bits vary: wide bins
-    exact = hrbench.evaluate(maps, masks, exact=True, threshold=1000.5).frame
-    binned = hrbench.evaluate(maps, masks, threshold=1000.5).frame
+    exact = hrbench.evaluate(maps, masks, exact=True, threshold=1000.5).values
+    binned = hrbench.evaluate(maps, masks, threshold=1000.5).values
     assert binned[["metric", "subset", "n"]].equals(exact[["metric", "subset", "n"]])
     at_edges = binned["metric"].map(lambda key: METRICS[key].at is MATCHED)  # of other bins, other thresholds
     difference = (binned["value"] - exact["value"]).abs()[~at_edges]
@@ -75,7 +75,7 @@ def test_one_pass_holds_the_exact_value_within_its_bound(seed, levels, scale):
 
 def test_bins_are_wide_in_the_test_above():
     maps, masks = random_case(3)
-    frame = hrbench.evaluate([1000 + 1e-3 * m.astype(np.float64) for m in maps], masks).frame
+    frame = hrbench.evaluate([1000 + 1e-3 * m.astype(np.float64) for m in maps], masks).values
     assert frame.loc[frame["metric"] == "aupro", "error_bound"].max() > 0.01
 
 
@@ -97,7 +97,7 @@ def test_other_metrics_equal_independent_code(levels, exact):
         "miou_oracle": oracle.best_mean_iou(maps, masks),
     }
     for metric, value in expected.items():
-        ((found, bound),) = rows(result.frame, metric).values()
+        ((found, bound),) = rows(result.values, metric).values()
         tolerance = 1e-5 if metric == "miou_oracle" else 1e-9
         assert abs(found - value) <= bound + tolerance, metric
         assert bound < (2e-5 if exact else 0.1)
@@ -191,7 +191,7 @@ def test_sigma_rule():
 @pytest.mark.parametrize("exact", [True, False])
 def test_closed_forms(exact):
     _, masks = random_case(2)
-    perfect = hrbench.evaluate([k.astype(float) for k in masks], masks, exact=exact).frame
+    perfect = hrbench.evaluate([k.astype(float) for k in masks], masks, exact=exact).values
     ranked = perfect["metric"].isin(["aupro", "rho", "pixel_auroc", "pixel_ap", "iou_oracle", "miou_oracle"])
     assert perfect.loc[ranked & (perfect["n"] > 0), "value"].dropna().eq(1).all()
     inverted = hrbench.evaluate([1.0 - k for k in masks], masks, exact=exact)
@@ -210,8 +210,8 @@ def test_closed_forms(exact):
 def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
     maps, masks = random_case(11)
     maps = [m.astype(np.float64) for m in maps]
-    before = hrbench.evaluate(maps, masks).frame
-    after = hrbench.evaluate([transform(m) for m in maps], masks).frame
+    before = hrbench.evaluate(maps, masks).values
+    after = hrbench.evaluate([transform(m) for m in maps], masks).values
     rank = ~before["metric"].isin(["iou", "miou", "miou_all", "f1", "fpr"])
     difference = (before["value"] - after["value"]).abs()[rank]
     slack = (before["error_bound"] + after["error_bound"])[rank] + 2e-5
@@ -220,8 +220,8 @@ def test_increasing_transforms_change_nothing_beyond_the_bound(transform):
 
 def test_float16_maps_are_exact_in_one_pass():
     maps, masks = random_case(13, dtype=np.float16)
-    exact = hrbench.evaluate(maps, masks, exact=True).frame
-    binned = hrbench.evaluate(maps, masks).frame
+    exact = hrbench.evaluate(maps, masks, exact=True).values
+    binned = hrbench.evaluate(maps, masks).values
     same = binned["metric"] != "miou_oracle"
     assert np.array_equal(binned["value"][same], exact["value"][same], equal_nan=True)
     assert binned["error_bound"][same].dropna().eq(0).all()
@@ -250,15 +250,15 @@ def test_more_than_65535_components():
 @pytest.mark.parametrize("piece", [1, 3, 7, 50])
 def test_defects_that_are_taken_in_pieces_give_the_same(monkeypatch, piece):
     maps, masks = random_case(4)
-    expected = hrbench.evaluate(maps, masks).frame
+    expected = hrbench.evaluate(maps, masks).values
     monkeypatch.setattr("hrbench.metrics.curves._PIECE", piece)  # some begin inside the last defect
-    pd.testing.assert_frame_equal(hrbench.evaluate(maps, masks).frame, expected, rtol=1e-12)
+    pd.testing.assert_frame_equal(hrbench.evaluate(maps, masks).values, expected, rtol=1e-12)
 
 
 def test_size_subsets_of_the_published_scheme():
     sizes = [10, 20, 30, 40]
     masks = [np.pad(np.ones((1, size), bool), 2) for size in sizes]
-    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).frame
+    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).values
     n = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["n"]
     assert n[["q1", "q2", "q3", "q4"]].tolist() == [1, 2, 3, 4]
     assert n[["tiny", "small", "medium", "large"]].tolist() == [1, 1, 1, 1]
@@ -266,7 +266,7 @@ def test_size_subsets_of_the_published_scheme():
 
 def test_equal_areas_share_a_quarter():
     masks = [np.pad(np.ones((1, size), bool), 2) for size in (10, 10, 10, 20)]
-    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).frame
+    frame = hrbench.evaluate([m.astype(float) for m in masks], masks).values
     n = frame[(frame["metric"] == "aupro") & (frame["fpr_limit"] == 0.05)].set_index("subset")["n"]
     assert n[["q1", "q2", "q3", "q4"]].tolist() == [3, 3, 3, 4]
     assert n[["tiny", "small", "medium", "large"]].tolist() == [3, 0, 0, 1]
@@ -287,8 +287,8 @@ def test_mask_codings_and_borders():
     mask[0, :3] = 255
     mask[8, 8] = 2
     scores = np.random.default_rng(1).random((9, 9))
-    coded = hrbench.evaluate([scores], [mask.astype(np.uint8)]).frame
-    plain = hrbench.evaluate([scores], [mask > 0]).frame
+    coded = hrbench.evaluate([scores], [mask.astype(np.uint8)]).values
+    plain = hrbench.evaluate([scores], [mask > 0]).values
     assert coded.equals(plain)
 
 
@@ -304,15 +304,15 @@ def test_groups_change_intervals_and_no_value():
     masks = [None, maps[1] > 0.8, maps[2] > 0.8, None]
     found, alone = hrbench.evaluate(maps, masks, groups=["a", 7, 7, None]), hrbench.evaluate(maps, masks)
     assert found.evidence.images["group"].tolist() == ["a", "7", "7", ""]
-    assert found.frame.equals(alone.frame)
+    assert found.values.equals(alone.values)
     with pytest.raises(hrbench.HrbenchError, match="groups end after 3 images"):
         hrbench.evaluate(maps, masks, groups=["a", "b", "b"])
 
 
 def test_generators_are_read_once():
     maps, masks = random_case(3)
-    listed = hrbench.evaluate(maps, masks).frame
-    assert hrbench.evaluate(iter(maps), (k for k in masks)).frame.equals(listed)
+    listed = hrbench.evaluate(maps, masks).values
+    assert hrbench.evaluate(iter(maps), (k for k in masks)).values.equals(listed)
 
 
 @pytest.mark.parametrize(
@@ -403,8 +403,8 @@ def test_scoring_does_not_import_torch():
 def test_scores_that_only_float64_tells_apart_stay_within_the_bound():
     mask = np.array([[True, True, True, False, False, False]])
     scores = 1 - 1e-12 * np.array([[9.0, 8, 7, 3, 2, 1]])
-    exact = hrbench.evaluate([scores], [mask], exact=True).frame
-    binned = hrbench.evaluate([scores], [mask]).frame
+    exact = hrbench.evaluate([scores], [mask], exact=True).values
+    binned = hrbench.evaluate([scores], [mask]).values
     difference = (exact["value"] - binned["value"]).abs()
     assert (difference.isna() | (difference <= binned["error_bound"] + 1e-12)).all()
     assert exact.set_index("metric").loc["pixel_auroc", "value"].iloc[0] == 0
@@ -429,7 +429,7 @@ def test_any_threshold_is_counted_as_it_is(threshold, exact, dtype):
     result = hrbench.evaluate([scores], [mask], exact=exact, threshold=threshold)
     precision = np.float64 if exact and dtype == np.float64 else np.float32
     predicted = scores.astype(precision) >= precision(threshold)
-    frame = result.frame.set_index("metric")
+    frame = result.values.set_index("metric")
     iou = np.sum(predicted & mask) / np.sum(predicted | mask)
     assert abs(frame.loc["iou", "value"] - iou) <= frame.loc["iou", "error_bound"] + 1e-12
     fpr = np.sum(predicted & ~mask) / np.sum(~mask)
@@ -444,10 +444,10 @@ def test_tensors_and_lists_are_arrays_too():
     mask = torch.zeros(8, 8)
     mask[2:4, 2:5] = 1
     scores = torch.rand(8, 8, requires_grad=True)
-    plain = hrbench.evaluate([scores.detach().numpy()], [mask.numpy()]).frame
-    assert hrbench.evaluate([scores], [mask]).frame.equals(plain)
+    plain = hrbench.evaluate([scores.detach().numpy()], [mask.numpy()]).values
+    assert hrbench.evaluate([scores], [mask]).values.equals(plain)
     assert hrbench.evaluate([scores.tolist()], [mask.bool().tolist()]).value("pixel_auroc") >= 0
-    assert hrbench.evaluate([scores.bfloat16()], [mask]).frame["error_bound"].fillna(0).eq(0).all()
+    assert hrbench.evaluate([scores.bfloat16()], [mask]).values["error_bound"].fillna(0).eq(0).all()
     for maps, masks, scored, message in (
         ([[[1, 2], [3]]], [None], None, "anomaly map 0: not an array"),
         ([scores], [[["0", "1"]]], None, "mask 0: of type"),

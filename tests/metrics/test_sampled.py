@@ -42,7 +42,7 @@ def uniform(maps, masks, limit, n=200):
 @pytest.mark.parametrize("exact", [True, False])
 def test_equal_ranks(levels, exact):
     maps, masks = random_case(23, images=8, levels=levels)
-    frame = hrbench.evaluate(maps, masks, protocol="l2bt", exact=exact).frame
+    frame = hrbench.evaluate(maps, masks, protocol="l2bt", exact=exact).values
     areas = np.array([part.sum() for _, part in oracle.components(masks)])
     for subset, chosen in {"all": areas > 0, "q2": areas <= np.quantile(areas, 0.5)}.items():
         for limit, (value, bound) in rows(frame, "aupro", subset).items():
@@ -69,7 +69,7 @@ def test_at_one_percent_the_published_curve_has_two_points():
 @pytest.mark.parametrize("exact", [True, False])
 def test_uniform_thresholds(levels, exact):
     maps, masks = random_case(29, images=8, levels=levels)
-    frame = hrbench.evaluate(maps, masks, protocol="rd4ad", exact=exact).frame
+    frame = hrbench.evaluate(maps, masks, protocol="rd4ad", exact=exact).values
     ((value, bound),) = rows(frame, "aupro").values()
     if exact:
         assert value == pytest.approx(uniform(maps, masks, 0.30), abs=1e-9)
@@ -112,5 +112,5 @@ def test_low_resolution_loses_tiny_defects():
 def test_every_shipped_protocol_scores():
     maps, masks = random_case(37)
     for name in list_protocols():
-        frame = hrbench.evaluate(maps, masks, protocol=name).frame
+        frame = hrbench.evaluate(maps, masks, protocol=name).values
         assert frame["value"].dropna().between(0, 1).all(), name

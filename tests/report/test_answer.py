@@ -15,14 +15,13 @@ import pytest
 
 from hrbench.metrics.alarms import FalseAlarms, matched_limits
 from hrbench.metrics.detection import DetectionLimit, fit_detection
+from hrbench.metrics.words import alarms_text, opening
 from hrbench.protocol import Alarms
 from hrbench.report import write_leaderboard
 from hrbench.report.answer import (
-    alarms_text,
     answer_sentences,
     answer_table,
     best_sentences,
-    opening,
     sentence,
     verdict,
 )
