@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, text in (
         ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
-        ("plot", "plot", "Write the plots: quality by size, PRO and ROC curves, detection limits, cost; PNG and SVG."),
+        ("plot", "plot", "Write the plots: quality by size, recall at equal alarms, detection limits; PNG and SVG."),
     ):
         report = command(name, function, text)
         report.add_argument(

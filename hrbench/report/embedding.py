@@ -68,6 +68,8 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> str:
                 del element.attrib[name]
             elif name == "id":
                 element.set(name, f"{prefix}-{value}")
+            elif name in ("d", "x", "y", "points"):  # hundredths of a point are enough
+                element.set(name, re.sub(r"(\.\d\d)\d+", r"\1", value))
             elif name == f"{{{_XLINK}}}href":
                 element.set(name, value.replace("#", f"#{prefix}-"))
             else:

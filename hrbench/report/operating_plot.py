@@ -1,12 +1,10 @@
-"""Plots over false alarms: the smallest defect found, recall by size, the alarms that each defect costs, the scores."""
+"""Plots of what is found at how many false alarms: the smallest defect found reliably, and recall by size."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,147 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.metrics import DISJOINT, equivalent_diameter, size_subsets
-from hrbench.metrics.alarms import FalseAlarms
-from hrbench.protocol import Alarms, Protocol
-from hrbench.report.configurations import printable
+from hrbench.protocol import Protocol
+from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of, images_text
 from hrbench.report.detection_limits import limit_names
-from hrbench.report.drawing import GRID, INK, MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.scores import (
-    Band,
-    Scores,
-    accepted,
-    allowed,
-    limit_band,
-    limit_curve,
-    recalls,
-    running_median,
-    steps,
-)
+from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
+from hrbench.report.scores import Band, Scores, limit_band, limit_curve, recalls, steps
 from hrbench.report.summary import MIN_COMPONENTS
 
-__all__ = ["Threshold", "draw_alarms", "draw_froc", "draw_limits", "draw_ranks", "per_hundred", "promise_text"]
+__all__ = ["draw_froc", "draw_limits"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Several = Sequence[tuple[Series, Sequence[Scores]]]
 
 _OVERLAID = 4  # more methods than these get a panel each
-_EDGE = 2.2  # from zero alarms to one: a ratio on a logarithmic axis
 _POINTS = 40  # more points of a curve than these are drawn as a line
-_BINS = 36
-_STROKES = 60  # more images than these get no stroke each
-_ALARMS = "false alarms per 100 good images"
-
-
-def per_hundred(share: float) -> str:
-    """Write a share of the good images as a number per 100: ``5``, ``0.5``."""
-    return f"{100 * share:.3g}"
-
-
-def promise_text(alarms: FalseAlarms, promised: float | None) -> str:
-    """Write ``promised 5 → achieved 12 per 100 (7 of 60)``, and say where the promise is broken beyond chance."""
-    rate = f"{100 * alarms.rate:.1f}".removesuffix(".0")
-    achieved = f"{rate} per 100 ({alarms.count:,} of {alarms.good:,})"
-    if promised is None:
-        return f"{achieved} alarm"
-    drift = ": drift!" if alarms.interval()[0] > promised else ""
-    return f"promised {per_hundred(promised)} → achieved {achieved}{drift}"
-
-
-@dataclass(frozen=True)
-class _AlarmAxis:
-    """A logarithmic axis of false alarms per 100 good images, with a zone for none at its lower end.
-
-    Attributes
-    ----------
-    good : int
-        Good images.
-    high : float
-        Its upper end.
-    """
-
-    good: int
-    high: float
-
-    @staticmethod
-    def of(scores: Sequence[Scores], last: int | None = None) -> _AlarmAxis:
-        good = max(part.good.size for part in scores)
-        return _AlarmAxis(good, 100.0 * (good if last is None else max(last, 1.4)) / good)
-
-    @property
-    def one(self) -> float:
-        """A single alarm."""
-        return 100 / self.good
-
-    @property
-    def none(self) -> float:
-        """The place of no alarm."""
-        return self.one / math.sqrt(_EDGE)
-
-    @property
-    def low(self) -> float:
-        return self.one / _EDGE
-
-    def places(self, alarms: Ints, good: int) -> Floats:
-        """Return where numbers of alarms among so many good images lie."""
-        return np.where(alarms == 0, self.none, 100 * np.maximum(alarms, 1) / good)
-
-    def edges(self, alarms: Ints, good: int) -> Floats:
-        """Return where steps begin: that of no alarm at the end of the axis."""
-        return np.where(alarms == 0, self.low, 100 * np.maximum(alarms, 1) / good)
-
-    def _ticks(self, most: int) -> tuple[list[float], list[str]]:
-        places = [place for place in log_ticks(self.one, self.high, most) if self.one <= place <= self.high]
-        return [self.none, *places], ["0", *(f"{place:.3g}" for place in places)]
-
-    def across(self, axes: Axes, rules: Alarms, most: int = 8, label: str = _ALARMS, numbers: bool = True) -> None:
-        """Make it the horizontal axis; mark the budgets."""
-        axes.set_xscale("log")
-        axes.set_xlim(self.low, self.high)
-        axes.axvspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
-        axes.set_xticks(*self._ticks(most))
-        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-        axes.set_xlabel(label)
-        for budget in rules.budgets:
-            main, place = budget == rules.headline, 100 * budget
-            if allowed(self.good, budget) == 0:
-                if not main:
-                    continue
-                place = self.none
-            colour = INK if main else MUTED
-            axes.axvline(place, color=colour, lw=0.9 if main else 0.5, ls="-" if main else ":", zorder=1)
-            if numbers:
-                axes.annotate(
-                    per_hundred(budget), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                    textcoords="offset points", ha="center", fontsize=7, color=colour,
-                    fontweight="bold" if main else "normal",
-                )  # fmt: skip
-
-    def up(self, axes: Axes, rules: Alarms) -> None:
-        """Make it the vertical axis; mark the headline."""
-        axes.set_yscale("log")
-        axes.set_ylim(self.low, self.high * 1.12)
-        axes.axhspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
-        axes.set_yticks(*self._ticks(9))
-        axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        height = self.none if allowed(self.good, rules.headline) == 0 else 100 * rules.headline
-        axes.axhline(height, color=INK, lw=0.9, zorder=1)
-
-
-def _heading(series: Series, width: int = 42) -> str:
-    label = textwrap.shorten(printable(series.label), 2 * width, placeholder=" …")
-    return textwrap.fill(label, width, break_long_words=True)
-
-
-def _columns(panels: int) -> int:
-    return {1: 1, 2: 2, 4: 2}.get(panels, 3)
-
-
-def _images(good: int) -> str:
-    return f"{good:,} good image{'s' * (good != 1)}"
 
 
 def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None:
@@ -167,7 +39,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
         return None
     rules, name = protocol.alarm, limit_names(protocol.pod)[1]
     curves = [_Limit.of(series, scores[0], protocol) for series, scores in items]
-    axis = _AlarmAxis.of([scores[0] for _, scores in items], max(int(curve.alarms[-1]) for curve in curves))
+    axis = AlarmAxis.of([scores[0] for _, scores in items], max(int(curve.alarms[-1]) for curve in curves))
     ways = {curve.band.construction for curve in curves if np.isfinite(curve.band.low).any()}
     words = {"bootstrap": "bootstrap over images", "profile": "profile likelihood"}
     level = f"{100 * protocol.bootstrap.level:g} %"
@@ -176,7 +48,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     key = [(arrow, f"{name} not reached")] if any(_missed(curve).any() for curve in curves) else []
     if ways:
         key.insert(0, (band, f"{level}, {' or '.join(words[way] for way in sorted(ways))}"))
-    across = f"{_ALARMS} ({_images(axis.good)})"
+    across = f"{ALARMS} ({images_text(axis.good)})"
     heights = _Heights.of(curves)
     if len(curves) <= _OVERLAID:
         with sheet([s for s, _ in items], title, markers=True, shape=(1, 1), height=3.8, key=key) as (figure, grid):
@@ -188,18 +60,19 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
                 curve.draw(axes, axis, heights, over, under)
                 over, under = over + bool(_missed(curve).any()), under + bool(_all_hit(curve).any())
         return figure
-    columns = _columns(len(curves))
+    columns = columns_of(len(curves))
     rows = -(-len(curves) // columns)
     key.append((Line2D([], [], color=MUTED, lw=0.7, alpha=0.6), "the others"))
     with sheet([], title, markers=False, shape=(rows, columns), height=2.6 * rows, key=key) as (figure, grid):
         for place, curve in enumerate(curves):
             axes = figure.add_subplot(grid[place // columns, place % columns])
-            axes.set_title(_heading(curve.series), pad=13)
-            axis.across(axes, rules, 5, "" if place + columns < len(curves) else _ALARMS)
+            axes.set_title(heading_of(curve.series), pad=13)
+            axis.across(axes, rules, 5, "" if place + columns < len(curves) else ALARMS)
             heights.up(axes, "" if place % columns else f"{name}, px", most=5)
-            for other in curves:
-                if other is not curve:
-                    axes.plot(*other.line(axis), color=MUTED, lw=0.7, alpha=0.6, zorder=2)
+            others = [
+                np.append(other.line(axis), [[np.nan], [np.nan]], axis=1) for other in curves if other is not curve
+            ]
+            axes.plot(*np.concatenate(others, axis=1), color=MUTED, lw=0.7, alpha=0.6, zorder=2)
             curve.draw(axes, axis, heights, 0, 0)
     return figure
 
@@ -227,10 +100,10 @@ class _Limit:
     def reached(self) -> Bools:
         return np.isfinite(self.areas) & (self.areas > 0)
 
-    def line(self, axis: _AlarmAxis) -> tuple[Floats, Floats]:
+    def line(self, axis: AlarmAxis) -> tuple[Floats, Floats]:
         return axis.places(self.alarms, self.good), np.where(self.reached, self.areas, np.nan)
 
-    def draw(self, axes: Axes, axis: _AlarmAxis, heights: _Heights, over: int, under: int) -> None:
+    def draw(self, axes: Axes, axis: AlarmAxis, heights: _Heights, over: int, under: int) -> None:
         colour, marker, line = style(self.series.index)
         x, y = self.line(axis)
         band = self.band
@@ -341,26 +214,6 @@ def _across(area: float) -> str:
     return f"{across:.{0 if across >= 9.95 else 1}f}"
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """What holds at a method's own threshold, which was set without the test images.
-
-    Attributes
-    ----------
-    score : float
-    alarms : FalseAlarms
-    recall : float
-        Share of the defects that are hit.
-    promised : float or None
-        Share of the good images that may alarm, if its rule promises one.
-    """
-
-    score: float
-    alarms: FalseAlarms
-    recall: float
-    promised: float | None
-
-
 def draw_froc(
     items: Several, protocol: Protocol, title: str, at: Callable[[Series], Threshold | None] = lambda _: None
 ) -> Figure | None:
@@ -372,7 +225,7 @@ def draw_froc(
         return None
     rules = protocol.alarm
     alarms = {id(scores): steps(scores[0].good.size, rules.budgets) for _, scores in items}
-    axis = _AlarmAxis.of([part for _, scores in items for part in scores], max(int(a[-1]) for a in alarms.values()))
+    axis = AlarmAxis.of([part for _, scores in items for part in scores], max(int(a[-1]) for a in alarms.values()))
     own = {series.index: point for series, _ in items if (point := at(series)) is not None}
     key = []
     if own:
@@ -387,7 +240,7 @@ def draw_froc(
             value_axis(axes, _size_heading(subset, items[0][1][0], protocol), "share of defects found" * main, pad=15)
             axes.set_ylim(-0.015, 1.015)
             lower = main or subset in DISJOINT[2:]
-            label = f"{_ALARMS} ({_images(axis.good)})" if main else "per 100 good images"
+            label = f"{ALARMS} ({images_text(axis.good)})" if main else "per 100 good images"
             axis.across(axes, rules, 8 if main else 5, label if lower else "")
             if not main:
                 axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
@@ -402,7 +255,7 @@ def draw_froc(
     return figure
 
 
-def _mark_threshold(axes: Axes, axis: _AlarmAxis, series: Series, point: Threshold) -> None:
+def _mark_threshold(axes: Axes, axis: AlarmAxis, series: Series, point: Threshold) -> None:
     colour, marker, _ = style(series.index)
     x = float(axis.places(np.array(point.alarms.count), point.alarms.good))
     beyond = x > axis.high
@@ -427,129 +280,5 @@ def _size_heading(subset: str, scores: Scores, protocol: Protocol) -> str:
     if subset != "all" and areas.size < MIN_COMPONENTS:
         return f"{subset}: " + ("too few" if areas.size else "none")
     if subset == "all":
-        return f"all {areas.size:,} defect{'s' * (areas.size != 1)}, {areas.min():,}–{areas.max():,} px"
+        return f"all defects: {areas.size:,}, {areas.min():,}–{areas.max():,} px"
     return f"{subset}: {areas.size:,}, {areas.min():,}–{areas.max():,} px"
-
-
-def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
-    """Draw for each defect how many false alarms must be accepted to find it; None without any scores."""
-    if not items:
-        return None
-    rules = protocol.alarm
-    first = [(series, scores[0]) for series, scores in items]
-    axis = _AlarmAxis.of([scores for _, scores in first])
-    across = [equivalent_diameter(scores.areas) for _, scores in first]
-    low, high = min(float(part.min()) for part in across), max(float(part.max()) for part in across)
-    margin = max(1.1, (high / low) ** 0.04)
-    each = len(items) > 2
-    columns = _columns(len(items)) if each else 1
-    rows = -(-len(items) // columns) if each else 1
-    key = [
-        (Line2D([], [], color=MUTED, marker="o", ls="", ms=4, alpha=0.7), "a defect"),
-        (Line2D([], [], color=MUTED, lw=2), "running median"),
-        (Line2D([], [], color=INK, lw=0.9), f"below: found at {per_hundred(rules.headline)} per 100"),
-    ]
-    legend = [] if each else [series for series, _ in items]
-    with sheet(
-        legend, title, markers=True, shape=(rows, columns), height=3.8 if rows == 1 else 2.8 * rows, key=key
-    ) as (
-        figure,
-        grid,
-    ):
-        axes = None
-        for place, ((series, scores), size) in enumerate(zip(first, across, strict=True)):
-            if axes is None or each:
-                axes = figure.add_subplot(grid[place // columns, place % columns])
-                axis.up(axes, rules)
-                axes.set_xscale("log")
-                axes.set_xlim(low / margin, high * margin)
-                ticks = log_ticks(low / margin, high * margin, 6 if each else 10)
-                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-                axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-                axes.set_xlabel("" if each and place + columns < len(items) else "equivalent diameter, px")
-                words = (
-                    f"false alarms to accept, per 100 ({_images(axis.good)})" if rows == 1 else "false alarms to accept"
-                )
-                axes.set_ylabel("" if place % columns else words)
-            counts = accepted(scores)
-            if each:
-                found = int((counts <= allowed(scores.good.size, rules.headline)).sum())
-                axes.set_title(
-                    f"{_heading(series)}\n{found:,} of {counts.size:,} found at {per_hundred(rules.headline)} per 100",
-                    pad=6,
-                )
-            _draw_ranks(axes, axis, series, size, counts, scores.good.size, marked=not each)
-    return figure
-
-
-def _draw_ranks(
-    axes: Axes, axis: _AlarmAxis, series: Series, diameters: Floats, counts: Ints, good: int, marked: bool
-) -> None:
-    colour, marker, line = style(series.index)
-    points: dict[str, Any] = {"mfc": colour, "mec": PAPER, "mew": 0.4, "ls": "", "alpha": 0.75, "zorder": 3}
-    axes.plot(diameters, axis.places(counts, good), marker if marked else "o", ms=4.5, **points)
-    at = np.unique(np.log(diameters))
-    smooth = running_median(np.log(diameters), counts.astype(np.float64), at)
-    height = np.where(smooth < 1, axis.none * (axis.one / axis.none) ** smooth, 100 * np.maximum(smooth, 1) / good)
-    axes.plot(np.exp(at), height, color=colour, ls=line if marked else "-", lw=2, zorder=4)
-
-
-def draw_alarms(
-    items: Several, protocol: Protocol, title: str, at: Callable[[Series], Threshold | None] = lambda _: None
-) -> Figure | None:
-    """Draw the alarm scores of good images above and of defective ones below, with the thresholds; None without any."""
-    if not items:
-        return None
-    rules = protocol.alarm
-    columns = _columns(len(items))
-    rows = -(-len(items) // columns)
-    own = [at(series) for series, _ in items]
-    key = [(Line2D([], [], color=INK, lw=1.1), f"matched: {per_hundred(rules.headline)} of 100 good images alarm")]
-    present = [point for point in own if point is not None]
-    if present:
-        name = "automatic" if present[0].promised is None else f"promised: at most {per_hundred(present[0].promised)}"
-        key.append((Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2))), f"{name}, set on training images"))
-    height = 2.9 if rows == 1 else 2.2 * rows
-    with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):
-        for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):
-            axes = figure.add_subplot(grid[place // columns, place % columns])
-            said = "" if point is None else promise_text(point.alarms, point.promised)
-            width = 44 if columns > 2 else 80
-            axes.set_title("\n".join([_heading(series), *textwrap.wrap(said, width)]), pad=6)
-            _draw_scores(axes, series, scores[0], rules, point)
-            axes.set_yticks(
-                [0.55, -0.55], ["good", "defective"] if place % columns == 0 else ["", ""], rotation=90, va="center"
-            )
-            axes.set_xlabel("" if place + columns < len(items) else "alarm score")
-    return figure
-
-
-def _draw_scores(axes: Axes, series: Series, scores: Scores, rules: Alarms, point: Threshold | None) -> None:
-    colour, _, _ = style(series.index)
-    limit = float(np.append(np.sort(scores.good)[::-1], -np.inf)[allowed(scores.good.size, rules.headline)])
-    marks = [limit] + ([] if point is None else [point.score])
-    every = np.concatenate([scores.good, scores.defective, marks])
-    every = every[np.isfinite(every)]
-    low, high = float(every.min()), float(every.max())
-    if low > 0 and high > 30 * low:
-        axes.set_xscale("log")
-        edges = np.geomspace(low, high * 1.0001, _BINS + 1)
-        ticks = log_ticks(low, high, 5)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    else:
-        room = 0.02 * ((high - low) or 1.0)
-        edges = np.linspace(low - room, high + room, _BINS + 1)
-    axes.set_xlim(edges[0], edges[-1])
-    for values, sign, face in ((scores.good, 1, MUTED), (scores.defective, -1, colour)):
-        counts = np.histogram(values, edges)[0]
-        bars = sign * 0.92 * counts / max(1, counts.max())
-        axes.stairs(bars, edges, fill=True, color=face, alpha=0.55, lw=0, zorder=2)
-        if values.size <= _STROKES:
-            y = np.tile([sign * 1.0, sign * 1.12, math.nan], values.size)
-            axes.plot(np.repeat(values, 3), y, color=face, lw=0.9, alpha=0.9, zorder=3, solid_capstyle="butt")
-    axes.axhline(0, color=MUTED, lw=0.6, zorder=3)
-    axes.set_ylim(-1.18, 1.18)
-    for mark, line in zip(marks, ("-", (0, (4, 2))), strict=False):
-        if math.isfinite(mark):
-            axes.axvline(mark, color=INK, lw=1.1, ls=line, zorder=4)

@@ -17,6 +17,7 @@ from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc
 from hrbench.metrics.detection import Detection
 from hrbench.metrics.measurement import detections_of
 from hrbench.protocol import Protocol
+from hrbench.report.alarm_axis import Threshold
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
 from hrbench.report.cost_plot import draw_cost
@@ -25,9 +26,11 @@ from hrbench.report.differences import paired_differences
 from hrbench.report.differences_plot import draw_differences
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
-from hrbench.report.operating_plot import Threshold, draw_alarms, draw_froc, draw_limits, draw_ranks
+from hrbench.report.operating import allowed
+from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.pod_plot import draw_detection, draw_matched
-from hrbench.report.scores import AllScores, Scores, allowed, analyse, read_scores
+from hrbench.report.scores import AllScores, Scores, analyse, read_scores
+from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 

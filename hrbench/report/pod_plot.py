@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Detectability, ThresholdRule
+from hrbench.report.alarm_axis import per_hundred, promise_text
 from hrbench.report.configurations import printable
 from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.operating_plot import per_hundred, promise_text
-from hrbench.report.scores import allowed
+from hrbench.report.operating import allowed
 
 __all__ = ["draw_detection", "draw_matched"]
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, bootstrap_sizes, fit_detection
 from hrbench.protocol import Detectability, Protocol
+from hrbench.report.operating import allowed
 from hrbench.report.summary import Leaderboard
 from hrbench.runs.store import Run
 
@@ -24,10 +25,10 @@ __all__ = [
     "Band",
     "Scores",
     "accepted",
-    "allowed",
     "analyse",
     "limit_band",
     "limit_curve",
+    "limits_at",
     "read_scores",
     "recalls",
     "running_median",
@@ -39,7 +40,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_ROUNDING = 1e-9
 _STEPS = 60  # more steps of a curve than these are thinned
 _FEWEST = 3  # alarms up to which curves go in any case, however few good images there are
 _WINDOW, _SMALLEST_WINDOW = 0.3, 7  # of a running median: share of the points, and their number
@@ -113,11 +113,6 @@ def _intervals(run: Run, protocol: Protocol) -> dict[float, tuple[float, float]]
     return {float(budget): (float(low), float(high)) for budget, low, high in ends}
 
 
-def allowed(good: int, budget: float) -> int:
-    """Return how many of so many good images may alarm."""
-    return math.floor(budget * good + _ROUNDING)
-
-
 def steps(good: int, budgets: Sequence[float]) -> Ints:
     """Return the numbers of alarms that a curve is drawn at: none, and all that a budget up to the largest one allows.
 
@@ -132,10 +127,15 @@ def steps(good: int, budgets: Sequence[float]) -> Ints:
     return result
 
 
+def limits_at(scores: Scores, alarms: Ints | int) -> Floats:
+    """Return the score above which at most so many good images alarm, for each number (M,) or for one."""
+    falling = np.append(np.sort(scores.good)[::-1], -np.inf)
+    return falling[alarms]
+
+
 def _hits(scores: Scores, alarms: Ints) -> Bools:
     """Return which defects are hit if at most so many good images, (M,), may alarm: (M, K)."""
-    falling = np.append(np.sort(scores.good)[::-1], -np.inf)
-    result: Bools = scores.critical > falling[alarms][:, None]
+    result: Bools = scores.critical > limits_at(scores, alarms)[:, None]
     return result
 
 
@@ -203,7 +203,7 @@ def _profile(scores: Scores, alarms: int, pod: Detectability) -> tuple[float, fl
 
 def analyse(scores: Scores, alarms: int, pod: Detectability) -> Detection:
     """Return the probability of detection if at most so many good images may alarm; without bootstrap."""
-    limit = np.append(np.sort(scores.good)[::-1], -np.inf)[alarms]
+    limit = limits_at(scores, alarms)
     found = fit_detection(scores.areas, scores.critical > limit, pod)
     return dataclasses.replace(found, alarms=FalseAlarms(int((scores.good > limit).sum()), scores.good.size))
 

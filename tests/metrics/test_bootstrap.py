@@ -346,19 +346,19 @@ def test_ranks_over_categories():
         bootstrap.rank_intervals(averaged, "aupro")
 
 
-def test_a_row_of_replicates_survives_the_disk(tmp_path):
+def test_rows_of_replicates_survive_the_disk(tmp_path):
     whole = bootstrap.replicates(collect(case(11)), rules(20))
-    whole.table("aupro", fpr_limit=0.05).to_parquet(tmp_path / "table.parquet")
+    rows = [whole.row("image_auroc"), whole.row("aupro", "tiny", 0.05)]
+    whole.only(rows).table().to_parquet(tmp_path / "table.parquet")
     read = bootstrap.Replicates.of_table(pd.read_parquet(tmp_path / "table.parquet"))
-    index = whole.row("aupro", fpr_limit=0.05)
-    assert np.array_equal(read.values[:, 0], whole.values[:, index])
-    assert (read.estimate[0], read.units[0], read.components[0]) == (
-        whole.estimate[index],
-        whole.units[index],
-        whole.components[index],
-    )
+    assert np.array_equal(read.values, whole.values[:, rows], equal_nan=True)
+    for name in ("estimate", "units", "components"):
+        assert np.array_equal(getattr(read, name), getattr(whole, name)[rows], equal_nan=True)
+    assert read.keys.equals(whole.keys.iloc[rows].reset_index(drop=True))
     assert read.sample == whole.sample
-    assert read.row("aupro", fpr_limit=0.05) == 0
+    chosen = whole.only([number in rows for number in range(len(whole.keys))])
+    assert chosen.keys["metric"].tolist() == [whole.keys["metric"][row] for row in sorted(rows)]
+    assert read.row("aupro", "tiny", 0.05) == 1
 
 
 def test_seeds_of_one_category_stay_paired():

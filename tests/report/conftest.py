@@ -19,7 +19,7 @@ from PIL import Image
 from hrbench.errors import HrbenchError
 from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, fit_detection
-from hrbench.protocol import Protocol
+from hrbench.protocol import Alarms, Protocol, ThresholdRule
 from hrbench.report import plots
 from hrbench.report.summary import Leaderboard, summarise
 from hrbench.runs.store import RECORD_COLUMNS, Run
@@ -274,3 +274,28 @@ def _curves() -> Iterator[None]:
         patch.setattr(plots, "pro_curve", power)
         patch.setattr(plots, "detections_of", detect)
         yield
+
+
+def give_scores(run: Run, good: int = 30, skill: float = 1.0, seed: int = 0) -> Run:
+    """Write alarm and critical scores of made-up images, one defect each, and an interval of a90 at one budget."""
+    rng = np.random.default_rng(seed)
+    areas = _areas(run.about.dataset.category)
+    critical = rng.normal(skill * (np.log(areas) - 3), 1.0)
+    alarms = np.concatenate([rng.gumbel(size=good), critical + rng.exponential(0.2, areas.size)])
+    labels = np.repeat([0, 1], [good, areas.size])
+    names = [f"{label}/{number:03d}.png" for number, label in enumerate(labels)]
+    images = {"protocol": "native", "image": names, "label": labels, "group": "", "score": alarms, "alarm": alarms}
+    pd.DataFrame(images).assign(largest=[0] * good + areas.tolist()).to_parquet(run.files.table("images"))
+    components = {"protocol": "native", "image": names[good:], "area": areas, "critical": critical}
+    pd.DataFrame(components).to_parquet(run.files.table("components"))
+    row = run.records.iloc[[0]].assign(metric="a90_matched", subset="all", fpr_limit=0.05, value=200.0)
+    records = pd.concat([run.records, row.assign(ci_low=100.0, ci_high=math.inf)], ignore_index=True)
+    records.to_parquet(run.files.table("records"))
+    return Run(run.folder)
+
+
+@pytest.fixture
+def alarming(protocol: Protocol) -> Protocol:
+    """Return a protocol that counts alarms and promises few of them."""
+    rules = Alarms(budgets=(0.01, 0.02, 0.05, 0.1, 0.2), summary=(0.01, 0.02, 0.05, 0.1))
+    return dataclasses.replace(protocol, alarm=rules, threshold=ThresholdRule("conformal"))

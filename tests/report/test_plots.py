@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -135,6 +136,7 @@ def test_inline_svg_is_part_of_the_page(make_run: Factory, protocol: Protocol) -
     assert all(name.startswith("d0-sizes-") for name in ids)
     targets = {v[1:] for e in root.iter() for k, v in e.attrib.items() if k.endswith("href")}
     assert targets <= ids
+    assert max(len(digits) for digits in re.findall(r"\.(\d+)", root.find(".//{*}path").get("d"))) <= 2
     assert "var(--ink)" in text
     assert "#111213" not in text
     assert not list(root.iter("{http://www.w3.org/2000/svg}metadata"))

@@ -1,0 +1,174 @@
+"""An axis of false alarms per 100 good images, and how they are written."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from hrbench.metrics.alarms import FalseAlarms
+from hrbench.protocol import Alarms
+from hrbench.report.configurations import printable
+from hrbench.report.drawing import GRID, INK, MUTED, Series, log_ticks
+from hrbench.report.operating import allowed
+from hrbench.report.scores import Scores
+
+__all__ = [
+    "ALARMS",
+    "AlarmAxis",
+    "Several",
+    "Threshold",
+    "columns_of",
+    "heading_of",
+    "images_text",
+    "per_hundred",
+    "promise_text",
+]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Several = Sequence[tuple[Series, Sequence[Scores]]]
+"""What is drawn: each configuration with the scores of its seeds."""
+
+ALARMS = "false alarms per 100 good images"
+_EDGE = 2.2  # from zero alarms to one: a ratio on a logarithmic axis
+
+
+def per_hundred(share: float) -> str:
+    """Write a share of the good images as a number per 100: ``5``, ``0.5``."""
+    return f"{100 * share:.3g}"
+
+
+def promise_text(alarms: FalseAlarms, promised: float | None) -> str:
+    """Write ``promised 5 → achieved 12 per 100 (7 of 60)``, and say where the promise is broken beyond chance."""
+    rate = f"{100 * alarms.rate:.1f}".removesuffix(".0")
+    achieved = f"{rate} per 100 ({alarms.count:,} of {alarms.good:,})"
+    if promised is None:
+        return f"{achieved} alarm"
+    drift = ": drift!" if alarms.interval()[0] > promised else ""
+    return f"promised {per_hundred(promised)} → achieved {achieved}{drift}"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What holds at a method's own threshold, which was set without the test images.
+
+    Attributes
+    ----------
+    score : float
+    alarms : FalseAlarms
+    recall : float
+        Share of the defects that are hit.
+    promised : float or None
+        Share of the good images that may alarm, if its rule promises one.
+    """
+
+    score: float
+    alarms: FalseAlarms
+    recall: float
+    promised: float | None
+
+
+@dataclass(frozen=True)
+class AlarmAxis:
+    """A logarithmic axis of false alarms per 100 good images, with a zone for none at its lower end.
+
+    Attributes
+    ----------
+    good : int
+        Good images.
+    high : float
+        Its upper end.
+    """
+
+    good: int
+    high: float
+
+    @staticmethod
+    def of(scores: Sequence[Scores], last: int | None = None) -> AlarmAxis:
+        """Return the axis for some scores, up to a `last` number of alarms or to all of them."""
+        good = max(part.good.size for part in scores)
+        return AlarmAxis(good, 100.0 * (good if last is None else max(last, 1.4)) / good)
+
+    @property
+    def one(self) -> float:
+        """A single alarm."""
+        return 100 / self.good
+
+    @property
+    def none(self) -> float:
+        """The place of no alarm."""
+        return self.one / math.sqrt(_EDGE)
+
+    @property
+    def low(self) -> float:
+        """Its lower end."""
+        return self.one / _EDGE
+
+    def places(self, alarms: Ints, good: int) -> Floats:
+        """Return where numbers of alarms among so many good images lie."""
+        return np.where(alarms == 0, self.none, 100 * np.maximum(alarms, 1) / good)
+
+    def edges(self, alarms: Ints, good: int) -> Floats:
+        """Return where steps begin: that of no alarm at the end of the axis."""
+        return np.where(alarms == 0, self.low, 100 * np.maximum(alarms, 1) / good)
+
+    def _ticks(self, most: int) -> tuple[list[float], list[str]]:
+        places = [place for place in log_ticks(self.one, self.high, most) if self.one <= place <= self.high]
+        return [self.none, *places], ["0", *(f"{place:.3g}" for place in places)]
+
+    def across(self, axes: Axes, rules: Alarms, most: int = 8, label: str = ALARMS, numbers: bool = True) -> None:
+        """Make it the horizontal axis; mark the budgets."""
+        axes.set_xscale("log")
+        axes.set_xlim(self.low, self.high)
+        axes.axvspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
+        axes.set_xticks(*self._ticks(most))
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axes.set_xlabel(label)
+        for budget in rules.budgets:
+            main, place = budget == rules.headline, 100 * budget
+            if allowed(self.good, budget) == 0:
+                if not main:
+                    continue
+                place = self.none
+            colour = INK if main else MUTED
+            axes.axvline(place, color=colour, lw=0.9 if main else 0.5, ls="-" if main else ":", zorder=1)
+            if numbers:
+                axes.annotate(
+                    per_hundred(budget), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                    textcoords="offset points", ha="center", fontsize=7, color=colour,
+                    fontweight="bold" if main else "normal",
+                )  # fmt: skip
+
+    def up(self, axes: Axes, rules: Alarms) -> None:
+        """Make it the vertical axis; mark the headline."""
+        axes.set_yscale("log")
+        axes.set_ylim(self.low, self.high * 1.12)
+        axes.axhspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
+        axes.set_yticks(*self._ticks(9))
+        axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        height = self.none if allowed(self.good, rules.headline) == 0 else 100 * rules.headline
+        axes.axhline(height, color=INK, lw=0.9, zorder=1)
+
+
+def heading_of(series: Series, width: int = 42) -> str:
+    """Return the label of a configuration above a panel, on two lines at most."""
+    label = textwrap.shorten(printable(series.label), 2 * width, placeholder=" …")
+    return textwrap.fill(label, width, break_long_words=True)
+
+
+def columns_of(panels: int) -> int:
+    """Return how many panels stand side by side."""
+    return {1: 1, 2: 2, 4: 2}.get(panels, 3)
+
+
+def images_text(good: int) -> str:
+    """Write a number of good images."""
+    return f"{good:,} good image{'s' * (good != 1)}"
