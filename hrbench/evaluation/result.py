@@ -14,7 +14,7 @@ from hrbench.evaluation.rows import row_of
 from hrbench.evaluation.sheet import Text
 from hrbench.evaluation.summary import summary_of
 from hrbench.evidence import Evidence
-from hrbench.metrics.alarms import images_needed
+from hrbench.metrics.alarms import allowed, images_needed
 from hrbench.metrics.bootstrap import Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
@@ -244,7 +244,7 @@ _NO_GOOD = "no good image among the test images, so false alarms cannot be count
 def _curve_name(point: Detection) -> str:
     if point.budget is None:
         return f"threshold {point.threshold:.4g}" if math.isfinite(point.threshold) else "threshold"
-    if point.budget * point.alarms.good + 1e-9 < 1:
+    if not allowed(point.alarms.good, point.budget):
         return f"no false alarm among {point.alarms.good:,}"
     name = budget_text(point.budget)
     return f"{name} false alarm{'s' * (name != '1')} per 100"

@@ -27,6 +27,7 @@ __all__ = [
     "FalseAlarms",
     "Matched",
     "alarm_scores",
+    "allowed",
     "conformal_rank",
     "conformal_threshold",
     "critical_scores",
@@ -122,6 +123,22 @@ def critical_scores(evidence: Evidence, share: float) -> Floats:
     return key_scores(score_keys(critical, evidence.shift), evidence.shift).astype(np.float64)
 
 
+def allowed(good: int, budget: float) -> int:
+    """Return how many of the good images may alarm at a budget: the one place that turns shares into numbers.
+
+    Examples
+    --------
+    >>> allowed(100, 0.29), allowed(12, 0.05)
+    (29, 0)
+    """
+    return int(_allowed(np.array(good), np.array(budget)))
+
+
+def _allowed(good: npt.NDArray[Any], budgets: Floats) -> Floats:
+    whole: Floats = np.floor(good * budgets + _ROUNDING)
+    return whole
+
+
 def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | None = None) -> Floats:
     """Return the alarm score just above which at most the budgeted share of good images alarms.
 
@@ -151,8 +168,8 @@ def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | N
     order = np.argsort(-alarms, kind="stable")
     falling = np.append(alarms[order], -np.inf)
     alarming = np.cumsum(drawn[:, order], axis=1)  # images drawn down to each score
-    allowed = np.floor(alarming[:, -1:] * np.asarray(budgets) + _ROUNDING)
-    places = np.stack([(alarming <= allowed[:, [i]]).sum(axis=1) for i in range(len(budgets))], axis=1)
+    most = _allowed(alarming[:, -1:], np.asarray(budgets))
+    places = np.stack([(alarming <= most[:, [i]]).sum(axis=1) for i in range(len(budgets))], axis=1)
     limits: Floats = falling[places]
     return limits
 
@@ -183,7 +200,7 @@ class Matched:
     @property
     def unresolved(self) -> bool:
         """Whether there are too few good images for a single alarm, so that none may."""
-        return self.budget * self.alarms.good + _ROUNDING < 1
+        return allowed(self.alarms.good, self.budget) == 0
 
 
 def matched_point(evidence: Evidence, alarms: Floats, budget: float) -> Matched | None:

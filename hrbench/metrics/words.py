@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hrbench.metrics.alarms import FalseAlarms
+from hrbench.metrics.alarms import FalseAlarms, allowed
 from hrbench.metrics.detection import FLAT, Detection, DetectionLimit
 from hrbench.metrics.sizes import equivalent_diameter
 
@@ -100,7 +100,7 @@ def finding(
 
 def opening(budget: float, good: int) -> str:
     """Begin a sentence with the number of false alarms; too few good images for a single one have their own words."""
-    if budget * good + 1e-9 >= 1:
+    if allowed(good, budget):
         return f"At {alarms_text(budget)}"
     upper = percent_text(1 - 0.05 ** (1 / good))
     return f"With zero alarms among {counted(good, 'good image')} (the true rate may be up to {upper})"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from hrbench.metrics.alarms import FalseAlarms
-from hrbench.protocol import Alarms
+from hrbench.metrics.alarms import FalseAlarms, allowed, drifted
+from hrbench.metrics.detection import Detection
+from hrbench.protocol import Alarms, Protocol
 from hrbench.report.configurations import printable
 from hrbench.report.drawing import GRID, INK, MUTED, Series, log_ticks
-from hrbench.report.operating import allowed
 from hrbench.report.scores import Scores
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "heading_of",
     "images_text",
     "per_hundred",
-    "promise_text",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -44,16 +43,6 @@ def per_hundred(share: float) -> str:
     return f"{100 * share:.3g}"
 
 
-def promise_text(alarms: FalseAlarms, promised: float | None) -> str:
-    """Write ``promised 5 → achieved 12 per 100 (7 of 60)``, and say where the promise is broken beyond chance."""
-    rate = f"{100 * alarms.rate:.1f}".removesuffix(".0")
-    achieved = f"{rate} per 100 ({alarms.count:,} of {alarms.good:,})"
-    if promised is None:
-        return f"{achieved} alarm"
-    drift = ": drift!" if alarms.interval()[0] > promised else ""
-    return f"promised {per_hundred(promised)} → achieved {achieved}{drift}"
-
-
 @dataclass(frozen=True)
 class Threshold:
     """What holds at a method's own threshold, which was set without the test images.
@@ -66,12 +55,34 @@ class Threshold:
         Share of the defects that are hit.
     promised : float or None
         Share of the good images that may alarm, if its rule promises one.
+    drift : bool
+        Whether the promise is broken beyond chance, see :func:`hrbench.metrics.alarms.drifted`.
     """
 
     score: float
     alarms: FalseAlarms
     recall: float
-    promised: float | None
+    promised: float | None = None
+    drift: bool = False
+
+    @staticmethod
+    def of(found: Detection, protocol: Protocol, held_out: int) -> Threshold:
+        """Return what holds at the threshold of an analysis, set on so many held-out images."""
+        rule = protocol.threshold
+        point = Threshold(found.threshold, found.alarms, float(found.hits.mean()))
+        if rule.rule != "conformal":
+            return point
+        drift = drifted(found.alarms, held_out, rule.alarms, protocol.bootstrap.level)
+        return replace(point, promised=rule.alarms, drift=drift)
+
+    @property
+    def text(self) -> str:
+        """What was promised and what came of it: ``promised 5 → achieved 12 per 100 (7 of 60)``."""
+        rate = f"{100 * self.alarms.rate:.1f}".removesuffix(".0")
+        achieved = f"{rate} per 100 ({self.alarms.count:,} of {self.alarms.good:,})"
+        if self.promised is None:
+            return f"{achieved} alarm"
+        return f"promised {per_hundred(self.promised)} → achieved {achieved}{': drift!' * self.drift}"
 
 
 @dataclass(frozen=True)

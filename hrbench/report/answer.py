@@ -25,7 +25,8 @@ from hrbench.metrics.words import (
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
 from hrbench.report.configurations import CountedRun
-from hrbench.report.operating import SUBSETS, Interval, Point, Ranked, Ranks, allowed, interval_at, point_at
+from hrbench.report.operating import SUBSETS, Point, point_at
+from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
@@ -35,13 +36,15 @@ _FAR = 1e9  # px: nobody has to read what a curve says beyond
 _NO_GOOD = Cell("–", "no good test image")
 
 
-def answer_table(ranked: Ranked, board: Leaderboard, category: str = "", budget: float | None = None) -> Table | None:
+def answer_table(
+    scores: AllScores, board: Leaderboard, category: str = "", budget: float | None = None
+) -> Table | None:
     """Return what is found in a category, or in all together (``""``), ranked by recall; None without any scores.
 
     Parameters
     ----------
-    ranked : dict
-        See :func:`hrbench.report.operating.rank_scores`.
+    scores : dict
+        See :func:`hrbench.report.scores.read_scores`; those of the lowest seed count.
     board : Leaderboard
     category : str
     budget : float, optional
@@ -53,17 +56,17 @@ def answer_table(ranked: Ranked, board: Leaderboard, category: str = "", budget:
     rows, lines, comparable, covered = [], [], [], []
     for row in board.rows:
         keys = [(name, row.configuration.number) for name in chosen]
-        parts = {name: (point_at(ranked[name, n], budget, protocol.pod), ranked[name, n]) for name, n in keys
-                 if (name, n) in ranked}  # fmt: skip
-        if not parts:
+        firsts = {name: scores[name, n][0] for name, n in keys if (name, n) in scores}
+        if not firsts:
             continue
-        cells = {name: _category_cells(point, ranks, protocol) for name, (point, ranks) in parts.items()}
+        points = {name: point_at(first, budget, protocol.pod) for name, first in firsts.items()}
+        cells = {name: _category_cells(points[name], first, protocol) for name, first in firsts.items()}
         sizes = [cells[name][0] if name in cells else Cell("–", "no run, or no alarm scores") for name in chosen]
         one = len(chosen) == 1
-        rest = next(iter(cells.values()))[1:] if one else _mean_cells(cells, [point for point, _ in parts.values()])
+        rest = next(iter(cells.values()))[1:] if one else _mean_cells(cells, [*points.values()])
         rows.append(row)
         lines.append([*sizes, *rest])
-        comparable.append(not row.foreign and len(parts) == len(chosen))
+        comparable.append(not row.foreign and len(points) == len(chosen))
         covered.append([{name for name in cells if cells[name][k].sort} for k in range(1, len(rest) + 1)])
     if not rows:
         return None
@@ -86,7 +89,7 @@ def answer_table(ranked: Ranked, board: Leaderboard, category: str = "", budget:
         cells=tuple(tuple(lines[at]) for at in order),
         kind="answer",
         caption="Found at equal false alarms; area in px, ⌀ diameter of an equal circle",
-        notes=tuple(_notes(ranked, board)),
+        notes=tuple(_notes(scores, board)),
         ranked_by="Rank by recall at this number of false alarms",
     )
 
@@ -116,12 +119,12 @@ def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...
     return (*sizes, *recall, *rest)
 
 
-def _category_cells(point: Point, ranks: Ranks, protocol: Protocol) -> list[Cell]:
+def _category_cells(point: Point, scores: Scores, protocol: Protocol) -> list[Cell]:
     """Return a90, recall by size, defective images called, and rightly, and good images that alarm."""
     alarms, level = point.alarms, protocol.bootstrap.level
     if not alarms.good:
         return [_NO_GOOD] * (len(SUBSETS) + 4)
-    size, recall = interval_at(ranks, point.budget)
+    size, recall = scores.intervals_at(point.budget)
     cells = [_size_cell(point, protocol.pod.probability, size, level)]
     for subset in SUBSETS:
         few = 1 if subset == "all" else MIN_COMPONENTS
@@ -211,7 +214,7 @@ def _ranking(recall: Sequence[Cell], comparable: Sequence[bool], rows: Sequence[
     return order, ranks
 
 
-def _notes(ranked: Ranked, board: Leaderboard) -> list[str]:
+def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     protocol = board.protocol
     pixels = protocol.alarm.pixels
     reach = "its highest score reaches" if pixels == 1 else f"at least {pixels:,} of its pixels reach"
@@ -220,20 +223,20 @@ def _notes(ranked: Ranked, board: Leaderboard) -> list[str]:
         "most so many of them alarm: a fair comparison, for it is equal for all methods, but not what a threshold that "
         "was set beforehand would get."
     ]
-    if any(pair != (None, None) for ranks in ranked.values() for pair in ranks.intervals.values()):
+    if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap
         notes.append(
             f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws with the threshold set "
             "anew; four times as many images would halve them."
         )
-    several = {key for key in ranked if len({run.seed for run in board.runs if _key_of(run) == key}) > 1}
+    several = {key for key in scores if len({run.seed for run in board.runs if _key_of(run) == key}) > 1}
     if several:
-        seeds = sorted({ranked[key].seed for key in several})
+        seeds = sorted({scores[key][0].seed for key in several})
         notes.append(f"Of several seeds the lowest one stands here (seed {', '.join(map(str, seeds))}).")
     lost = [
         row.configuration.short
         for row in board.rows
-        if any(_key_of(run) not in ranked for run in row.runs)
+        if any(_key_of(run) not in scores for run in row.runs)
     ]  # fmt: skip
     if lost:
         notes.append(f"Measured before alarm scores were recorded, `hrbench rescore` adds them: {', '.join(lost)}.")
@@ -244,31 +247,31 @@ def _key_of(run: CountedRun) -> tuple[str, int]:
     return run.category, run.configuration.number
 
 
-def answer_sentences(ranked: Ranked, board: Leaderboard, category: str, budget: float | None = None) -> list[str]:
+def answer_sentences(scores: AllScores, board: Leaderboard, category: str, budget: float | None = None) -> list[str]:
     """Return one sentence for each row of a category's table, in its order."""
     protocol = board.protocol
-    table = answer_table(ranked, board, category, budget)
+    table = answer_table(scores, board, category, budget)
     texts = []
     for row in table.rows if table else ():
         assert isinstance(row, Row)
-        ranks = ranked[category, row.configuration.number]
-        point = point_at(ranks, protocol.alarm.headline if budget is None else budget, protocol.pod)
-        interval = interval_at(ranks, point.budget)[0]
-        texts.append(sentence(row.configuration.short, point, ranks.areas.tolist(), protocol.pod.probability, interval))
+        first = scores[category, row.configuration.number][0]
+        point = point_at(first, protocol.alarm.headline if budget is None else budget, protocol.pod)
+        interval = first.intervals_at(point.budget).size
+        texts.append(sentence(row.configuration.short, point, first.areas.tolist(), protocol.pod.probability, interval))
     return texts
 
 
-def best_sentences(ranked: Ranked, board: Leaderboard, budget: float | None = None) -> list[str]:
+def best_sentences(scores: AllScores, board: Leaderboard, budget: float | None = None) -> list[str]:
     """Return, of each category, the sentence of the row that finds the smallest defects, or else the most of them."""
     texts = []
     for category in board.categories:
-        table = answer_table(ranked, board, category, budget)
+        table = answer_table(scores, board, category, budget)
         places = (
             [at for at, row in enumerate(table.rows) if isinstance(row, Row) and row.rank == row.rank] if table else []
         )
         if table and places:
             best = min(places, key=lambda at: float(table.cells[at][0].sort or math.inf))
-            texts.append(f"{category}: {answer_sentences(ranked, board, category, budget)[best]}")
+            texts.append(f"{category}: {answer_sentences(scores, board, category, budget)[best]}")
     return texts
 
 
@@ -294,17 +297,17 @@ def sentence(
     return finding(start, areas, point.sizes["all"][0], point.reliable, probability, interval)
 
 
-def heading_text(ranked: Ranked, budget: float) -> str:
+def heading_text(scores: AllScores, budget: float) -> str:
     """Write a number of false alarms for all categories, and whether it comes down to none."""
-    none = budget > 0 and not any(allowed(ranks.good.size, budget) for ranks in ranked.values())
+    none = budget > 0 and not any(first.allowed(budget) for first, *_ in scores.values())
     return alarms_text(budget) + ", here none" * none
 
 
-def verdict(label: int, alarm: int, critical: Sequence[int], limit: float) -> tuple[str, str]:
+def verdict(label: int, alarm: float, critical: Sequence[float], limit: float) -> tuple[str, str]:
     """Return what becomes of an image, and how many of its defects are hit."""
     if not label:
         return ("false alarm" if alarm > limit else "silent"), ""
-    hit = sum(rank > limit for rank in critical)
+    hit = sum(score > limit for score in critical)
     return ("called" if alarm > limit else "missed"), f"{hit} of {counted(len(critical), 'defect')} hit"
 
 

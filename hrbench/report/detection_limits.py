@@ -28,23 +28,21 @@ _CONSTRUCTIONS = {"firth": "Firth logistic", "ml": "maximum-likelihood logistic"
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """The hit/miss analysis of a configuration in a category.
+    """The hit/miss analysis of a configuration in a category at the automatic threshold.
 
     Attributes
     ----------
-    points : mapping of float or None to Detection
-        By budget of false alarms; None stands for the automatic threshold.
+    detection : Detection or None
+        At the automatic threshold; None where there is none.
     seed : int
         Of the run it belongs to: the lowest one.
+    held_out : int
+        Normal training images that the threshold was set on.
     """
 
-    points: Mapping[float | None, Detection]
+    detection: Detection | None
     seed: int
-
-    @property
-    def detection(self) -> Detection | None:
-        """The analysis at the automatic threshold; None where there is none."""
-        return self.points.get(None)
+    held_out: int = 0
 
 
 Reliabilities = Mapping[tuple[str, int], Reliability]

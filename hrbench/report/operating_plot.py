@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hrbench.metrics import DISJOINT, equivalent_diameter, size_subsets
+from hrbench.metrics import DISJOINT, equivalent_diameter
 from hrbench.protocol import Protocol
 from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of, images_text
 from hrbench.report.detection_limits import limit_names
@@ -237,7 +237,7 @@ def draw_froc(
         small = [figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (2, 3)]
         for axes, subset in zip((whole, *small), ("all", *DISJOINT), strict=True):
             main = axes is whole
-            value_axis(axes, _size_heading(subset, items[0][1][0], protocol), "share of defects found" * main, pad=15)
+            value_axis(axes, _size_heading(subset, items[0][1][0]), "share of defects found" * main, pad=15)
             axes.set_ylim(-0.015, 1.015)
             lower = main or subset in DISJOINT[2:]
             label = f"{ALARMS} ({images_text(axis.good)})" if main else "per 100 good images"
@@ -245,7 +245,7 @@ def draw_froc(
             if not main:
                 axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             for series, scores in items:
-                curve = _mean_recall(scores, alarms[id(scores)], subset, protocol)
+                curve = _mean_recall(scores, alarms[id(scores)], subset)
                 colour, _, line = style(series.index)
                 good = scores[0].good.size
                 x = np.append(axis.edges(alarms[id(scores)], good), axis.high)
@@ -265,18 +265,18 @@ def _mark_threshold(axes: Axes, axis: AlarmAxis, series: Series, point: Threshol
     )  # fmt: skip
 
 
-def _mean_recall(scores: Sequence[Scores], alarms: Ints, subset: str, protocol: Protocol) -> Floats:
+def _mean_recall(scores: Sequence[Scores], alarms: Ints, subset: str) -> Floats:
     """Return the mean over the seeds; too few defects for a number give none."""
     curves = []
     for part in scores:
-        members = size_subsets(part.areas, protocol.size_bins)[subset]
+        members = part.members(subset)
         if part.good.size == scores[0].good.size and (subset == "all" or members.sum() >= MIN_COMPONENTS):
             curves.append(recalls(part, alarms, members))
     return np.mean(curves, axis=0) if curves else np.full(alarms.size, np.nan)
 
 
-def _size_heading(subset: str, scores: Scores, protocol: Protocol) -> str:
-    areas = scores.areas[size_subsets(scores.areas, protocol.size_bins)[subset]]
+def _size_heading(subset: str, scores: Scores) -> str:
+    areas = scores.areas[scores.members(subset)]
     if subset != "all" and areas.size < MIN_COMPONENTS:
         return f"{subset}: " + ("too few" if areas.size else "none")
     if subset == "all":

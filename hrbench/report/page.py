@@ -21,11 +21,12 @@ from hrbench.report.cost import cost_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
-from hrbench.report.operating import Ranked, Ranks, page_data, point_at, positions, rank_scores
+from hrbench.report.operating import page_data, positions
 from hrbench.report.plots import KINDS, PlotData, figures, gather
 from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
+from hrbench.report.scores import AllScores, Scores
 from hrbench.report.summary import Leaderboard, Row, Summary, summarise
 from hrbench.report.table import interval_note, metric_table, overview_table
 from hrbench.report.text import csv_table, markdown_page
@@ -101,7 +102,6 @@ def html_page(summary: Summary) -> str:
 def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
     data, categories = gather(board), board.categories
-    ranked = rank_scores(board)
     counts = {run.category: run for run in board.runs}.values()
     return {
         "name": board.dataset,
@@ -113,11 +113,11 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
             "defective": sum(run.defective for run in counts),
             "defects": sum(area.size for area in data.areas.values()) if len(data.areas) == len(categories) else 0,
         },
-        "answer": _answer(board, ranked),
+        "answer": _answer(board, data.scores),
         "overview": overview_table(board),
         "plots": _svg(board, data, "", anchor, _OVERVIEW if len(categories) > 1 else _SINGLE),
         "categories": [
-            _category(board, data, ranked, category, f"{anchor}c{number}") for number, category in enumerate(categories)
+            _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
         ],
         "limits": limit_overview(data.limits, board),
         "cost": cost_table(board),
@@ -126,30 +126,30 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     }
 
 
-def _answer(board: Leaderboard, ranked: Ranked) -> dict[str, Any] | None:
+def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
     """Return what the first table of a dataset needs, and the page's script; None without any alarm scores."""
-    table = answer_table(ranked, board)
+    table = answer_table(scores, board)
     if table is None:
         return None
     categories, headline = board.categories, board.protocol.alarm.headline
     if len(categories) == 1:
-        sentences = answer_sentences(ranked, board, categories[0])
+        sentences = answer_sentences(scores, board, categories[0])
     else:
-        sentences = best_sentences(ranked, board)
-    stops = positions(ranked, board.protocol)
+        sentences = best_sentences(scores, board)
+    stops = positions(scores, board.protocol)
     return {
-        "data": Markup(page_data(ranked, board)),
+        "data": Markup(page_data(scores, board)),
         "stops": [budget_text(stop) for stop in stops],
         "start": stops.index(headline),
         "headline": budget_text(headline),
-        "budget": heading_text(ranked, headline),
+        "budget": heading_text(scores, headline),
         "overall": {"number": "", "table": table, "sentences": sentences},
         "drift": promise_sentences(board),
         "notes": table.notes,
     }
 
 
-def _category(board: Leaderboard, data: PlotData, ranked: Ranked, category: str, anchor: str) -> dict[str, Any]:
+def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) -> dict[str, Any]:
     """Return what the page shows of one category."""
     protocol = board.protocol
     counted = f"AUPRO@{limit_text(protocol.headline_fpr)}"
@@ -164,14 +164,14 @@ def _category(board: Leaderboard, data: PlotData, ranked: Ranked, category: str,
     pictures = []
     for row in board.rows:
         runs = [run for run in row.runs if run.category == category]
-        ranks = ranked.get((category, row.configuration.number))
-        pictures += [entry] if (entry := _pictures(row, runs, ranks, protocol)) else []
+        first = next(iter(data.scores.get((category, row.configuration.number), ())), None)
+        pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []
     answered: dict[str, Any] | None = None
-    if any(name == category for name, _ in ranked):
+    if any(name == category for name, _ in data.scores):
         answered = {"number": board.categories.index(category), "table": None, "sentences": []}
         if several:  # the only category's stands above
-            answered["table"] = answer_table(ranked, board, category)
-            answered["sentences"] = answer_sentences(ranked, board, category)
+            answered["table"] = answer_table(data.scores, board, category)
+            answered["sentences"] = answer_sentences(data.scores, board, category)
     return {
         "name": category,
         "anchor": anchor,
@@ -207,8 +207,9 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
     }
 
 
-def _pictures(row: Row, runs: Sequence[CountedRun], ranks: Ranks | None, protocol: Protocol) -> dict[str, Any] | None:
+def _pictures(row: Row, runs: Sequence[CountedRun], scores: Scores | None, protocol: Protocol) -> dict[str, Any] | None:
     """Return the pictures of a configuration, from its run with the lowest seed that has any."""
+    ranks = None if scores is None else scores.ranked()
     for counted in runs:
         pictures: dict[str, list[dict[str, Any]]] = {}
         for picture in counted.run.pictures:
@@ -223,11 +224,11 @@ def _pictures(row: Row, runs: Sequence[CountedRun], ranks: Ranks | None, protoco
     return None
 
 
-def _verdict(image: str, ranks: Ranks, protocol: Protocol) -> dict[str, Any] | None:
+def _verdict(image: str, ranks: Scores, protocol: Protocol) -> dict[str, Any] | None:
     """Return what becomes of an image at the headline number of false alarms, and what that follows from."""
-    if image not in ranks.pictures or not ranks.good.size:
+    found = ranks.of_image(image)
+    if found is None or not ranks.good.size:
         return None
-    label, alarm, critical = ranks.pictures[image]
-    limit = point_at(ranks, protocol.alarm.headline, protocol.pod).limit
-    text, hits = verdict(label, alarm, critical, limit)
+    label, alarm, critical = found[0], int(found[1]), found[2].astype(int).tolist()
+    text, hits = verdict(label, alarm, critical, ranks.limit(protocol.alarm.headline))
     return {"label": label, "alarm": alarm, "critical": critical, "text": text, "hits": hits}

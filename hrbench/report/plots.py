@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from hrbench._util.files import safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
-from hrbench.metrics.detection import Detection
-from hrbench.metrics.measurement import detections_of
+from hrbench.metrics.context import Context
+from hrbench.metrics.detection import Detection, detection_at
 from hrbench.protocol import Protocol
 from hrbench.report.alarm_axis import Threshold
 from hrbench.report.columns import Column, limit_text, size_columns
@@ -26,7 +26,6 @@ from hrbench.report.differences import paired_differences
 from hrbench.report.differences_plot import draw_differences
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
-from hrbench.report.operating import allowed
 from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.pod_plot import draw_detection, draw_matched
 from hrbench.report.scores import AllScores, Scores, analyse, read_scores
@@ -84,7 +83,8 @@ def gather(board: Leaderboard) -> PlotData:
         key = (category, counted.configuration.number)
         curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
-            limits[key] = Reliability(detections_of(evidence, board.protocol, matched=False), counted.seed)
+            detection = detection_at(Context(evidence, board.protocol), None)
+            limits[key] = Reliability(detection, counted.seed, counted.held_out)
     return PlotData(areas, {key: _mean(pairs) for key, pairs in curves.items()}, limits, read_scores(board))
 
 
@@ -158,7 +158,9 @@ def figures(
         "alarms": lambda: draw_alarms(sheet.scores(), protocol, title, sheet.threshold),
         "differences": lambda: sheet.differences(title),
         "curves": lambda: draw_curves(FPR_GRID, curves, protocol, title) if (curves := sheet.curves()) else None,
-        "detection": lambda: draw_detection(sheet.detections(), protocol.pod, title, protocol.threshold),
+        "detection": lambda: draw_detection(
+            sheet.detections(), protocol.pod, title, protocol.threshold, sheet.threshold
+        ),
         "cost": lambda: None if category else draw_cost(tradeoff(board), axis, title),
     }
     for kind, draw in maybe.items():
@@ -221,35 +223,29 @@ class _Sheet:
     def scores(self) -> list[tuple[Series, Sequence[Scores]]]:
         if len(self.categories) != 1:
             return []
-        keys = ((row, (self.categories[0], row.configuration.number)) for row in self.rows)
-        return [(self._one(row), self.data.scores[key]) for row, key in keys if key in self.data.scores]
+        drawn: list[tuple[Series, Sequence[Scores]]] = []
+        for row in self.rows:
+            of_seeds = self.data.scores.get((self.categories[0], row.configuration.number), ())
+            if chosen := [scores for scores in of_seeds if scores.good.size and scores.areas.size]:
+                drawn.append((self._one(row), chosen))
+        return drawn
 
     def matched(self) -> list[tuple[Series, Mapping[float, Detection]]]:
-        """Return the analysis at each budget: with the evidence's bootstrap, or from the scores alone."""
+        """Return the analysis at each budget, from the scores alone; those that let as many images alarm share it."""
         rules, pod = self.board.protocol.alarm, self.board.protocol.pod
         entries: list[tuple[Series, Mapping[float, Detection]]] = []
         for series, (scores, *_) in self.scores():
-            reliability = self.data.limits.get((self.categories[0], series.index))
-            points = {} if reliability is None else reliability.points
-            of_scores: dict[int, Detection] = {}
-            found = {}
-            for budget in rules.budgets:
-                number = allowed(scores.good.size, budget)
-                if budget not in points and number not in of_scores:
-                    of_scores[number] = analyse(scores, number, pod)
-                found[budget] = points[budget] if budget in points else of_scores[number]
-            entries.append((series, found))
+            number = {budget: scores.allowed(budget) for budget in rules.budgets}
+            found = {alarms: analyse(scores, alarms, pod) for alarms in set(number.values())}
+            entries.append((series, {budget: found[alarms] for budget, alarms in number.items()}))
         return entries
 
     def threshold(self, series: Series) -> Threshold | None:
         """Return what holds at the threshold that was set on training images; None where it is not known."""
         entry = self.data.limits.get((self.categories[0], series.index))
-        found = None if entry is None else entry.detection
-        if found is None or not found.alarms.good:
+        if entry is None or entry.detection is None or not entry.detection.alarms.good:
             return None
-        rule = self.board.protocol.threshold
-        promised = rule.alarms if rule.rule == "conformal" else None
-        return Threshold(found.threshold, found.alarms, float(found.hits.mean()), promised)
+        return Threshold.of(entry.detection, self.board.protocol, entry.held_out)
 
     def differences(self, title: str) -> Figure | None:
         found = paired_differences(self.board, self.category)

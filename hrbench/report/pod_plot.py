@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.metrics import equivalent_diameter
+from hrbench.metrics.alarms import allowed
 from hrbench.metrics.detection import Detection
 from hrbench.protocol import Detectability, ThresholdRule
-from hrbench.report.alarm_axis import per_hundred, promise_text
+from hrbench.report.alarm_axis import Threshold, per_hundred
 from hrbench.report.configurations import printable
 from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
-from hrbench.report.operating import allowed
 
 __all__ = ["draw_detection", "draw_matched"]
 
@@ -32,12 +32,17 @@ _STROKES = 500  # of a rug that can be told apart
 
 
 def draw_detection(
-    items: Sequence[tuple[Series, Detection]], pod: Detectability, title: str, rule: ThresholdRule | None = None
+    items: Sequence[tuple[Series, Detection]],
+    pod: Detectability,
+    title: str,
+    rule: ThresholdRule | None = None,
+    at: Callable[[Series], Threshold | None] = lambda _: None,
 ) -> Figure | None:
     """Draw POD curves at each method's own threshold, hits above and misses below; None if no defect was analysed.
 
     A filled marker is a90, a hollow one a90/95; a hollow arrow at the right edge says that the limit is not reached.
-    Beside the limits stands how many good images alarm; `rule` is what set the thresholds, and may have promised less.
+    Beside the limits stands how many good images alarm; `rule` is what set the thresholds, and `at` tells what it
+    promised.
     """
     items = [(series, found) for series, found in items if found.areas.size]
     if not items:
@@ -45,7 +50,7 @@ def draw_detection(
     span = _span([found for _, found in items])
     heading = _promise(rule)
     if len(items) <= _OVERLAID:
-        shown = [Series(f"{s.label}, {_limits(found, pod)}{_achieved(found, rule)}", s.index) for s, found in items]
+        shown = [Series(f"{s.label}, {_limits(found, pod)}{_achieved(found, at(s))}", s.index) for s, found in items]
         with sheet(shown, title, markers=False, shape=(1, 1), height=3.6, key=_key(pod)) as (figure, grid):
             axes = figure.add_subplot(grid[0])
             _axes(axes, span, heading, len(items), pod.probability, most=12)
@@ -59,7 +64,8 @@ def draw_detection(
             axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
             label = textwrap.shorten(printable(series.label), 84, placeholder=" …")
             heading = textwrap.fill(label, 42, break_long_words=True)
-            said = "\n".join(text.removeprefix("; ") for text in (_limits(found, pod), _achieved(found, rule)) if text)
+            parts = _limits(found, pod), _achieved(found, at(series))
+            said = "\n".join(text.removeprefix("; ") for text in parts if text)
             _axes(axes, span, f"{heading}\n{said}", 1, pod.probability, most=4)
             axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
@@ -136,12 +142,10 @@ def _promise(rule: ThresholdRule | None) -> str:
     return f"at the automatic threshold ({rule.rule} of held-out normal images)"
 
 
-def _achieved(found: Detection, rule: ThresholdRule | None) -> str:
+def _achieved(found: Detection, point: Threshold | None) -> str:
     """Return how many good images alarm, as part of a legend; nothing where there are none."""
-    if not found.alarms.good:
-        return ""
-    promised = rule.alarms if rule is not None and rule.rule == "conformal" else None
-    return f"; {promise_text(found.alarms, promised)}"
+    point = point or Threshold(found.threshold, found.alarms, math.nan)
+    return f"; {point.text}" if found.alarms.good else ""
 
 
 def _limits(found: Detection, pod: Detectability) -> str:

@@ -9,26 +9,30 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from hrbench.metrics.alarms import FalseAlarms
+from hrbench.metrics import DISJOINT, size_subsets
+from hrbench.metrics.alarms import FalseAlarms, allowed, matched_limits
 from hrbench.metrics.detection import Detection, bootstrap_sizes, fit_detection
-from hrbench.protocol import Detectability, Protocol
-from hrbench.report.operating import allowed
+from hrbench.protocol import Detectability, Protocol, SizeBins
 from hrbench.report.summary import Leaderboard
 from hrbench.runs.store import Run
 
 __all__ = [
     "AllScores",
     "Band",
+    "Interval",
+    "Intervals",
     "Scores",
     "accepted",
     "analyse",
     "limit_band",
     "limit_curve",
-    "limits_at",
+    "quarters",
     "read_scores",
     "recalls",
     "running_median",
@@ -39,10 +43,18 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Interval = tuple[float, float]
 
 _STEPS = 60  # more steps of a curve than these are thinned
 _FEWEST = 3  # alarms up to which curves go in any case, however few good images there are
 _WINDOW, _SMALLEST_WINDOW = 0.3, 7  # of a running median: share of the points, and their number
+
+
+class Intervals(NamedTuple):
+    """Those of a90 and of recall at a budget, by bootstrap; an infinite end is open."""
+
+    size: Interval | None
+    recall: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,16 +64,16 @@ class Scores:
     Attributes
     ----------
     seed : int
-    good : ndarray, (g,)
-        Alarm scores of the good images; at least one.
-    defective : ndarray, (d,)
-        Alarm scores of the defective images.
+    good, defective : ndarray, (g,), (d,)
+        Alarm scores of the good and of the defective images.
     critical : ndarray, (K,)
         Critical scores of the defects.
-    areas : ndarray of int, (K,)
-        Their areas in pixels.
-    intervals : dict of float to (float, float)
-        Bootstrap interval of a90 by budget, where there is one; an infinite end is open.
+    areas, owner, quarter : ndarray of int, (K,)
+        Of the defects: pixels, number of the defective image, and which quarter by area.
+    images : tuple of str
+        Ids of the good and then of the defective images.
+    intervals : dict of float to Intervals
+        By budget, where there is any.
     """
 
     seed: int
@@ -69,7 +81,45 @@ class Scores:
     defective: Floats
     critical: Floats
     areas: Ints
-    intervals: Mapping[float, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    owner: Ints
+    quarter: Ints
+    images: tuple[str, ...] = ()
+    intervals: Mapping[float, Intervals] = dataclasses.field(default_factory=dict)
+
+    def members(self, subset: str) -> Bools:
+        """Return which defects are of a quarter by area, or of "all", (K,)."""
+        every: Bools = np.ones(self.areas.size, bool)
+        return every if subset == "all" else self.quarter == DISJOINT.index(subset)
+
+    def allowed(self, budget: float) -> int:
+        """Return how many of the good images may alarm."""
+        return allowed(self.good.size, budget)
+
+    def limit(self, budget: float) -> float:
+        """Return the limit above which images alarm and defects are hit; infinite without good images."""
+        return float(matched_limits(self.good, [budget])[0, 0])
+
+    def intervals_at(self, budget: float) -> Intervals:
+        """Return the intervals measured at a budget that lets as many good images alarm."""
+        same = (ends for other, ends in self.intervals.items() if self.allowed(other) == self.allowed(budget))
+        return next(same, Intervals(None, None))
+
+    def of_image(self, image: str) -> tuple[int, float, Floats] | None:
+        """Return an image's label, alarm score and its defects' critical scores; None if it is not a test image."""
+        if image not in self.images:
+            return None
+        place = self.images.index(image)
+        number = place - self.good.size
+        if number < 0:
+            return 0, float(self.good[place]), self.critical[:0]
+        return 1, float(self.defective[number]), self.critical[self.owner == number]
+
+    def ranked(self) -> Scores:
+        """Return the same with whole numbers in place of scores, their joint dense ranks: only the order counts."""
+        parts = self.good, self.defective, self.critical
+        ranks = np.unique(np.concatenate(parts), return_inverse=True)[1].astype(np.float64)
+        good, defective, critical = np.split(ranks, np.cumsum([part.size for part in parts])[:-1])
+        return dataclasses.replace(self, good=good, defective=defective, critical=critical)
 
 
 AllScores = Mapping[tuple[str, int], Sequence[Scores]]
@@ -87,30 +137,54 @@ def read_scores(board: Leaderboard) -> dict[tuple[str, int], list[Scores]]:
 
 
 def scores_of(run: Run, protocol: Protocol, seed: int = 0) -> Scores | None:
-    """Read a run's scores; None if it has none, the protocol counts no alarms, or there is no good image or defect."""
+    """Read a run's scores; None if it has none, or the protocol counts no alarms."""
     if not protocol.alarm.budgets:
         return None
     images, components = (table[table["protocol"] == protocol.name] for table in (run.images, run.components))
-    if "alarm" not in images or "critical" not in components:
+    if images.empty or "alarm" not in images or "critical" not in components:
         return None
-    good = images["label"] == 0
-    if not good.any() or components.empty:
+    good, defective = (images[images["label"].eq(0) == sign] for sign in (True, False))
+    owner = components["image"].map({name: number for number, name in enumerate(defective["image"])})
+    if images["alarm"].isna().any() or components["critical"].isna().any() or owner.isna().any():
         return None
+    areas = components["area"].to_numpy(dtype=np.int64)
     return Scores(
         seed,
-        images.loc[good, "alarm"].to_numpy(dtype=np.float64),
-        images.loc[~good, "alarm"].to_numpy(dtype=np.float64),
+        good["alarm"].to_numpy(dtype=np.float64),
+        defective["alarm"].to_numpy(dtype=np.float64),
         components["critical"].to_numpy(dtype=np.float64),
-        components["area"].to_numpy(dtype=np.int64),
+        areas,
+        owner.to_numpy(dtype=np.int64),
+        quarters(areas, protocol.size_bins),
+        (*good["image"], *defective["image"]),
         _intervals(run, protocol),
     )
 
 
-def _intervals(run: Run, protocol: Protocol) -> dict[float, tuple[float, float]]:
-    table = run.records[(run.records["protocol"] == protocol.name) & (run.records["metric"] == "a90_matched")]
-    table = table[table["ci_low"].notna() & table["ci_high"].notna()]
-    ends = zip(table["fpr_limit"].round(9), table["ci_low"], table["ci_high"], strict=True)
-    return {float(budget): (float(low), float(high)) for budget, low, high in ends}
+def quarters(areas: Ints, bins: SizeBins) -> Ints:
+    """Return which of the quarters by area each defect is of, (K,)."""
+    subsets = size_subsets(areas, bins) if areas.size else dict.fromkeys(DISJOINT, np.zeros(0, bool))
+    places: Ints = np.stack([subsets[name] for name in DISJOINT]).argmax(axis=0).astype(np.int64)
+    return places
+
+
+def _intervals(run: Run, protocol: Protocol) -> dict[float, Intervals]:
+    records = run.records
+    records = records[(records["protocol"] == protocol.name) & (records["subset"] == "all")]
+    found = {}
+    for budget in protocol.alarm.budgets:
+        at = records[np.isclose(records["fpr_limit"].astype(float), budget, rtol=0, atol=1e-9)]
+        ends = Intervals(*(_interval(at[at["metric"] == metric]) for metric in ("a90_matched", "recall_matched")))
+        if any(ends):
+            found[budget] = ends
+    return found
+
+
+def _interval(rows: pd.DataFrame) -> Interval | None:
+    if rows.empty:
+        return None
+    low, high = (float(rows[end].iloc[0]) for end in ("ci_low", "ci_high"))
+    return None if math.isnan(low) or math.isnan(high) else (low, high)
 
 
 def steps(good: int, budgets: Sequence[float]) -> Ints:
@@ -127,15 +201,15 @@ def steps(good: int, budgets: Sequence[float]) -> Ints:
     return result
 
 
-def limits_at(scores: Scores, alarms: Ints | int) -> Floats:
-    """Return the score above which at most so many good images alarm, for each number (M,) or for one."""
+def _limits(scores: Scores, alarms: Ints | int) -> Floats:
+    """Return the limit where at most so many good images may alarm, for each number (M,) or for one."""
     falling = np.append(np.sort(scores.good)[::-1], -np.inf)
     return falling[alarms]
 
 
 def _hits(scores: Scores, alarms: Ints) -> Bools:
     """Return which defects are hit if at most so many good images, (M,), may alarm: (M, K)."""
-    result: Bools = scores.critical > limits_at(scores, alarms)[:, None]
+    result: Bools = scores.critical > _limits(scores, alarms)[:, None]
     return result
 
 
@@ -184,26 +258,18 @@ class Band:
 
 def limit_band(scores: Scores, budgets: Sequence[float], pod: Detectability) -> Band:
     """Return the interval of a90 at each budget: that of the bootstrap where the run has one, else the profile's."""
-    found: dict[int, tuple[float, float]] = {}
-    for budget in budgets:
-        if (ends := scores.intervals.get(round(budget, 9))) is not None:
-            found.setdefault(allowed(scores.good.size, budget), ends)
-    numbers = sorted({allowed(scores.good.size, budget) for budget in budgets})
-    construction = "bootstrap"
-    if not found:
-        construction = "profile"
-        found = {m: _profile(scores, m, pod) for m in numbers}
-    low, high = np.array([found.get(m, (math.nan, math.nan)) for m in numbers], dtype=np.float64).T
+    found = {scores.allowed(budget): scores.intervals_at(budget).size for budget in budgets}
+    construction = "bootstrap" if any(found.values()) else "profile"
+    if construction == "profile":
+        found = {alarms: analyse(scores, alarms, pod).interval.get("profile") for alarms in found}
+    numbers = sorted(found)
+    low, high = np.array([found[alarms] or (math.nan, math.nan) for alarms in numbers], dtype=np.float64).T
     return Band(np.array(numbers), low, high, construction)
-
-
-def _profile(scores: Scores, alarms: int, pod: Detectability) -> tuple[float, float]:
-    return analyse(scores, alarms, pod).interval.get("profile", (math.nan, math.nan))
 
 
 def analyse(scores: Scores, alarms: int, pod: Detectability) -> Detection:
     """Return the probability of detection if at most so many good images may alarm; without bootstrap."""
-    limit = limits_at(scores, alarms)
+    limit = _limits(scores, alarms)
     found = fit_detection(scores.areas, scores.critical > limit, pod)
     return dataclasses.replace(found, alarms=FalseAlarms(int((scores.good > limit).sum()), scores.good.size))
 

@@ -21,11 +21,9 @@ from hrbench.report.alarm_axis import (
     heading_of,
     images_text,
     per_hundred,
-    promise_text,
 )
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, log_ticks, sheet, style
-from hrbench.report.operating import allowed
-from hrbench.report.scores import Scores, accepted, limits_at, running_median
+from hrbench.report.scores import Scores, accepted, running_median
 
 __all__ = ["draw_alarms", "draw_ranks"]
 
@@ -76,7 +74,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
                 axes.set_ylabel("" if place % columns else words)
             counts = accepted(scores)
             if each:
-                found = int((counts <= allowed(scores.good.size, rules.headline)).sum())
+                found = int((counts <= scores.allowed(rules.headline)).sum())
                 said = f"{found:,} of {counts.size:,} found at {per_hundred(rules.headline)} per 100"
                 axes.set_title(f"{heading_of(series)}\n{said}", pad=6)
             _draw_ranks(axes, axis, series, size, counts, scores.good.size, marked=not each)
@@ -120,7 +118,7 @@ def draw_alarms(
     with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):
         for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):
             axes = figure.add_subplot(grid[place // columns, place % columns])
-            said = "" if point is None else promise_text(point.alarms, point.promised)
+            said = "" if point is None else point.text
             said = said.replace(" (", "\n(", 1) if columns > 2 else said
             axes.set_title(f"{heading_of(series)}\n{said}".strip(), pad=6)
             _draw_scores(axes, series, scores[0], rules, point)
@@ -133,8 +131,7 @@ def draw_alarms(
 
 def _draw_scores(axes: Axes, series: Series, scores: Scores, rules: Alarms, point: Threshold | None) -> None:
     colour, _, _ = style(series.index)
-    limit = float(limits_at(scores, allowed(scores.good.size, rules.headline)))
-    marks = [limit] + ([] if point is None else [point.score])
+    marks = [scores.limit(rules.headline)] + ([] if point is None else [point.score])
     every = np.concatenate([scores.good, scores.defective, marks])
     every = every[np.isfinite(every)]
     low, high = float(every.min()), float(every.max())

@@ -15,9 +15,9 @@ from hrbench.report.answer import answer_table, best_sentences, heading_text
 from hrbench.report.columns import Column, category_columns, cost_columns, limit_text, size_columns
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
-from hrbench.report.operating import rank_scores
 from hrbench.report.promise import promise_sentences
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
+from hrbench.report.scores import read_scores
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
 from hrbench.runs.store import Run
@@ -43,11 +43,11 @@ def markdown_page(summary: Summary) -> str:
     ]
     for board in summary.leaderboards:
         parts.append(f"## {_markdown(board.dataset)}")
-        ranked = rank_scores(board)
-        if (answer := answer_table(ranked, board)) is not None:
-            at = heading_text(ranked, protocol.alarm.headline)
+        scores = read_scores(board)
+        if (answer := answer_table(scores, board)) is not None:
+            at = heading_text(scores, protocol.alarm.headline)
             parts += [f"### How small a defect is found, at {at}", _markdown_table(answer)]
-            parts += [_markdown_list([*best_sentences(ranked, board), *promise_sentences(board), *answer.notes])]
+            parts += [_markdown_list([*best_sentences(scores, board), *promise_sentences(board), *answer.notes])]
             parts.append("### How well, over all thresholds")
         overview = overview_table(board)
         parts += [_markdown_table(overview), _markdown_list(overview.notes)]
@@ -157,8 +157,8 @@ def _terminal_board(board: Leaderboard) -> str:
 
 def _terminal_answer(board: Leaderboard) -> str:
     """Return what is found at the headline number of false alarms; "" without any alarm scores."""
-    ranked = rank_scores(board)
-    table = answer_table(ranked, board)
+    scores = read_scores(board)
+    table = answer_table(scores, board)
     if table is None:
         return ""
     lines = [["#"], ["method"]]
@@ -170,8 +170,8 @@ def _terminal_answer(board: Leaderboard) -> str:
         size = column.key not in ("called", "called_right", "alarms") and not column.key.startswith("recall")
         if not size or len(board.categories) <= _MOST_SIZES:
             lines.append([printable(column.line), *(_terminal_size(cell) if size else cell.text for cell in cells)])
-    title = f"{printable(board.dataset)}, found at {heading_text(ranked, board.protocol.alarm.headline)}"
-    sentences = [*best_sentences(ranked, board), *promise_sentences(board)]
+    title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"
+    sentences = [*best_sentences(scores, board), *promise_sentences(board)]
     return _terminal_lines(title, lines, 2, [printable(text) for text in sentences])
 
 

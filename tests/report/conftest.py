@@ -21,6 +21,7 @@ from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, fit_detection
 from hrbench.protocol import Alarms, Protocol, ThresholdRule
 from hrbench.report import plots
+from hrbench.report.scores import Scores, quarters
 from hrbench.report.summary import Leaderboard, summarise
 from hrbench.runs.store import RECORD_COLUMNS, Run
 
@@ -258,10 +259,8 @@ def _curves() -> Iterator[None]:
     def power(evidence: SimpleNamespace, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
         return fpr, fpr ** (0.35 * (1 - evidence.skill) + 0.02)
 
-    def detect(evidence: SimpleNamespace, *_: object, **__: object) -> dict[float | None, Detection]:
-        if not evidence.threshold:
-            return {}
-        return {None: found(evidence.skill, tuple(evidence.components["area"]))}
+    def detect(evidence: SimpleNamespace, *_: object) -> Detection | None:
+        return found(evidence.skill, tuple(evidence.components["area"])) if evidence.threshold else None
 
     def load(run: Run, protocol: Protocol) -> SimpleNamespace:
         if run.folder not in EVIDENCE:
@@ -272,8 +271,15 @@ def _curves() -> Iterator[None]:
         patch.setattr(Run, "load_evidence", load)
         patch.setattr(plots, "roc_curve", power)
         patch.setattr(plots, "pro_curve", power)
-        patch.setattr(plots, "detections_of", detect)
+        patch.setattr(plots, "Context", lambda evidence, _: evidence)
+        patch.setattr(plots, "detection_at", detect)
         yield
+
+
+def scores_with(good: np.ndarray, critical: np.ndarray, areas: np.ndarray, seed: int = 0) -> Scores:
+    """Return scores of images with a defect each, that alarm as soon as it is hit."""
+    numbers = np.arange(areas.size)
+    return Scores(seed, good, critical, critical, areas, numbers, quarters(areas, PROTOCOL.size_bins))
 
 
 def give_scores(run: Run, good: int = 30, skill: float = 1.0, seed: int = 0) -> Run:

@@ -25,7 +25,8 @@ from hrbench.report.answer import (
     sentence,
     verdict,
 )
-from hrbench.report.operating import Point, point_at, rank_scores
+from hrbench.report.operating import Point, point_at
+from hrbench.report.scores import read_scores
 from hrbench.report.summary import summarise
 from hrbench.report.text import markdown_page, terminal_table
 from hrbench.runs.store import Run
@@ -69,7 +70,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 def test_a_category_is_counted_at_the_limit_of_its_good_images(several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = rank_scores(board)
+    ranked = read_scores(board)
     assert len(ranked) == 7
     table = answer_table(ranked, board, "fabric")
     assert table is not None
@@ -97,7 +98,7 @@ def test_a_category_is_counted_at_the_limit_of_its_good_images(several: list[Run
 
 def test_all_categories_are_averaged_and_only_complete_rows_ranked(several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = rank_scores(board)
+    ranked = read_scores(board)
     overall = answer_table(ranked, board)
     assert overall is not None
     each = {name: answer_table(ranked, board, name) for name in ("fabric", "wood")}
@@ -120,12 +121,12 @@ def test_runs_without_alarm_scores_are_named(tmp_path: Path) -> None:
     rules = {"native": {"version": RULES.version, "sha256": RULES.digest}}
     runs = [scored_run(tmp_path, 0), write_run(tmp_path, CONFIGS[1], protocols=rules)]
     board = board_of(runs, RULES)
-    table = answer_table(rank_scores(board), board)
+    table = answer_table(read_scores(board), board)
     assert table is not None
     assert len(table.rows) == 1
     assert "`hrbench rescore` adds them: FastFlow · whole:512." in table.notes[-1]
     assert answer_table({}, board) is None
-    assert rank_scores(board_of(runs, PROTOCOL)) == {}  # a protocol without budgets
+    assert read_scores(board_of(runs, PROTOCOL)) == {}  # a protocol without budgets
 
 
 def point(hits: Sequence[int], areas: Sequence[int], found: DetectionLimit, good: int = 60) -> Point:
@@ -167,7 +168,7 @@ def test_intervals_have_words_for_open_ends() -> None:
 
 def test_the_answer_comes_first_in_markdown_and_on_the_terminal(several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    lines = [*best_sentences(rank_scores(board), board)]
+    lines = [*best_sentences(read_scores(board), board)]
     markdown, terminal = markdown_page(summarise(several, RULES)), terminal_table(several, RULES)
     assert markdown.index("### How small a defect is found, at 5 false alarms") < markdown.index("| AUPRO@0.05 |")
     assert "| # | Method | a90 fabric | a90 wood | recall | tiny |" in markdown
@@ -189,7 +190,7 @@ def test_the_page_answers_without_a_script(page: str, several: list[Run]) -> Non
     reader = Reader(page)
     words = " ".join(" ".join(reader.texts).split())
     board = board_of(several, RULES, "weave")
-    ranked = rank_scores(board)
+    ranked = read_scores(board)
     shown = [*best_sentences(ranked, board), *answer_sentences(ranked, board, "fabric")]
     assert len(shown) == 2 + 4
     for text in shown:
@@ -234,7 +235,7 @@ def test_the_script_s_data_are_small_and_escaped(page: str) -> None:
 
 def test_pictures_tell_their_verdict(page: str, several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = rank_scores(board)
+    ranked = read_scores(board)
     section = next(part for part in page.split("<section ") if "<h2>weave</h2>" in part)
     shown = re.findall(
         r'class="verdict" data-category="(\d)" data-number="(\d)" data-label="1" data-alarm="(\d+)" '
