@@ -70,9 +70,9 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 def test_a_category_is_counted_at_the_limit_of_its_good_images(several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = read_scores(board)
-    assert len(ranked) == 7
-    table = answer_table(ranked, board, "fabric")
+    scores = read_scores(board)
+    assert len(scores) == 7
+    table = answer_table(scores, board, "fabric")
     assert table is not None
     run = next(run for run in several if run.about.dataset.category == "fabric" and run.about.view == "whole:512")
     images = run.images[run.images["protocol"] == "native"]
@@ -98,10 +98,10 @@ def test_a_category_is_counted_at_the_limit_of_its_good_images(several: list[Run
 
 def test_all_categories_are_averaged_and_only_complete_rows_ranked(several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = read_scores(board)
-    overall = answer_table(ranked, board)
+    scores = read_scores(board)
+    overall = answer_table(scores, board)
     assert overall is not None
-    each = {name: answer_table(ranked, board, name) for name in ("fabric", "wood")}
+    each = {name: answer_table(scores, board, name) for name in ("fabric", "wood")}
     assert [column.head for column in overall.columns][:3] == ["fabric", "wood", "all"]
     for row, cells in zip(overall.rows, overall.cells, strict=True):
         number, parts = row.configuration.number, []
@@ -190,8 +190,8 @@ def test_the_page_answers_without_a_script(page: str, several: list[Run]) -> Non
     reader = Reader(page)
     words = " ".join(" ".join(reader.texts).split())
     board = board_of(several, RULES, "weave")
-    ranked = read_scores(board)
-    shown = [*best_sentences(ranked, board), *answer_sentences(ranked, board, "fabric")]
+    scores = read_scores(board)
+    shown = [*best_sentences(scores, board), *answer_sentences(scores, board, "fabric")]
     assert len(shown) == 2 + 4
     for text in shown:
         assert text.replace("&", "&amp;") in words or text in words
@@ -235,15 +235,15 @@ def test_the_script_s_data_are_small_and_escaped(page: str) -> None:
 
 def test_pictures_tell_their_verdict(page: str, several: list[Run]) -> None:
     board = board_of(several, RULES, "weave")
-    ranked = read_scores(board)
+    scores = read_scores(board)
     section = next(part for part in page.split("<section ") if "<h2>weave</h2>" in part)
     shown = re.findall(
         r'class="verdict" data-category="(\d)" data-number="(\d)" data-label="1" data-alarm="(\d+)" '
         r'data-critical="([\d ]*)">\s*<b class="badge( bad)?">(\w+)</b> <span>([^<]*)</span>', section,
     )  # fmt: skip
-    assert len(shown) == len(ranked) * 4
+    assert len(shown) == len(scores) * 4
     for category, number, alarm, critical, bad, text, hits in shown:
-        ranks = ranked[board.categories[int(category)], int(number)]
+        ranks = scores[board.categories[int(category)], int(number)][0].ranked()
         limit = point_at(ranks, 0.05, RULES.pod).limit
         assert (int(alarm) > limit) == (text == "called") == (not bad)
         of = [int(rank) > limit for rank in critical.split()]

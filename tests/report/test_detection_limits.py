@@ -38,7 +38,7 @@ HITS = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 
 
 def table(board: Leaderboard, found: Detection | None, seed: int = 0) -> list[str]:
     """Return the cells of a table of one row, or its remarks without any."""
-    known = {("ballscrew", 0): Reliability({} if found is None else {None: found}, seed)}
+    known = {("ballscrew", 0): Reliability(found, seed)}
     result = limit_table(known, board, "ballscrew")
     assert result is not None
     if not result.rows:
@@ -61,7 +61,7 @@ def test_table_says_what_is_found_at_how_many_false_calls(board: Leaderboard) ->
     assert cells[:2] == ["663 px", "1,121 px"]
     assert all(cell.endswith(" px") for cell in cells[2:4])
     assert cells[4:] == ["12 / 25", "12.5 %", "0.123 %"]
-    known = {("ballscrew", 0): Reliability({None: found}, 0)}
+    known = {("ballscrew", 0): Reliability(found, 0)}
     whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cells = whole.cells[0]
@@ -76,7 +76,7 @@ def test_table_says_what_is_found_at_how_many_false_calls(board: Leaderboard) ->
 
 
 def test_a_limit_that_is_not_reached_keeps_its_reason(board: Leaderboard) -> None:
-    known = {("ballscrew", 0): Reliability({None: fit_detection(SIZES, HITS)}, 0)}
+    known = {("ballscrew", 0): Reliability(fit_detection(SIZES, HITS), 0)}
     whole = limit_table(known, board, "ballscrew")
     assert whole is not None
     cell = whole.cells[0][2]

@@ -17,11 +17,12 @@ import hrbench.report
 from hrbench.metrics.alarms import FalseAlarms, matched_limits
 from hrbench.metrics.detection import fit_detection
 from hrbench.metrics.logistic import fit_logistic
-from hrbench.metrics.sizes import equivalent_diameter, size_subsets
+from hrbench.metrics.sizes import equivalent_diameter
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
 from hrbench.report.configurations import Configuration
-from hrbench.report.operating import DISJOINT, SUBSETS, Ranks, page_data, point_at, positions
+from hrbench.report.operating import SUBSETS, page_data, point_at, positions
+from hrbench.report.scores import Intervals, Scores, quarters
 from hrbench.report.summary import Leaderboard, Row
 from hrbench.report.table import Cell
 
@@ -82,27 +83,24 @@ def curves(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     return [*cases, (np.array([5]), np.array([True])), (np.array([5]), np.array([False]))]
 
 
-def ranks_of(rng: np.random.Generator, good: int, bad: int, areas: np.ndarray, skill: float) -> Ranks:
+def scores_of(rng: np.random.Generator, good: int, bad: int, areas: np.ndarray, skill: float) -> Scores:
     owner = np.sort(rng.integers(0, bad, areas.size)) if areas.size else np.zeros(0, int)
-    scores = np.round(rng.normal(size=good), 1), rng.normal(skill, 1, bad), rng.normal(skill * np.log(areas + 1) / 4)
-    joint = np.unique(np.concatenate(scores), return_inverse=True)[1]
-    parts = np.split(joint, [good, good + bad])
-    subsets = size_subsets(areas, PROTOCOL.size_bins) if areas.size else {name: np.zeros(0, bool) for name in DISJOINT}
-    quarter = np.array([subsets[name] for name in DISJOINT]).argmax(axis=0)
+    parts = np.round(rng.normal(size=good), 1), rng.normal(skill, 1, bad), rng.normal(skill * np.log(areas + 1) / 4)
     low = float(np.exp(rng.normal(6)))
     ends: dict[float, Any] = {0.05: ((low, 3.3 * low), (0.125, 0.625)), 0.1: ((low, math.inf), None)}
     ends |= {0.01: ((0.0, low), (0.3, 0.4)), 0.2: (None, (0.0, 1.0))}
-    return Ranks(0, *parts, areas, owner, quarter, intervals=ends)
+    intervals = {budget: Intervals(*pair) for budget, pair in ends.items()}
+    return Scores(0, *parts, areas, owner, quarters(areas, PROTOCOL.size_bins), intervals=intervals)
 
 
-def board_of(ranked: dict[tuple[str, int], Ranks], foreign: int = -1) -> Leaderboard:
-    categories = sorted({name for name, _ in ranked})
+def board_of(scores: dict[tuple[str, int], list[Scores]], foreign: int = -1) -> Leaderboard:
+    categories = sorted({name for name, _ in scores})
     rows = []
-    for n in sorted({n for _, n in ranked}):
+    for n in sorted({n for _, n in scores}):
         of = Configuration(
             "m", "p", "v", "{}", "float32", "{}", "", f"Method {n}", "none", False, n, short=f"Method {n}"
         )
-        rows.append(Row(of, (), 0.5, tuple(c for c in categories if (c, n) not in ranked), n == foreign))
+        rows.append(Row(of, (), 0.5, tuple(c for c in categories if (c, n) not in scores), n == foreign))
     return _Board("parts", PROTOCOL, (), tuple(rows), {}, [], tuple(categories))
 
 
@@ -116,20 +114,20 @@ class _Board(Leaderboard):
 
 
 @pytest.fixture(scope="module")
-def boards() -> list[tuple[dict[tuple[str, int], Ranks], Leaderboard]]:
+def boards() -> list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]]:
     rng = np.random.default_rng(14)
     made = []
     for good, bad, count in ((103, 40, 60), (12, 9, 7), (1, 1, 1), (0, 5, 9), (60, 30, 0), (20, 6, 90)):
         areas = np.round(np.exp(rng.uniform(2, 8, count))).astype(int)
-        ranked = {("bolt", n): ranks_of(rng, good, bad, areas, skill) for n, skill in enumerate((0.5, 2, 4, 9))}
-        made.append((ranked, board_of(ranked, foreign=1)))
-    ranked = {}
+        scores = {("bolt", n): [scores_of(rng, good, bad, areas, skill)] for n, skill in enumerate((0.5, 2, 4, 9))}
+        made.append((scores, board_of(scores, foreign=1)))
+    scores = {}
     for category, good, count in (("bolt", 60, 50), ("nut & <b>", 30, 7), ("pin", 7, 12)):
         areas = np.round(np.exp(rng.uniform(2, 8, count))).astype(int)
         for n, skill in enumerate((3, 2, 1, 0.2, 2)):
             if (category, n) not in (("nut & <b>", 1), ("pin", 3)):
-                ranked[category, n] = ranks_of(rng, good, 20, areas, skill)
-    return [*made, (ranked, board_of(ranked, foreign=4))]
+                scores[category, n] = [scores_of(rng, good, 20, areas, skill)]
+    return [*made, (scores, board_of(scores, foreign=4))]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +149,9 @@ def cases() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def answers(cases: dict[str, Any], boards: list[tuple[dict[tuple[str, int], Ranks], Leaderboard]]) -> dict[str, Any]:
+def answers(
+    cases: dict[str, Any], boards: list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]]
+) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         return value.astype(float if value.dtype == float else int).tolist()
 
@@ -216,17 +216,17 @@ def written(cell: Cell) -> tuple[Any, ...]:
 
 
 def test_tables_points_and_sentences_agree(
-    boards: list[tuple[dict[tuple[str, int], Ranks], Leaderboard]], answers: dict[str, Any]
+    boards: list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]], answers: dict[str, Any]
 ) -> None:
     texts = set()
-    for (ranked, board), tables in zip(boards, answers["boards"], strict=True):
+    for (scores, board), tables in zip(boards, answers["boards"], strict=True):
         for budget, found in zip(BUDGETS, tables, strict=True):
-            assert found["best"] == best_sentences(ranked, board, budget)
-            assert found["heading"] == heading_text(ranked, budget)
+            assert found["best"] == best_sentences(scores, board, budget)
+            assert found["heading"] == heading_text(scores, budget)
             pairs = [("", found["overall"])]
             pairs += [(name, part["rows"]) for name, part in zip(board.categories, found["each"], strict=True)]
             for category, rows in pairs:
-                table = answer_table(ranked, board, category, budget)
+                table = answer_table(scores, board, category, budget)
                 assert table is not None
                 assert [number for number, _, _ in rows] == [row.configuration.number for row in table.rows]
                 assert [rank or "–" for _, rank, _ in rows] == [
@@ -241,11 +241,11 @@ def test_tables_points_and_sentences_agree(
                     ]  # fmt: skip
                     assert mine == [written(cell) for cell in expected]
             for name, part in zip(board.categories, found["each"], strict=True):
-                assert part["sentences"] == answer_sentences(ranked, board, name, budget)
+                assert part["sentences"] == answer_sentences(scores, board, name, budget)
                 texts |= {one.partition("Method")[2][3:14] for one in part["sentences"]}
-                numbers = [n for category, n in sorted(ranked) if category == name]
+                numbers = [n for category, n in sorted(scores) if category == name]
                 for n, point in zip(numbers, part["points"], strict=True):
-                    expected_point = point_at(ranked[name, n], budget, board.protocol.pod)
+                    expected_point = point_at(scores[name, n][0], budget, board.protocol.pod)
                     assert point["called"] == expected_point.called
                     assert point["right"] == expected_point.right
                     sizes = {key: (value["hit"], value["n"]) for key, value in point["sizes"].items()}
@@ -255,12 +255,14 @@ def test_tables_points_and_sentences_agree(
 
 
 def test_the_slider_stops_where_something_changes(
-    boards: list[tuple[dict[tuple[str, int], Ranks], Leaderboard]],
+    boards: list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]],
 ) -> None:
     assert positions(*_of(boards[0])) == [0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5]
     assert positions(*_of(boards[1])) == [0.05, 0.1, 0.2, 0.3, 0.5]  # 12 good images
     assert len(positions(*_of(boards[3]))) == 1
 
 
-def _of(board: tuple[dict[tuple[str, int], Ranks], Leaderboard]) -> tuple[dict[tuple[str, int], Ranks], Protocol]:
+def _of(
+    board: tuple[dict[tuple[str, int], list[Scores]], Leaderboard],
+) -> tuple[dict[tuple[str, int], list[Scores]], Protocol]:
     return board[0], board[1].protocol

@@ -19,7 +19,6 @@ from hrbench.protocol import Protocol, ThresholdRule
 from hrbench.report import plots
 from hrbench.report.alarm_axis import Threshold
 from hrbench.report.drawing import Series, style
-from hrbench.report.operating import allowed
 from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.plots import OPERATING
 from hrbench.report.pod_plot import draw_detection, draw_matched
@@ -28,7 +27,7 @@ from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import Leaderboard
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, board_of, give_scores
+from .conftest import CONFIGS, board_of, give_scores, scores_with
 
 Factory = Callable[..., Run]
 Items = list[tuple[Series, list[Scores]]]
@@ -40,7 +39,8 @@ def example(seed: int = 0, good: int = 30, defects: int = 60, found: str = "") -
     critical = rng.normal(np.log(areas) - 2, 1.0)
     if found:
         critical = np.full(defects, {"all": 99.0, "none": -99.0}[found])
-    return Scores(seed, rng.gumbel(size=good), critical[: defects // 2], critical, areas)
+    made = scores_with(rng.gumbel(size=good), critical, areas, seed)
+    return dataclasses.replace(made, defective=critical[: defects // 2])
 
 
 def items(*scores: Scores) -> Items:
@@ -49,7 +49,7 @@ def items(*scores: Scores) -> Items:
 
 def matched(some: Items, protocol: Protocol) -> list[tuple[Series, dict[float, Detection]]]:
     def at(scores: Scores, budget: float) -> Detection:
-        return analyse(scores, allowed(scores.good.size, budget), protocol.pod)
+        return analyse(scores, scores.allowed(budget), protocol.pod)
 
     return [(series, {b: at(scores, b) for b in protocol.alarm.budgets}) for series, (scores, *_) in some]
 
@@ -57,7 +57,7 @@ def matched(some: Items, protocol: Protocol) -> list[tuple[Series, dict[float, D
 def half(some: Items) -> Callable[[Series], Threshold]:
     def at(series: Series) -> Threshold:
         good = some[series.index][1][0].good
-        return Threshold(float(np.median(good)), FalseAlarms(good.size // 2, good.size), 0.5, 0.05)
+        return Threshold(float(np.median(good)), FalseAlarms(good.size // 2, good.size), 0.5, 0.05, True)
 
     return at
 
@@ -263,11 +263,13 @@ def test_curves_at_equal_false_alarms(alarming: Protocol) -> None:
 def test_the_threshold_says_what_was_promised_and_achieved(alarming: Protocol) -> None:
     found = dataclasses.replace(analyse(example(), 1, alarming.pod), alarms=FalseAlarms(17, 30))
     said = "promised 5 → achieved 56.7 per 100 (17 of 30): drift!"
-    figure = draw_detection([(Series("one", 0), found)], alarming.pod, "", alarming.threshold)
+    point = Threshold.of(found, alarming, 50)
+    figure = draw_detection([(Series("one", 0), found)], alarming.pod, "", alarming.threshold, lambda _: point)
     assert figure is not None
     assert titles(figure) == ["at the promised threshold: at most 5 false alarms per 100 good images"]
     assert figure.legends[0].get_texts()[0].get_text().endswith(said)
-    several = draw_detection([(Series(f"{n}", n), found) for n in range(5)], alarming.pod, "", alarming.threshold)
+    items = [(Series(f"{n}", n), found) for n in range(5)]
+    several = draw_detection(items, alarming.pod, "", alarming.threshold, lambda _: point)
     assert several is not None
     assert all(title.endswith(said) for title in titles(several))
     old = draw_detection([(Series("one", 0), found)], alarming.pod, "", ThresholdRule())
