@@ -30,8 +30,10 @@ from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
-__all__ = ["answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence", "verdict"]
+__all__ = ["MOST_SIZES", "answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence", "verdict"]
 
+MOST_SIZES = 3
+"""Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
 _FAR = 1e9  # px: nobody has to read what a curve says beyond
 _NO_GOOD = Cell("–", "no good test image")
 

@@ -22,6 +22,7 @@ __all__ = [
     "cost_columns",
     "error_text",
     "limit_text",
+    "matched_columns",
     "metric_facts",
     "number_text",
     "overview_columns",
@@ -226,6 +227,26 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_predictions(ORACLE, "oracle*", ("iou", "miou", "f1")),
         _speed(),
     ]
+
+
+def matched_columns(protocol: Protocol) -> list[Column]:
+    """Return the columns of what is found at equal false alarms, budget by budget, and at the automatic threshold."""
+    columns = [_column(metric, AUTOMATIC.where, metric) for metric in ("alarms", "called", "called_right")]
+    for budget in protocol.alarm.budgets:
+        at = f"@{limit_text(budget)}"
+        columns.append(_column("a90_matched", at, "a90", key=f"a90_matched{at}_px", limit=budget))
+        columns += _by_size("recall_matched", at, budget)
+        for metric in ("called_matched", "called_right_matched", "alarms_matched"):
+            columns.append(_column(metric, at, metric, key=f"{metric}{at}", limit=budget))
+    if protocol.alarm.summary:
+        columns += [*_by_size("mean_recall"), _column("rho_recall", "", "rho_recall")]
+    return columns
+
+
+def _by_size(metric: str, at: str = "", limit: float | None = None) -> list[Column]:
+    """Return the columns of all defects and of each quarter by area."""
+    names = {"all": f"{metric}{at}"} | {subset: f"{metric}{at}_{subset}" for subset in DISJOINT}
+    return [_column(metric, at, subset, key=key, subset=subset, limit=limit) for subset, key in names.items()]
 
 
 def _predictions(at: OperatingPoint, group: str, metrics: Sequence[str]) -> list[Column]:

@@ -4,40 +4,68 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
+from hrbench.report.answer import MOST_SIZES, answer_table, heading_text
 from hrbench.report.columns import Column, limit_text
 from hrbench.report.configurations import printable
-from hrbench.report.summary import Row, Summary
+from hrbench.report.scores import read_scores
+from hrbench.report.summary import Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, overview_table
 
 __all__ = ["latex_tables"]
 
 
 def latex_tables(summary: Summary) -> str:
-    r"""Return one ``table*`` per dataset for the package booktabs; input it with ``\input``."""
+    r"""Return the answer, where there is one, and AUPRO of each dataset as a ``table*``; input them with ``\input``."""
     protocol = summary.protocol
     parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
     for board in summary.leaderboards:
+        parts += [answer] if (answer := _answer(board)) else []
         table = overview_table(board)
         caption = (
             f"{_latex(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
             f"(AUPRO@{limit_text(protocol.headline_fpr)}), at native resolution; mean over seeds, then over "
             rf"categories. Best in bold, second underlined. {' '.join(map(_latex, table.notes))}"
         )
-        label = re.sub(r"[^A-Za-z0-9]+", "-", board.dataset).strip("-").lower()
-        parts.append(_latex_table(table, caption, label))
+        # Rows have their short name, as a page of paper has no room for more.
+        table = _chosen(table, [place for place, column in enumerate(table.columns) if column.metric])
+        parts.append(_latex_table(dataclasses.replace(table, kind="category"), caption, _label(board)))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex_table(table: Table, caption: str, label: str) -> str:
-    """Write the metrics of a table; rows have their short name, as a page of paper has no room for more."""
-    metrics = [place for place, column in enumerate(table.columns) if column.metric]
-    table = dataclasses.replace(
-        table,
-        columns=tuple(table.columns[place] for place in metrics),
-        cells=tuple(tuple(cells[place] for place in metrics) for cells in table.cells),
-        kind="category",
+def _answer(board: Leaderboard) -> str:
+    """Return what is found at the headline number of false alarms; "" without any alarm scores."""
+    scores = read_scores(board)
+    table = answer_table(scores, board)
+    if table is None:
+        return ""
+    first, about = len(board.categories), "Area in px, ⌀ diameter of an equal circle."
+    if first > MOST_SIZES:
+        table = _chosen(table, range(first, len(table.columns)))
+        about = "Sizes that are found reliably belong to categories: see the page."
+    at = heading_text(scores, board.protocol.alarm.headline)
+    caption = (
+        f"{_latex(board.dataset)}: how small a defect is found, and what else, at {_latex(at)}. "
+        f"Best in bold, second underlined. {' '.join(map(_latex, (about, *table.notes)))}"
     )
+    return _latex_table(table, caption, f"{_label(board)}-answer")
+
+
+def _label(board: Leaderboard) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", board.dataset).strip("-").lower()
+
+
+def _chosen(table: Table, places: Sequence[int]) -> Table:
+    """Return a table with some of its columns."""
+    return dataclasses.replace(
+        table,
+        columns=tuple(table.columns[place] for place in places),
+        cells=tuple(tuple(cells[place] for place in places) for cells in table.cells),
+    )
+
+
+def _latex_table(table: Table, caption: str, label: str) -> str:
     spans, rules, start = [""], [], 2
     for name, width in table.groups:
         spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}")
@@ -71,7 +99,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after a line break they would be its options
     "|": r"\textbar{}", "†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}", "–": "--",
-    "·": r"$\cdot$", "ρ": r"$\rho$", "′": "$'$", "≥": r"$\ge$",
+    "·": r"$\cdot$", "ρ": r"$\rho$", "′": "$'$", "≥": r"$\ge$", "≤": r"$\le$", "⌀": r"\O{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
@@ -83,4 +111,6 @@ def _latex(text: str) -> str:
 def _latex_cell(column: Column, cell: Cell) -> str:
     text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[cell.place].format(_latex(cell.text))
     interval = interval_text(cell.estimate) if column.interval else ""
-    return rf"\shortstack[r]{{{text}\\{{\tiny {interval}}}}}" if interval else text
+    small = [interval] if interval else [] if column.metric else [_latex(line) for line in cell.small]
+    below = "".join(rf"\\{{\tiny {line}}}" for line in small)
+    return rf"\shortstack[r]{{{text}{below}}}" if below else text

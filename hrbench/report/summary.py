@@ -48,7 +48,10 @@ __all__ = [
 MIN_COMPONENTS = 3
 """A size bin with fewer components, or defective images, than this gets no number."""
 
-SIZED = ("aupro", "recall", "recall_decision", "aupimo", "image_auroc", "miou", "miou_decision")
+SIZED = (
+    "aupro", "recall", "recall_decision", "recall_matched", "mean_recall", "called_matched", "aupimo", "image_auroc",
+    "miou", "miou_decision",
+)  # fmt: skip
 """Metrics by size of defect that the rule applies to; of images by their largest defect, it is about these images."""
 
 _METRIC = ["metric", "subset", "fpr_limit"]

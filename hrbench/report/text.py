@@ -11,8 +11,15 @@ import pandas as pd
 
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
-from hrbench.report.answer import answer_table, best_sentences, heading_text
-from hrbench.report.columns import Column, category_columns, cost_columns, limit_text, size_columns
+from hrbench.report.answer import MOST_SIZES, answer_table, best_sentences, heading_text
+from hrbench.report.columns import (
+    Column,
+    category_columns,
+    cost_columns,
+    limit_text,
+    matched_columns,
+    size_columns,
+)
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
 from hrbench.report.promise import promise_sentences
@@ -23,9 +30,6 @@ from hrbench.report.table import Cell, Table, interval_text, metric_table, overv
 from hrbench.runs.store import Run
 
 __all__ = ["csv_table", "markdown_page", "terminal_table"]
-
-_MOST_SIZES = 3
-"""Categories whose detection limits fit into the width of a terminal."""
 
 
 def markdown_page(summary: Summary) -> str:
@@ -110,7 +114,7 @@ def csv_table(summary: Summary) -> str:
     limits = [Column(f"{name}_px", "", "", name) for name in ("a50", "a90", "a90_95")]
     costs = cost_columns()
     metrics = [column for column in category_columns(protocol) if column.key not in {cost.key for cost in costs}]
-    columns = [*metrics, *costs, *size_columns(protocol, sizes), *limits]
+    columns = [*metrics, *costs, *size_columns(protocol, sizes), *limits, *matched_columns(protocol)]
     records: list[dict[str, Any]] = []
     for board in summary.leaderboards:
         categories = ["", *board.categories]
@@ -166,9 +170,10 @@ def _terminal_answer(board: Leaderboard) -> str:
         if isinstance(row, Row):
             lines[0].append(row.rank_text)
             lines[1].append(printable(table.name(row) + row.marks))
-    for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
-        size = column.key not in ("called", "called_right", "alarms") and not column.key.startswith("recall")
-        if not size or len(board.categories) <= _MOST_SIZES:
+    first = len(board.categories)
+    for place, (column, cells) in enumerate(zip(table.columns, zip(*table.cells, strict=True), strict=True)):
+        size = place < first
+        if not size or first <= MOST_SIZES:
             lines.append([printable(column.line), *(_terminal_size(cell) if size else cell.text for cell in cells)])
     title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"
     sentences = [*best_sentences(scores, board), *promise_sentences(board)]
