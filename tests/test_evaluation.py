@@ -14,7 +14,7 @@ import hrbench
 from hrbench import HrbenchError
 from hrbench.metrics.alarms import alarm_scores
 from hrbench.metrics.bootstrap import intervals
-from hrbench.metrics.detection import detection, fit_detection
+from hrbench.metrics.detection import fit_detection
 from hrbench.metrics.measurement import measure
 from hrbench.metrics.words import sentence
 from hrbench.protocol import Alarms, Bootstrap, load_protocol
@@ -110,7 +110,7 @@ def test_detection_at_any_budget_is_that_of_its_threshold(result, budget):
     assert found.alarms.count == int(24 * budget + 1e-9)
     assert alarms[found.alarms.count] < found.threshold
     assert (alarms >= found.threshold).sum() == found.alarms.count
-    there = detection(result.evidence, found.threshold, QUICK.pod, QUICK.bootstrap)
+    there = hrbench.Evaluation(result.evidence, QUICK, threshold=found.threshold).detection(None)
     assert np.array_equal(found.hits, there.hits)
     assert found.a90 == there.a90
     assert found.false_per_pixel == pytest.approx(there.false_per_pixel, abs=1e-12)

@@ -41,8 +41,8 @@ class Comparison:
     frame : DataFrame
         One row per metric, subset and limit: ``metric, subset, fpr_limit, a, b, difference, ci_low, ci_high,
         share_better``: both values, a minus b, its interval, and the share of the bootstrap draws in which a is better,
-        ties counted one half; whether higher or lower is better stands in
-        :data:`hrbench.metrics.catalogue.CATALOGUE`. NaN where no interval can be given.
+        ties counted one half; NaN where no interval can be given. `fpr_limit` is that of :attr:`Evaluation.frame`;
+        whether higher or lower is better stands in :data:`hrbench.metrics.catalogue.CATALOGUE`.
     protocol : Protocol
     images, defects : int
     """

@@ -18,7 +18,7 @@ from hrbench.metrics.alarms import allowed, images_needed
 from hrbench.metrics.bootstrap import Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
-from hrbench.metrics.detection import Detection, detection_at
+from hrbench.metrics.detection import Detection, detection_at, detections
 from hrbench.metrics.measurement import limit_rows, with_intervals
 from hrbench.metrics.table import component_rows, image_rows, metric_rows
 from hrbench.metrics.words import alarms_text, budget_text, counted, pixels_text
@@ -126,8 +126,7 @@ class Evaluation:
 
     @cached_property
     def _with_limits(self) -> pd.DataFrame:
-        points = [detection_at(self._context, budget, resample=False) for budget in (None, *self._context.matched)]
-        limits = limit_rows(point for point in points if point is not None)
+        limits = limit_rows(detections(self._context, resample=False))
         return self._values if limits.empty else pd.concat([self._values, limits], ignore_index=True)
 
     def interval(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> tuple[float, float]:

@@ -5,6 +5,11 @@ share of its pixels is at least as high. An image alarms, and a component is hit
 recall, detection limits and image-level detection at all thresholds are functions of one number for each image and each
 component.
 
+Words, in code and in reports: a *budget* is the share of the good images that may alarm (in records it stands in the
+column `fpr_limit`); the *limit* is the score above which images alarm and components are hit; the *threshold* is the
+next edge above it, at or above which a pixel is predicted defective. A good image that alarms is a *false alarm*, a
+defective one is *called*, and called *right* if one of its components is hit.
+
 Scores are rounded down to the edges of the evidence's bins (a relative step of 2**-13; none in exact evidence), and
 thresholds are such edges. Nothing is approximated then: counts of alarms and hits are those of the threshold.
 """

@@ -32,15 +32,14 @@ from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_we
 from hrbench.metrics.context import Context
 from hrbench.metrics.logistic import Bools, Estimator, Floats, LogisticFit, fit_logistic, penalised_loss, size_at
 from hrbench.metrics.operating import false_alarms, false_pixels
-from hrbench.metrics.segmentation import AUTOMATIC, component_hits, overlap_at
-from hrbench.protocol import Bootstrap, Detectability
+from hrbench.metrics.segmentation import AUTOMATIC, component_hits
+from hrbench.protocol import Detectability
 
 __all__ = [
     "Detection",
     "DetectionLimit",
     "bootstrap_sizes",
     "component_hits",
-    "detection",
     "detection_at",
     "detections",
     "fit_detection",
@@ -220,13 +219,13 @@ def fit_detection(
     )
 
 
-def detections(context: Context, *, matched: bool = True) -> list[Detection]:
-    """Analyse the probability of detection at the automatic threshold, if there is one, and at each budget of alarms.
+def detections(context: Context, *, resample: bool = True) -> list[Detection]:
+    """Analyse the probability of detection at the automatic threshold and at each budget, where there are any.
 
-    The latter only if they are to be `matched`. See :func:`detection_at`.
+    `resample` is that of :func:`detection_at`.
     """
-    results = [detection_at(context, budget) for budget in (None, *(context.matched if matched else ()))]
-    return [result for result in results if result is not None]
+    points = (detection_at(context, budget, resample=resample) for budget in (None, *context.matched))
+    return [point for point in points if point is not None]
 
 
 def detection_at(context: Context, budget: float | None, *, resample: bool = True) -> Detection | None:
@@ -274,45 +273,14 @@ def detection_at(context: Context, budget: float | None, *, resample: bool = Tru
     )
 
 
-def detection(
-    evidence: Evidence,
-    threshold: float,
-    pod: Detectability,
-    rules: Bootstrap,
-) -> Detection:
-    """Analyse the probability of detection at any threshold, with a bootstrap over images that holds it fixed.
-
-    Parameters
-    ----------
-    evidence : Evidence
-    threshold : float
-        Set without test labels.
-    pod : Detectability
-    rules : Bootstrap
-        See :func:`hrbench.metrics.bootstrap.image_weights`. Without draws, or with fewer than ten images (groups)
-        with components, there is no bootstrap.
-    """
-    weights, units = _drawn(evidence, rules)
-    result = _analyse(evidence, component_hits(evidence, threshold, pod.share), pod, weights, units)
-    false = overlap_at(evidence, threshold).false_high
-    good = false[evidence.images["label"].to_numpy() == 0]
-    alarms = FalseAlarms(int((good > 0).sum()), good.size)
-    per_pixel = float(false.sum() / evidence.normal_pixels)
-    return replace(result, threshold=threshold, alarms=alarms, false_per_pixel=per_pixel)
-
-
 def _weights(context: Context) -> tuple[Floats | None, int]:
-    return _drawn(context.evidence, context.protocol.bootstrap)
-
-
-def _drawn(evidence: Evidence, rules: Bootstrap) -> tuple[Floats | None, int]:
     """Return how often each image is drawn, (draws, n), or None; and how many images (groups) have components."""
+    evidence, rules = context.evidence, context.protocol.bootstrap
     owner, groups = evidence.component_images, evidence.groups
     units = np.unique(owner if groups is None else groups[owner]).size
     if not rules.draws or units < MIN_IMAGES:
         return None, units
-    images = evidence.images
-    return image_weights(images["id"].tolist(), images["label"].to_numpy(), rules, groups), units
+    return image_weights(evidence.images["id"].tolist(), context.labels, rules, groups), units
 
 
 def _analyse(

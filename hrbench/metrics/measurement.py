@@ -19,7 +19,7 @@ from hrbench.metrics.sizes import DISJOINT
 from hrbench.metrics.table import KEY_COLUMNS, METRIC_COLUMNS, component_rows, image_rows, metric_rows
 from hrbench.protocol import Protocol
 
-__all__ = ["LIMIT_METRICS", "Measured", "detections_of", "limit_rows", "measure", "with_intervals"]
+__all__ = ["LIMIT_METRICS", "Measured", "limit_rows", "measure", "with_intervals"]
 
 
 LIMIT_METRICS = ("a50", "a90", "a90_95")
@@ -118,11 +118,3 @@ def _limits_at(result: Detection) -> list[dict[str, object]]:
             }
         )
     return rows
-
-
-def detections_of(evidence: Evidence, protocol: Protocol, *, matched: bool = True) -> dict[float | None, Detection]:
-    """Return the probability of detection by budget of false alarms; None stands for the automatic threshold.
-
-    Without the `matched` ones, whose bootstrap takes a few times as long, for that threshold only.
-    """
-    return {result.budget: result for result in detections(Context(evidence, protocol), matched=matched)}

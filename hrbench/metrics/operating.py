@@ -1,6 +1,7 @@
 """What is found and what alarms at an operating point: shares of components and of images, exact and for draws.
 
 At a budget of false alarms the threshold belongs to the sample: in every draw it is set anew on the good images drawn.
+The words are those of :mod:`hrbench.metrics.alarms`; a budget counts only where the threshold is matched to one.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class Calls(NamedTuple):
     hits: Bools
 
 
-def _place(at: OperatingPoint, limit: float) -> Place:
-    return at, limit if at is MATCHED else None
+def _place(at: OperatingPoint, budget: float) -> Place:
+    return at, budget if at is MATCHED else None
 
 
 def _calls(context: Context) -> Mapping[Place, Calls]:
-    """Return what is called at every operating point that there is."""
+    """Return what alarms and is hit at every operating point that there is."""
     calls: dict[Place, Calls] = {}
     for at, hits in context.hits.items():
         if hits is not None:
@@ -91,9 +92,9 @@ def _right(context: Context, hits: Bools) -> Bools:
     return right
 
 
-def recall(context: Context, at: OperatingPoint, subset: str, limit: float) -> Certified:
+def recall(context: Context, at: OperatingPoint, subset: str, budget: float) -> Certified:
     """Return the share of the subset's components that are hit."""
-    calls, members = context.once(_calls).get(_place(at, limit)), context.subsets[subset]
+    calls, members = context.once(_calls).get(_place(at, budget)), context.subsets[subset]
     return UNDEFINED if calls is None or not members.any() else Certified.exactly(float(calls.hits[members].mean()))
 
 
@@ -103,35 +104,35 @@ def mean_recall(context: Context, subset: str) -> Certified:
     return Certified.exactly(float(np.mean([recall(context, MATCHED, subset, budget).value for budget in budgets])))
 
 
-def called_share(context: Context, at: OperatingPoint, subset: str, limit: float) -> Certified:
+def called_share(context: Context, at: OperatingPoint, subset: str, budget: float) -> Certified:
     """Return the share of the subset's defective images that alarm, wherever in the image."""
-    calls, members = context.once(_calls).get(_place(at, limit)), context.image_subsets[subset]
+    calls, members = context.once(_calls).get(_place(at, budget)), context.image_subsets[subset]
     if calls is None or not members.any():
         return UNDEFINED
     low, high = (float(called[members].mean()) for called in (calls.surely, calls.at_most))
     return Certified((low + high) / 2, low, high)
 
 
-def right_share(context: Context, at: OperatingPoint, limit: float) -> Certified:
+def right_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
     """Return the share of the defective images of which a component is hit."""
-    calls, defective = context.once(_calls).get(_place(at, limit)), context.labels == 1
+    calls, defective = context.once(_calls).get(_place(at, budget)), context.labels == 1
     if calls is None or not defective.any():
         return UNDEFINED
     return Certified.exactly(float(_right(context, calls.hits)[defective].mean()))
 
 
-def alarm_share(context: Context, at: OperatingPoint, limit: float) -> Certified:
+def alarm_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
     """Return the share of the good images that alarm."""
-    calls, good = context.once(_calls).get(_place(at, limit)), context.labels == 0
+    calls, good = context.once(_calls).get(_place(at, budget)), context.labels == 0
     if calls is None or not good.any():
         return UNDEFINED
     low, high = (float(called[good].mean()) for called in (calls.surely, calls.at_most))
     return Certified((low + high) / 2, low, high)
 
 
-def false_alarms(context: Context, at: OperatingPoint, limit: float) -> FalseAlarms | None:
+def false_alarms(context: Context, at: OperatingPoint, budget: float) -> FalseAlarms | None:
     """Return the good images that alarm; None where there is no such operating point."""
-    calls, good = context.once(_calls).get(_place(at, limit)), context.labels == 0
+    calls, good = context.once(_calls).get(_place(at, budget)), context.labels == 0
     return None if calls is None else FalseAlarms(int(calls.at_most[good].sum()), int(good.sum()))
 
 
@@ -143,9 +144,9 @@ def _false_counts(context: Context) -> tuple[Floats, Floats]:
     return levels, np.array([part.above(keys) for part in evidence.normals], dtype=np.float64)
 
 
-def false_pixels(context: Context, limit: float) -> Certified:
+def false_pixels(context: Context, budget: float) -> Certified:
     """Return the share of normal pixels that are predicted defective at a budget, which may be any."""
-    point = context.matched_at(limit)
+    point = context.matched_at(budget)
     if point is None:
         return UNDEFINED
     levels, counts = context.once(_false_counts)
@@ -154,9 +155,9 @@ def false_pixels(context: Context, limit: float) -> Certified:
 
 
 class _DrawnCalls(NamedTuple):
-    """What is called in each draw, or where the threshold is the same in all of them once for all."""
+    """The same in each draw, or where the threshold is the same in all of them once for all."""
 
-    images: Floats  # (B, n) or (1, n)
+    images: Floats  # that alarm, (B, n) or (1, n)
     hits: Floats  # (B, K) or (1, K)
 
 
@@ -204,9 +205,9 @@ def _shares_by_subset(
     return {place: dict(zip(subsets, of_place.T, strict=True)) for place, of_place in shares.items()}
 
 
-def drawn_recall(draw: Draw, at: OperatingPoint, subset: str, limit: float) -> Floats:
+def drawn_recall(draw: Draw, at: OperatingPoint, subset: str, budget: float) -> Floats:
     """Return :func:`recall` in each draw, (B,)."""
-    found = draw.once(_recalls).get(_place(at, limit))
+    found = draw.once(_recalls).get(_place(at, budget))
     return draw.undefined if found is None else found[subset]
 
 
@@ -217,15 +218,15 @@ def drawn_mean_recall(draw: Draw, subset: str) -> Floats:
     return result
 
 
-def drawn_called(draw: Draw, at: OperatingPoint, subset: str, limit: float) -> Floats:
+def drawn_called(draw: Draw, at: OperatingPoint, subset: str, budget: float) -> Floats:
     """Return :func:`called_share` in each draw, (B,)."""
-    found = draw.once(_called_shares).get(_place(at, limit))
+    found = draw.once(_called_shares).get(_place(at, budget))
     return draw.undefined if found is None else found[subset]
 
 
-def drawn_right(draw: Draw, at: OperatingPoint, limit: float) -> Floats:
+def drawn_right(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
     """Return :func:`right_share` in each draw, (B,)."""
-    calls = draw.once(_drawn_calls).get(_place(at, limit))
+    calls = draw.once(_drawn_calls).get(_place(at, budget))
     if calls is None:
         return draw.undefined
     right = _right(draw.context, calls.hits > 0)[:, draw.context.labels == 1]
@@ -233,9 +234,9 @@ def drawn_right(draw: Draw, at: OperatingPoint, limit: float) -> Floats:
     return result
 
 
-def drawn_alarms(draw: Draw, at: OperatingPoint, limit: float) -> Floats:
+def drawn_alarms(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
     """Return :func:`alarm_share` in each draw, (B,)."""
-    calls = draw.once(_drawn_calls).get(_place(at, limit))
+    calls = draw.once(_drawn_calls).get(_place(at, budget))
     if calls is None:
         return draw.undefined
     good = draw.context.labels == 0
@@ -244,13 +245,13 @@ def drawn_alarms(draw: Draw, at: OperatingPoint, limit: float) -> Floats:
     return result
 
 
-def drawn_false_pixels(draw: Draw, limit: float) -> Floats:
+def drawn_false_pixels(draw: Draw, budget: float) -> Floats:
     """Return :func:`false_pixels` in each draw, (B,)."""
     context = draw.context
-    if limit not in context.matched:
+    if budget not in context.matched:
         return draw.undefined
     levels, counts = context.once(_false_counts)
-    limits = draw.once(_drawn_limits)[:, context.protocol.alarm.budgets.index(limit)]
+    limits = draw.once(_drawn_limits)[:, context.protocol.alarm.budgets.index(budget)]
     column = np.searchsorted(levels, limits)
     result: Floats = (draw.weights * counts[:, column].T).sum(axis=1) / draw.normal
     return result

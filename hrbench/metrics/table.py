@@ -37,8 +37,9 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     -------
     DataFrame
         Columns ``metric, subset, fpr_limit, value, error_bound, n``; what each metric is and what its `n` counts stands
-        in :data:`hrbench.metrics.catalogue.CATALOGUE`. `fpr_limit` is NaN for metrics without one. The true value lies
-        within `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label, a
+        in :data:`hrbench.metrics.catalogue.CATALOGUE`. `fpr_limit` is a share of normal pixels or, for metrics at equal
+        false alarms (``..._matched``), the budget, a share of good images; NaN for metrics without one. The true value
+        lies within `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label, a
         subset without components.
 
     Raises

@@ -149,7 +149,7 @@ class Run:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per metric, with the columns :data:`RECORD_COLUMNS`."""
+        """One row per metric, with the columns :data:`RECORD_COLUMNS`; see :func:`hrbench.metrics.compute`."""
         return pd.read_parquet(self.files.table("records"))
 
     @cached_property
