@@ -21,7 +21,7 @@ from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detection_at, detections
 from hrbench.metrics.measurement import limit_rows, with_intervals
 from hrbench.metrics.table import component_rows, image_rows, metric_rows
-from hrbench.metrics.words import alarms_text, budget_text, counted, pixels_text
+from hrbench.metrics.words import alarms_text, counted, detection_limit_text
 from hrbench.protocol import Alarms, Protocol, load_protocol
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ class Evaluation:
         budget = protocol.alarm.headline if context.matched else None
         point = detection_at(context, budget, resample=False)
         if point is not None:
-            limit = point.a90
-            size = limit.reason.partition(" (")[0] if limit.area is None else pixels_text(limit.area)
+            size = detection_limit_text(point.a90)
             where = f"threshold {point.threshold:.4g}" if budget is None else alarms_text(budget)
             parts.append(f"a{100 * protocol.pod.probability:g} {size} at {where}")
         return f"<Evaluation of {images}, {defects}: {', '.join(parts)}>"
@@ -245,5 +244,4 @@ def _curve_name(point: Detection) -> str:
         return f"threshold {point.threshold:.4g}" if math.isfinite(point.threshold) else "threshold"
     if not allowed(point.alarms.good, point.budget):
         return f"no false alarm among {point.alarms.good:,}"
-    name = budget_text(point.budget)
-    return f"{name} false alarm{'s' * (name != '1')} per 100"
+    return alarms_text(point.budget).removesuffix(" good images")

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Place = tuple[OperatingPoint, float | None]
 
@@ -106,11 +105,7 @@ def mean_recall(context: Context, subset: str) -> Certified:
 
 def called_share(context: Context, at: OperatingPoint, subset: str, budget: float) -> Certified:
     """Return the share of the subset's defective images that alarm, wherever in the image."""
-    calls, members = context.once(_calls).get(_place(at, budget)), context.image_subsets[subset]
-    if calls is None or not members.any():
-        return UNDEFINED
-    low, high = (float(called[members].mean()) for called in (calls.surely, calls.at_most))
-    return Certified((low + high) / 2, low, high)
+    return _alarming(context, at, context.image_subsets[subset], budget)
 
 
 def right_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
@@ -123,10 +118,14 @@ def right_share(context: Context, at: OperatingPoint, budget: float) -> Certifie
 
 def alarm_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
     """Return the share of the good images that alarm."""
-    calls, good = context.once(_calls).get(_place(at, budget)), context.labels == 0
-    if calls is None or not good.any():
+    return _alarming(context, at, context.labels == 0, budget)
+
+
+def _alarming(context: Context, at: OperatingPoint, members: Bools, budget: float) -> Certified:
+    calls = context.once(_calls).get(_place(at, budget))
+    if calls is None or not members.any():
         return UNDEFINED
-    low, high = (float(called[good].mean()) for called in (calls.surely, calls.at_most))
+    low, high = (float(alarm[members].mean()) for alarm in (calls.surely, calls.at_most))
     return Certified((low + high) / 2, low, high)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "alarms_text",
     "budget_text",
     "counted",
+    "detection_limit_text",
     "figure_text",
     "finding",
     "odds_text",
@@ -136,6 +137,11 @@ def range_text(low: float, high: float) -> str:
     if not math.isfinite(high):
         return f"{pixels_text(low)} and more, without an upper limit"
     return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"
+
+
+def detection_limit_text(limit: DetectionLimit) -> str:
+    """Write a limit in one line: ``312 px``, ``not reached``, ``not estimable``."""
+    return limit.reason.partition(" (")[0] if limit.area is None else pixels_text(limit.area)
 
 
 def pixels_text(value: float) -> str:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from hrbench.metrics.alarms import FalseAlarms, allowed, drifted
 from hrbench.metrics.detection import Detection
+from hrbench.metrics.words import budget_text
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report.configurations import printable
 from hrbench.report.drawing import GRID, INK, MUTED, Series, log_ticks
@@ -25,8 +26,6 @@ __all__ = [
     "Threshold",
     "columns_of",
     "heading_of",
-    "images_text",
-    "per_hundred",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -36,11 +35,6 @@ Several = Sequence[tuple[Series, Sequence[Scores]]]
 
 ALARMS = "false alarms per 100 good images"
 _EDGE = 2.2  # from zero alarms to one: a ratio on a logarithmic axis
-
-
-def per_hundred(share: float) -> str:
-    """Write a share of the good images as a number per 100: ``5``, ``0.5``."""
-    return f"{100 * share:.3g}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Threshold:
         achieved = f"{rate} per 100 ({self.alarms.count:,} of {self.alarms.good:,})"
         if self.promised is None:
             return f"{achieved} alarm"
-        return f"promised {per_hundred(self.promised)} → achieved {achieved}{': drift!' * self.drift}"
+        return f"promised {budget_text(self.promised)} → achieved {achieved}{': drift!' * self.drift}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +145,7 @@ class AlarmAxis:
             axes.axvline(place, color=colour, lw=0.9 if main else 0.5, ls="-" if main else ":", zorder=1)
             if numbers:
                 axes.annotate(
-                    per_hundred(budget), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                    budget_text(budget), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                     textcoords="offset points", ha="center", fontsize=7, color=colour,
                     fontweight="bold" if main else "normal",
                 )  # fmt: skip
@@ -178,8 +172,3 @@ def heading_of(series: Series, width: int = 42) -> str:
 def columns_of(panels: int) -> int:
     """Return how many panels stand side by side."""
     return {1: 1, 2: 2, 4: 2}.get(panels, 3)
-
-
-def images_text(good: int) -> str:
-    """Write a number of good images."""
-    return f"{good:,} good image{'s' * (good != 1)}"

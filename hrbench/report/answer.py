@@ -25,6 +25,7 @@ from hrbench.metrics.words import (
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
 from hrbench.report.configurations import CountedRun
+from hrbench.report.detection_limits import limit_names, missing_cell
 from hrbench.report.operating import SUBSETS, Point, point_at
 from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
@@ -34,7 +35,6 @@ __all__ = ["MOST_SIZES", "answer_sentences", "answer_table", "best_sentences", "
 
 MOST_SIZES = 3
 """Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
-_FAR = 1e9  # px: nobody has to read what a curve says beyond
 _NO_GOOD = Cell("–", "no good test image")
 
 
@@ -98,7 +98,7 @@ def answer_table(
 
 def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...]:
     of, single = odds_text(protocol.pod.probability), len(categories) == 1
-    reliable = f"a{100 * protocol.pod.probability:g}"
+    reliable = limit_names(protocol.pod)[1]
     share = f"{100 * protocol.pod.share:g} %"
     sizes = [
         Column(reliable, f"finds {of}", "from" if single else name, least=True,
@@ -152,11 +152,7 @@ def _category_cells(point: Point, scores: Scores, protocol: Protocol) -> list[Ce
 def _size_cell(point: Point, probability: float, interval: Interval | None, level: float) -> Cell:
     limit = point.reliable
     if limit.area is None:
-        text, _, why = limit.reason.partition(" (")
-        title = limit.reason
-        if limit.estimate < _FAR:
-            title += f"; the curve, extrapolated, would reach it at {pixels_text(limit.estimate)}: not a result"
-        return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
+        return missing_cell(limit)
     across = f"{float(equivalent_diameter(limit.area)):,.1f} px"
     small = [f"⌀ {across}"]
     title = (

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection, DetectionLimit
+from hrbench.metrics.words import pixels_text
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report.columns import Column
 from hrbench.report.summary import Leaderboard, Row
@@ -16,13 +17,14 @@ from hrbench.report.table import Cell, Table
 __all__ = [
     "Reliabilities",
     "Reliability",
-    "detection_limit_text",
     "limit_names",
     "limit_overview",
     "limit_table",
+    "missing_cell",
     "unreached",
 ]
 
+_FAR = 1e9  # px: nobody has to read what a curve says beyond
 _CONSTRUCTIONS = {"firth": "Firth logistic", "ml": "maximum-likelihood logistic"}
 
 
@@ -58,15 +60,6 @@ def limit_names(pod: Detectability) -> tuple[str, str, str]:
 def unreached(limit: DetectionLimit) -> bool:
     """Tell a limit that lies beyond what was seen from one that cannot be estimated."""
     return limit.area is None and limit.reason.startswith("not reached")
-
-
-def detection_limit_text(limit: DetectionLimit) -> str:
-    """Write a limit in one line: ``312 px``, ``not reached``, ``not estimable``."""
-    return limit.reason.partition(" (")[0] if limit.area is None else _pixels(limit.area)
-
-
-def _pixels(area: float) -> str:
-    return f"{area:,.0f} px" if area >= 9.95 else f"{area:.1f} px"
 
 
 def limit_table(reliabilities: Reliabilities, board: Leaderboard, category: str) -> Table | None:
@@ -224,14 +217,19 @@ def _cells(detection: Detection, cautions: Sequence[str]) -> tuple[Cell, ...]:
 
 def _limit_cell(limit: DetectionLimit) -> Cell:
     if limit.area is None:
-        text, _, why = limit.reason.partition(" (")
-        title = limit.reason
-        if math.isfinite(limit.estimate):
-            title += f"; the curve, extrapolated, would reach it at {_pixels(limit.estimate)}: not a result"
-        return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
+        return missing_cell(limit)
     across = f"{float(equivalent_diameter(limit.area)):.1f} px"
     title = f"{limit.area:.6g} px, the area of a circle {across} across"
-    return Cell(_pixels(limit.area), title, sort=repr(limit.area), small=(f"⌀ {across}",))
+    return Cell(pixels_text(limit.area), title, sort=repr(limit.area), small=(f"⌀ {across}",))
+
+
+def missing_cell(limit: DetectionLimit) -> Cell:
+    """Return the cell of a limit that is not reached, or cannot be estimated."""
+    text, _, why = limit.reason.partition(" (")
+    title = limit.reason
+    if limit.estimate < _FAR:
+        title += f"; the curve, extrapolated, would reach it at {pixels_text(limit.estimate)}: not a result"
+    return Cell(text, title, small=(why.removesuffix(")"),) if why else ())
 
 
 def _share(value: float, what: str) -> Cell:

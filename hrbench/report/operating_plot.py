@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.metrics import DISJOINT, equivalent_diameter
+from hrbench.metrics.words import counted, figure_text
 from hrbench.protocol import Protocol
-from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of, images_text
+from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of
 from hrbench.report.detection_limits import limit_names
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
 from hrbench.report.scores import Band, Scores, limit_band, limit_curve, recalls, steps
@@ -48,7 +49,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     key = [(arrow, f"{name} not reached")] if any(_missed(curve).any() for curve in curves) else []
     if ways:
         key.insert(0, (band, f"{level}, {' or '.join(words[way] for way in sorted(ways))}"))
-    across = f"{ALARMS} ({images_text(axis.good)})"
+    across = f"{ALARMS} ({counted(axis.good, 'good image')})"
     heights = _Heights.of(curves)
     if len(curves) <= _OVERLAID:
         with sheet([s for s, _ in items], title, markers=True, shape=(1, 1), height=3.8, key=key) as (figure, grid):
@@ -199,7 +200,7 @@ class _Heights:
             ends[0] = self.below(self.under - 1) / room
         axes.set_ylim(*ends)
         ticks = log_ticks(self.low, self.largest, most)
-        axes.set_yticks(ticks, [f"{area:,.0f}  ⌀ {_across(area)}" for area in ticks])
+        axes.set_yticks(ticks, [f"{area:,.0f}  ⌀ {figure_text(float(equivalent_diameter(area)))}" for area in ticks])
         strips = [(self.above(0), self.above(self.over - 1), "not reached")] if self.over else []
         strips += [(self.below(0), self.below(self.under - 1), "all found")] if self.under else []
         axes.set_yticks([math.sqrt(a * b) for a, b, _ in strips], [text for _, _, text in strips], minor=True)
@@ -207,11 +208,6 @@ class _Heights:
         axes.set_ylabel(label)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-
-
-def _across(area: float) -> str:
-    across = float(equivalent_diameter(area))
-    return f"{across:.{0 if across >= 9.95 else 1}f}"
 
 
 def draw_froc(
@@ -240,7 +236,7 @@ def draw_froc(
             value_axis(axes, _size_heading(subset, items[0][1][0]), "share of defects found" * main, pad=15)
             axes.set_ylim(-0.015, 1.015)
             lower = main or subset in DISJOINT[2:]
-            label = f"{ALARMS} ({images_text(axis.good)})" if main else "per 100 good images"
+            label = f"{ALARMS} ({counted(axis.good, 'good image')})" if main else "per 100 good images"
             axis.across(axes, rules, 8 if main else 5, label if lower else "")
             if not main:
                 axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,10 @@ from matplotlib.lines import Line2D
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.alarms import allowed
 from hrbench.metrics.detection import Detection
+from hrbench.metrics.words import budget_text, detection_limit_text, figure_text
 from hrbench.protocol import Detectability, ThresholdRule
-from hrbench.report.alarm_axis import Threshold, per_hundred
-from hrbench.report.configurations import printable
-from hrbench.report.detection_limits import detection_limit_text, limit_names, unreached
+from hrbench.report.alarm_axis import Threshold, heading_of
+from hrbench.report.detection_limits import limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
 
 __all__ = ["draw_detection", "draw_matched"]
@@ -62,11 +61,9 @@ def draw_detection(
     with sheet([], title, markers=False, shape=(rows, _COLUMNS), height=2.7 * rows, key=_key(pod)) as (figure, grid):
         for place, (series, found) in enumerate(items):
             axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
-            label = textwrap.shorten(printable(series.label), 84, placeholder=" …")
-            heading = textwrap.fill(label, 42, break_long_words=True)
             parts = _limits(found, pod), _achieved(found, at(series))
             said = "\n".join(text.removeprefix("; ") for text in parts if text)
-            _axes(axes, span, f"{heading}\n{said}", 1, pod.probability, most=4)
+            _axes(axes, span, f"{heading_of(series)}\n{said}", 1, pod.probability, most=4)
             axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
             axes.set_xlabel("" if place + _COLUMNS < len(items) else "area, px; ⌀ of an equal circle")
@@ -121,7 +118,7 @@ def _at(budgets: Sequence[float], found: Sequence[Detection], main: bool) -> str
     counts = sorted({result.alarms.count for result in found})
     goods = sorted({result.alarms.good for result in found})
     texts = ["–".join(f"{n:,}" for n in dict.fromkeys((part[0], part[-1]))) for part in (counts, goods)]
-    *before, last = (per_hundred(budget) for budget in budgets)
+    *before, last = (budget_text(budget) for budget in budgets)
     at = f"{', '.join(before)} or {last}" if before else last
     return f"at {at}{' false alarms' * main} per 100{' good images' * main}: {texts[0]} of {texts[1]} alarmed"
 
@@ -138,7 +135,7 @@ def _promise(rule: ThresholdRule | None) -> str:
     if rule is None:
         return ""
     if rule.rule == "conformal":
-        return f"at the promised threshold: at most {per_hundred(rule.alarms)} false alarms per 100 good images"
+        return f"at the promised threshold: at most {budget_text(rule.alarms)} false alarms per 100 good images"
     return f"at the automatic threshold ({rule.rule} of held-out normal images)"
 
 
@@ -189,8 +186,7 @@ def _rug(rugs: int) -> tuple[float, float]:
 
 
 def _tick(area: float) -> str:
-    across = float(equivalent_diameter(area))
-    return f"{area:,.0f}\n⌀ {across:.{0 if across >= 9.95 else 1}f}"
+    return f"{area:,.0f}\n⌀ {figure_text(float(equivalent_diameter(area)))}"
 
 
 def _draw(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.metrics import equivalent_diameter
+from hrbench.metrics.words import budget_text, counted
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report.alarm_axis import (
     AlarmAxis,
@@ -19,8 +20,6 @@ from hrbench.report.alarm_axis import (
     Threshold,
     columns_of,
     heading_of,
-    images_text,
-    per_hundred,
 )
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, log_ticks, sheet, style
 from hrbench.report.scores import Scores, accepted, running_median
@@ -47,11 +46,11 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
     each = len(items) > 2
     columns = columns_of(len(items)) if each else 1
     rows = -(-len(items) // columns) if each else 1
-    words = "false alarms to accept" + (f", per 100 ({images_text(axis.good)})" if rows == 1 else "")
+    words = "false alarms to accept" + (f", per 100 ({counted(axis.good, 'good image')})" if rows == 1 else "")
     key = [
         (Line2D([], [], color=MUTED, marker="o", ls="", ms=4, alpha=0.7), "a defect"),
         (Line2D([], [], color=MUTED, lw=2), "running median"),
-        (Line2D([], [], color=INK, lw=0.9), f"below: found at {per_hundred(rules.headline)} per 100"),
+        (Line2D([], [], color=INK, lw=0.9), f"below: found at {budget_text(rules.headline)} per 100"),
     ]
     legend = [] if each else [series for series, _ in items]
     with sheet(
@@ -75,7 +74,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
             counts = accepted(scores)
             if each:
                 found = int((counts <= scores.allowed(rules.headline)).sum())
-                said = f"{found:,} of {counts.size:,} found at {per_hundred(rules.headline)} per 100"
+                said = f"{found:,} of {counts.size:,} found at {budget_text(rules.headline)} per 100"
                 axes.set_title(f"{heading_of(series)}\n{said}", pad=6)
             _draw_ranks(axes, axis, series, size, counts, scores.good.size, marked=not each)
     return figure
@@ -109,10 +108,10 @@ def draw_alarms(
     columns = columns_of(len(items))
     rows = -(-len(items) // columns)
     own = [at(series) for series, _ in items]
-    key = [(Line2D([], [], color=INK, lw=1.1), f"matched: {per_hundred(rules.headline)} of 100 good images alarm")]
+    key = [(Line2D([], [], color=INK, lw=1.1), f"matched: {budget_text(rules.headline)} of 100 good images alarm")]
     present = [point for point in own if point is not None]
     if present:
-        name = "automatic" if present[0].promised is None else f"promised: at most {per_hundred(present[0].promised)}"
+        name = "automatic" if present[0].promised is None else f"promised: at most {budget_text(present[0].promised)}"
         key.append((Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2))), f"{name}, set on training images"))
     height = 2.9 if rows == 1 else 2.2 * rows
     with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from hrbench.metrics.alarms import FalseAlarms
 from hrbench.metrics.detection import Detection, fit_detection
+from hrbench.metrics.words import detection_limit_text
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report import page, plots, pod_plot
 from hrbench.report.detection_limits import (
     Reliability,
-    detection_limit_text,
     limit_names,
     limit_overview,
     limit_table,
