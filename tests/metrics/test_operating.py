@@ -113,7 +113,7 @@ def test_matched_points_equal_brute_force(images, pixels, share, budget):
     if context.matched:
         point = context.matched[budget]
         assert point.threshold > point.limit
-        assert point.unresolved == (budget * point.alarms.good + 1e-9 < 1)
+        assert point.unresolved == (alarms.allowed(point.alarms.good, budget) == 0)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 5, None]))
@@ -277,3 +277,10 @@ def test_without_good_images_nothing_is_matched():
     assert detections(Context(evidence, NATIVE)) == []
     with pytest.raises(HrbenchError, match="no defect pixel"):
         measure(collect(case(3, bad=0)), NATIVE)
+
+
+@pytest.mark.parametrize(("good", "budget", "number"), [(100, 0.29, 29), (19, 0.05, 0), (20, 0.05, 1), (0, 0.5, 0)])
+def test_how_many_may_alarm(good: int, budget: float, number: int) -> None:
+    assert alarms.allowed(good, budget) == number
+    limit = alarms.matched_limits(np.arange(good, dtype=float), [budget])[0, 0]
+    assert (np.arange(good) > limit).sum() == number
