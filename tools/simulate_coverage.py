@@ -216,7 +216,9 @@ def coverage(model: Model, protocol: Protocol, draws: int, replicates: int) -> I
             name = f"{key[0]} {key[1]}" + (f" @{key[2]:g}" if key[2] < 1 else "")
             if low == low:  # withheld where a bin has too few images
                 yield name, "logit, Student", low <= value <= high
-        found = detection.detection(evidence, THRESHOLD, Detectability(SHARE), rules)
+        fixed = dataclasses.replace(protocol, bootstrap=rules, pod=Detectability(SHARE))
+        found = detection.detection_at(Context(evidence, fixed, THRESHOLD), None)
+        assert found is not None
         areas, hits = flaws(rng, 60)
         for name, value, result in (
             (f"a90, {model.good + model.defective} images", a90, found),

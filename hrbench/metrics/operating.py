@@ -113,7 +113,8 @@ def right_share(context: Context, at: OperatingPoint, budget: float) -> Certifie
     calls, defective = context.once(_calls).get(_place(at, budget)), context.labels == 1
     if calls is None or not defective.any():
         return UNDEFINED
-    return Certified.exactly(float(_right(context, calls.hits)[defective].mean()))
+    right = _right(context, calls.hits) & calls.at_most
+    return Certified.exactly(float(right[defective].mean()))
 
 
 def alarm_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
@@ -228,7 +229,7 @@ def drawn_right(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
     calls = draw.once(_drawn_calls).get(_place(at, budget))
     if calls is None:
         return draw.undefined
-    right = _right(draw.context, calls.hits > 0)[:, draw.context.labels == 1]
+    right = (_right(draw.context, calls.hits > 0) & (calls.images > 0))[:, draw.context.labels == 1]
     result: Floats = (draw.defective * right).sum(axis=1) / draw.defective.sum(axis=1)
     return result
 

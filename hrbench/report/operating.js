@@ -113,7 +113,7 @@ const operating = (() => {
         sizes[subset].n++;
         sizes[subset].hit += hit ? 1 : 0;
       }
-      if (hit) right.add(layout.owner[k]);
+      if (hit && method.bad[layout.owner[k]] > limit) right.add(layout.owner[k]);
     });
     return {
       budget, limit, hits, sizes,

@@ -71,7 +71,7 @@ def point_at(scores: Scores, budget: float, pod: Detectability) -> Point:
         FalseAlarms(int((scores.good > limit).sum()), scores.good.size),
         images=scores.defective.size,
         called=int((scores.defective > limit).sum()),
-        right=int(np.unique(scores.owner[hits]).size),
+        right=int(np.unique(scores.owner[hits & (scores.defective[scores.owner] > limit)]).size),
         sizes={name: (int(hits[chosen].sum()), int(chosen.sum())) for name, chosen in members.items()},
         reliable=reliable_size(scores.areas, hits, pod.probability),
     )

@@ -67,7 +67,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     with sheet([], title, markers=False, shape=(rows, columns), height=2.6 * rows, key=key) as (figure, grid):
         for place, curve in enumerate(curves):
             axes = figure.add_subplot(grid[place // columns, place % columns])
-            axes.set_title(heading_of(curve.series), pad=13)
+            axes.set_title(heading_of(curve.series, 34), pad=13)
             axis.across(axes, rules, 5, "" if place + columns < len(curves) else ALARMS)
             heights.up(axes, "" if place % columns else f"{name}, px", most=5)
             others = [

@@ -102,7 +102,7 @@ def matched(maps, masks, budget, pixels, share):
     return {
         "recall": np.mean([hit for own in hits for hit in own]),
         "called": np.mean([alarm(m, t) for m, _ in bad]),
-        "called_right": np.mean([any(own) for own in hits]),
+        "called_right": np.mean([any(own) and alarm(m, t) for own, (m, _) in zip(hits, bad, strict=True)]),
         "fpr": np.mean(normal >= t),
         "alarms": np.mean([alarm(m, t) for m in good]),
     }
