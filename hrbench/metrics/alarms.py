@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.stats import beta, betabinom
 
 from hrbench.evidence import Calibration, Evidence
-from hrbench.evidence.histograms import Keys, NormalScores, key_scores, score_keys
+from hrbench.evidence.histograms import Counts, Keys, NormalScores, key_scores, score_keys
 
 __all__ = [
     "FalseAlarms",
@@ -91,11 +91,10 @@ class FalseAlarms:
 
 def alarm_scores(evidence: Evidence, pixels: int = 1) -> Floats:
     """Return each image's alarm score, (n,): its `pixels`-th largest one; the smallest one if it has fewer pixels."""
-    keys = score_keys(evidence.defect_scores, evidence.shift)
-    ends = np.cumsum(evidence.images["defect_pixels"].to_numpy())
-    parts = zip(evidence.normals, np.split(keys, ends[:-1]), strict=True)
-    top = [_kth_largest(normal, defect, pixels) for normal, defect in parts]
-    return key_scores(np.array(top, dtype=keys.dtype), evidence.shift).astype(np.float64)
+    ranks, ends = evidence.ranks, np.cumsum(evidence.images["defect_pixels"].to_numpy())
+    defects = (ranks.keys[_largest(place, pixels)] for place in np.split(ranks.place, ends[:-1]))
+    top = [_kth_largest(normal, defect, pixels) for normal, defect in zip(evidence.normals, defects, strict=True)]
+    return key_scores(np.array(top, dtype=ranks.keys.dtype), evidence.shift).astype(np.float64)
 
 
 def held_out_alarms(calibration: Calibration, pixels: int = 1) -> Floats:
@@ -109,23 +108,27 @@ def held_out_alarms(calibration: Calibration, pixels: int = 1) -> Floats:
 def _kth_largest(normal: NormalScores, defect: Keys, k: int) -> np.unsignedinteger[Any]:
     """Return the k-th largest key of an image's normal and defect pixels, or the smallest one if there are fewer."""
     highest = normal.ranked(normal.total - 1 - np.arange(min(k, normal.total)))
-    if defect.size > k:
-        defect = np.partition(defect, -k)[-k:]
     joined = np.sort(np.concatenate([highest, defect]))
     result: np.unsignedinteger[Any] = joined[-min(k, joined.size)]
     return result
+
+
+def _largest(values: Counts, k: int) -> Counts:
+    """Return the k largest values, or all if there are fewer."""
+    if values.size <= k:
+        return values
+    top: Counts = values.max(keepdims=True) if k == 1 else np.partition(values, -k)[-k:]
+    return top
 
 
 def critical_scores(evidence: Evidence, share: float) -> Floats:
     """Return each component's critical score, (K,): its ``ceil(share * area)``-th largest one."""
     areas = evidence.components["area"].to_numpy()
     number = np.maximum(1, np.ceil(share * areas * (1 - 1e-12))).astype(np.int64)  # a share of 1/3 of 3 pixels is one
-    scores, starts = evidence.defect_scores, evidence.component_starts
-    critical = np.empty(areas.size, scores.dtype)
-    for component, (start, area, k) in enumerate(zip(starts, areas, number, strict=True)):
-        pixels = scores[start : start + area]
-        critical[component] = pixels.max() if k == 1 else np.partition(pixels, area - k)[area - k]
-    return key_scores(score_keys(critical, evidence.shift), evidence.shift).astype(np.float64)
+    ranks, critical = evidence.ranks, np.empty(areas.size, np.int64)
+    for component, (start, area, k) in enumerate(zip(evidence.component_starts, areas, number, strict=True)):
+        critical[component] = _largest(ranks.place[start : start + area], k).min()
+    return key_scores(ranks.keys[critical], evidence.shift).astype(np.float64)
 
 
 def allowed(good: int, budget: float) -> int:
