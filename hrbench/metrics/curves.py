@@ -132,12 +132,23 @@ def pixel_average_precision(evidence: Evidence) -> Certified:
     scores = np.sort(evidence.defect_scores)
     ends = np.cumsum(ranks.pixels)
     low = high = 0.0
+    first = 0  # place of the first pixel with the score of the one before
     for start in range(0, number, _PIECE):
-        part = scores[start : start + _PIECE]
-        key = np.searchsorted(ends, np.arange(start, start + part.size), side="right")
-        hits = number - np.searchsorted(scores, part, side="left")
+        stop = min(start + _PIECE, number)
+        lowest, highest = np.searchsorted(ends, [start, stop - 1], side="right")
+        inside = np.diff(ends[lowest:highest].clip(start, stop), prepend=start, append=stop)
+        key = np.repeat(np.arange(lowest, highest + 1), inside)
+        places = np.arange(start, stop)
+        part = scores[start:stop]
+        previous = scores[max(start - 1, 0) : stop - 1] if start else np.concatenate([part[:1], part[:-1]])
+        same = part == previous
+        firsts = np.where(same, 0, places)
+        firsts[0] = first if same[0] else start
+        firsts = np.maximum.accumulate(firsts)
+        first = int(firsts[-1])
+        hits = number - firsts
         high += float((hits / (hits + ranks.above[key])).sum()) / number
-        fewest = number - np.arange(start, start + part.size)  # equal scores may have differed before float32
+        fewest = number - places  # equal scores may have differed before float32
         low += float((fewest / (fewest + ranks.at_least[key])).sum()) / number
     return Certified((low + high) / 2, low, high)
 
