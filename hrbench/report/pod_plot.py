@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 _OVERLAID = 4  # more curves than these get a panel each
 _COLUMNS = 3
+_WIDTH = 36  # of a panel's heading, in letters
 _STROKES = 500  # of a rug that can be told apart
 
 
@@ -62,8 +64,8 @@ def draw_detection(
         for place, (series, found) in enumerate(items):
             axes = figure.add_subplot(grid[place // _COLUMNS, place % _COLUMNS])
             parts = _limits(found, pod), _achieved(found, at(series))
-            said = "\n".join(text.removeprefix("; ") for text in parts if text)
-            _axes(axes, span, f"{heading_of(series)}\n{said}", 1, pod.probability, most=4)
+            said = [textwrap.fill(text.removeprefix("; "), _WIDTH) for text in parts if text]
+            _axes(axes, span, "\n".join([heading_of(series, _WIDTH), *said]), 1, pod.probability, most=4)
             axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
             axes.set_xlabel("" if place + _COLUMNS < len(items) else "area, px; ⌀ of an equal circle")
