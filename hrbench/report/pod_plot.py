@@ -78,7 +78,8 @@ def draw_matched(
 ) -> Figure | None:
     """Draw the POD curves of all methods at equal false alarms, a panel per budget; None without any.
 
-    Budgets that let as many good images alarm are one. The headline's panel is the large one.
+    Budgets that let as many good images alarm are one. The headline's panel is the large one. Neither bands nor upper
+    limits are drawn: those of the likelihood do not know that the threshold is from a sample, too.
     """
     items = [(series, by_budget) for series, by_budget in items if headline in by_budget]
     if not items:
@@ -91,10 +92,10 @@ def draw_matched(
     others = [budgets for budgets in groups.values() if budgets is not main]
     span = _span([by_budget[headline] for _, by_budget in items])
     few = len(items) <= _OVERLAID
-    shown = [Series(f"{series.label}, {_limits(found[headline], pod)}", series.index) for series, found in items]
+    shown = [Series(f"{s.label}, {_limits(found[headline], pod, upper=False)}", s.index) for s, found in items]
     columns = max(1, len(others))
     shape, height = ((5, columns), 5.6) if others else ((1, 1), 3.6)
-    key = _key(pod) if few else _key(pod)[:1]
+    key = _key(pod)[:1]
     with sheet(shown, title, markers=False, shape=shape, height=height, key=key) as (figure, grid):
         axes = figure.add_subplot(grid[:3, :] if others else grid[0])
         at_headline = [(series, by_budget[headline]) for series, by_budget in items]
@@ -102,7 +103,7 @@ def draw_matched(
         _axes(axes, span, heading, rugs, pod.probability, most=12)
         axes.set_ylabel("probability of detection")
         axes.set_xlabel("area of the defect, px; below it the diameter of an equal circle")
-        _draw(axes, at_headline, span[1], few, rug=few)
+        _draw(axes, at_headline, span[1], few=False, rug=few)
         for place, budgets in enumerate(others):
             axes = figure.add_subplot(grid[3:, place])
             found = [(series, by_budget[budgets[0]]) for series, by_budget in items]
@@ -147,12 +148,13 @@ def _achieved(found: Detection, point: Threshold | None) -> str:
     return f"; {point.text}" if found.alarms.good else ""
 
 
-def _limits(found: Detection, pod: Detectability) -> str:
-    """Return the limits as part of a legend."""
+def _limits(found: Detection, pod: Detectability, *, upper: bool = True) -> str:
+    """Return a90, and if wanted its upper limit, as part of a legend."""
     if found.estimator == "none":
         return f"no curve, {int(found.hits.sum()):,} of {found.hits.size:,} hit"
     _, a90, a90_95 = limit_names(pod)
-    return f"{a90} {detection_limit_text(found.a90)}, {a90_95} {detection_limit_text(found.a90_95)}"
+    text = f"{a90} {detection_limit_text(found.a90)}"
+    return f"{text}, {a90_95} {detection_limit_text(found.a90_95)}" if upper else text
 
 
 def _key(pod: Detectability) -> list[tuple[Line2D, str]]:
@@ -160,7 +162,7 @@ def _key(pod: Detectability) -> list[tuple[Line2D, str]]:
     edge: dict[str, Any] = {"color": MUTED, "mec": MUTED, "mew": 1.2, "ms": 6.0}
     return [
         (Line2D([], [], marker="o", mfc=MUTED, lw=1, ls="-", **edge), a90),
-        (Line2D([], [], marker="o", mfc=PAPER, lw=1, ls=(0, (4, 2)), **edge), f"{a90_95} (profile likelihood)"),
+        (Line2D([], [], marker="o", mfc=PAPER, lw=1, ls=(0, (4, 2)), **edge), f"{a90_95}, upper limit"),
         (Line2D([], [], marker=">", mfc=PAPER, ls="", **edge), "not reached"),
     ]
 

@@ -188,6 +188,8 @@ def test_detection_limits_at_every_budget():
             of_components = own[None, evidence.component_images]
             naive += list(bootstrap_sizes(np.log(context.areas), context.critical > limit, of_components, 0.9))
         low, high = bootstrap.expanded_percentiles(np.array(naive), 30)
+        assert result.a90_95 is result.upper["bootstrap"]
+        assert found[None].a90_95 is found[None].upper["profile"]
         assert result.interval["bootstrap"] == pytest.approx((math.exp(low), math.exp(min(high, 700))), rel=1e-5)
 
 
