@@ -259,10 +259,13 @@ def detection_at(context: Context, budget: float | None, *, resample: bool = Tru
     point = context.matched_at(budget)
     if point is None:
         return None
-    drawn_hits = None
+    good, drawn_hits = context.labels == 0, None
+    if np.unique(good.nonzero()[0] if evidence.groups is None else evidence.groups[good]).size < MIN_IMAGES:
+        weights = None  # too few for a draw of them to say how the threshold varies
     if weights is not None:
-        good = context.labels == 0
-        drawn_hits = context.critical > matched_limits(context.alarms[good], [budget], weights[:, good])
+        limits = matched_limits(context.alarms[good], [budget], weights[:, good])
+        some = limits[:, 0] < np.inf  # groups may hold all good images, and a replicate draw none of them
+        weights, drawn_hits = weights[some], context.critical > limits[some]
     result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
     return replace(
         result,
