@@ -65,7 +65,7 @@ def summary_of(result: Evaluation) -> Sheet:
     if headline is not None and headline.cautions:
         notes.append(f"With caution: {'; '.join(headline.cautions)}.")
     if not math.isnan(result.interval("aupro")[0]):
-        notes.append("Four times as many images would halve the intervals.")
+        notes.append(f"Four times as many {'images' if groups is None else 'groups'} would halve the intervals.")
     return Sheet(answer, title, grids, notes)
 
 

@@ -226,8 +226,8 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap
         notes.append(
-            f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws with the threshold set "
-            "anew; four times as many images would halve them."
+            f"Intervals: {100 * rules.level:g} %, bootstrap over {board.units}, {rules.draws} draws with the "
+            f"threshold set anew; four times as many {board.units} would halve them."
         )
     several = {key for key in scores if len({run.seed for run in board.runs if _key_of(run) == key}) > 1}
     if several:
