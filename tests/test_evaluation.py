@@ -346,6 +346,8 @@ def test_compare_takes_runs(result):
 
 
 def test_compare_refuses_what_is_not_the_same():
+    with pytest.raises(HrbenchError, match="cannot compare 3"):
+        hrbench.compare(3, 3)
     maps, masks = case(6, 6)
     a = hrbench.evaluate(maps, masks, protocol=NO_DRAWS)
     others = {
