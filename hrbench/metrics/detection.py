@@ -27,7 +27,7 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from hrbench.evidence import Evidence
-from hrbench.metrics.alarms import FalseAlarms, matched_limits
+from hrbench.metrics.alarms import FalseAlarms, allowed, matched_limits
 from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_weights
 from hrbench.metrics.context import Context
 from hrbench.metrics.logistic import Bools, Estimator, Floats, LogisticFit, fit_logistic, penalised_loss, size_at
@@ -267,8 +267,13 @@ def detection_at(context: Context, budget: float | None, *, resample: bool = Tru
         some = limits[:, 0] < np.inf  # groups may hold all good images, and a replicate draw none of them
         weights, drawn_hits = weights[some], context.critical > limits[some]
     result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
+    cautions, may = result.cautions, allowed(point.alarms.good, budget)
+    if point.alarms.count < may:
+        why = "" if evidence.lossless else " in bins of 2**-13 of a score, which exact evidence tells apart"
+        cautions = (*cautions, f"{point.alarms.count} good images alarm where {may} may: the next ones are tied{why}")
     return replace(
         result,
+        cautions=cautions,
         threshold=point.threshold,
         budget=budget,
         alarms=point.alarms,

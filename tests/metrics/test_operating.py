@@ -323,3 +323,15 @@ def test_a_threshold_between_edges_calls_no_lossless_score_below_it():
     assert found["fpr", "all"] == 0
     assert found["alarms", "all"] == 0
     assert found["called", "all"] == 1
+
+
+def test_ties_that_leave_a_budget_unused_are_a_caution():
+    mask = np.zeros((8, 8), bool)
+    mask[:2, :2] = True
+    saturated = [np.full((8, 8), 1 - 2.0**-20 * (i + 1), np.float32) for i in range(20)]
+    maps, masks = [*saturated, mask.astype(np.float32)], [None] * 20 + [mask]
+    for exact in (False, True):
+        evidence = evidence_of(maps, masks, exact=exact)
+        (point,) = (found for found in detections(Context(evidence, NATIVE)) if found.budget == 0.2)
+        assert point.alarms.count == (4 if exact else 0)
+        assert any("0 good images alarm where 4 may" in text for text in point.cautions) == (not exact)
