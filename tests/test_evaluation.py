@@ -346,6 +346,8 @@ def test_compare_takes_runs(result):
 
 
 def test_compare_refuses_what_is_not_the_same():
+    with pytest.raises(HrbenchError, match="cannot compare 3"):
+        hrbench.compare(3, 3)
     maps, masks = case(6, 6)
     a = hrbench.evaluate(maps, masks, protocol=NO_DRAWS)
     others = {
@@ -361,3 +363,9 @@ def test_compare_refuses_what_is_not_the_same():
             hrbench.compare(a, b)
     with pytest.raises(HrbenchError, match="protocol is 'mvtec'"):
         hrbench.compare(a, a, protocol="mvtec")
+
+
+def test_summary_says_why_no_threshold_is_set():
+    maps, masks = case(12, 12)
+    text = hrbench.evaluate(maps, masks, protocol=NO_DRAWS, normal_maps=normal_maps(5)).summary().replace("\n", " ")
+    assert "No operating threshold: 5 held-out normal images, expected 19 or more to promise 5 false alarms" in text

@@ -174,6 +174,8 @@ def compare(
 
 def _measured(item: Evaluation | Measurable, protocol: str | Path | Protocol | None) -> Evaluation:
     if not isinstance(item, Evaluation):
+        if not hasattr(item, "load_evidence"):
+            raise HrbenchError(f"cannot compare {item!r}: expected what hrbench.evaluate returns, or a finished run")
         rules = load_protocol("native" if protocol is None else protocol)
         return Evaluation(item.load_evidence(rules), rules)
     asked = item.protocol if protocol is None else load_protocol(protocol)

@@ -162,7 +162,7 @@ class Evaluation:
             )
         found = self._at(alarms)
         if found is None:
-            raise HrbenchError(self._why_no_threshold() if alarms is None else _NO_GOOD)
+            raise HrbenchError(self.why_no_threshold() if alarms is None else _NO_GOOD)
         return found
 
     def _at(self, budget: float | None) -> Detection | None:
@@ -170,7 +170,8 @@ class Evaluation:
             self._detections[budget] = detection_at(self._context, budget)
         return self._detections[budget]
 
-    def _why_no_threshold(self) -> str:
+    def why_no_threshold(self) -> str:
+        """Say what an operating threshold takes that is not there."""
         rule, calibration = self.protocol.threshold, self.evidence.calibration
         expected = "expected `threshold`, or `normal_maps` of normal images that are not among the test images"
         if calibration is None:

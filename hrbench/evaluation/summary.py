@@ -19,6 +19,7 @@ from hrbench.metrics.words import (
     odds_text,
     range_text,
     rate_text,
+    seen,
     sentence,
     size_text,
 )
@@ -57,11 +58,14 @@ def summary_of(result: Evaluation) -> Sheet:
     grids = [_by_size(result, bool(matched))]
     if matched:
         grids.append(_by_budget(result, matched))
-    notes = [] if automatic is None else [_threshold(result, automatic)]
+    notes = [_threshold(result, automatic)] if automatic is not None else []
+    if automatic is None and result.evidence.calibration is not None:
+        why = result.why_no_threshold()
+        notes.append(f"{why[:1].upper()}{why[1:]}.")
     if headline is not None and headline.cautions:
         notes.append(f"With caution: {'; '.join(headline.cautions)}.")
     if not math.isnan(result.interval("aupro")[0]):
-        notes.append("Four times as many images would halve the intervals.")
+        notes.append(f"Four times as many {'images' if groups is None else 'groups'} would halve the intervals.")
     return Sheet(answer, title, grids, notes)
 
 
@@ -112,8 +116,8 @@ def _by_budget(result: Evaluation, matched: dict[float, Detection]) -> Grid:
     level = f"{100 * result.protocol.bootstrap.level:g} % interval"
     rows = []
     for budget, found in matched.items():
-        low, high = found.interval.get("bootstrap", (math.nan, math.nan))
-        limit, reached = found.a90, math.isfinite(low)
+        limit, interval = found.a90, seen(found.interval.get("bootstrap"), found.areas.tolist())
+        known = limit.area is not None and interval is not None and math.isfinite(interval[0])
         rows.append(
             [
                 budget_text(budget),
@@ -121,7 +125,7 @@ def _by_budget(result: Evaluation, matched: dict[float, Detection]) -> Grid:
                 _number(result.value("recall_matched", fpr_limit=budget), ".3f"),
                 _interval(result.interval("recall_matched", fpr_limit=budget), ".3f"),
                 limit.reason.partition(" (")[0] if limit.area is None else size_text(limit.area),
-                range_text(low, high) if reached and limit.area is not None else _NOTHING,
+                range_text(*interval) if known and interval is not None else _NOTHING,
             ]
         )
     reliable = f"{odds_text(result.protocol.pod.probability)} found from"

@@ -163,7 +163,7 @@ def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | N
     -------
     ndarray, (B, L)
         An image alarms, and a component is hit, if its score is above the limit; -infinite where all may alarm, and
-        infinite without good images.
+        infinite without good images, of which a replicate may draw none.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def matched_limits(alarms: Floats, budgets: Sequence[float], weights: Floats | N
     alarming = np.cumsum(drawn[:, order], axis=1)  # images drawn down to each score
     most = _allowed(alarming[:, -1:], np.asarray(budgets))
     places = np.stack([(alarming <= most[:, [i]]).sum(axis=1) for i in range(len(budgets))], axis=1)
-    limits: Floats = falling[places]
+    limits: Floats = np.where(alarming[:, -1:] > 0, falling[places], np.inf)
     return limits
 
 

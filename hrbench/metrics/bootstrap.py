@@ -32,6 +32,7 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.metrics.catalogue import METRICS, Key, Metric, rows
 from hrbench.metrics.context import Context
+from hrbench.metrics.segmentation import MATCHED
 from hrbench.metrics.weighted import Draw
 from hrbench.protocol import Bootstrap, Protocol
 
@@ -54,7 +55,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-MIN_IMAGES = 10  # images (or groups) with components in a bin, below which no interval is given
+MIN_IMAGES = 10  # images (or groups) with components in a bin, and good ones at equal false alarms, for an interval
 MIN_COMPONENTS = 3
 
 _CHUNK = 64  # replicates at a time: their arrays over all bins stay in the cache
@@ -262,6 +263,8 @@ def drawn_replicates(context: Context) -> Replicates:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
 
     def units(metric: Metric, key: Key) -> int:
+        if metric.at is MATCHED and good < MIN_IMAGES:
+            return good  # too few for a draw of them to say how the threshold varies
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
         if metric.carriers == "images":

@@ -28,7 +28,7 @@ from scipy.special import expit, logit
 from scipy.stats import chi2, norm
 
 from hrbench.evidence import Evidence
-from hrbench.metrics.alarms import FalseAlarms, matched_limits
+from hrbench.metrics.alarms import FalseAlarms, allowed, matched_limits
 from hrbench.metrics.bootstrap import MIN_IMAGES, expanded_percentiles, image_weights
 from hrbench.metrics.context import Context
 from hrbench.metrics.logistic import Bools, Estimator, Floats, LogisticFit, fit_logistic, penalised_loss, size_at
@@ -264,13 +264,21 @@ def detection_at(context: Context, budget: float | None, *, resample: bool = Tru
     point = context.matched_at(budget)
     if point is None:
         return None
-    drawn_hits = None
+    good, drawn_hits = context.labels == 0, None
+    if np.unique(good.nonzero()[0] if evidence.groups is None else evidence.groups[good]).size < MIN_IMAGES:
+        weights = None  # too few for a draw of them to say how the threshold varies
     if weights is not None:
-        good = context.labels == 0
-        drawn_hits = context.critical > matched_limits(context.alarms[good], [budget], weights[:, good])
+        limits = matched_limits(context.alarms[good], [budget], weights[:, good])
+        some = limits[:, 0] < np.inf  # groups may hold all good images, and a replicate draw none of them
+        weights, drawn_hits = weights[some], context.critical > limits[some]
     result = _analyse(evidence, context.critical > point.limit, pod, weights, units, drawn_hits)
+    cautions, may = result.cautions, allowed(point.alarms.good, budget)
+    if point.alarms.count < may:
+        why = "" if evidence.lossless else " in bins of 2**-13 of a score, which exact evidence tells apart"
+        cautions = (*cautions, f"{point.alarms.count} good images alarm where {may} may: the next ones are tied{why}")
     return replace(
         result,
+        cautions=cautions,
         threshold=point.threshold,
         budget=budget,
         alarms=point.alarms,

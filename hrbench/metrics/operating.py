@@ -72,8 +72,10 @@ def _called(context: Context, threshold: float | None) -> tuple[Bools, Bools]:
     evidence = context.evidence
     wanted = np.array([threshold], dtype=evidence.defect_scores.dtype)
     edge = key_scores(score_keys(wanted, evidence.shift), evidence.shift)
-    at_most = context.alarms >= edge
-    return (at_most if edge == wanted or evidence.lossless else context.alarms > edge), at_most
+    at_least, above = context.alarms >= edge, context.alarms > edge
+    if edge == wanted:
+        return at_least, at_least
+    return above, above if evidence.lossless else at_least  # lossless scores are edges: none lies between two
 
 
 def _decided(context: Context) -> tuple[Bools, Bools]:
@@ -175,7 +177,8 @@ def _drawn_calls(draw: Draw) -> Mapping[Place, _DrawnCalls]:
         at, budget = place
         if at is MATCHED:
             limit = draw.once(_drawn_limits)[:, [context.protocol.alarm.budgets.index(budget)]]
-            images, hits = (context.alarms > limit).astype(np.float64), (context.critical > limit).astype(np.float64)
+            # Without a good image drawn (groups may hold them all) there is no such threshold.
+            images, hits = (np.where(limit < np.inf, of > limit, np.nan) for of in (context.alarms, context.critical))
         else:
             images = (fixed.surely.astype(np.float64) + fixed.at_most)[None] / 2
             hits = fixed.hits[None].astype(np.float64)
@@ -231,7 +234,7 @@ def drawn_right(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
         return draw.undefined
     right = (_right(draw.context, calls.hits > 0) & (calls.images > 0))[:, draw.context.labels == 1]
     result: Floats = (draw.defective * right).sum(axis=1) / draw.defective.sum(axis=1)
-    return result
+    return np.where(np.isnan(calls.hits).any(axis=1), np.nan, result)
 
 
 def drawn_alarms(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
@@ -252,6 +255,6 @@ def drawn_false_pixels(draw: Draw, budget: float) -> Floats:
         return draw.undefined
     levels, counts = context.once(_false_counts)
     limits = draw.once(_drawn_limits)[:, context.protocol.alarm.budgets.index(budget)]
-    column = np.searchsorted(levels, limits)
+    column = np.searchsorted(levels, limits).clip(max=levels.size - 1)
     result: Floats = (draw.weights * counts[:, column].T).sum(axis=1) / draw.normal
-    return result
+    return np.where(limits < np.inf, result, np.nan)

@@ -25,6 +25,7 @@ __all__ = [
     "pixels_text",
     "range_text",
     "rate_text",
+    "seen",
     "sentence",
     "size_text",
 ]
@@ -40,7 +41,7 @@ def sentence(found: Detection, name: str = "it") -> str:
     >>> sentence(found, "FastFlow")
     'At the threshold FastFlow finds 9 of 10 defects of 233 px (17 px across) or more; this rests on 10 defects.'
     """
-    alarms, interval = found.alarms, found.interval.get("bootstrap")
+    alarms, interval = found.alarms, seen(found.interval.get("bootstrap"), found.areas.tolist())
     if found.budget is not None:
         start = opening(found.budget, alarms.good)
     else:
@@ -132,10 +133,21 @@ def size_text(area: float) -> str:
     return f"{pixels_text(area)} ({pixels_text(float(equivalent_diameter(area)))} across)"
 
 
+def seen(interval: tuple[float, float] | None, areas: Sequence[float]) -> tuple[float, float] | None:
+    """Return an interval of sizes, open above if it ends beyond the largest defect: of such sizes nothing is claimed.
+
+    Examples
+    --------
+    >>> seen((857, 16656), [18, 4982])
+    (857, inf)
+    """
+    return interval if interval is None or interval[1] <= max(areas, default=0) else (interval[0], math.inf)
+
+
 def range_text(low: float, high: float) -> str:
     """Write an interval of areas, whose upper end may be infinite."""
     if not math.isfinite(high):
-        return f"{pixels_text(low)} and more, without an upper limit"
+        return f"{pixels_text(low)} and more, without an upper limit among the sizes seen here"
     return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"
 
 

@@ -21,6 +21,7 @@ from hrbench.metrics.words import (
     percent_text,
     pixels_text,
     range_text,
+    seen,
 )
 from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
@@ -127,6 +128,7 @@ def _category_cells(point: Point, scores: Scores, protocol: Protocol) -> list[Ce
     if not alarms.good:
         return [_NO_GOOD] * (len(SUBSETS) + 4)
     size, recall = scores.intervals_at(point.budget)
+    size = seen(size, scores.areas.tolist())
     cells = [_size_cell(point, protocol.pod.probability, size, level)]
     for subset in SUBSETS:
         few = 1 if subset == "all" else MIN_COMPONENTS
@@ -224,8 +226,8 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap
         notes.append(
-            f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws with the threshold set "
-            "anew; four times as many images would halve them."
+            f"Intervals: {100 * rules.level:g} %, bootstrap over {board.units}, {rules.draws} draws with the "
+            f"threshold set anew; four times as many {board.units} would halve them."
         )
     several = {key for key in scores if len({run.seed for run in board.runs if _key_of(run) == key}) > 1}
     if several:
@@ -254,7 +256,7 @@ def answer_sentences(scores: AllScores, board: Leaderboard, category: str, budge
         assert isinstance(row, Row)
         first = scores[category, row.configuration.number][0]
         point = point_at(first, protocol.alarm.headline if budget is None else budget, protocol.pod)
-        interval = first.intervals_at(point.budget).size
+        interval = seen(first.intervals_at(point.budget).size, first.areas.tolist())
         texts.append(sentence(row.configuration.short, point, first.areas.tolist(), protocol.pod.probability, interval))
     return texts
 

@@ -98,7 +98,7 @@ class CountedRun:
 
     `images` is the digest of the dataset index; `held_out`, `test` and `defective` count normal training images that
     were held out, test images, and those with a defect; `own_peak` tells whether the peak of host memory is that of the
-    prediction alone.
+    prediction alone, `grouped` whether intervals draw images in groups.
     """
 
     run: Run
@@ -116,6 +116,7 @@ class CountedRun:
     batch_size: int
     compiled: bool
     own_peak: bool
+    grouped: bool
 
 
 def printable(text: str) -> str:
@@ -158,6 +159,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         batch_size=about.batch_size,
         compiled=about.compiled,
         own_peak=about.cost.peak_host_since == "phase",
+        grouped=bool(dataset.groups_sha256),
     )
 
 

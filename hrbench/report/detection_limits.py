@@ -100,7 +100,7 @@ def _columns(protocol: Protocol) -> tuple[Column, ...]:
         (reached, a50, "Half of the defects of this area are found"),
         (reached, a90, f"{100 * protocol.pod.probability:g} % of the defects of this area are found"),
         (upper, "profile", confidence + "profile likelihood, the headline"),
-        (upper, "images", confidence + "bootstrap over images, which share their fate"),
+        (upper, "images", confidence + "bootstrap over images, or groups of them, whose defects share their fate"),
         ("defects", "hit", f"At least {100 * protocol.pod.share:g} % of the defect is at or above the threshold"),
         ("false calls", "good images", "Share of the good test images with a pixel at or above the threshold"),
         ("false calls", "normal pixels", f"Share of all normal test pixels; the rule is {_rule(protocol)}"),

@@ -18,6 +18,7 @@ import numpy as np
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.alarms import FalseAlarms, allowed
 from hrbench.metrics.detection import DetectionLimit, reliable_size
+from hrbench.metrics.words import seen
 from hrbench.protocol import Detectability, Protocol
 from hrbench.report.drawing import style
 from hrbench.report.scores import AllScores, Interval, Scores
@@ -131,7 +132,10 @@ def _category(scores: AllScores, category: str) -> dict[str, Any]:
         parts = {"good": ranks.good, "bad": ranks.defective, "critical": ranks.critical}
         method: dict[str, Any] = {"number": number, "layout": layouts.index(layout)}
         method |= {key: part.astype(np.int64).tolist() for key, part in parts.items()}
-        method["known"] = [[budget, *map(_ends, pair)] for budget, pair in first.intervals.items()]
+        method["known"] = [
+            [budget, _ends(seen(size, first.areas.tolist())), _ends(recall)]
+            for budget, (size, recall) in first.intervals.items()
+        ]
         methods.append(method)
     return {"name": category, "layouts": layouts, "methods": methods}
 

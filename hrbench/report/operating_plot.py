@@ -42,7 +42,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     curves = [_Limit.of(series, scores[0], protocol) for series, scores in items]
     axis = AlarmAxis.of([scores[0] for _, scores in items], max(int(curve.alarms[-1]) for curve in curves))
     ways = {curve.band.construction for curve in curves if np.isfinite(curve.band.low).any()}
-    words = {"bootstrap": "bootstrap over images", "profile": "profile likelihood"}
+    words = {"bootstrap": "bootstrap", "profile": "profile likelihood"}
     level = f"{100 * protocol.bootstrap.level:g} %"
     band = Line2D([], [], color=MUTED, lw=7, alpha=0.3)
     arrow = Line2D([], [], color=MUTED, lw=2, marker="^", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)

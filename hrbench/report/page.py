@@ -80,6 +80,10 @@ def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol
     return paths
 
 
+def _units(summary: Summary) -> str:
+    return " or ".join(dict.fromkeys(board.units for board in summary.leaderboards))
+
+
 def html_page(summary: Summary) -> str:
     """Return the page: tables, plots, pictures, style and script in one text."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -90,7 +94,7 @@ def html_page(summary: Summary) -> str:
         datasets=[_dataset(board, f"d{number}") for number, board in enumerate(summary.leaderboards)],
         protocol=summary.protocol,
         headline=limit_text(summary.protocol.headline_fpr),
-        intervals=interval_note(summary.protocol),
+        intervals=interval_note(summary.protocol, _units(summary)),
         reliable=limit_names(summary.protocol.pod)[1:],
         sentence=SENTENCE,
         published=published_tables(read_published(), [board.dataset for board in summary.leaderboards]),

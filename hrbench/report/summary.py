@@ -199,6 +199,11 @@ class Leaderboard:
         """The categories that any configuration covers."""
         return sorted({run.category for run in self.runs})
 
+    @property
+    def units(self) -> str:
+        """What a bootstrap draws, in words."""
+        return "groups of images" if any(run.grouped for run in self.runs) else "images"
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:

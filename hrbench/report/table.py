@@ -296,10 +296,10 @@ def overview_table(board: Leaderboard) -> Table:
     return left.beside(numbers.columns, numbers.cells).beside(right, counts)
 
 
-def interval_note(protocol: Protocol) -> str:
-    """Say where the intervals come from."""
+def interval_note(protocol: Protocol, units: str = "images") -> str:
+    """Say where the intervals come from; `units` are those of :attr:`Leaderboard.units`."""
     rules = protocol.bootstrap
-    return f"Intervals: {100 * rules.level:g} %, bootstrap over images, {rules.draws} draws."
+    return f"Intervals: {100 * rules.level:g} %, bootstrap over {units}, {rules.draws} draws."
 
 
 def _footnotes(board: Leaderboard) -> list[str]:
@@ -316,7 +316,7 @@ def _footnotes(board: Leaderboard) -> list[str]:
         lines.append("RANDOM: the network's weights are random; such a row tests the plumbing, not the method.")
     lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
     if any(estimate.has_interval for estimate in board.estimates.values()):
-        lines.append(interval_note(board.protocol))
+        lines.append(interval_note(board.protocol, board.units))
     if any(row.rank_interval for row in rows):
         lines.append("Ranks, with their intervals: over the same draws of images for all rows.")
     return [*lines, *board.notes]

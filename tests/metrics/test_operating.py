@@ -286,3 +286,54 @@ def test_how_many_may_alarm(good: int, budget: float, number: int) -> None:
     assert alarms.allowed(good, budget) == number
     limit = alarms.matched_limits(np.arange(good, dtype=float), [budget])[0, 0]
     assert (np.arange(good) > limit).sum() == number
+
+
+def test_a_draw_without_good_images_has_no_threshold():
+    assert np.isinf(alarms.matched_limits(GOOD, [0.05, 0.5], np.zeros((2, 10)))).all()
+    # All good images show one part, of which there is a defective image, too: 12 groups, all of them defective.
+    groups = ["part"] * 12 + ["part", *(str(number) for number in range(11))]
+    mixed = collect(case(4, lift=3.0, good=12, bad=12), groups=groups)
+    good = mixed.images["label"].to_numpy() == 0
+    result = bootstrap.replicates(mixed, rules(200))
+    weights = bootstrap.image_weights(
+        mixed.images["id"].tolist(), mixed.images["label"], rules(200).bootstrap, mixed.groups
+    )
+    without = weights[:, good].sum(axis=1) == 0
+    assert without.any()
+    for name in ("recall_matched", "called_matched", "called_right_matched", "fpr_matched", "alarms_matched"):
+        assert (np.isnan(result.values[:, result.row(name, "all", 0.05)]) == without).all(), name
+
+
+def test_too_few_good_images_give_no_interval_at_equal_alarms():
+    evidence = collect(case(4, lift=3.0, good=9, bad=24))
+    records = measure(evidence, rules(50)).records
+    matched = records[records["metric"].isin(["recall_matched", "mean_recall", "a90_matched"])]
+    assert matched["ci_low"].isna().all()
+    assert records.loc[(records["metric"] == "aupro") & (records["subset"] == "all"), "ci_low"].notna().all()
+    assert all("bootstrap" not in point.interval for point in detections(Context(evidence, rules(50))))
+
+
+def test_a_threshold_between_edges_calls_no_lossless_score_below_it():
+    mask = np.zeros((4, 4), bool)
+    mask[0, 0] = True
+    low, high = np.float16(0.5), np.float16(1.0)
+    maps = [np.where(mask, high, 0).astype(np.float16), np.full((4, 4), low)]
+    evidence = evidence_of(maps, [mask, None], exact=False)
+    threshold = 0.50001  # in the bin of 0.5, and above it
+    found = metric_rows(Context(evidence, NATIVE, threshold)).set_index(["metric", "subset"])["value"]
+    assert evidence.lossless
+    assert found["fpr", "all"] == 0
+    assert found["alarms", "all"] == 0
+    assert found["called", "all"] == 1
+
+
+def test_ties_that_leave_a_budget_unused_are_a_caution():
+    mask = np.zeros((8, 8), bool)
+    mask[:2, :2] = True
+    saturated = [np.full((8, 8), 1 - 2.0**-20 * (i + 1), np.float32) for i in range(20)]
+    maps, masks = [*saturated, mask.astype(np.float32)], [None] * 20 + [mask]
+    for exact in (False, True):
+        evidence = evidence_of(maps, masks, exact=exact)
+        (point,) = (found for found in detections(Context(evidence, NATIVE)) if found.budget == 0.2)
+        assert point.alarms.count == (4 if exact else 0)
+        assert any("0 good images alarm where 4 may" in text for text in point.cautions) == (not exact)
