@@ -156,9 +156,9 @@ class Evaluation:
         HrbenchError
             Without good images, or for None without a threshold.
         """
-        if alarms is not None and not 0 <= alarms < 1:
+        if alarms is not None and not (isinstance(alarms, int | float) and 0 <= alarms < 1):
             raise HrbenchError(
-                f"alarms is {alarms}, expected a share of the good images in [0, 1), such as 0.05 for 5 per 100"
+                f"alarms is {alarms!r}, expected a share of the good images in [0, 1), such as 0.05 for 5 per 100"
             )
         found = self._at(alarms)
         if found is None:

@@ -58,7 +58,10 @@ def promise_of(run: CountedRun, protocol: Protocol) -> Promise | None:
         f"promised at most {100 * rule.alarms:g} alarms per 100 good images ({counted(held_out, 'image')} held out); "
         f"{rate_text(alarms, protocol.bootstrap.level)}"
     )
-    return Promise(f"{text}{_DRIFT if drift else '.'}", not drift)
+    if drift:
+        return Promise(text + _DRIFT, False)
+    more = alarms.interval(protocol.bootstrap.level)[0] > rule.alarms
+    return Promise(text + f", more than promised but within what {held_out} held-out images allow" * more + ".", True)
 
 
 _DRIFT = ". DRIFT: the good test images are unlike the training images, so no threshold set on these can be trusted."
