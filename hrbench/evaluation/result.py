@@ -74,8 +74,7 @@ class Evaluation:
         Rows and intervals are those that a run records, see :class:`hrbench.metrics.measurement.Measured`.
         """
         drawn = self.replicates if self.protocol.bootstrap.draws else None
-        points = [self._at(budget) for budget in (None, *self._context.matched)]
-        return with_intervals(self._values, self._context, drawn, [point for point in points if point is not None])
+        return with_intervals(self._values, self._context, drawn, self._found())
 
     @cached_property
     def components(self) -> pd.DataFrame:
@@ -126,8 +125,13 @@ class Evaluation:
 
     @cached_property
     def _with_limits(self) -> pd.DataFrame:
-        limits = limit_rows(detections(self._context, resample=False))
+        limits = limit_rows(self._found())
         return self._values if limits.empty else pd.concat([self._values, limits], ignore_index=True)
+
+    def _found(self) -> list[Detection]:
+        """Return what is found at the operating threshold and at each budget of the protocol."""
+        points = [self._at(budget) for budget in (None, *self._context.matched)]
+        return [point for point in points if point is not None]
 
     def interval(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> tuple[float, float]:
         """Return the confidence interval of :meth:`value`, at the protocol's level.
