@@ -18,7 +18,7 @@ from hrbench.metrics.alarms import allowed, images_needed
 from hrbench.metrics.bootstrap import Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
-from hrbench.metrics.detection import Detection, detection_at, detections
+from hrbench.metrics.detection import Detection, detection_at
 from hrbench.metrics.measurement import limit_rows, with_intervals
 from hrbench.metrics.table import component_rows, image_rows, metric_rows
 from hrbench.metrics.words import alarms_text, counted, detection_limit_text
