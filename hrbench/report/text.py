@@ -36,9 +36,7 @@ def markdown_page(summary: Summary) -> str:
     """Return the leaderboards of all datasets as one Markdown page."""
     protocol = summary.protocol
     headline = limit_text(protocol.headline_fpr)
-    answered = (
-        "" if not protocol.alarm.budgets else "Where alarm scores are there, the first table is ranked by recall. "
-    )
+    answered = "The first table is ranked by recall at equal false alarms. " if protocol.alarm.budgets else ""
     parts = [
         f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
         f"{answered}Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
