@@ -36,10 +36,12 @@ def markdown_page(summary: Summary) -> str:
     """Return the leaderboards of all datasets as one Markdown page."""
     protocol = summary.protocol
     headline = limit_text(protocol.headline_fpr)
-    answered = "The first table is ranked by recall at equal false alarms. " if protocol.alarm.budgets else ""
+    ranked = (
+        "The first table is ranked by recall at equal false alarms, the others" if protocol.alarm.budgets else "Ranked"
+    )
     parts = [
         f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
-        f"{answered}Ranked by AUPRO up to a false-positive rate of {headline}, at native resolution; "
+        f"{ranked} by AUPRO up to a false-positive rate of {headline}, at native resolution; "
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
