@@ -147,7 +147,7 @@ def seen(interval: tuple[float, float] | None, areas: Sequence[float]) -> tuple[
 def range_text(low: float, high: float) -> str:
     """Write an interval of areas, whose upper end may be infinite."""
     if not math.isfinite(high):
-        return f"{pixels_text(low)} and more, without an upper limit among the sizes seen here"
+        return f"from {pixels_text(low)} to beyond the largest seen here"
     return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"
 
 

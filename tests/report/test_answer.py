@@ -164,7 +164,7 @@ def test_sentences_are_those_of_the_specification() -> None:
 def test_intervals_have_words_for_open_ends() -> None:
     areas = [40, 50, 4982]
     reached = point([1, 0], areas, DetectionLimit(1240.0, "", 1240.0))
-    end = "better than 820 px and more, without an upper limit among the sizes seen here."
+    end = "better than from 820 px to beyond the largest seen here."
     assert end in sentence("X", reached, areas, 0.9, (820, math.inf))
     assert "better than anything up to 2,010 px." in sentence("X", reached, areas, 0.9, (0.0, 2010))
 
