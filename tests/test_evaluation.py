@@ -299,7 +299,7 @@ def test_plots_know_no_pyplot(result, tmp_path):
 
 
 def test_it_can_be_sent_to_another_process(result):
-    twin = pickle.loads(pickle.dumps(result))
+    twin = pickle.loads(pickle.dumps(result))  # what multiprocessing does; nothing in the product unpickles a file
     assert twin.frame.equals(result.frame)
     assert_same_bits(twin.evidence, result.evidence)
 

@@ -111,7 +111,7 @@ def called_share(context: Context, at: OperatingPoint, subset: str, budget: floa
 
 
 def right_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
-    """Return the share of the defective images of which a component is hit."""
+    """Return the share of the defective images that alarm, and of which a component is hit."""
     calls, defective = context.once(_calls).get(_place(at, budget)), context.labels == 1
     if calls is None or not defective.any():
         return UNDEFINED
