@@ -1,11 +1,11 @@
-"""The one error that a user's mistake raises."""
+"""The one error that a user's mistake raises, and what ends a job that is asked to stop."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["HrbenchError", "unknown_name"]
+__all__ = ["HrbenchError", "Stopped", "unknown_name"]
 
 
 class HrbenchError(ValueError):
@@ -13,6 +13,10 @@ class HrbenchError(ValueError):
 
     The command line prints its message without a traceback and exits with status 2.
     """
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """Work ends early because it was asked to; what was finished is kept, and the same job continues there."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> HrbenchError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ def safe_name(text: str) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; move it there if the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Hosts that share a folder may share process ids, and threads of a process always do.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         if temporary.is_file():  # safetensors makes files that only their owner can read

@@ -75,6 +75,11 @@ class Category:
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     @cached_property
+    def train_digest(self) -> str:
+        """The :func:`content_digest` of the training samples."""
+        return content_digest(self.train)
+
+    @cached_property
     def digest(self) -> str:
         """The :func:`content_digest` of all samples: two people with equal ones used the same images."""
         return content_digest((*self.train, *self.test))

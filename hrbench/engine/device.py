@@ -16,7 +16,15 @@ import torch
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["MemoryPeaks", "device_name", "largest_peaks", "peak_memory", "pick_device", "reset_peak_memory"]
+__all__ = [
+    "MemoryPeaks",
+    "device_identity",
+    "device_name",
+    "largest_peaks",
+    "peak_memory",
+    "pick_device",
+    "reset_peak_memory",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,6 +47,14 @@ def device_name(device: torch.device) -> str:
     threads = torch.get_num_threads()
     named = _processor() if device.type == "cpu" else device.type
     return f"{named} ({threads} thread{'s' * (threads > 1)})"
+
+
+def device_identity(device: torch.device) -> str:
+    """Return what tells a device from others of the same host, however processes count those that they see."""
+    if device.type != "cuda":
+        return device.type
+    properties: Any = torch.cuda.get_device_properties(device)
+    return f"cuda-{getattr(properties, 'uuid', device.index or 0)}"
 
 
 def _processor() -> str:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,7 +154,7 @@ class _Queue:
     seeds: Mapping[int, int]
     images: deque[_Pending] = field(default_factory=deque)
 
-    def batches(self, samples: Sequence[Sample], view: View, workers: int) -> Iterator[_OpenBatch]:
+    def batches(self, samples: Iterable[Sample], view: View, workers: int) -> Iterator[_OpenBatch]:
         """Let the images in and fill batches across looks and images; at a position with a seed a batch begins."""
         batch = _OpenBatch()
         for position, (sample, looks) in enumerate(_decoded(samples, view, workers)):
@@ -183,7 +183,7 @@ class _Queue:
 
 def predict(
     method: Method,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     view: View,
     device: torch.device,
     *,
@@ -201,7 +201,8 @@ def predict(
     ----------
     method : Method
         On `device`; put into eval mode.
-    samples : sequence of Sample
+    samples : iterable of Sample
+        Drawn from in the caller's thread, some images ahead.
     view : View
     device : torch.device
     batch_size : int
@@ -210,7 +211,7 @@ def predict(
         ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`.
     seeds : mapping of int to int, optional
         Position in `samples` to a seed of torch's generator: a batch begins there, and what follows does not depend on
-        what came before.
+        what came before. Looked up when the sample was drawn: what yields samples may add to it.
 
     Raises
     ------
@@ -220,7 +221,7 @@ def predict(
     """
     method.eval()
     on_gpu = device.type == "cuda"
-    queue = _Queue(batch_size, seeds or {})
+    queue = _Queue(batch_size, {} if seeds is None else seeds)
     gathered = queue.batches(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)
     with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
         for batch in batches:
@@ -238,7 +239,7 @@ def predict(
 
 
 def _decoded(
-    samples: Sequence[Sample], view: View, workers: int
+    samples: Iterable[Sample], view: View, workers: int
 ) -> Iterator[tuple[Sample, list[tuple[Tensor, Placement]]]]:
     def prepared(sample: Sample) -> tuple[Sample, list[tuple[Tensor, Placement]]]:
         return sample, view.prepare(read_image(sample.image))

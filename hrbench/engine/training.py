@@ -24,7 +24,7 @@ from hrbench._util.progress import track
 from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
 from hrbench.engine.views import Placement, View, stack_tiles, to_unit
-from hrbench.errors import HrbenchError
+from hrbench.errors import HrbenchError, Stopped
 from hrbench.imaging import image_size, read_image
 from hrbench.method import Batch, Batches, Method, Normals
 from hrbench.precision import autocast
@@ -183,6 +183,8 @@ class Fit:
     precision : str
         ``float32`` or ``bfloat16`` (see :mod:`hrbench.precision`), of losses and kept features. Backward passes follow
         the forward ones; parameters and optimisers are float32.
+    stop : callable, optional
+        Asked after every step: if it says True the state is saved and :class:`hrbench.errors.Stopped` raised.
     """
 
     def __init__(
@@ -196,6 +198,7 @@ class Fit:
         label: str = "",
         scratch: Path | None = None,
         precision: str = "float32",
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         self.method = method
         self.held_out = held_out
@@ -205,6 +208,7 @@ class Fit:
         self.label = label
         self.scratch = scratch
         self.precision = precision
+        self._stop = stop
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
         self._earlier: float = self._saved.get("seconds", 0.0)
@@ -266,6 +270,9 @@ class Fit:
             if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
                 self._save(losses, optimizer)
                 saved_at = time.monotonic()
+            if self._stop is not None and self._stop():
+                self._save(losses, optimizer)
+                raise Stopped(name)
         self._finished.append(losses)
         self._save([], optimizer)
         return losses

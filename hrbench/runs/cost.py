@@ -1,22 +1,89 @@
-"""What prediction costs: time per image, from its evidence."""
+"""What a job costs: time per image from its evidence, and what each of its stages took."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["timing"]
+from hrbench._util.files import atomic
+
+__all__ = ["Spent", "spent_together", "timing"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What one stage of a job took, wherever it was done.
+
+    Attributes
+    ----------
+    began, ended : float
+        By the clock of the host, seconds since 1970.
+    device : str
+        Its name for people.
+    workers : int
+        The most workers that shared the device meanwhile, this one included.
+    peaks : mapping
+        See :meth:`hrbench.engine.device.MemoryPeaks.record`.
+    earlier : float
+        Seconds of interrupted attempts that this one has gone on from.
+    """
+
+    began: float
+    ended: float
+    device: str
+    workers: int
+    peaks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    earlier: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, attempts before included."""
+        return self.earlier + max(0.0, self.ended - self.began)
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> Spent:
+        """Read what :meth:`write` wrote."""
+        return Spent(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def spent_together(stages: Sequence[Spent]) -> dict[str, Any]:
+    """Return what the stages of a job took together.
+
+    Returns
+    -------
+    dict
+        ``wall_seconds``, in which at least one stage was worked on; ``stage_seconds``, the sum of all stages;
+        ``workers_on_device``, the most that shared one; ``devices``, how many differ in their names.
+    """
+    wall, until = sum(stage.earlier for stage in stages), float("-inf")
+    for began, ended in sorted((stage.began, stage.ended) for stage in stages):
+        wall += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return {
+        "wall_seconds": wall,
+        "stage_seconds": sum(stage.seconds for stage in stages),
+        "workers_on_device": max((stage.workers for stage in stages), default=1),
+        "devices": max(1, len({stage.device for stage in stages})),
+    }
 
 
 def timing(images: pd.DataFrame, pixels: Mapping[str, int]) -> dict[str, Any]:
     """Return what prediction took, from the table of images of the evidence.
 
     The seconds of an image are the method's: its share of the forward passes, merging and ``finish``; not decoding, not
-    evidence. No image is left out as a warm-up: in every attempt of a job the held-out normal images go the same way
-    before the first test image does.
+    evidence. No image is left out as a warm-up: held-out normal images go the same way before the first test image
+    does, in every process.
 
     Parameters
     ----------

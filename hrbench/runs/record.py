@@ -155,6 +155,14 @@ class Cost(_Section):
         Most memory during prediction; `fit_...` during the fit. Nothing is measured for a device that is the CPU.
     peak_host_since : str
         ``phase``, or ``process`` where the system cannot count anew.
+    wall_seconds : float
+        From when the job began until it was scored, without the pauses between attempts.
+    stage_seconds : float
+        Sum over all its stages and workers: more than `wall_seconds` where several worked on it at once.
+    workers_on_device : int
+        The most workers that shared a device while the job's stages ran there; 1 is alone.
+    devices : int
+        How many differently named devices took part.
     """
 
     fit_seconds: float | None = None
@@ -169,6 +177,10 @@ class Cost(_Section):
     peak_host_mib: float | None = None
     peak_host_since: str | None = None
     peak_device_mib: float | None = None
+    wall_seconds: float | None = None
+    stage_seconds: float | None = None
+    workers_on_device: int = 1
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.environment import environment
 from hrbench.runs.pictures import draw_pictures
 from hrbench.runs.record import (
+    Cost,
     ProtocolRecord,
     RunRecord,
     ThresholdRecord,
@@ -123,6 +124,7 @@ def finish_run(
     evidence: Sequence[Evidence],
     protocols: Sequence[Protocol],
     anomaly_map: Callable[[Sample], Scores],
+    cost: Callable[[], Cost] = Cost,
 ) -> Run:
     """Write evidence, records, pictures and at last ``run.json`` of a run.
 
@@ -131,13 +133,15 @@ def finish_run(
     folder : RunFolder
         Its name is the run's.
     about : RunRecord
-        Method, view, seed, device and cost; what follows from the other arguments is added to it.
+        Method, view, seed and device; what follows from the other arguments is added to it.
     category : Category
     evidence : sequence of Evidence
         One per way of collecting; the first serves the first protocol.
     protocols : sequence of Protocol
     anomaly_map : callable
         Gives the native map of a test sample, for the pictures.
+    cost : callable
+        Asked at the very end: what the job took.
     """
     folder.record.unlink(missing_ok=True)  # of a run that this one replaces: it is not done any more
     measured = [
@@ -168,6 +172,7 @@ def finish_run(
         evidence=evidence_records(evidence),
         threshold=threshold,
         environment=environment(),
+        cost=cost(),
     )
     write_record(complete, folder.record)
     return Run(folder.path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import tifffile
 
@@ -14,24 +15,23 @@ from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.data.sample import Sample, content_digest, sample_mask
 from hrbench.engine.anomaly_map import AnomalyMap
-from hrbench.engine.device import MemoryPeaks, largest_peaks
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.training import mix
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
-from hrbench.runs.cost import timing
-from hrbench.runs.record import Cost
-from hrbench.runs.store import RunFolder
+from hrbench.runs.cost import Spent, timing
+from hrbench.runs.store import RunFolder, Shard
 
-__all__ = ["EvidenceShards"]
+__all__ = ["CHUNK", "EvidenceShards"]
 
 CHUNK = 16  # test images per shard: an interrupted prediction loses at most these
 
 
 class EvidenceShards:
-    """The evidence of test images, one shard per chunk of them; shards that an earlier attempt left are kept.
+    """The evidence of test images, one shard per chunk of them; any process may make any of them, in any order.
 
-    A batch never crosses a chunk, so that a continued run forms the same batches and ends with the same bits.
+    A batch never crosses a chunk, and what a method draws there depends on the chunk's number only, so that a shard has
+    the same bits whoever makes it.
 
     Parameters
     ----------
@@ -40,42 +40,104 @@ class EvidenceShards:
         All test images of the job.
     specs : sequence of EvidenceSpec
         How evidence is collected.
+    seed : int
+        Of the job.
+    fitted : str
+        Digest of what was learnt: shards of another fit do not count.
     save_maps : bool
         Also write each native map as float32 TIFF.
     """
 
     def __init__(
-        self, folder: RunFolder, samples: Sequence[Sample], specs: Sequence[EvidenceSpec], *, save_maps: bool
+        self,
+        folder: RunFolder,
+        samples: Sequence[Sample],
+        specs: Sequence[EvidenceSpec],
+        *,
+        seed: int,
+        fitted: str,
+        save_maps: bool = False,
     ) -> None:
         self._folder = folder
         self._samples = samples
         self._specs = specs
+        self._seed = seed
+        self._fitted = fitted
         self._save_maps = save_maps
         self._chunks = [samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK)]
         self._shards = [folder.shard(number) for number in range(len(self._chunks))]
-        self._left = [number for number in range(len(self._chunks)) if not self._complete(number)]
-        self._chunk_of = {sample.id: number for number in self._left for sample in self._chunks[number]}
-        self._collectors: list[EvidenceCollector] = []
+        self._digests: dict[int, str] = {}
+        self._complete: set[int] = set()
 
-    @property
-    def left(self) -> list[Sample]:
-        """The samples that are still to be predicted, in order."""
-        return [sample for number in self._left for sample in self._chunks[number]]
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self._chunks)
 
-    def seeds(self, seed: int) -> dict[int, int]:
-        """Return by position in :attr:`left` where a chunk begins, and its own seed: what a method draws there."""
-        starts, position = {}, 0
-        for number in self._left:
-            starts[position] = mix(seed, 1, number + 1)
-            position += len(self._chunks[number])
-        return starts
+    def chunk(self, number: int) -> Sequence[Sample]:
+        """Return the samples of a chunk."""
+        return self._chunks[number]
 
-    def collect(self, maps: Iterable[AnomalyMap], memory: MemoryPeaks, label: str) -> None:
-        """Count the maps of all samples that are left; a thread does so while the next image is predicted."""
-        with closing(ahead(lambda item: self._count(item, memory), maps)) as counted:
-            done = len(self._samples) - len(self._chunk_of)
-            for _ in track(counted, label, total=len(self._samples), initial=done, unit="img"):
-                pass
+    def left(self) -> list[int]:
+        """Return the chunks whose evidence is not there yet, in order."""
+        return [number for number in range(len(self)) if not self.complete(number)]
+
+    def complete(self, number: int) -> bool:
+        """Tell whether the evidence of a chunk is there, and its maps if they were asked for."""
+        if number not in self._complete and self._found(number):
+            self._complete.add(number)
+        return number in self._complete
+
+    def collect(
+        self,
+        chunks: Iterable[int],
+        anomaly_maps: Callable[[Iterable[Sample], dict[int, int]], Iterable[AnomalyMap]],
+        spent: Callable[[], Spent],
+        label: str,
+    ) -> Iterator[int]:
+        """Predict chunks and write their evidence; yield each that is written.
+
+        A thread counts a map while the next image is predicted.
+
+        Parameters
+        ----------
+        chunks : iterable of int
+            Drawn from when their first image is needed, so that a chunk may be claimed as late as possible.
+        anomaly_maps : callable
+            From samples, and by position the seeds of the chunks that begin there, to their maps in order.
+        spent : callable
+            Asked when a chunk is written: what it took.
+        label : str
+            Of the progress bar.
+        """
+        seeds: dict[int, int] = {}
+        numbers: dict[str, int] = {}  # of the chunks in work, by the ids of their samples
+
+        def samples() -> Iterator[Sample]:
+            position = 0
+            for number in chunks:
+                seeds[position] = mix(self._seed, 1, number + 1)
+                numbers.update({sample.id: number for sample in self._chunks[number]})
+                position += len(self._chunks[number])
+                yield from self._chunks[number]
+
+        collectors: list[EvidenceCollector] = []
+
+        def count(item: AnomalyMap) -> int | None:
+            number = numbers.pop(item.sample.id)
+            if item.sample is self._chunks[number][0]:
+                collectors[:] = [EvidenceCollector(spec) for spec in self._specs]
+            self._count(item, collectors)
+            if item.sample is not self._chunks[number][-1]:
+                return None
+            self._write(number, [collector.result() for collector in collectors], spent())
+            return number
+
+        total = len(self._samples)
+        done = sum(len(self._chunks[number]) for number in self._complete)
+        with closing(ahead(count, anomaly_maps(samples(), seeds))) as counted:
+            for number in track(counted, label, total=total, initial=done, unit="img"):
+                if number is not None:
+                    yield number
 
     def merged(self) -> list[Evidence]:
         """Return the evidence of all samples, one for each spec."""
@@ -83,27 +145,35 @@ class EvidenceShards:
             Evidence.merge([Evidence.load(shard.evidence(spec.name)) for shard in self._shards]) for spec in self._specs
         ]
 
-    def cost(self, evidence: Evidence) -> Cost:
-        """Return what prediction took: the times are in the evidence, the memory beside the shards."""
-        pixels = {sample.id: math.prod(image_size(sample.image)) for sample in self._samples}
-        files = (shard.memory for shard in self._shards if shard.memory.is_file())
-        peaks = largest_peaks(json.loads(path.read_text(encoding="utf-8")) for path in files)
-        return Cost(**timing(evidence.images, pixels), **peaks)
+    def spent(self) -> list[Spent]:
+        """Return what each chunk took."""
+        return [Spent.read(shard.spent) for shard in self._shards]
 
-    def _complete(self, number: int) -> bool:
+    def timing(self, evidence: Evidence) -> dict[str, Any]:
+        """Return what prediction took, see :func:`hrbench.runs.cost.timing`."""
+        return timing(evidence.images, {sample.id: math.prod(image_size(sample.image)) for sample in self._samples})
+
+    def _found(self, number: int) -> bool:
         shard, samples = self._shards[number], self._chunks[number]
         if self._save_maps and not all(self._folder.map_of(sample.id).is_file() for sample in samples):
             return False
-        if not (shard.images.is_file() and shard.images.read_text(encoding="utf-8") == _digest(samples)):
+        if not (shard.inputs.is_file() and shard.inputs.read_text(encoding="utf-8") == self._digest(number)):
             return False
         return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
 
-    def _count(self, item: AnomalyMap, memory: MemoryPeaks) -> None:
+    def _digest(self, number: int) -> str:
+        """Return what a shard depends on: what was learnt, the images, and their groups if there are any."""
+        if number not in self._digests:
+            samples = self._chunks[number]
+            groups = [sample.group for sample in samples]
+            parts = [self._fitted, content_digest(samples), *([json.dumps(groups)] if any(groups) else [])]
+            self._digests[number] = " ".join(parts)
+        return self._digests[number]
+
+    def _count(self, item: AnomalyMap, collectors: Sequence[EvidenceCollector]) -> None:
         sample, scores = item.sample, item.scores()
-        if not self._collectors:
-            self._collectors = [EvidenceCollector(spec) for spec in self._specs]
         mask = sample_mask(sample, scores.shape)
-        for collector in self._collectors:
+        for collector in collectors:
             collector.update(
                 sample.id,
                 scores,
@@ -116,25 +186,18 @@ class EvidenceShards:
         if self._save_maps:
             with atomic(self._folder.map_of(sample.id)) as path:
                 tifffile.imwrite(path, scores, compression="zlib")
-        number = self._chunk_of[sample.id]
-        if sample is self._chunks[number][-1]:
-            self._write(number, memory)
-            self._collectors = []
 
-    def _write(self, number: int, memory: MemoryPeaks) -> None:
+    def _write(self, number: int, evidence: Sequence[Evidence], spent: Spent) -> None:
         shard = self._shards[number]
-        if shard.path.is_dir():  # of an attempt with other protocols, or on other images
+        if self._found(number):  # this process was stopped for so long that another one has taken the chunk over
+            return
+        if shard.path.is_dir():  # of another fit, with other protocols, or on other images
             shutil.rmtree(shard.path)
         with atomic(shard.path) as path:
             path.mkdir()
-            unnamed = type(shard)(path)
-            unnamed.images.write_text(_digest(self._chunks[number]), encoding="utf-8")
-            unnamed.memory.write_text(json.dumps(memory.record()), encoding="utf-8")
-            for collector in self._collectors:
-                collector.result().save(unnamed.evidence(collector.spec.name))
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    """Return what a shard's evidence depends on: the images, and their groups if there are any."""
-    groups = [sample.group for sample in samples]
-    return content_digest(samples) + (f" {json.dumps(groups)}" if any(groups) else "")
+            unnamed = Shard(path)
+            unnamed.inputs.write_text(self._digest(number), encoding="utf-8")
+            spent.write(unnamed.spent)
+            for part in evidence:
+                part.save(unnamed.evidence(part.spec.name))
+        self._complete.add(number)

@@ -55,6 +55,10 @@ class RunFolder:
         self.checkpoint = self.scratch / "fit.pt"  # of an unfinished fit
         self.fit_cost = self.scratch / "fit.json"
         self.fusion = self.scratch / "fusion.json"
+        self.calibrated = self.scratch / "calibrated.json"  # written when all that held-out images tell is there
+        self._seen = self.scratch / "train.sha256"
+        self.failed = path.with_name(f"{path.name}.failed.json")
+        self.lease = path.with_name(f"{path.name}.lease")  # beside it: the folder itself may be started over
 
     @staticmethod
     def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
@@ -73,17 +77,37 @@ class RunFolder:
         """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
         return self.path / "maps" / Path(sample_id).with_suffix(".tiff")
 
+    def calibration(self, spec: str) -> Path:
+        """Return the file of the held-out normals of an unfinished job, collected as one spec wants it."""
+        return self.scratch / f"calibration-{spec}.parquet"
+
     def shard(self, number: int) -> Shard:
         """Return the folder of a part of the test images' evidence."""
         return Shard(self.scratch / f"evidence-{number:05d}")
 
+    def chunk_lease(self, number: int) -> Path:
+        """Return the file by which a process claims a part of the test images."""
+        return self.path.with_name(f"{self.path.name}.{number:05d}.lease")
+
+    def began(self, train_digest: str) -> bool:
+        """Tell whether an unfinished attempt is there, of the same training images."""
+        return self._seen.is_file() and self._seen.read_text(encoding="utf-8") == train_digest
+
     def begin(self, train_digest: str) -> None:
         """Keep what an earlier attempt left, unless its training images were others: then forget it."""
-        seen = self.scratch / "train.sha256"
-        if not (seen.is_file() and seen.read_text(encoding="utf-8") == train_digest):
+        if not self.began(train_digest):
             shutil.rmtree(self.path, ignore_errors=True)
-            with atomic(seen) as path:
+            with atomic(self._seen) as path:
                 path.write_text(train_digest, encoding="utf-8")
+
+    def tidy(self) -> None:
+        """Remove what only an unfinished job needs, and what processes that were killed have left half written."""
+        for path in self.path.rglob(".*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class Shard:
@@ -96,8 +120,8 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.images = path / "images.sha256"
-        self.memory = path / "memory.json"  # the most that was taken until the shard was written
+        self.inputs = path / "inputs.sha256"  # of all that it depends on
+        self.spent = path / "spent.json"
 
     def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one spec, by its name."""

@@ -17,7 +17,7 @@ from hrbench.data import sample as sample_module
 from hrbench.engine import inference as inference_module
 from hrbench.metrics import measurement
 from hrbench.registry import load_method
-from hrbench.runs import runner, shards
+from hrbench.runs import shards, stages
 from hrbench.runs.job import identities, make_job, split_normals
 from hrbench.runs.runner import run_job
 from hrbench.runs.store import RECORD_COLUMNS, read_runs
@@ -151,13 +151,13 @@ def test_a_killed_job_continues_and_ends_the_same(tree, toy, tmp_path, monkeypat
 def test_a_done_job_is_not_done_again(tree, toy, tmp_path, monkeypatch):
     before = run(tree, toy, tmp_path)
     stamp = (before.folder / "run.json").stat().st_mtime_ns
-    monkeypatch.setattr(runner, "Fit", None)
+    monkeypatch.setattr(stages, "Fit", None)
     assert (run(tree, toy, tmp_path).folder / "run.json").stat().st_mtime_ns == stamp
 
 
 def test_another_protocol_is_computed_from_the_evidence(tree, toy, tmp_path, monkeypatch):
     run(tree, toy, tmp_path)
-    monkeypatch.setattr(runner, "Fit", None)
+    monkeypatch.setattr(stages, "Fit", None)
     strict = dataclasses.replace(PROTOCOLS[0], name="strict", fpr_limits=(0.02,), headline_fpr=0.02)
     again = run_job(job_for(tree, toy), tmp_path, [*PROTOCOLS, strict], device=CPU)
     assert set(again.records["protocol"]) == {"native", "strict"}
@@ -177,7 +177,7 @@ def test_groups_reach_the_evidence_and_a_done_job_takes_new_ones(tree, toy, tmp_
     other = run_job(grouped, tmp_path / "other", PROTOCOLS, device=CPU)
     assert other.folder.name == plain.folder.name
     assert other.evidence.images["group"].tolist() == [sample.group for sample in test]
-    monkeypatch.setattr(runner, "Fit", None)
+    monkeypatch.setattr(stages, "Fit", None)
     again = run_job(grouped, tmp_path, PROTOCOLS, device=CPU)
     assert_same_bits(again.evidence, other.evidence, but=["seconds"])
     pd.testing.assert_frame_equal(again.records, other.records)
@@ -229,12 +229,12 @@ def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", -1.0)
     job, output = job_for(tree, toy, view="+".join(views), options=options), tmp_path / "killed"
-    for victim, step in ((runner.Attempt, "measure_fusion"), (shards.EvidenceShards, "collect")):
+    for victim, step in ((stages.Calibration, "of"), (shards.EvidenceShards, "collect")):
         with monkeypatch.context() as patch:
             patch.setattr(victim, step, lambda *_, **__: (_ for _ in ()).throw(Killed))
             with pytest.raises(Killed):
                 run_job(job, output, PROTOCOLS, device=CPU)
-    monkeypatch.setattr(runner.Fusion, "of", None)  # it was measured before
+    monkeypatch.setattr(stages.Fusion, "of", None)  # it was measured before
     resumed = run_job(job, output, PROTOCOLS, device=CPU)
     assert resumed.about.fusion == whole.about.fusion
     assert_same_bits(resumed.evidence, whole.evidence, but=("seconds",))
@@ -247,7 +247,7 @@ def test_a_method_is_calibrated_and_finished_view_by_view(tree, toy, tmp_path, m
     seen, finished = [], []
     monkeypatch.setattr(cls, "calibrate", lambda self, maps: seen.extend(maps))
     monkeypatch.setattr(cls, "finish", lambda self, maps: finished.append(maps) or -maps["distance"].sqrt() - 5)
-    monkeypatch.setattr(runner, "load_method", lambda _: cls)
+    monkeypatch.setattr(stages, "load_method", lambda _: cls)
     done = run(tree, toy, tmp_path, view="whole:32+tiled:32:8")
     assert [list(maps) for maps in seen] == [["distance"]] * 2 * done.about.dataset.held_out
     assert not torch.equal(seen[0]["distance"], seen[1]["distance"])
@@ -428,7 +428,7 @@ def test_a_method_that_draws_while_it_predicts_resumes_alike(tree, tmp_path, mon
 
     monkeypatch.setattr(cls, "predict", noisy)
     job = job_for(tree, toy)
-    monkeypatch.setattr(runner, "load_method", lambda _: cls)
+    monkeypatch.setattr(stages, "load_method", lambda _: cls)
     whole = run_job(job, tmp_path / "a", PROTOCOLS, device=CPU)
     with monkeypatch.context() as patch:
         patch.setattr(measurement, "metric_rows", lambda *_: (_ for _ in ()).throw(Killed))
@@ -520,7 +520,7 @@ def test_evidence_does_not_depend_on_what_is_done_ahead(tree, toy, tmp_path, mon
         yield from (function(item) for item in items)
 
     with monkeypatch.context() as patch:
-        for module in (runner, shards, inference_module):
+        for module in (stages, shards, inference_module):
             patch.setattr(module, "ahead", one_after_another)
         alone = run(tree, toy, tmp_path / "b", view=view, options=options)
     monkeypatch.setattr(inference_module, "WORKERS_CPU", 5)

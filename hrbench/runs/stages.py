@@ -1,0 +1,329 @@
+"""The stages of a job: fit, predict a chunk of the test images, score.
+
+Each is a function of the job and of files that earlier stages left in its folder; what it leaves there are files that
+merge. So a stage can be done by any process, any number of times, and on equal devices always leaves the same bits:
+``fit`` the weights and what held-out normal images tell about them, ``predict`` a shard of evidence per chunk,
+``score`` the records, the pictures and at last ``run.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from itertools import chain
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hrbench._util.files import atomic
+from hrbench._util.progress import track
+from hrbench.backbones import compile_frozen
+from hrbench.data.sample import Sample
+from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
+from hrbench.engine.device import MemoryPeaks, device_name, largest_peaks
+from hrbench.engine.fusion import Fusion
+from hrbench.engine.inference import NativeMaps, predict
+from hrbench.engine.prefetch import ahead
+from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
+from hrbench.evidence import Calibration, EvidenceSpec, specs_of
+from hrbench.evidence.histograms import Scores
+from hrbench.method import Method
+from hrbench.protocol import Protocol
+from hrbench.registry import load_method, source_digest
+from hrbench.runs.cost import Spent, spent_together
+from hrbench.runs.job import Job, split_normals
+from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
+from hrbench.runs.scoring import finish_run
+from hrbench.runs.shards import EvidenceShards
+from hrbench.runs.store import Run, RunFolder
+
+__all__ = ["Setting", "Workbench", "is_fitted", "shards_of", "specs_for"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How jobs are done, beside what identifies them.
+
+    Attributes
+    ----------
+    protocols : tuple of Protocol
+        Those that agree on how evidence is collected share it; the first is the one that pictures and the recorded
+        threshold follow.
+    batch_size : int
+        Tiles per forward pass at prediction.
+    save_maps : bool
+        Also write each native anomaly map as float32 TIFF.
+    compiled : bool
+        Compile frozen backbones, see :func:`hrbench.backbones.compile_frozen`.
+    """
+
+    protocols: tuple[Protocol, ...]
+    batch_size: int = 8
+    save_maps: bool = False
+    compiled: bool = False
+
+
+def specs_for(job: Job, setting: Setting) -> list[EvidenceSpec]:
+    """Return how the evidence of a job is collected, for the first protocol first."""
+    return specs_of(setting.protocols, load_method(job.method).image_score)
+
+
+def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
+    """Tell whether the fit has left all that prediction and scoring need."""
+    there = (folder.weights, folder.fit_cost, folder.calibrated)
+    return all(path.is_file() for path in there) and all(
+        folder.calibration(spec.name).is_file() for spec in specs_for(job, setting)
+    )
+
+
+def shards_of(job: Job, folder: RunFolder, setting: Setting) -> EvidenceShards:
+    """Return the shards of a fitted job, those that are there and those that are not."""
+    learnt = hashlib.sha256(folder.weights.read_bytes())
+    if folder.fusion.is_file():
+        learnt.update(folder.fusion.read_bytes())
+    return EvidenceShards(
+        folder,
+        job.category.test,
+        specs_for(job, setting),
+        seed=job.seed,
+        fitted=learnt.hexdigest(),
+        save_maps=setting.save_maps,
+    )
+
+
+class Workbench:
+    """A job's method on a device: a context in which the stages of the job can be done.
+
+    Threads that work ahead end with the context.
+
+    Parameters
+    ----------
+    job : Job
+    folder : RunFolder
+        Where earlier stages have left their files, and these leave theirs.
+    setting : Setting
+    device : torch.device
+    workers : callable, optional
+        Tells how many processes compute on the device now.
+    stop : callable, optional
+        Tells whether the fit shall end early, see :class:`hrbench.engine.training.Fit`.
+    """
+
+    method: Method
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        setting: Setting,
+        device: torch.device,
+        *,
+        workers: Callable[[], int] = lambda: 1,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._setting = setting
+        self._device = device
+        self._workers = workers
+        self._stop = stop
+        self._compiled = False
+        self._fit_samples, self._held_out = split_normals(job.category)
+        self._fusion: Fusion | None = None
+        self._learnt = False  # the method has learnt, here or before
+        self._warm = False
+        self._open = ExitStack()
+
+    def __enter__(self) -> Workbench:
+        with ExitStack() as opening:  # closes what is open if the method cannot be made
+            opening.enter_context(seeded(self._job.seed))
+            self.method = load_method(self._job.method)(**self._job.options).to(self._device)
+            self._job.view.check_multiple(self.method.multiple, self._job.method_name)
+            self._compiled = self._setting.compiled and compile_frozen(self.method, self._device)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._open.__exit__(*failure)
+
+    def fit(self) -> None:
+        """Fit the method, and learn from held-out normals how to fuse and calibrate; what is there is kept."""
+        folder = self._folder
+        if not (folder.weights.is_file() and folder.fit_cost.is_file()):
+            check_record(self._about())  # before hours are spent
+            self._fit()
+        if not is_fitted(self._job, folder, self._setting):
+            self._calibrate()
+
+    def predict(self, shards: EvidenceShards, chunks: Iterable[int]) -> Iterator[int]:
+        """Predict chunks of the test images; yield each whose shard is written."""
+        chunks = iter(chunks)
+        if (first := next(chunks, None)) is None:
+            return  # the method need not be loaded
+        self._load()
+        self._warm_up()
+        memory, began = MemoryPeaks(self._device), time.time()
+
+        def spent() -> Spent:
+            nonlocal began
+            took, began = self._spent(began, memory), time.time()
+            return took
+
+        yield from shards.collect(chain([first], chunks), self._anomaly_maps, spent, f"{self._job.label} predict")
+
+    def score(self, shards: EvidenceShards) -> Run:
+        """Merge the evidence of all test images and measure it; write records, pictures and ``run.json``."""
+        began = time.time()
+        self._load()
+        evidence = [
+            dataclasses.replace(part, calibration=Calibration.load(self._folder.calibration(part.spec.name)))
+            for part in shards.merged()
+        ]
+        fit = json.loads(self._folder.fit_cost.read_text(encoding="utf-8"))
+        fitted, parts = Spent(**fit["spent"]), shards.spent()
+        before = [fitted, Spent.read(self._folder.calibrated), *parts]
+
+        def cost() -> Cost:
+            scored = dataclasses.replace(self._spent(began), device=fitted.device)  # where that is does not matter
+            return Cost(
+                fit_seconds=fit["seconds"],
+                **{f"fit_{name}": value for name, value in fitted.peaks.items()},
+                **shards.timing(evidence[0]),
+                **largest_peaks(part.peaks for part in parts),
+                **spent_together([*before, scored]),
+            )
+
+        about = dataclasses.replace(self._about(), device=" and ".join(dict.fromkeys(part.device for part in before)))
+        protocols = self._setting.protocols
+        return finish_run(self._folder, about, self._job.category, evidence, protocols, self._anomaly_map, cost)
+
+    def _fit(self) -> None:
+        job, folder = self._job, self._folder
+        for path in (folder.fit_cost, folder.fusion, folder.calibrated):  # of other weights
+            path.unlink(missing_ok=True)
+        memory, began = MemoryPeaks(self._device), time.time()
+        fit = Fit(
+            self.method,
+            held_out=ViewedNormals(self._held_out, job.view),
+            seed=job.seed,
+            device=self._device,
+            checkpoint=folder.checkpoint,
+            label=job.label,
+            scratch=folder.scratch,
+            precision=job.precision,
+            stop=self._stop,
+        )
+        earlier = fit.seconds
+        self.method.train()
+        self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
+        self.method.eval()
+        if type(self.method).calibrate is not Method.calibrate:
+            with torch.no_grad():
+                self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
+        spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
+        with atomic(folder.fit_cost) as path:
+            path.write_text(json.dumps({"seconds": fit.seconds, "spent": dataclasses.asdict(spent)}), encoding="utf-8")
+        with atomic(folder.weights) as path:
+            save_file(learnt_state(self.method), path)
+        folder.checkpoint.unlink(missing_ok=True)
+        self._learnt = True
+
+    def _calibrate(self) -> None:
+        """Predict the held-out normals: for the scales of several looks, and for what thresholds are set on."""
+        self._load()
+        began, folder, looks = time.time(), self._folder, self._job.view.looks
+        if len(looks) > 1 and self._fusion is None:
+            maps = self._held_out_maps("fusion")
+            self._fusion = Fusion.of([look.text for look in looks], (finish_looks(self.method, item) for item in maps))
+            with atomic(folder.fusion) as path:
+                path.write_text(json.dumps(self._fusion.record()), encoding="utf-8")
+        specs = specs_for(self._job, self._setting)
+        finished = (finish(self.method, item, self._fusion) for item in self._held_out_maps("held-out"))
+        with closing(ahead(AnomalyMap.scores, finished)) as scores:
+            calibrations = Calibration.of(scores, [spec.side for spec in specs])
+        for spec, calibration in zip(specs, calibrations, strict=True):
+            with atomic(folder.calibration(spec.name)) as path:
+                calibration.save(path)
+        self._spent(began).write(folder.calibrated)
+        self._warm = True
+
+    def _load(self) -> None:
+        """Let the method be as the fit has left it, and know how looks are fused."""
+        if not self._learnt:
+            load_learnt_state(self.method, load_file(self._folder.weights))
+            self.method.eval()
+            self._learnt = True
+        if self._fusion is None and self._folder.fusion.is_file():
+            self._fusion = Fusion.read(json.loads(self._folder.fusion.read_text(encoding="utf-8")))
+
+    def _warm_up(self) -> None:
+        """Predict one batch of held-out normals where this process has predicted nothing yet: the first is slow."""
+        if not self._warm:
+            with closing(self._native_maps(self._held_out)) as maps:
+                next(maps, None)
+            self._warm = True
+
+    def _spent(self, began: float, memory: MemoryPeaks | None = None) -> Spent:
+        peaks = memory.record() if memory else {}
+        return Spent(began, time.time(), device_name(self._device), self._workers(), peaks)
+
+    def _native_maps(self, samples: Iterable[Sample], seeds: Mapping[int, int] | None = None) -> Any:
+        """Predict samples; `seeds` as in :func:`hrbench.engine.inference.predict`, by default one of their own."""
+        maps = predict(
+            self.method,
+            samples,
+            self._job.view,
+            self._device,
+            batch_size=self._setting.batch_size,
+            precision=self._job.precision,
+            # What a method draws must not depend on what came before.
+            seeds={0: mix(self._job.seed, 1, 0)} if seeds is None else seeds,
+        )
+        return self._open.enter_context(closing(maps))  # its threads end with the context, whatever happens
+
+    def _anomaly_maps(self, samples: Iterable[Sample], seeds: Mapping[int, int] | None = None) -> Iterator[AnomalyMap]:
+        """Predict samples, finish their maps, and fuse those of several views."""
+        return (finish(self.method, item, self._fusion) for item in self._native_maps(samples, seeds))
+
+    def _anomaly_map(self, sample: Sample) -> Scores:
+        """Return the anomaly map of one sample, (H, W) float32."""
+        (only,) = self._anomaly_maps([sample])
+        return only.scores()
+
+    def _held_out_maps(self, what: str) -> Iterator[NativeMaps]:
+        label = f"{self._job.label} {what}"
+        return track(self._native_maps(self._held_out), label, total=len(self._held_out), unit="img")
+
+    def _about(self) -> RunRecord:
+        """Return what the run says of its images, its method and how it was asked."""
+        job, method = self._job, self.method
+        parameters = list(method.parameters())
+        return RunRecord(
+            dataset=ViewedImages.of(job.category),
+            method=MethodRecord(
+                name=job.method_name,
+                title=method.title or job.method_name,
+                paper=method.paper,
+                reference=job.method,
+                preset=job.preset,
+                source_sha256=source_digest(type(method)),
+                options=dict(job.recorded_options),
+                weights=method.weights_record(),
+                weights_source=job.weights,
+                weights_licence=method.weights_licence,
+                parameters=sum(item.numel() for item in parameters),
+                trainable=sum(item.numel() for item in parameters if item.requires_grad),
+            ),
+            view=job.view.text,
+            seed=job.seed,
+            batch_size=self._setting.batch_size,
+            device=device_name(self._device),
+            precision=job.precision,
+            compiled=self._compiled,
+            fusion=tuple(self._fusion.record()) if self._fusion else None,
+        )
