@@ -379,11 +379,11 @@ def card_lines(runs: list[Run], protocol: Protocol) -> list[dict[str, str]]:
 def test_cards_say_what_stages_took_and_who_shared(make_run: Factory, protocol: Protocol) -> None:
     runs = [make_run(seed=0), staged(make_run(seed=1)), staged(make_run(seed=2), 3, 2)]
     old, alone, shared = card_lines(runs, protocol)
-    heads = ("fit, s", "median, ms", "95 %, ms", "job, s", "all stages, s", "not alone", "host, MiB")
+    heads = ("fit, s", "median, ms", "95 %, ms", "wall, s", "stages, s", "not alone", "host, MiB")
     assert [old[name] for name in heads] == ["61.5", "300", "400", "–", "–", "–", "900"]
     assert [alone[name] for name in heads] == ["61.5", "300", "400", "60.5", "111.0", "–", "900"]
     assert [shared[name] for name in heads] == [
         "–", "–", "–", "60.5", "111.0", "shared by 3 workers, on 2 devices", "900",
     ]  # fmt: skip
     (only,) = card_lines(runs[:1], protocol)  # what none of them has takes no column
-    assert not {"job, s", "all stages, s", "not alone"} & only.keys()
+    assert not {"wall, s", "stages, s", "not alone"} & only.keys()
