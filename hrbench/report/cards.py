@@ -31,15 +31,16 @@ class Card:
 
 
 def method_cards(board: Leaderboard) -> list[Card]:
-    """Return a card per row."""
+    """Return a card per row; what none of its runs has is no column."""
     cards = []
     for row in board.rows:
         runs = [counted.run for counted in row.runs]
         details = [run_details(run) for run in runs]
+        names = [name for name in details[0] if any(texts[name] != "–" for texts in details)]
         table = Table(
-            columns=tuple(text_column(name, name, "") for name in details[0]),
+            columns=tuple(text_column(name, name, "") for name in names),
             rows=(None,) * len(runs),
-            cells=tuple(tuple(map(Cell, texts.values())) for texts in details),
+            cells=tuple(tuple(Cell(texts[name]) for name in names) for texts in details),
             kind="plain",
             caption=f"Runs of {row.configuration.short}",
         )

@@ -284,6 +284,8 @@ def why_missing(column: Column, estimate: Estimate) -> str:
     if estimate.few:
         what = "defect" if entry is None or entry.counts == "components" else "defective image"
         return f"only {estimate.n} {what}{'s' * (estimate.n > 1)}, no number below {MIN_COMPONENTS}"
+    if estimate.untimed:
+        return f"left out because {estimate.untimed}"
     if column.metric in COSTS:
         return "not measured"
     if estimate.total == 0:

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hrbench.protocol import Protocol
+from hrbench.runs.record import Cost
 from hrbench.runs.store import Run
 
 __all__ = [
     "COSTS",
     "THROUGHPUT",
+    "TIMES",
     "Configuration",
     "CountedRun",
     "card_facts",
@@ -27,6 +29,8 @@ __all__ = [
     "protocol_digests",
     "remarks",
     "run_details",
+    "untimed_rows",
+    "why_untimed",
     "without_duplicates",
 ]
 
@@ -41,6 +45,12 @@ COSTS = {
     "peak_host_mib": "MiB",
 }
 """What prediction costs: names as in ``run.json`` and beside the metrics, and their units."""
+
+TIMES = (THROUGHPUT, "ms_median", "ms_p95")
+"""Those of :data:`COSTS` that say nothing where a device was shared, or where parts ran on different ones.
+
+Memory is each process's own, and stays.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +108,7 @@ class CountedRun:
 
     `images` is the digest of the dataset index; `held_out`, `test` and `defective` count normal training images that
     were held out, test images, and those with a defect; `own_peak` tells whether the peak of host memory is that of the
-    prediction alone, `grouped` whether intervals draw images in groups.
+    prediction alone, `grouped` whether intervals draw images in groups; `untimed` is why its times cannot be compared.
     """
 
     run: Run
@@ -117,6 +127,7 @@ class CountedRun:
     compiled: bool
     own_peak: bool
     grouped: bool
+    untimed: str
 
 
 def printable(text: str) -> str:
@@ -160,6 +171,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         compiled=about.compiled,
         own_peak=about.cost.peak_host_since == "phase",
         grouped=bool(dataset.groups_sha256),
+        untimed=about.cost.why_not_comparable,
     )
 
 
@@ -172,6 +184,27 @@ def costs_of(run: Run) -> dict[str, float]:
     """Return what a run recorded of :data:`COSTS`; NaN for what it did not."""
     figures = ((name, getattr(run.about.cost, name)) for name in COSTS)
     return {name: math.nan if figure is None else figure for name, figure in figures}
+
+
+def why_untimed(runs: Sequence[CountedRun]) -> str:
+    """Say why what is made of `runs` has no times, which one of them is enough for; "" where all can be compared."""
+    reasons = Counter(run.untimed for run in runs if run.untimed)
+    return " and ".join(
+        why if number == len(runs) else f"{why} in {number} of {len(runs)} runs" for why, number in reasons.items()
+    )
+
+
+def untimed_rows(runs: Sequence[CountedRun]) -> list[str]:
+    """Say in one sentence which rows have no times, and why; nothing where all have."""
+    rows: dict[Configuration, list[CountedRun]] = {}
+    for run in runs:
+        rows.setdefault(run.configuration, []).append(run)
+    names: dict[str, list[str]] = {}
+    for configuration in sorted(rows, key=lambda configuration: configuration.number):
+        if why := why_untimed(rows[configuration]):
+            names.setdefault(why, []).append(configuration.short)
+    reasons = "; ".join(f"because {why}: {', '.join(same)}" for why, same in names.items())
+    return [f"Times left out {reasons}."] if reasons else []
 
 
 def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]:
@@ -198,26 +231,37 @@ def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]
 
 
 def run_details(run: Run) -> dict[str, str]:
-    """Return what differs between the runs of a configuration, by name."""
+    """Return what differs between the runs of a configuration, by name; a dash for what there is not."""
     about, dataset, cost = run.about, run.about.dataset, run.about.cost
 
     def number(value: float | None, form: str) -> str:
         return "–" if value is None or math.isnan(value) else format(value, form)
+
+    def time(value: float | None, form: str) -> str:
+        return number(value if cost.comparable else None, form)
 
     return {
         "category": dataset.category,
         "seed": str(about.seed),
         "training images": f"{dataset.train} ({dataset.held_out} held out)",
         "threshold": number(about.threshold.value, ".5g"),
-        "fit, s": number(cost.fit_seconds, ",.1f"),
-        "median, ms": number(cost.ms_median, ",.0f"),
-        "95 %, ms": number(cost.ms_p95, ",.0f"),
+        "fit, s": time(cost.fit_seconds, ",.1f"),
+        "median, ms": time(cost.ms_median, ",.0f"),
+        "95 %, ms": time(cost.ms_p95, ",.0f"),
+        "wall, s": number(cost.wall_seconds, ",.1f"),
+        "stages, s": number(cost.stage_seconds, ",.1f"),
+        "not alone": _not_alone(cost),
         "host, MiB": number(cost.peak_host_mib, ",.0f"),
         "device, MiB": number(cost.peak_device_mib, ",.0f"),
         "dataset index": dataset.index_sha256[:12] or "–",
         "finished": about.created[:16].replace("T", " ") or "–",
         "run": about.run or run.folder.name,
     }
+
+
+def _not_alone(cost: Cost) -> str:
+    shared = [f"shared by {cost.workers_on_device} workers"] * (cost.workers_on_device > 1)
+    return ", ".join([*shared, *[f"on {cost.devices} devices"] * (cost.devices > 1)]) or "–"
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -317,3 +361,4 @@ def remarks(
         devices = sorted({run.device for run in runs})
         if len(devices) > 1:
             texts.append(f"Speeds come from different devices: {'; '.join(devices)}.")
+        texts += untimed_rows(runs)

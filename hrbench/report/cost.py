@@ -6,13 +6,14 @@ import dataclasses
 import math
 
 from hrbench.report.columns import Column, cost_columns, limit_text
-from hrbench.report.configurations import THROUGHPUT
+from hrbench.report.configurations import THROUGHPUT, untimed_rows
 from hrbench.report.drawing import Series
 from hrbench.report.summary import NO_ESTIMATE, Estimate, Leaderboard, Row
 from hrbench.report.table import Cell, Table, metric_table
 
 __all__ = ["Point", "Tradeoff", "cost_table", "device_text", "tradeoff"]
 
+_UNTIMED = "without comparable times"
 _DEVICE = Column("device", "measured", "on", title="Where the test images were predicted", contest=False, least=True)
 
 
@@ -50,7 +51,8 @@ class Tradeoff:
     points : dict of str to list of Point
         By device.
     left_out : dict of str to list of str
-        Other rows by the reason: without a speed or a quality, or measured on several devices.
+        Other rows by the reason: without a speed that was measured and compares, without a quality, or measured on
+        several devices.
     """
 
     points: dict[str, list[Point]]
@@ -76,7 +78,9 @@ def tradeoff(board: Leaderboard) -> Tradeoff:
         quality = estimates.get((number, place, "aupro", "all", limit), NO_ESTIMATE)
         if not place:  # the spread over categories is no uncertainty of their average
             speed, quality = (dataclasses.replace(e, minimum=math.nan, maximum=math.nan) for e in (speed, quality))
-        if math.isnan(speed.shown) or speed.defined < speed.total:
+        if speed.untimed:
+            left_out.setdefault(_UNTIMED, []).append(short)
+        elif math.isnan(speed.shown) or speed.defined < speed.total:
             left_out.setdefault("without a measured speed", []).append(short)
         elif math.isnan(quality.shown):
             left_out.setdefault("without AUPRO", []).append(short)
@@ -118,7 +122,7 @@ def _notes(board: Leaderboard) -> list[str]:
     """Return what a reader must know of the figures, in sentences."""
     costs = tradeoff(board)
     against = f"AUPRO@{limit_text(board.protocol.headline_fpr)}"
-    notes = []
+    notes = untimed_rows(board.runs)
     for device in costs.points:
         names = "; ".join(point.series.label for point in costs.front(device))
         on = f" on {device}" if len(costs.points) > 1 else ""
@@ -126,7 +130,8 @@ def _notes(board: Leaderboard) -> list[str]:
             notes.append(f"Pareto front of speed and {against}{on}: {names}.")
     if len(costs.points) > 1:
         notes.append("Speeds of different devices are not compared.")
-    notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in costs.left_out.items()]
+    others = {why: names for why, names in costs.left_out.items() if why != _UNTIMED}  # the first note names them
+    notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in others.items()]
     shared = [
         row.configuration.short
         for row in board.rows

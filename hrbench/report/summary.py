@@ -20,6 +20,7 @@ from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import (
     THROUGHPUT,
+    TIMES,
     Configuration,
     CountedRun,
     costs_of,
@@ -27,6 +28,7 @@ from hrbench.report.configurations import (
     identify,
     protocol_digests,
     remarks,
+    why_untimed,
     without_duplicates,
 )
 from hrbench.report.ranking import headline_ranks
@@ -75,6 +77,8 @@ class Estimate:
         Number of values in the mean, and how many there would be if none were undefined.
     few : bool
         Whether the size bin holds too few components for a number; `value` is then kept for hollow markers.
+    untimed : str
+        Why a time is left out; "" where it is not.
     """
 
     value: float = math.nan
@@ -87,6 +91,7 @@ class Estimate:
     defined: int = 0
     total: int = 0
     few: bool = False
+    untimed: str = ""
 
     @property
     def shown(self) -> float:
@@ -241,16 +246,26 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
 
 
 def averages(values: Sequence[tuple[CountedRun, pd.DataFrame]]) -> Estimates:
-    """Average the values of each run on a dataset, from :func:`values_of`, over seeds, and then over categories."""
+    """Average the values of each run on a dataset, from :func:`values_of`, over seeds, and then over categories.
+
+    An average of which any run's times cannot be compared has none: without that run it would be another average.
+    """
     tables = [table.assign(configuration=run.configuration.number, category=run.category) for run, table in values]
     categories = _mean_over_seeds(pd.concat(tables, ignore_index=True))
-    fields = [field.name for field in dataclasses.fields(Estimate)]
+    fields = [field.name for field in dataclasses.fields(Estimate) if field.name != "untimed"]
+    behind: dict[tuple[int, str], list[CountedRun]] = {}
+    for run, _ in values:
+        for place in ("", run.category):
+            behind.setdefault((run.configuration.number, place), []).append(run)
+    untimed = {key: why for key, same in behind.items() if (why := why_untimed(same))}
     estimates = {}
     for frame in (_mean_over_categories(categories).assign(category=""), categories):
         for row in frame.to_dict("records"):
             limit = None if math.isnan(row["fpr_limit"]) else float(row["fpr_limit"])
             key = (row["configuration"], row["category"], row["metric"], row["subset"], limit)
-            estimates[key] = Estimate(**{name: row[name] for name in fields})
+            why = untimed.get(key[:2], "") if row["metric"] in TIMES else ""
+            known = ["total"] if why else fields
+            estimates[key] = Estimate(**{name: row[name] for name in known}, untimed=why)
     return estimates
 
 

@@ -158,11 +158,11 @@ class Cost(_Section):
     wall_seconds : float
         From when the job began until it was scored, without the pauses between attempts.
     stage_seconds : float
-        Sum over all its stages and workers: more than `wall_seconds` where several worked on it at once.
+        All its stages, over all workers: more than the wall's where several worked on it at once.
     workers_on_device : int
-        The most workers that shared a device while the job's stages ran there; 1 is alone.
+        The most workers that shared a device while stages of the job ran there; 1 is alone.
     devices : int
-        How many differently named devices took part.
+        How many devices of different names took part.
     """
 
     fit_seconds: float | None = None
@@ -181,6 +181,24 @@ class Cost(_Section):
     stage_seconds: float | None = None
     workers_on_device: int = 1
     devices: int = 1
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the times say what the method takes: one device took part, and no other worker shared it.
+
+        Memory stays comparable: what is counted is each process's own.
+        """
+        return not self.why_not_comparable
+
+    @property
+    def why_not_comparable(self) -> str:
+        """Why the times cannot be compared, in words; "" where they can."""
+        reasons = []
+        if self.workers_on_device > 1:
+            reasons.append(f"the device was shared by {self.workers_on_device} workers")
+        if self.devices > 1:
+            reasons.append(f"parts ran on {self.devices} different devices")
+        return " and ".join(reasons)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import re
@@ -18,15 +19,18 @@ from matplotlib.figure import Figure
 
 from hrbench.protocol import Protocol
 from hrbench.report import page, plots
-from hrbench.report.configurations import THROUGHPUT, costs_of
+from hrbench.report.cards import method_cards
+from hrbench.report.configurations import THROUGHPUT, TIMES, costs_of
 from hrbench.report.cost import Point, Tradeoff, cost_table, tradeoff
 from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
+from hrbench.report.latex import latex_tables
 from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
-from hrbench.report.text import csv_table, markdown_page
+from hrbench.report.table import overview_table
+from hrbench.report.text import csv_table, markdown_page, terminal_table
 from hrbench.runs.store import Run
 
-from .conftest import CONFIGS, DATASETS, board_of
+from .conftest import CONFIGS, DATASETS, board_of, staged
 
 Factory = Callable[..., Run]
 CPU, GPU = "Intel Xeon (2 threads)", "NVIDIA H100"
@@ -267,3 +271,119 @@ def test_pages_and_files_show_it(make_run: Factory, protocol: Protocol) -> None:
     assert average.at["fastflow", "ms_p95"] == 1400.0
     assert average.at["fastflow", "peak_host_mib"] == 900.0
     assert average.at["fastflow", "device"] == CPU
+
+
+SHARED = "the device was shared by 2 workers"
+
+
+def texts(board: Leaderboard) -> dict[str, dict[str, str]]:
+    """Return the cells of the cost table by the row's view and the column's key."""
+    table = cost_table(board)
+    assert table is not None
+    keys = [column.key for column in table.columns]
+    return {
+        row.configuration.view: dict(zip(keys, [cell.text for cell in cells], strict=True))
+        for row, cells in zip(table.rows, table.cells, strict=True)
+        if isinstance(row, Row)
+    }
+
+
+@pytest.mark.parametrize(("workers", "devices", "why"), [(2, 1, SHARED), (1, 3, "parts ran on 3 different devices")])
+def test_a_run_that_was_not_alone_has_no_times(
+    make_run: Factory, protocol: Protocol, workers: int, devices: int, why: str
+) -> None:
+    runs = [on(make_run, 0, 0.5), staged(on(make_run, 1, 4.0), workers, devices)]
+    board = board_of(runs, protocol)
+    lines, note = texts(board), f"Times left out because {why}: FastFlow · whole:512."
+    assert [lines["whole:512"][name] for name in TIMES] == ["–"] * 3
+    assert [lines["tiled:256:64"][name] for name in TIMES] == ["0.500", "1,000", "1,400"]
+    assert {line["peak_host_mib"] for line in lines.values()} == {"900"}  # each process counts its own
+    assert [n for n in cost_notes(board) if "Times left out" in n or "Not in the plot" in n] == [note]
+    assert [n for n in overview_table(board).notes if "Times left out" in n] == [note]
+    (cell,) = [cell for cells in overview_table(board).cells for cell in cells if cell.title.startswith("left out")]
+    assert cell.title == f"left out because {why}"
+    found = tradeoff(board)  # where it would have been the fastest
+    assert [point.series.label for point in found.front(CPU)] == ["FastFlow · tiled:256:64"]
+    assert found.left_out == {"without comparable times": ["FastFlow · whole:512"]}
+    (axes,) = drawn(runs, protocol).axes
+    assert len(markers(axes)) == 1
+    assert any("left out: 1 row" in text.get_text() for text in drawn(runs, protocol).legends[0].get_texts())
+
+
+def test_one_such_run_is_enough_for_a_row_to_have_no_times(make_run: Factory, protocol: Protocol) -> None:
+    runs = [on(make_run, 0, 2.0, category=category, seed=seed) for category in ("a", "b") for seed in (0, 1)]
+    staged(runs[3], workers=2)
+    board = board_of(runs, protocol)
+    for name in TIMES:
+        cells = {place: board.estimates[0, place, name, "all", None] for place in ("", "a", "b")}
+        assert cells["a"].shown == costs_of(runs[0])[name]
+        for place in ("", "b"):
+            assert all(math.isnan(x) for x in (cells[place].value, cells[place].minimum, cells[place].maximum))
+        assert cells[""].untimed == f"{SHARED} in 1 of 4 runs"
+        assert cells["b"].untimed == f"{SHARED} in 1 of 2 runs"
+    assert board.estimates[0, "", "peak_host_mib", "all", None].value == 900.0
+    assert f"Times left out because {SHARED} in 1 of 4 runs: FastFlow." in cost_notes(board)
+    assert board.rows[0].rank == 1
+
+
+def test_reasons_stand_in_one_sentence(make_run: Factory, protocol: Protocol) -> None:
+    runs = [on(make_run, number, 2.0) for number in range(3)]
+    runs = [staged(runs[0], workers=2), staged(runs[1], workers=2), staged(runs[2], devices=2)]
+    board = board_of(runs, protocol)
+    short = {row.configuration.number: row.configuration.short for row in board.rows}
+    first, second = sorted(number for number, name in short.items() if name.startswith("FastFlow"))
+    (other,) = short.keys() - {first, second}
+    assert cost_notes(board)[0] == (
+        f"Times left out because {SHARED}: {short[first]}, {short[second]}; "
+        f"because parts ran on 2 different devices: {short[other]}."
+    )
+    assert not tradeoff(board).points
+    assert draw_cost(tradeoff(board), "AUPRO", "") is None
+
+
+def test_every_format_leaves_such_times_out(make_run: Factory, protocol: Protocol) -> None:
+    runs = [on(make_run, 0, 0.5), staged(on(make_run, 1, 4.56), workers=2)]
+    summary = summarise(runs, protocol)
+    html = page.html_page(summary)
+    formats = {"html": html, "md": markdown_page(summary), "tex": latex_tables(summary)}
+    formats |= {"terminal": terminal_table(runs, protocol), "csv": csv_table(summary)}
+    for name, text in formats.items():
+        text = re.sub(r"(?s)<(svg|style|script).*?</\1>", "", text)
+        assert "4.56" not in text, name
+        assert ("because the device was shared by 2 workers: FastFlow" in text) == (name != "csv"), name
+    cost_section = html[html.index("<h3>What it costs</h3>") : html.index("<h3>Categories</h3>")]
+    assert f"Times left out because {SHARED}: FastFlow · whole:512." in cost_section
+    frame = pd.read_csv(io.StringIO(formats["csv"])).set_index("view")
+    assert frame.loc["whole:512", list(TIMES)].isna().all(axis=None)
+    assert frame.loc["tiled:256:64", list(TIMES)].notna().all(axis=None)
+    assert (frame["peak_host_mib"] == 900.0).all()
+    (line,) = [line for line in formats["csv"].splitlines() if line.startswith("bsdata,,2")]
+    place = formats["csv"].splitlines()[0].split(",").index(THROUGHPUT)
+    assert next(csv.reader([line]))[place] == ""
+
+
+def test_an_old_record_was_alone_and_keeps_its_times(make_run: Factory, protocol: Protocol) -> None:
+    old = make_run(seed=0)
+    assert not {"workers_on_device", "devices"} & old.about.cost.unknown.keys()
+    board = board_of([old, staged(make_run(seed=1))], protocol)
+    assert board.estimates[0, "", THROUGHPUT, "all", None].value == pytest.approx(1.7345)
+    assert not any("left out" in note for note in (*cost_notes(board), *board.notes))
+
+
+def card_lines(runs: list[Run], protocol: Protocol) -> list[dict[str, str]]:
+    (card,) = method_cards(board_of(runs, protocol))
+    heads = [column.head for column in card.runs.columns]
+    return [dict(zip(heads, [cell.text for cell in cells], strict=True)) for cells in card.runs.cells]
+
+
+def test_cards_say_what_stages_took_and_who_shared(make_run: Factory, protocol: Protocol) -> None:
+    runs = [make_run(seed=0), staged(make_run(seed=1)), staged(make_run(seed=2), 3, 2)]
+    old, alone, shared = card_lines(runs, protocol)
+    heads = ("fit, s", "median, ms", "95 %, ms", "wall, s", "stages, s", "not alone", "host, MiB")
+    assert [old[name] for name in heads] == ["61.5", "300", "400", "–", "–", "–", "900"]
+    assert [alone[name] for name in heads] == ["61.5", "300", "400", "60.5", "111.0", "–", "900"]
+    assert [shared[name] for name in heads] == [
+        "–", "–", "–", "60.5", "111.0", "shared by 3 workers, on 2 devices", "900",
+    ]  # fmt: skip
+    (only,) = card_lines(runs[:1], protocol)  # what none of them has takes no column
+    assert not {"wall, s", "stages, s", "not alone"} & only.keys()

@@ -68,11 +68,44 @@ def test_the_figure_of_memory_of_earlier_runs_is_read(tmp_path: Path) -> None:
     assert read_record(path).cost == Cost(peak_device_mib=12.0)
 
 
+def test_the_cost_of_earlier_runs_is_of_one_worker_on_one_device(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    later = {"wall_seconds", "stage_seconds", "workers_on_device", "devices"}
+    changed(path, **{f"cost__{name}": ... for name in later})
+    cost = read_record(path).cost
+    assert cost == Cost(ms_median=1.5)
+    assert (cost.wall_seconds, cost.stage_seconds, cost.workers_on_device, cost.devices) == (None, None, 1, 1)
+    assert cost.comparable
+
+
+def test_what_stages_took_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path, cost = tmp_path / "run.json", Cost(wall_seconds=60.5, stage_seconds=110.0, workers_on_device=2, devices=3)
+    write_record(dataclasses.replace(RECORD, cost=cost), path)
+    assert json.loads(path.read_text(encoding="utf-8"))["cost"]["workers_on_device"] == 2
+    assert read_record(path).cost == cost
+
+
+@pytest.mark.parametrize(
+    ("workers", "devices", "why"),
+    [
+        (1, 1, ""),
+        (2, 1, "the device was shared by 2 workers"),
+        (1, 3, "parts ran on 3 different devices"),
+        (2, 2, "the device was shared by 2 workers and parts ran on 2 different devices"),
+    ],
+)
+def test_times_are_comparable_alone_on_one_device(workers: int, devices: int, why: str) -> None:
+    cost = Cost(workers_on_device=workers, devices=devices)
+    assert cost.why_not_comparable == why
+    assert cost.comparable == (not why)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"method__name": ...}, "key 'method.name' is missing"),
         ({"dataset": ...}, "key 'dataset' is missing"),
+        ({"cost__devices": "two"}, "key 'cost.devices' is 'two', expected int"),
         ({"seed": "zero"}, "key 'seed' is 'zero', expected int"),
         ({"method__options": []}, r"key 'method.options' is \[\], expected a table"),
         ({"protocols__native__version": "1"}, "key 'protocols.native.version' is '1', expected int"),
