@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hrbench
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
+from hrbench.command_line import options_by_method, parse_settings
 from hrbench.data import (
     Descriptor,
     check_dataset,
@@ -68,6 +68,7 @@ def demo(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
+    _check_given(args, "root", "methods")
     study = hrbench.run(
         args.dataset,
         args.methods,
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         views=args.view,
         seeds=args.seeds,
-        options=_options(args.set, args.weights, args.methods),
+        options=_options(args),
         protocols=args.protocol,
         device=args.device,
         precision=args.precision,
@@ -275,24 +276,18 @@ def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
     print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
 
 
-def _options(assignments: Sequence[str], weights: str | None, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Parse ``[METHOD.]OPTION=VALUE`` into options per method; values are Python literals, else text."""
-    result: dict[str, dict[str, Any]] = {method: {} for method in methods}
-    if weights is not None:
-        assignments = [f"weights={weights}", *assignments]
-    for assignment in assignments:
-        target, equals, text = assignment.partition("=")
-        method, dot, option = target.rpartition(".")
-        if not equals or not option.isidentifier() or (dot and method not in methods):
-            named = ", ".join(methods)
-            raise HrbenchError(f"--set {assignment!r}: expected [METHOD.]OPTION=VALUE with a method of {named}")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        for name in [method] if dot else methods:
-            result[name][option] = value
-    return result
+def _check_given(args: argparse.Namespace, *names: str) -> None:
+    """Check that the command line or the grid file says what there is no default for."""
+    if missing := [name for name in names if getattr(args, name) is None]:
+        options, keys = " and ".join(f"--{name}" for name in missing), " and ".join(missing)
+        file = args.grid or "a grid file (hrbench run GRID.toml)"
+        raise HrbenchError(f"missing {keys}: expected {options}, or {keys} in {file}")
+
+
+def _options(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the options of each method: those of the grid file, over them ``--weights``, over them ``--set``."""
+    texts = [] if args.weights is None else [f"weights={args.weights}"]
+    return options_by_method([*args.settings, *parse_settings([*texts, *args.set], args.methods)], args.methods)
 
 
 def _progress(description: str) -> Any:
