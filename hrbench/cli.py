@@ -140,9 +140,14 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     ):
         report = command(name, function, text)
         report.add_argument(
-            "runs", type=Path, nargs="?", default=Path("runs"), help="folder that run wrote (default: %(default)s)"
+            "runs",
+            type=Path,
+            nargs="*",
+            default=[Path("runs")],
+            metavar="RUNS",
+            help="folders that run wrote, the first wins where they hold the same run (default: runs)",
         )
-        report.add_argument("--output", type=Path, help="folder (default: RUNS/report)")
+        report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
 
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)

@@ -26,7 +26,7 @@ from hrbench.data import (
 )
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.runs.store import Run, read_runs
+from hrbench.runs.store import Run, find_runs, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # it brings torch along
@@ -123,7 +123,7 @@ def rescore(args: argparse.Namespace) -> int:
     from hrbench.report import terminal_table
     from hrbench.runs.scoring import distinct_protocols
 
-    protocols, runs = distinct_protocols(args.protocol), read_runs(args.runs)
+    protocols, runs = distinct_protocols(args.protocol), find_runs(args.runs)
     descriptor = load_descriptor(args.dataset) if args.dataset else None
     if descriptor and all(run.about.dataset.name != descriptor.name for run in runs):
         raise HrbenchError(f"{args.runs}: no run of dataset {descriptor.name!r}, whose groups were asked for")
@@ -151,8 +151,8 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
     from hrbench.report import terminal_table, write_leaderboard
 
-    protocol, runs = load_protocol(args.protocol), read_runs(args.runs)
-    written = write_leaderboard(runs, args.output or args.runs / "report", protocol)
+    protocol, runs = load_protocol(args.protocol), read_runs(*args.runs)
+    written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol)
     print(terminal_table(runs, protocol))
     for path in written.values():
         print(path)
@@ -163,7 +163,9 @@ def plot(args: argparse.Namespace) -> int:
     """Write the plots."""
     from hrbench.report import write_plots
 
-    for path in write_plots(read_runs(args.runs), args.output or args.runs / "report", load_protocol(args.protocol)):
+    for path in write_plots(
+        read_runs(*args.runs), args.output or args.runs[0] / "report", load_protocol(args.protocol)
+    ):
         print(path)
     return 0
 
