@@ -6,14 +6,14 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hrbench
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
-from hrbench.command_line import options_by_method, parse_settings
+from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
     Descriptor,
     check_dataset,
@@ -30,7 +30,7 @@ from hrbench.runs.store import Run, find_runs, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # it brings torch along
-    from hrbench.runs.grid import Study
+    from hrbench.runs.grid import Failure, Study
 
 __all__ = [
     "data_check",
@@ -69,6 +69,7 @@ def demo(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
     _check_given(args, "root", "methods")
+    options = _options(args)
     study = hrbench.run(
         args.dataset,
         args.methods,
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         views=args.view,
         seeds=args.seeds,
-        options=_options(args),
+        options=options,
         protocols=args.protocol,
         device=args.device,
         precision=args.precision,
@@ -92,7 +93,11 @@ def run(args: argparse.Namespace) -> int:
         runs = len(study.runs)
         print(terminal_table(study.runs, load_protocol(args.protocol[0])))
         print(f"{runs} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
-    return _say_failures(study)
+    status = _say_failures(study)
+    for failure in study.failures:
+        print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
+        print(f"  {_repeating(args, failure, options[failure.method])}", file=sys.stderr)
+    return status
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -264,6 +269,25 @@ def _say_failures(study: Study) -> int:
         total = len(study.runs) + failed
         print(f"hrbench: {failed} of {total} jobs failed; what was finished is kept", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str, Any]) -> str:
+    """Return the command that runs only the job that failed; what the grid file and ``--weights`` said stands in it."""
+    only = {
+        "categories": [failure.category],
+        "methods": [failure.method],
+        "view": [failure.view],
+        "seeds": [failure.seed],
+        "set": setting_texts(options),
+        "weights": None,
+    }
+    return write_command({**vars(args), **only}, args.defaults)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error; of other kinds than ours, of which some say nothing, its type as well."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return text if isinstance(error, HrbenchError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
