@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hrbench import __version__
 from hrbench.errors import HrbenchError
+from hrbench.grid_file import OPTIONS, read_grid
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
-    parsed = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("hrbench").setLevel(logging.INFO)
-    from hrbench import commands
-
     try:
+        parsed = _parse(arguments)
+        from hrbench import commands
+
         status: int = getattr(commands, parsed.function)(parsed)
     except HrbenchError as error:
         print(f"hrbench: {error}", file=sys.stderr)
@@ -35,7 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; what a grid file says becomes the defaults, so that options beside it win."""
+    parsed = _parser().parse_args(arguments)
+    if getattr(parsed, "grid", None) is None:
+        return parsed
+    return _parser(read_grid(parsed.grid, parsed.methods or ())).parse_args(arguments)
+
+
+def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hrbench",
         description="How well does a method find defects of every size, on images at their original resolution?",
@@ -53,8 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
 
     run = command("run", "run", "Fit and score methods on a dataset; run it again to continue or extend it.")
-    _dataset_arguments(run)
-    run.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="names, adapter.py or package:Class")
+    run.usage = "%(prog)s [GRID.toml] --root ROOT --methods METHOD ... [OPTIONS]"  # lists take what follows them
+    run.add_argument(
+        "grid",
+        type=Path,
+        nargs="?",
+        metavar="GRID.toml",
+        help="file with these options, such as methods = ['l2bt'] or batch_size = 4; options beside it win",
+    )
+    _dataset_arguments(run, required=False)
+    run.add_argument("--methods", nargs="+", metavar="METHOD", help="names, adapter.py or package:Class")
     run.add_argument("--preset", default="native", help="of the methods (default: %(default)s)")
     run.add_argument(
         "--view",
@@ -74,10 +92,22 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="of the networks: float32, bfloat16, or auto, bfloat16 on GPUs that have it (default: %(default)s)",
     )
-    run.add_argument("--compile", action="store_true", help="compile frozen backbones (torch.compile)")
+    run.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compile frozen backbones (torch.compile)",
+    )
     _protocols_argument(run)
     run.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
-    run.add_argument("--save-maps", action="store_true", help="also keep every native anomaly map as TIFF")
+    run.add_argument(
+        "--save-maps",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also keep every native anomaly map as TIFF",
+    )
+    run.set_defaults(settings=[], defaults={name: run.get_default(name) for name in OPTIONS})
+    run.set_defaults(**grid or {})
 
     evaluate = command("evaluate", "evaluate", "Score anomaly maps that any tool has made.")
     _dataset_arguments(evaluate)
@@ -110,9 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         report = command(name, function, text)
         report.add_argument(
-            "runs", type=Path, nargs="?", default=Path("runs"), help="folder that run wrote (default: %(default)s)"
+            "runs",
+            type=Path,
+            nargs="*",
+            default=[Path("runs")],
+            metavar="RUNS",
+            help="folders that run wrote, the first wins where they hold the same run (default: runs)",
         )
-        report.add_argument("--output", type=Path, help="folder (default: RUNS/report)")
+        report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
 
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
@@ -152,9 +187,9 @@ def _protocols_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
+def _dataset_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--dataset", default="folder", help="name (see `hrbench list`) or .toml descriptor (default: %(default)s)"
     )
-    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    parser.add_argument("--root", type=Path, required=required, help="the dataset's folder")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="default: all")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hrbench
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
+from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
     Descriptor,
     check_dataset,
@@ -26,11 +26,11 @@ from hrbench.data import (
 )
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.runs.store import Run, read_runs
+from hrbench.runs.store import Run, find_runs, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # it brings torch along
-    from hrbench.runs.grid import Study
+    from hrbench.runs.grid import Failure, Study
 
 __all__ = [
     "data_check",
@@ -68,6 +68,8 @@ def demo(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
+    _check_given(args, "root", "methods")
+    options = _options(args)
     study = hrbench.run(
         args.dataset,
         args.methods,
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         views=args.view,
         seeds=args.seeds,
-        options=_options(args.set, args.weights, args.methods),
+        options=options,
         protocols=args.protocol,
         device=args.device,
         precision=args.precision,
@@ -91,7 +93,11 @@ def run(args: argparse.Namespace) -> int:
         runs = len(study.runs)
         print(terminal_table(study.runs, load_protocol(args.protocol[0])))
         print(f"{runs} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
-    return _say_failures(study)
+    status = _say_failures(study)
+    for failure in study.failures:
+        print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
+        print(f"  {_repeating(args, failure, options[failure.method])}", file=sys.stderr)
+    return status
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -122,7 +128,7 @@ def rescore(args: argparse.Namespace) -> int:
     from hrbench.report import terminal_table
     from hrbench.runs.scoring import distinct_protocols
 
-    protocols, runs = distinct_protocols(args.protocol), read_runs(args.runs)
+    protocols, runs = distinct_protocols(args.protocol), find_runs(args.runs)
     descriptor = load_descriptor(args.dataset) if args.dataset else None
     if descriptor and all(run.about.dataset.name != descriptor.name for run in runs):
         raise HrbenchError(f"{args.runs}: no run of dataset {descriptor.name!r}, whose groups were asked for")
@@ -150,8 +156,8 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
     from hrbench.report import terminal_table, write_leaderboard
 
-    protocol, runs = load_protocol(args.protocol), read_runs(args.runs)
-    written = write_leaderboard(runs, args.output or args.runs / "report", protocol)
+    protocol, runs = load_protocol(args.protocol), read_runs(*args.runs)
+    written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol)
     print(terminal_table(runs, protocol))
     for path in written.values():
         print(path)
@@ -162,7 +168,9 @@ def plot(args: argparse.Namespace) -> int:
     """Write the plots."""
     from hrbench.report import write_plots
 
-    for path in write_plots(read_runs(args.runs), args.output or args.runs / "report", load_protocol(args.protocol)):
+    for path in write_plots(
+        read_runs(*args.runs), args.output or args.runs[0] / "report", load_protocol(args.protocol)
+    ):
         print(path)
     return 0
 
@@ -263,6 +271,25 @@ def _say_failures(study: Study) -> int:
     return 2 if failed else 0
 
 
+def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str, Any]) -> str:
+    """Return the command that runs only the job that failed; what the grid file and ``--weights`` said stands in it."""
+    only = {
+        "categories": [failure.category],
+        "methods": [failure.method],
+        "view": [failure.view],
+        "seeds": [failure.seed],
+        "set": setting_texts(options),
+        "weights": None,
+    }
+    return write_command({**vars(args), **only}, args.defaults)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error; of other kinds than ours, of which some say nothing, its type as well."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return text if isinstance(error, HrbenchError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
     from hrbench.report import terminal_table, write_leaderboard, write_plots
 
@@ -275,24 +302,18 @@ def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
     print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
 
 
-def _options(assignments: Sequence[str], weights: str | None, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Parse ``[METHOD.]OPTION=VALUE`` into options per method; values are Python literals, else text."""
-    result: dict[str, dict[str, Any]] = {method: {} for method in methods}
-    if weights is not None:
-        assignments = [f"weights={weights}", *assignments]
-    for assignment in assignments:
-        target, equals, text = assignment.partition("=")
-        method, dot, option = target.rpartition(".")
-        if not equals or not option.isidentifier() or (dot and method not in methods):
-            named = ", ".join(methods)
-            raise HrbenchError(f"--set {assignment!r}: expected [METHOD.]OPTION=VALUE with a method of {named}")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        for name in [method] if dot else methods:
-            result[name][option] = value
-    return result
+def _check_given(args: argparse.Namespace, *names: str) -> None:
+    """Check that the command line or the grid file says what there is no default for."""
+    if missing := [name for name in names if getattr(args, name) is None]:
+        options, keys = " and ".join(f"--{name}" for name in missing), " and ".join(missing)
+        file = args.grid or "a grid file (hrbench run GRID.toml)"
+        raise HrbenchError(f"missing {keys}: expected {options}, or {keys} in {file}")
+
+
+def _options(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the options of each method: those of the grid file, over them ``--weights``, over them ``--set``."""
+    texts = [] if args.weights is None else [f"weights={args.weights}"]
+    return options_by_method([*args.settings, *parse_settings([*texts, *args.set], args.methods)], args.methods)
 
 
 def _progress(description: str) -> Any:

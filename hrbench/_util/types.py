@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = ["Mismatch", "conform"]
@@ -44,9 +44,9 @@ def conform(value: Any, hint: Any, path: str = "") -> Any:
         return _table(value, hint, path)
     if origin is typing.Literal:
         if not any(type(value) is type(choice) and value == choice for choice in arguments):
-            near = difflib.get_close_matches(value, map(str, arguments), n=1) if isinstance(value, str) else []
-            hint_text = f"; did you mean {near[0]!r}?" if near else ""
-            raise Mismatch(path, f"is {value!r}, expected one of {', '.join(map(repr, arguments))}{hint_text}")
+            raise Mismatch(
+                path, f"is {value!r}, expected one of {', '.join(map(repr, arguments))}{_near(value, arguments)}"
+            )
         return value
     if origin in (typing.Union, types.UnionType):
         return _member(value, arguments, path)
@@ -74,7 +74,8 @@ def _table(value: Any, cls: Any, path: str) -> Any:
     if "unknown" in fields:
         value = {key: item for key, item in value.items() if key in fields} | {"unknown": unknown}
     elif unknown:
-        raise Mismatch(_dot(path, next(iter(unknown))), f"is an unknown key; known: {', '.join(fields)}")
+        wrong = next(iter(unknown))
+        raise Mismatch(_dot(path, wrong), f"is an unknown key; known: {', '.join(fields)}{_near(wrong, fields)}")
     items = {key: conform(item, hints[key], _dot(path, key)) for key, item in value.items()}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -99,6 +100,12 @@ def _member(value: Any, members: Sequence[Any], path: str) -> Any:
         raise (inside or mismatches)[0]
     expected = " or ".join(mismatch.problem.partition("expected ")[2] for mismatch in mismatches)
     raise Mismatch(path, f"is {value!r}, expected {expected}")
+
+
+def _near(value: Any, known: Iterable[Any]) -> str:
+    """Return the question after the nearest of what is known, nothing where none is near."""
+    near = difflib.get_close_matches(value, map(str, known), n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _dot(path: str, key: str) -> str:

@@ -13,7 +13,7 @@ from hrbench.engine.device import pick_device
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.precision import pick_precision
 from hrbench.protocol import Protocol
-from hrbench.runs.job import make_job
+from hrbench.runs.job import Job, make_job
 from hrbench.runs.runner import run_job
 from hrbench.runs.scoring import distinct_protocols
 from hrbench.runs.store import Run
@@ -32,10 +32,22 @@ class Failure:
     job : str
         Its category, method, view and seed, in words.
     error : Exception
+    category, method, view : str
+        What tells it from the other jobs of the grid, as :func:`run` takes it.
+    seed : int
     """
 
     job: str
     error: Exception
+    category: str
+    method: str
+    view: str
+    seed: int
+
+    @staticmethod
+    def of(job: Job, error: Exception) -> Failure:
+        """Return the failure of a job."""
+        return Failure(job.label, error, job.category.name, job.method, job.view.text, job.seed)
 
 
 @dataclass(frozen=True)
@@ -167,9 +179,9 @@ def run(
                 )
             )
         except HrbenchError as error:
-            failures.append(Failure(job.label, error))
+            failures.append(Failure.of(job, error))
             log.error("%s: %s", job.label, error)
         except Exception as error:  # a fault of the method or of the suite: the other jobs must not be lost with it
-            failures.append(Failure(job.label, error))
+            failures.append(Failure.of(job, error))
             log.exception("%s failed", job.label)
     return Study(tuple(runs), tuple(failures))

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,12 +31,15 @@ from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
 from hrbench.runs.record import RunRecord, read_record
 
-__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "read_runs"]
+__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs"]
+
+log = logging.getLogger("hrbench")
 
 RECORD_COLUMNS = (
     "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
     "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
 )  # fmt: skip
+_RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
 
 
 class RunFolder:
@@ -230,7 +234,7 @@ class Run:
         return [Picture(index.parent / Path(i["file"]).name, i["kind"], i["image"], i["caption"]) for i in items]
 
 
-def read_runs(output: Path) -> list[Run]:
+def find_runs(output: Path) -> list[Run]:
     """Return all finished runs below `output`, in order of their path.
 
     Raises
@@ -242,3 +246,41 @@ def read_runs(output: Path) -> list[Run]:
     if not runs:
         raise HrbenchError(f"{output}: no finished run in this folder; `hrbench run` makes them")
     return runs
+
+
+def read_runs(output: Path | str, *more: Path | str) -> list[Run]:
+    """Return the finished runs below one or several folders, in order of the folders and of their paths.
+
+    A run that is there more than once, by dataset, category and name, is taken from where it is found first; if other
+    values are recorded elsewhere, a warning names both places.
+
+    Parameters
+    ----------
+    output, *more : Path or str
+        Folders that ``hrbench run`` wrote, or that hold such folders; one may lie in another.
+
+    Raises
+    ------
+    HrbenchError
+        If a folder holds none.
+
+    Examples
+    --------
+    >>> import hrbench
+    >>> runs = hrbench.read_runs("runs_of_machine_a", "runs_of_machine_b")  # doctest: +SKIP
+    """
+    found: dict[tuple[str, ...], Run] = {}
+    seen: set[Path] = set()
+    for run in (run for folder in (output, *more) for run in find_runs(Path(folder))):
+        place = run.folder.resolve()
+        first = found.setdefault(place.parts[-3:], run)
+        if first is not run and place not in seen and _other_values(first, run):
+            log.warning("%s has other values than the same run in %s, which is used", run.folder, first.folder)
+        seen.add(place)
+    return list(found.values())
+
+
+def _other_values(run: Run, other: Run) -> bool:
+    """Whether any value that both runs record differs between them."""
+    both = run.records.merge(other.records, on=list(_RECORD_KEY), suffixes=("", "_other"))
+    return not both["value"].equals(both["value_other"])

@@ -30,7 +30,9 @@ def test_a_method_that_fails_is_a_failure_and_stops_no_other(tree: Path, toy: st
     )
     study = hrbench.run("folder", [str(broken), toy], root=tree, output=tmp_path / "out", categories=["nut"])
     assert [type(failure.error) for failure in study.failures] == [KeyError]
-    assert "broken" in study.failures[0].job
+    (failure,) = study.failures
+    assert "broken" in failure.job
+    assert (failure.category, failure.method, failure.view, failure.seed) == ("nut", str(broken), "tiled:32:8", 0)
     assert [run.about.method.name for run in study.runs] == ["toy_adapter"]
 
 
