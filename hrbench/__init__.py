@@ -11,13 +11,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "Comparison": "hrbench.evaluation",
     "Evaluation": "hrbench.evaluation",
-    "Failure": "hrbench.runs.grid",
+    "Failure": "hrbench.grid.study",
     "HrbenchError": "hrbench.errors",
+    "LocalEngine": "hrbench.grid.local",
     "Method": "hrbench.method",
     "Prediction": "hrbench.method",
     "Preset": "hrbench.method",
+    "RayEngine": "hrbench.grid.on_ray",
     "Run": "hrbench.runs.store",
-    "Study": "hrbench.runs.grid",
+    "Study": "hrbench.grid.study",
     "compare": "hrbench.evaluation",
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
@@ -26,7 +28,7 @@ _HOMES = {
     "load_protocol": "hrbench.protocol",
     "read_runs": "hrbench.runs.store",
     "rescore": "hrbench.runs.scoring",
-    "run": "hrbench.runs.grid",
+    "run": "hrbench.grid.study",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -37,15 +39,17 @@ if TYPE_CHECKING:
     from hrbench.evaluation import Evaluation as Evaluation
     from hrbench.evaluation import compare as compare
     from hrbench.evaluation import evaluate as evaluate
+    from hrbench.grid.local import LocalEngine as LocalEngine
+    from hrbench.grid.on_ray import RayEngine as RayEngine
+    from hrbench.grid.study import Failure as Failure
+    from hrbench.grid.study import Study as Study
+    from hrbench.grid.study import run as run
     from hrbench.method import Method as Method
     from hrbench.method import Prediction as Prediction
     from hrbench.method import Preset as Preset
     from hrbench.protocol import load_protocol as load_protocol
     from hrbench.registry import create_method as create_method
     from hrbench.registry import list_methods as list_methods
-    from hrbench.runs.grid import Failure as Failure
-    from hrbench.runs.grid import Study as Study
-    from hrbench.runs.grid import run as run
     from hrbench.runs.scoring import rescore as rescore
     from hrbench.runs.store import Run as Run
     from hrbench.runs.store import read_runs as read_runs

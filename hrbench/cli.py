@@ -17,7 +17,14 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 2 for a user's mistake or a job that failed, 75 when a run was asked to stop (SIGTERM) and
+        jobs are left, 130 when interrupted.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("hrbench").setLevel(logging.INFO)
     try:
@@ -100,6 +107,36 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     )
     _protocols_argument(run)
     run.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
+    run.add_argument(
+        "--engine",
+        default="local",
+        metavar="local|ray[:ADDRESS]",
+        help="this process, or the workers of a Ray cluster; ray alone: all devices of this machine (default: local)",
+    )
+    run.add_argument("--gpus-per-job", type=float, metavar="N", help="with ray (default: 1 where there are GPUs)")
+    run.add_argument(
+        "--cpus-per-job",
+        type=int,
+        metavar="N",
+        help="threads of a job (default: all cores; with ray 4 beside a GPU, else 1)",
+    )
+    run.add_argument(
+        "--shared-output",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="with ray: workers write the output folder themselves, it is the same on all nodes",
+    )
+    run.add_argument(
+        "--only",
+        metavar="I/N",
+        help="begin with every N-th job from the I-th on (0 <= I < N), then take what nobody has begun; wait for nobody",
+    )
+    run.add_argument(
+        "--dry-run",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="only say what would run, how long it would take, and in how much memory",
+    )
     run.add_argument(
         "--save-maps",
         action=argparse.BooleanOptionalAction,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +31,9 @@ from hrbench.protocol import Protocol, list_protocols, load_protocol
 from hrbench.runs.store import Run, find_runs, read_runs
 from hrbench.scaffold import write_adapter
 
-if TYPE_CHECKING:  # it brings torch along
-    from hrbench.runs.grid import Failure, Study
+if TYPE_CHECKING:  # they bring torch along
+    from hrbench.grid.engine import Engine
+    from hrbench.grid.study import Failure, Study
 
 __all__ = [
     "data_check",
@@ -46,6 +49,7 @@ __all__ = [
     "run",
 ]
 
+STOPPED = 75  # EX_TEMPFAIL: the same command later goes on
 DEMO_CATEGORIES = ("wood_grain", "weave")
 DEMO_METHODS = ("fastflow", "uflow", "rstpm", "isstad", "l2bt")
 
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
     _check_given(args, "root", "methods")
     options = _options(args)
+    stop = _stop_on_sigterm()
     study = hrbench.run(
         args.dataset,
         args.methods,
@@ -86,7 +91,12 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         save_maps=args.save_maps,
         compiled=args.compile,
+        engine=_engine(args),
+        dry_run=args.dry_run,
+        stop=stop,
     )
+    if args.dry_run:
+        return 0
     if study.runs:
         from hrbench.report import terminal_table
 
@@ -97,6 +107,11 @@ def run(args: argparse.Namespace) -> int:
     for failure in study.failures:
         print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
         print(f"  {_repeating(args, failure, options[failure.method])}", file=sys.stderr)
+    if study.left and not stop():
+        print(f"hrbench: {len(study.left)} jobs are in the hands of other processes", file=sys.stderr)
+    elif study.left:
+        print(f"hrbench: stopped, {len(study.left)} jobs are left; the same command goes on", file=sys.stderr)
+        return STOPPED
     return status
 
 
@@ -271,6 +286,46 @@ def _say_failures(study: Study) -> int:
     return 2 if failed else 0
 
 
+def _engine(args: argparse.Namespace) -> Engine:
+    """Return where the jobs of a grid run."""
+    name, _, address = args.engine.partition(":")
+    only = _only(args.only)
+    if name == "local" and not address:
+        for option in ("gpus_per_job", "shared_output"):
+            if getattr(args, option):
+                raise HrbenchError(f"--{option.replace('_', '-')}: needs --engine ray")
+        return hrbench.LocalEngine(args.device, threads=args.cpus_per_job, only=only)
+    if name != "ray":
+        raise HrbenchError(f"--engine is {args.engine!r}, expected local, ray or ray:ADDRESS")
+    if only is not None:
+        raise HrbenchError("--only: is for processes that share a folder, with --engine local")
+    return hrbench.RayEngine(
+        address or None,
+        device=args.device,
+        gpus_per_job=args.gpus_per_job,
+        cpus_per_job=args.cpus_per_job,
+        shared_output=args.shared_output,
+    )
+
+
+def _only(text: str | None) -> tuple[int, int] | None:
+    """Parse ``I/N``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise HrbenchError(f"--only is {text!r}, expected I/N with 0 <= I < N")
+    return int(match[1]), int(match[2])
+
+
+def _stop_on_sigterm() -> Callable[[], bool]:
+    """Return what tells whether SIGTERM has come since, which does not end the process by itself any more."""
+    asked = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    return asked.is_set
+
+
 def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str, Any]) -> str:
     """Return the command that runs only the job that failed; what the grid file and ``--weights`` said stands in it."""
     only = {
@@ -280,6 +335,8 @@ def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str,
         "seeds": [failure.seed],
         "set": setting_texts(options),
         "weights": None,
+        "only": None,
+        "dry_run": None,
     }
     return write_command({**vars(args), **only}, args.defaults)
 

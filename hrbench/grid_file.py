@@ -58,6 +58,12 @@ class GridFile:
     protocol: Sequence[str] | None = None
     output: str | None = None
     save_maps: bool | None = None
+    engine: str | None = None
+    gpus_per_job: float | None = None
+    cpus_per_job: int | None = None
+    shared_output: bool | None = None
+    only: str | None = None
+    dry_run: bool | None = None
 
 
 OPTIONS = tuple(field.name for field in dataclasses.fields(GridFile))

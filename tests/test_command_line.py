@@ -13,7 +13,7 @@ from helpers import write_tree
 import hrbench
 from hrbench import HrbenchError, cli
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
-from hrbench.runs.grid import Failure, Study
+from hrbench.grid.study import Failure, Study
 
 DEFAULTS = cli._parser().parse_args(["run"]).defaults
 NASTY = 'it\'s "a" $HOME `b` \\ *;\n#ö'

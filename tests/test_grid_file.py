@@ -10,8 +10,8 @@ import pytest
 
 import hrbench
 from hrbench import cli
+from hrbench.grid.study import Study
 from hrbench.grid_file import OPTIONS, Setting, read_grid
-from hrbench.runs.grid import Study
 
 Said = Callable[..., dict[str, Any]]
 FILE = """
@@ -30,6 +30,11 @@ compile = true
 protocol = ["native", "lowres256"]
 output = "out"
 save_maps = true
+engine = "ray:auto"
+gpus_per_job = 0.5
+cpus_per_job = 2
+shared_output = true
+dry_run = true
 
 [set]
 steps = 20
@@ -45,6 +50,8 @@ WORDS = [
     *("--methods", "fastflow", "my/adapter.py", "--preset", "paper", "--view", "whole:256", "tiled:256:64"),
     *("--seeds", "1", "2", "--weights", "bundled", "--device", "cpu", "--batch-size", "4", "--precision", "float32"),
     *("--compile", "--protocol", "native", "lowres256", "--output", "out", "--save-maps"),
+    *("--engine", "ray:auto", "--gpus-per-job", "0.5", "--cpus-per-job", "2", "--shared-output"),
+    "--dry-run",
     *("--set", "steps=20", "layers=[1,2]", "note='3'", "my/adapter.py.steps=30", "my/adapter.py.weights=random"),
 ]
 
@@ -68,6 +75,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
 
         monkeypatch.setattr(hrbench, "run", run)
         assert cli.main(["run", *words]) == 0
+        calls[0].pop("stop")
         return {name: list(value) if isinstance(value, tuple) else value for name, value in calls[0].items()}
 
     return call

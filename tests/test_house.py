@@ -18,10 +18,12 @@ FILES = {
 
 BASE = {"errors", "_util"}
 MAY_IMPORT = {
-    "__init__": {"data", "errors", "evaluation", "method", "protocol", "registry", "runs"},
+    "__init__": {"data", "errors", "evaluation", "grid", "method", "protocol", "registry", "runs"},
     "__main__": {"cli"},
     "cli": {"__init__", "commands", "errors", "grid_file"},
-    "commands": {*BASE, "__init__", "command_line", "data", "protocol", "registry", "report", "runs", "scaffold"},
+    "commands": {*BASE, "__init__", "command_line", "data", "grid", "protocol", "registry", "report", "runs",
+                 "scaffold"},
+    "grid": {*BASE, "data", "engine", "precision", "protocol", "registry", "runs"},
     "report": {*BASE, "metrics", "protocol", "runs"},
     "runs": {*BASE, "backbones", "data", "engine", "evidence", "imaging", "method", "metrics", "precision", "protocol",
              "registry"},

@@ -35,4 +35,4 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str = "it",
             )
     seconds = time.perf_counter() - started
     if done:
-        log.info("%s: %d %s in %.1f s (%.3g %s/s)", description, done, unit, seconds, done / max(seconds, 1e-9), unit)
+        log.debug("%s: %d %s in %.1f s (%.3g %s/s)", description, done, unit, seconds, done / max(seconds, 1e-9), unit)

@@ -22,7 +22,7 @@ from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.stages import Setting, Workbench, is_fitted, shards_of
 from hrbench.runs.store import Run, RunFolder
 
-__all__ = ["Runner", "finished_run", "run_job"]
+__all__ = ["WAIT_SECONDS", "Runner", "check_job", "finished_run", "run_job"]
 
 log = logging.getLogger("hrbench")
 
@@ -123,8 +123,7 @@ class Runner:
         Stopped
             If it was asked to stop.
         """
-        if not any(sample.label for sample in job.category.test):
-            raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
+        check_job(job)
         folder = job.folder(self._output)
         with self._leases.holding(folder.lease) as mine:
             if not mine:
@@ -132,6 +131,7 @@ class Runner:
             if folder.record.is_file():
                 return finished_run(job, folder, self._setting)
             folder.begin(job.category.train_digest)
+            folder.alone.unlink(missing_ok=True)
             try:
                 return self._rest(job, folder)
             except Stopped:
@@ -142,7 +142,7 @@ class Runner:
     def help(self, job: Job) -> bool:
         """Predict chunks of a job that another process has begun; return whether there was something to do."""
         folder = job.folder(self._output)
-        if folder.record.is_file() or not is_fitted(job, folder, self._setting):
+        if folder.record.is_file() or folder.alone.is_file() or not is_fitted(job, folder, self._setting):
             return False
         if not folder.began(job.category.train_digest):
             return False
@@ -220,6 +220,12 @@ class Runner:
             return self._stop() or self._leases.lost(folder.lease)
 
         return Workbench(job, folder, self._setting, self._device, workers=self._presence.workers, stop=stop)
+
+
+def check_job(job: Job) -> None:
+    """Raise an error for a job whose test images leave nothing to measure."""
+    if not any(sample.label for sample in job.category.test):
+        raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
 
 
 def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run:

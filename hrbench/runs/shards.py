@@ -20,6 +20,7 @@ from hrbench.engine.training import mix
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.cost import Spent, timing
+from hrbench.runs.parcel import Parcel, unpack
 from hrbench.runs.store import RunFolder, Shard
 
 __all__ = ["CHUNK", "EvidenceShards"]
@@ -120,14 +121,18 @@ class EvidenceShards:
                 position += len(self._chunks[number])
                 yield from self._chunks[number]
 
-        collectors: list[EvidenceCollector] = []
+        working: dict[int, list[EvidenceCollector]] = {}
 
         def count(item: AnomalyMap) -> int | None:
             number = numbers.pop(item.sample.id)
             if item.sample is self._chunks[number][0]:
-                collectors[:] = [EvidenceCollector(spec) for spec in self._specs]
+                working[number] = [EvidenceCollector(spec) for spec in self._specs]
+            collectors = working.pop(number, None)
+            if collectors is None:  # an image before it has failed: without that one there is no shard
+                return None
             self._count(item, collectors)
             if item.sample is not self._chunks[number][-1]:
+                working[number] = collectors
                 return None
             self._write(number, [collector.result() for collector in collectors], spent())
             return number
@@ -138,6 +143,14 @@ class EvidenceShards:
             for number in track(counted, label, total=total, initial=done, unit="img"):
                 if number is not None:
                     yield number
+
+    def deliver(self, number: int, shard: Parcel) -> None:
+        """Write the shard of a chunk that was made elsewhere, whole or not at all."""
+        folder = self._shards[number].path
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        with atomic(folder) as path:
+            unpack(shard, path)
 
     def merged(self) -> list[Evidence]:
         """Return the evidence of all samples, one for each spec."""

@@ -24,11 +24,13 @@ from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.backbones import compile_frozen
 from hrbench.data.sample import Sample
+from hrbench.engine import rehearsal
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
 from hrbench.engine.device import MemoryPeaks, device_name, largest_peaks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.prefetch import ahead
+from hrbench.engine.rehearsal import Expected
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
 from hrbench.evidence import Calibration, EvidenceSpec, specs_of
 from hrbench.evidence.histograms import Scores
@@ -42,7 +44,7 @@ from hrbench.runs.scoring import finish_run
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.store import Run, RunFolder
 
-__all__ = ["Setting", "Workbench", "is_fitted", "shards_of", "specs_for"]
+__all__ = ["Setting", "Workbench", "is_fitted", "rehearse", "shards_of", "specs_for"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,3 +329,20 @@ class Workbench:
             compiled=self._compiled,
             fusion=tuple(self._fusion.record()) if self._fusion else None,
         )
+
+
+def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
+    """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
+    with seeded(job.seed):
+        method = load_method(job.method)(**job.options).to(device)
+    fit_samples, held_out = split_normals(job.category)
+    return rehearsal.rehearse(
+        method,
+        fit_samples,
+        held_out,
+        job.view,
+        seed=job.seed,
+        device=device,
+        precision=job.precision,
+        batch_size=setting.batch_size,
+    )

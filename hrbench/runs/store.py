@@ -60,6 +60,7 @@ class RunFolder:
         self.fit_cost = self.scratch / "fit.json"
         self.fusion = self.scratch / "fusion.json"
         self.calibrated = self.scratch / "calibrated.json"  # written when all that held-out images tell is there
+        self.alone = self.scratch / "alone"  # who has the lease hands out the chunks: nobody else takes one
         self._seen = self.scratch / "train.sha256"
         self.failed = path.with_name(f"{path.name}.failed.json")
         self.lease = path.with_name(f"{path.name}.lease")  # beside it: the folder itself may be started over

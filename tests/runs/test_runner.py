@@ -561,3 +561,20 @@ def test_what_was_predicted_before_a_bad_file_is_kept(tree, toy, tmp_path):
         run(root, toy, tmp_path / "out")
     kept = job_for(root, toy).folder(tmp_path / "out").path / "partial"
     assert [path.name for path in kept.glob("evidence-*")] == ["evidence-00000"]
+
+
+def test_a_chunk_of_which_an_image_failed_leaves_no_shard(tree, toy, tmp_path, monkeypatch):
+    job, real = job_for(tree, toy), shards.sample_mask
+    failing = job.category.test[4]  # the second of three: when it fails the third may be in a thread's hands
+
+    def sample_mask(sample, size):
+        if sample is failing:
+            raise HrbenchError("fails once")
+        return real(sample, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "sample_mask", sample_mask)
+        with pytest.raises(HrbenchError, match="fails once"):
+            run_job(job, tmp_path, PROTOCOLS, device=CPU)
+    assert [path.name for path in job.folder(tmp_path).scratch.glob("evidence-*")] == ["evidence-00000"]
+    assert len(run_job(job, tmp_path, PROTOCOLS, device=CPU).evidence.images) == 8

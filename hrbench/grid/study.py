@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrbench.data import Dataset, load_dataset
-from hrbench.engine.device import pick_device
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.precision import pick_precision
+from hrbench.grid.engine import Engine, Outcome, Watch
+from hrbench.grid.local import LocalEngine
+from hrbench.grid.plan import Plan, make_plan, samples_of
+from hrbench.grid.progress import GridProgress
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job, make_job
-from hrbench.runs.runner import run_job
 from hrbench.runs.scoring import distinct_protocols
+from hrbench.runs.stages import Setting
 from hrbench.runs.store import Run
 
 __all__ = ["Failure", "Study", "run"]
@@ -59,10 +61,16 @@ class Study:
     runs : tuple of Run
         Finished now or before, in the order of the grid.
     failures : tuple of Failure
+    left : tuple of str
+        Jobs, in words, that have not ended: after a stop, where others do them, or because nothing was to be run.
+    plan : Plan, optional
+        What there was to do.
     """
 
     runs: tuple[Run, ...]
     failures: tuple[Failure, ...]
+    left: tuple[str, ...] = ()
+    plan: Plan | None = None
 
 
 def run(
@@ -82,11 +90,15 @@ def run(
     batch_size: int = 8,
     save_maps: bool = False,
     compiled: bool = False,
+    engine: Engine | None = None,
+    dry_run: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Study:
     """Fit and score methods on a dataset: what ``hrbench run`` does.
 
-    All jobs are checked before the first one begins; then they are done one by one. A job that is done already is not
-    done again, an unfinished one continues, and one that fails does not stop the others.
+    All jobs are checked before the first one begins. A job that is done already is not done again, an unfinished one
+    continues, and one that fails does not stop the others. Any number of processes may do the same grid in the same
+    folder, at the same time or one after another: they share the work.
 
     Parameters
     ----------
@@ -111,7 +123,7 @@ def run(
     protocols : sequence of str, Path or Protocol
         The first is the one that pictures and the recorded threshold follow.
     device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ... of this process; an `engine` has its own.
     precision : str
         ``float32``, ``bfloat16`` or ``auto``, see :mod:`hrbench.precision`.
     batch_size : int
@@ -120,6 +132,13 @@ def run(
         Also keep every native anomaly map as TIFF.
     compiled : bool
         Compile frozen backbones.
+    engine : Engine, optional
+        Where jobs run: by default in this process, see :class:`hrbench.LocalEngine`; or on a
+        :class:`hrbench.RayEngine`.
+    dry_run : bool
+        Only find out what there is to do and what it is expected to take: :attr:`Study.plan`.
+    stop : callable
+        Asked often: once it says True no stage is begun any more, and what is done is kept.
 
     Raises
     ------
@@ -145,43 +164,59 @@ def run(
         if root is None:
             raise HrbenchError(f"dataset {str(dataset)!r}: root is missing, expected the folder that it lies in")
         dataset = load_dataset(dataset, Path(root), categories)
-    rules = distinct_protocols(protocols)
-    target = pick_device(device)
+    setting = Setting(tuple(distinct_protocols(protocols)), batch_size, save_maps, compiled)
     asked: Sequence[str | None] = views or [None]
-    jobs = [
-        make_job(
-            category,
-            method,
-            preset=preset,
-            view=view,
-            options=(options or {}).get(method),
-            seed=seed,
-            precision=pick_precision(precision, target),
-        )
-        for method in dict.fromkeys(methods)
-        for view in dict.fromkeys(asked)
-        for seed in dict.fromkeys(seeds)
-        for category in dataset.select(categories)
-    ]
-    runs, failures = [], []
-    for number, job in enumerate(jobs, start=1):
-        log.info("[%d/%d] %s", number, len(jobs), job.label)
-        try:
-            runs.append(
-                run_job(
-                    job,
-                    Path(output),
-                    rules,
-                    device=target,
-                    batch_size=batch_size,
-                    save_maps=save_maps,
-                    compiled=compiled,
-                )
+    with engine or LocalEngine(device) as workers:
+        found = workers.precision(precision)
+        jobs = [
+            make_job(
+                category,
+                method,
+                preset=preset,
+                view=view,
+                options=(options or {}).get(method),
+                seed=seed,
+                precision=found,
             )
-        except HrbenchError as error:
-            failures.append(Failure.of(job, error))
-            log.error("%s: %s", job.label, error)
-        except Exception as error:  # a fault of the method or of the suite: the other jobs must not be lost with it
-            failures.append(Failure.of(job, error))
-            log.exception("%s failed", job.label)
-    return Study(tuple(runs), tuple(failures))
+            for method in dict.fromkeys(methods)
+            for view in dict.fromkeys(asked)
+            for seed in dict.fromkeys(seeds)
+            for category in dataset.select(categories)
+        ]
+        workers.check(jobs)
+        plan = _plan(workers, jobs, Path(output), setting, measured=dry_run or len(jobs) > 1)
+        for line in plan.lines():
+            log.info("%s", line)
+        outcomes = {} if dry_run else _outcomes(workers, plan, Path(output), setting, stop)
+    ended = [outcomes[job.name] for job in jobs if job.name in outcomes]
+    return Study(
+        runs=tuple(outcome.run for outcome in ended if outcome.run is not None),
+        failures=tuple(Failure.of(outcome.job, outcome.error) for outcome in ended if outcome.error is not None),
+        left=tuple(job.label for job in jobs if job.name not in outcomes),
+        plan=plan,
+    )
+
+
+def _plan(engine: Engine, jobs: Sequence[Job], output: Path, setting: Setting, *, measured: bool) -> Plan:
+    plan = make_plan(jobs, output, {}, workers=engine.workers, where=engine.describe())
+    left = samples_of([planned.job for planned in plan.left])
+    if not measured or not left:
+        return plan
+    expected = {job.name: found for job, found in engine.rehearse(left, setting)}
+    return make_plan(jobs, output, expected, workers=engine.workers, where=engine.describe())
+
+
+def _outcomes(
+    engine: Engine, plan: Plan, output: Path, setting: Setting, stop: Callable[[], bool]
+) -> dict[str, Outcome]:
+    """Do the jobs; return how each has ended, by its name."""
+    done = {planned.job.name for planned in plan.jobs if planned.state == "done"}
+    jobs = [planned.job for planned in plan.jobs]
+    if engine.workers > 1:  # the longest first, so that no worker is left with it at the end
+        jobs = [planned.job for planned in sorted(plan.jobs, key=lambda planned: -(planned.seconds or 0.0))]
+    outcomes: dict[str, Outcome] = {}
+    with GridProgress(plan, setting.protocols[0]) as progress:
+        for outcome in engine.run(jobs, output, setting, Watch(stop, progress.told)):
+            outcomes[outcome.job.name] = outcome
+            progress.ended(outcome, before=outcome.job.name in done and outcome.run is not None)
+    return outcomes

@@ -1,0 +1,21 @@
+"""Figures in words."""
+
+from __future__ import annotations
+
+__all__ = ["duration"]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    Examples
+    --------
+    >>> [duration(x) for x in (0.4, 12.2, 80, 3700, 200_000)]
+    ['1 s', '12 s', '1 min 20 s', '1 h 2 min', '2 d 8 h']
+    """
+    whole = max(1, round(seconds))
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"

@@ -1,0 +1,196 @@
+"""What a grid will do, before it does anything: which jobs are left, and what they are expected to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hrbench._util.words import duration
+from hrbench.engine.rehearsal import Expected, JobInputs, job_seconds
+from hrbench.errors import HrbenchError
+from hrbench.runs.job import Job, split_normals
+
+__all__ = ["Plan", "PlannedJob", "make_plan", "samples_of"]
+
+
+State = Literal["done", "begun", "to do"]
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a grid, before it runs.
+
+    Attributes
+    ----------
+    job : Job
+    state : {"done", "begun", "to do"}
+    fit_seconds, predict_seconds : float or None
+        Of all of it, whatever of it is done; None if they are not known. Prediction is that of the test images.
+    host_mib, device_mib : float or None
+        Memory.
+    """
+
+    job: Job
+    state: State
+    fit_seconds: float | None = None
+    predict_seconds: float | None = None
+    host_mib: float | None = None
+    device_mib: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """What it is expected to take; None if that is not known."""
+        known = self.fit_seconds is not None and self.predict_seconds is not None
+        return self.fit_seconds + self.predict_seconds if known else None  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a grid will do.
+
+    Attributes
+    ----------
+    jobs : tuple of PlannedJob
+        In the order of the grid.
+    workers : int
+        That do them at the same time.
+    where : str
+        In words.
+    """
+
+    jobs: tuple[PlannedJob, ...]
+    workers: int
+    where: str
+
+    @property
+    def left(self) -> list[PlannedJob]:
+        """The jobs that are not done."""
+        return [planned for planned in self.jobs if planned.state != "done"]
+
+    @property
+    def seconds(self) -> float | None:
+        """What is left is expected to take on all workers, at least; None if that is not known of every job."""
+        each = [planned.seconds for planned in self.left]
+        if any(seconds is None for seconds in each):
+            return None
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known) / min(self.workers, max(1, len(known)))
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan in words: a summary, and a table with a line for each method and view."""
+        states = [planned.state for planned in self.jobs]
+        counts = {state: states.count(state) for state in ("done", "begun", "to do")}
+        parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        yield f"{len(self.jobs)} jobs: {parts}; {self.where}"
+        if not self.left:
+            return
+        rows = [("method", "view", "jobs", "left", "each", "together", "memory", "on device")]
+        groups: dict[tuple[str, str], list[PlannedJob]] = {}
+        for planned in self.jobs:
+            groups.setdefault((planned.job.method_name, planned.job.view.text), []).append(planned)
+        for (method, view), group in groups.items():
+            left = [planned for planned in group if planned.state != "done"]
+            seconds = [planned.seconds for planned in left]
+            known = [value for value in seconds if value is not None]
+            told = bool(known) and len(known) == len(seconds)
+            rows.append(
+                (
+                    method,
+                    view,
+                    str(len(group)),
+                    str(len(left)),
+                    duration(sum(known) / len(known)) if told else "–",
+                    duration(sum(known)) if told else "–",
+                    _memory(planned.host_mib for planned in left),
+                    _memory(planned.device_mib for planned in left),
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [
+                cell.ljust(width) if at < 2 else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield "  " + "  ".join(cells).rstrip()
+        if self.seconds is not None:
+            workers = f" on {self.workers} workers" if self.workers > 1 else ""
+            yield f"expected: about {duration(self.seconds)}{workers}, metrics and pictures not counted"
+
+
+def samples_of(jobs: Sequence[Job]) -> list[Job]:
+    """Return one job for each method, configuration and view: what is measured of it tells of the others."""
+    chosen: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        chosen.setdefault(_kind(job), job)
+    return list(chosen.values())
+
+
+def make_plan(
+    jobs: Sequence[Job], output: Path, expected: Mapping[str, Expected | None], *, workers: int, where: str
+) -> Plan:
+    """Return what will be done of `jobs`.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    output : Path
+    expected : mapping of str to Expected or None
+        By the name of a job, what was measured of it: of those that :func:`samples_of` gives, or of none.
+    workers : int
+    where : str
+    """
+    by_kind = {_kind(job): expected[job.name] for job in jobs if job.name in expected}
+    sizes: dict[tuple[str, str], JobInputs | None] = {}
+    planned = []
+    for job in jobs:
+        state, found = state_of(job, output), by_kind.get(_kind(job))
+        if found is None or state == "done":
+            planned.append(PlannedJob(job, state))
+            continue
+        key = (job.category.name, job.view.text)
+        if key not in sizes:
+            sizes[key] = _sizes(job)
+        planned.append(_planned(job, state, found, sizes[key]))
+    return Plan(tuple(planned), workers, where)
+
+
+def state_of(job: Job, output: Path) -> State:
+    """Return how far a job is in an output folder."""
+    folder = job.folder(output)
+    if folder.record.is_file():
+        return "done"
+    return "begun" if folder.scratch.is_dir() else "to do"
+
+
+def _sizes(job: Job) -> JobInputs | None:
+    """Return how many model inputs a job has; None where an image cannot be read: the job will say so."""
+    fitted, held_out = split_normals(job.category)
+    try:
+        return JobInputs.of(fitted, held_out, job.category.test, job.view)
+    except HrbenchError:
+        return None
+
+
+def _planned(job: Job, state: State, expected: Expected, inputs: JobInputs | None) -> PlannedJob:
+    if inputs is None:
+        return PlannedJob(job, state, device_mib=expected.peak_device_mib)
+    whole, predicted = job_seconds(expected, inputs), expected.predict_seconds(inputs.test)
+    return PlannedJob(
+        job,
+        state,
+        fit_seconds=None if whole is None or predicted is None else whole - predicted,
+        predict_seconds=predicted,
+        host_mib=expected.peak_host_mib(inputs.fit),
+        device_mib=expected.peak_device_mib,
+    )
+
+
+def _kind(job: Job) -> tuple[str, ...]:
+    return job.method, repr(sorted(job.recorded_options.items())), job.view.text, job.precision
+
+
+def _memory(sizes: Iterator[float | None]) -> str:
+    known = [size for size in sizes if size is not None]
+    return f"{max(known) / 1024:.1f} GiB" if known else "–"
