@@ -129,7 +129,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     run.add_argument(
         "--only",
         metavar="I/N",
-        help="begin with every N-th job from the I-th on (0 <= I < N), then take what nobody has begun; wait for nobody",
+        help="begin with every N-th job from the I-th on (0 <= I < N), then with any that nobody has; wait for nobody",
     )
     run.add_argument(
         "--dry-run",

@@ -28,7 +28,7 @@ __all__ = ["LocalEngine"]
 
 @dataclass
 class LocalEngine(Engine):
-    """This process, on one device.
+    """The process itself, on one device.
 
     Any number of processes, on any hosts, may do the same jobs in the same folder: each claims what nobody works at,
     whole jobs first, then chunks of the test images of jobs that others have begun.

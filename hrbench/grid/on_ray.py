@@ -268,7 +268,7 @@ class RayEngine(Engine):
                 result = Failed(worker.name, str(error).splitlines()[-1], str(error))
             except self._ray.exceptions.RayError as error:
                 self._forget(worker)
-                hands.lost(worker, f"{worker.name}: {_first_line(error)}")
+                hands.lost(worker, f"{worker.name}: {_reason(error)}")
                 continue
             hands.received(worker, result)
 
@@ -328,7 +328,7 @@ class RayEngine(Engine):
             said = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._false_starts[worker.node] += 1
-            self._last_error = _first_line(error)
+            self._last_error = _reason(error)
             self._forget(worker)
             return
         if isinstance(said, Facts):
@@ -434,5 +434,7 @@ def _versions(facts: Facts) -> str:
     return f"{facts.node} has " + ", ".join(f"{name} {version}" for name, version in facts.versions.items())
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return why a worker has died: of what Ray says the first line, or the last one of a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if any(line.startswith("Traceback") or line.startswith("File ") for line in lines) else lines[0]

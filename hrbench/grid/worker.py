@@ -124,9 +124,7 @@ class StageWorker:
         self._device = pick_device(device)
         self._output: Path | None = None
         self._open = ExitStack()
-        self._bench: Workbench | None = None
-        self._job = ""
-        self._folder = RunFolder(Path())
+        self._at: tuple[str, Workbench, RunFolder] | None = None  # the job, by its name
         self._scratch = _scratch()
 
     def share(self, output: Path | None) -> None:
@@ -175,7 +173,7 @@ class StageWorker:
 
         def stage() -> tuple[str, Parcel]:
             self.close()
-            bench, folder = self._at(job, setting, workers)
+            bench, folder = self._placed(job, setting, workers)
             folder.begin(job.category.train_digest)
             bench.fit()
             files = [] if self._output else fit_files(job, folder, setting)
@@ -200,7 +198,7 @@ class StageWorker:
         """
 
         def stage() -> dict[int, tuple[Parcel, Parcel]]:
-            bench, folder = self._at(job, setting, workers, fitted)
+            bench, folder = self._placed(job, setting, workers, fitted)
             shards = shards_of(job, folder, setting)
             sent: dict[int, tuple[Parcel, Parcel]] = {}
             for _ in bench.predict(shards, [number for number in chunks if not shards.complete(number)]):
@@ -220,7 +218,7 @@ class StageWorker:
         """Score a job whose evidence is there, or in what `shards` gives; return the finished run."""
 
         def stage() -> Parcel:
-            bench, folder = self._at(job, setting, workers, fitted)
+            bench, folder = self._placed(job, setting, workers, fitted)
             if self._output is None:
                 unpack(shards(), folder.path)
             bench.score(shards_of(job, folder, setting))
@@ -235,22 +233,22 @@ class StageWorker:
     def close(self) -> None:
         """Forget the job, its method and its files."""
         self._open.close()
-        self._bench, self._job = None, ""
+        self._at = None
         for folder in self._scratch.iterdir():
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _at(
+    def _placed(
         self, job: Job, setting: Setting, workers: int, fitted: Callable[[], Parcel] | None = None
     ) -> tuple[Workbench, RunFolder]:
         """Return the bench with the job's method on it, and the folder with what was learnt in it."""
-        if self._bench is None or self._job != job.name:
+        if self._at is None or self._at[0] != job.name:
             self.close()
-            self._folder = job.folder(self._output or self._scratch)
+            folder = job.folder(self._output or self._scratch)
             if fitted is not None and self._output is None:
-                unpack(fitted(), self._folder.path)
-            bench = Workbench(job, self._folder, setting, self._device, workers=lambda: workers)
-            self._bench, self._job = self._open.enter_context(bench), job.name
-        return self._bench, self._folder
+                unpack(fitted(), folder.path)
+            bench = Workbench(job, folder, setting, self._device, workers=lambda: workers)
+            self._at = job.name, self._open.enter_context(bench), folder
+        return self._at[1:]
 
     def _tried(self, stage: Callable[[], T]) -> T | Failed:
         try:
