@@ -214,6 +214,11 @@ class Evidence:
             return None
         return np.where(group == "", np.char.add("image ", own), np.char.add("group ", group))
 
+    def grouped(self, groups: Mapping[str, str]) -> Evidence:
+        """Return the same evidence with other groups, given by the images' ids."""
+        names = [groups.get(name, "") for name in self.images["id"]]
+        return dataclasses.replace(self, images=self.images.assign(group=pd.Series(names, dtype="str")))
+
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
         """First row of each component in `defect_scores`."""

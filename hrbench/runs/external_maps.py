@@ -17,6 +17,7 @@ from hrbench.evidence.evidence import specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size
 from hrbench.protocol import Protocol
+from hrbench.runs.lease import Leases
 from hrbench.runs.map_files import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
 from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
 from hrbench.runs.scoring import finish_run
@@ -104,7 +105,10 @@ def _score_category(
     identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()
     run = safe_name(f"{name}-maps-s0-{identity[:8]}")
     target = RunFolder.of(output, category.dataset, category.name, run)
-    return finish_run(target, about, category, evidence, protocols, read)
+    with Leases().holding(target.lease) as mine:
+        if not mine:
+            raise HrbenchError(f"{target.path}: another process is at work on this run; wait until it has ended")
+        return finish_run(target, about, category, evidence, protocols, read)
 
 
 def _normal_maps(folder: Path) -> Iterator[Scores]:

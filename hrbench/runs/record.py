@@ -21,6 +21,7 @@ from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
 
 __all__ = [
+    "UNFINISHED",
     "Cost",
     "EvidenceRecord",
     "MethodRecord",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+UNFINISHED = "unfinished"  # in the place of a digest: of tables, or groups, that are being replaced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

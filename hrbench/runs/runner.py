@@ -17,7 +17,7 @@ from hrbench.errors import HrbenchError, Stopped
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases, Presence
-from hrbench.runs.scoring import rescore
+from hrbench.runs.scoring import rescored
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.stages import Setting, Workbench, is_fitted, shards_of
 from hrbench.runs.store import Run, RunFolder
@@ -240,4 +240,4 @@ def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run:
         )
     folder.tidy()  # of a process that was killed at the very end
     log.info("%s: done before, %s", job.label, folder.path)
-    return rescore(run, setting.protocols, groups={sample.id: sample.group for sample in job.category.test})
+    return rescored(run, setting.protocols, groups={sample.id: sample.group for sample in job.category.test})

@@ -20,8 +20,10 @@ from hrbench.metrics import METRIC_COLUMNS, automatic_threshold
 from hrbench.metrics.measurement import Measured, measure
 from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.environment import environment
+from hrbench.runs.lease import Leases
 from hrbench.runs.pictures import draw_pictures
 from hrbench.runs.record import (
+    UNFINISHED,
     Cost,
     ProtocolRecord,
     RunRecord,
@@ -32,7 +34,7 @@ from hrbench.runs.record import (
 )
 from hrbench.runs.store import RECORD_COLUMNS, Run, RunFolder
 
-__all__ = ["distinct_protocols", "finish_run", "rescore"]
+__all__ = ["distinct_protocols", "finish_run", "rescore", "rescored"]
 
 _TABLES = tuple(field.name for field in dataclasses.fields(Measured))
 
@@ -66,6 +68,8 @@ def rescore(
 ) -> Run:
     """Return the run with records under all `protocols`; what is missing is computed from its evidence.
 
+    If it is killed meanwhile the run says so, and is scored anew by the same call.
+
     Parameters
     ----------
     run : Run
@@ -79,9 +83,23 @@ def rescore(
     Raises
     ------
     HrbenchError
-        If a protocol needs evidence that the run did not collect; if two protocols have one name; or if the groups
-        change and the run has records under other protocols too.
+        If a protocol needs evidence that the run did not collect; if two protocols have one name; if the groups
+        change and the run has records under other protocols too; or if another process is at work on the run.
     """
+    with Leases().holding(run.files.lease) as mine:
+        if not mine:
+            raise HrbenchError(f"{run.folder}: another process is at work on this run; wait until it has ended")
+        return rescored(run, protocols, anew=anew, groups=groups)
+
+
+def rescored(
+    run: Run,
+    protocols: Sequence[str | Path | Protocol],
+    *,
+    anew: bool = False,
+    groups: Mapping[str, str] | None = None,
+) -> Run:
+    """Do what :func:`rescore` does, for who holds the run's lease."""
     asked, about = distinct_protocols(protocols), run.about
     before, first = about.protocols, next(iter(about.protocols), None)
     regrouped = groups is not None and groups_digest(groups) != about.dataset.groups_sha256
@@ -91,30 +109,44 @@ def rescore(
     for protocol in new:
         if about.evidence_for(protocol) is None:
             run.load_evidence(protocol)  # raises, with the reason, before anything is changed
-    names = [protocol.name for protocol in new]
-    if groups is not None and regrouped:
-        if others_left := before.keys() - names:
-            raise HrbenchError(
-                f"{run.folder}: other images belong together now than when it was measured; this changes all its "
-                f"intervals, so ask for its other protocols as well: {', '.join(sorted(others_left))}"
-            )
-        for part in about.evidence:
-            write_groups(run.files.evidence(part.name), groups)
-        about = dataclasses.replace(
-            about, dataset=dataclasses.replace(about.dataset, groups_sha256=groups_digest(groups))
+    if groups is None and about.dataset.groups_sha256 == UNFINISHED:
+        raise HrbenchError(
+            f"{run.folder}: was interrupted while its groups were replaced; expected the dataset's descriptor again, "
+            "as in `hrbench rescore --dataset`"
         )
-    tables = (getattr(run, name) for name in _TABLES)
-    others = Measured(*(table[~table["protocol"].isin(names)] for table in tables))
-    measured = [others]
+    names = [protocol.name for protocol in new]
+    if regrouped and (others_left := before.keys() - names):
+        raise HrbenchError(
+            f"{run.folder}: other images belong together now than when it was measured; this changes all its "
+            f"intervals, so ask for its other protocols as well: {', '.join(sorted(others_left))}"
+        )
+    tables = (run.table(name) for name in _TABLES)
+    measured = [Measured(*(table[~table["protocol"].isin(names)] for table in tables))]  # under other protocols
+    finished = about
     for protocol in new:
         evidence = run.load_evidence(protocol)
+        if groups is not None:
+            evidence = evidence.grouped(groups)
         measured.append(measure(evidence, protocol))
         if protocol.name == first:
-            about = dataclasses.replace(about, threshold=_threshold_record(evidence, protocol))
-    same = run.records.drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
+            finished = dataclasses.replace(finished, threshold=_threshold_record(evidence, protocol))
+    same = run.table("records").drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
+    # Until the last file is written the record says that files of before and after may stand side by side.
+    unfinished = {name: dataclasses.replace(before[name], sha256=UNFINISHED) for name in names if name in before}
+    write_record(_scored(about, before | unfinished, UNFINISHED if regrouped else None), run.files.record)
+    if groups is not None and regrouped:
+        for part in about.evidence:
+            write_groups(run.files.evidence(part.name), groups)
     _write_tables(run.files, measured, same)
-    write_record(dataclasses.replace(about, protocols=before | _protocol_records(new)), run.files.record)
+    digest = groups_digest(groups) if groups is not None else None
+    write_record(_scored(finished, before | _protocol_records(new), digest), run.files.record)
     return Run(run.folder)
+
+
+def _scored(about: RunRecord, protocols: dict[str, ProtocolRecord], groups: str | None) -> RunRecord:
+    """Return the record with other protocols and, but for None, another digest of its groups."""
+    images = about.dataset if groups is None else dataclasses.replace(about.dataset, groups_sha256=groups)
+    return dataclasses.replace(about, protocols=protocols, dataset=images)
 
 
 def finish_run(

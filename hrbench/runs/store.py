@@ -29,7 +29,7 @@ from hrbench._util.files import atomic, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
-from hrbench.runs.record import RunRecord, read_record
+from hrbench.runs.record import UNFINISHED, RunRecord, read_record
 
 __all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs"]
 
@@ -179,25 +179,35 @@ class Run:
     @cached_property
     def records(self) -> pd.DataFrame:
         """One row per metric, with the columns :data:`RECORD_COLUMNS`; see :func:`hrbench.metrics.compute`."""
-        return pd.read_parquet(self.files.table("records"))
+        return self._whole("records")
 
     @cached_property
     def components(self) -> pd.DataFrame:
         """One row per protocol and defect component, see :func:`hrbench.metrics.component_table`."""
-        return self._table("components")
+        return self._whole("components")
 
     @cached_property
     def images(self) -> pd.DataFrame:
         """One row per protocol and image, see :func:`hrbench.metrics.table.image_rows`."""
-        return self._table("images")
+        return self._whole("images")
 
     @cached_property
     def replicates(self) -> pd.DataFrame:
         """Some rows per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
-        return self._table("replicates")
+        return self._whole("replicates")
 
-    def _table(self, name: str) -> pd.DataFrame:
-        """Read a table; an empty one where an earlier version has left none."""
+    def _whole(self, name: str) -> pd.DataFrame:
+        """Read a table, unless tables of before and after may stand side by side."""
+        rules = self.about.protocols.values()
+        if UNFINISHED in (self.about.dataset.groups_sha256, *(item.sha256 for item in rules)):
+            raise HrbenchError(
+                f"{self.folder}: was interrupted while it was scored anew; `hrbench rescore` with the same options, or "
+                "the `hrbench run` that it came of, ends it"
+            )
+        return self.table(name)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read a table as it is; an empty one where an earlier version has left none."""
         path = self.files.table(name)
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"protocol": [], "metric": []})
 

@@ -17,10 +17,11 @@ from hrbench.data import sample as sample_module
 from hrbench.engine import inference as inference_module
 from hrbench.metrics import measurement
 from hrbench.registry import load_method
-from hrbench.runs import shards, stages
+from hrbench.runs import scoring, shards, stages
 from hrbench.runs.job import identities, make_job, split_normals
 from hrbench.runs.runner import run_job
-from hrbench.runs.store import RECORD_COLUMNS, read_runs
+from hrbench.runs.scoring import rescore
+from hrbench.runs.store import RECORD_COLUMNS, Run, read_runs
 
 CPU = torch.device("cpu")
 PROTOCOLS = [load_protocol("native")]
@@ -578,3 +579,39 @@ def test_a_chunk_of_which_an_image_failed_leaves_no_shard(tree, toy, tmp_path, m
             run_job(job, tmp_path, PROTOCOLS, device=CPU)
     assert [path.name for path in job.folder(tmp_path).scratch.glob("evidence-*")] == ["evidence-00000"]
     assert len(run_job(job, tmp_path, PROTOCOLS, device=CPU).evidence.images) == 8
+
+
+@pytest.mark.parametrize("victim", ["write_groups", "_write_tables", "write_record"])
+def test_a_run_whose_rescoring_was_killed_says_so_and_is_scored_by_the_next(tree, toy, tmp_path, monkeypatch, victim):
+    done = run(tree, toy, tmp_path)
+    groups = {name: name[-5] for name in done.evidence.images["id"]}
+    expected = rescore(run(tree, toy, tmp_path / "whole"), PROTOCOLS, groups=groups)
+    real, calls = getattr(scoring, victim), []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if victim != "write_record" or len(calls) == 2:
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, victim, killed)
+        with pytest.raises(Killed):
+            rescore(done, PROTOCOLS, groups=groups)
+    for read in (lambda: Run(done.folder).records, lambda: rescore(Run(done.folder), PROTOCOLS)):
+        with pytest.raises(HrbenchError, match="was interrupted while"):
+            read()
+    again = rescore(Run(done.folder), PROTOCOLS, groups=groups)
+    pd.testing.assert_frame_equal(again.records, expected.records)
+    assert_same_bits(again.evidence, expected.evidence, but=("seconds",))
+    assert again.about.dataset.groups_sha256 == expected.about.dataset.groups_sha256
+
+
+def test_a_rescoring_that_fails_changes_nothing(tree, toy, tmp_path, monkeypatch):
+    done = run(tree, toy, tmp_path)
+    before = (done.folder / "run.json").read_bytes()
+    monkeypatch.setattr(scoring, "measure", lambda *_: (_ for _ in ()).throw(HrbenchError("no")))
+    with pytest.raises(HrbenchError, match="no"):
+        rescore(done, PROTOCOLS, anew=True, groups=dict.fromkeys(done.evidence.images["id"], "one"))
+    assert (done.folder / "run.json").read_bytes() == before
+    assert set(Run(done.folder).evidence.images["group"]) == {""}
