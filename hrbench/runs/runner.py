@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,6 @@ from hrbench.runs.stages import Setting, Workbench, is_fitted, shards_of
 from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["WAIT_SECONDS", "Runner", "check_job", "finished_run", "run_job"]
-
-log = logging.getLogger("hrbench")
 
 WAIT_SECONDS = 1.0  # between two looks at what other processes do
 WORTH_HELPING = 3  # chunks that are left: with fewer the method would be loaded for nothing
@@ -239,5 +236,4 @@ def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run:
             f"{folder.path}: done before on other images of the same names; choose another output folder"
         )
     folder.tidy()  # of a process that was killed at the very end
-    log.info("%s: done before, %s", job.label, folder.path)
     return rescored(run, setting.protocols, groups={sample.id: sample.group for sample in job.category.test})
