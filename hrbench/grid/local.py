@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback as tracebacks
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from hrbench.runs.failures import FailureNotes
 from hrbench.runs.job import Job
 from hrbench.runs.runner import WAIT_SECONDS, Runner
 from hrbench.runs.stages import Setting, rehearse
+from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["LocalEngine"]
 
@@ -104,37 +105,39 @@ class LocalEngine(Engine):
         notes = FailureNotes(job.folder(output) for job in jobs)
         with Runner(output, setting, self._device, stop=watch.stop, told=watch.told) as runner:
             while left and not watch.stop():
-                busy = []
-                for job in left:
-                    outcome = self._outcome(runner, job, output, notes)
-                    if outcome is None:
-                        busy.append(job)
-                    else:
-                        yield outcome
-                    if watch.stop():
-                        return
-                moved, left = len(busy) < len(left), busy
-                if moved or any(runner.help(job) for job in left):
-                    continue
-                if self.only:
+                moved = False
+                for act in (runner.advance, runner.help):  # to help only where all are in the hands of others
+                    for job in list(left) if not moved else ():
+                        found = _tried(act, job, job.folder(output), notes)
+                        moved = moved or bool(found)
+                        if isinstance(found, Outcome):
+                            left.remove(job)
+                            yield found
+                        if watch.stop():
+                            return
+                        if found and act == runner.help:
+                            break
+                if not moved and self.only:
                     return
-                time.sleep(WAIT_SECONDS)
+                if not moved:
+                    time.sleep(WAIT_SECONDS)
 
-    def _outcome(self, runner: Runner, job: Job, output: Path, notes: FailureNotes) -> Outcome | None:
-        """Do a job; return None if others work at all that is left of it, or it was left because of a stop."""
-        folder = job.folder(output)
-        if (failed := notes.elsewhere(folder)) is not None:
-            return Outcome(job, error=failed)
-        try:
-            if (run := runner.advance(job)) is None:
-                return None
-            notes.clear(folder)
-            return Outcome(job, run)
-        except Stopped:
-            return None
-        except HrbenchError as error:
-            notes.write(folder, job.label, error)
-            return Outcome(job, error=error)
-        except Exception as error:  # a fault of the method or of the suite: the other jobs must not be lost with it
-            notes.write(folder, job.label, error)
-            return Outcome(job, error=error, traceback=tracebacks.format_exc())
+
+def _tried(
+    act: Callable[[Job], Run | bool | None], job: Job, folder: RunFolder, notes: FailureNotes
+) -> Outcome | bool | None:
+    """Do a job, or help with it; return how it has ended, if it has, and else whether there was something to do."""
+    if (failed := notes.elsewhere(folder)) is not None:
+        return Outcome(job, error=failed)
+    try:
+        found = act(job)
+    except Stopped:
+        return None
+    except Exception as error:  # a mistake, or a fault of the method or the suite: other jobs must not be lost with it
+        notes.write(folder, job.label, error)
+        traceback = "" if isinstance(error, HrbenchError) else tracebacks.format_exc()
+        return Outcome(job, error=error, traceback=traceback)
+    if isinstance(found, Run):
+        notes.clear(folder)
+        return Outcome(job, found)
+    return found

@@ -4,8 +4,8 @@ This process, the driver, decides who does what (see :mod:`hrbench.grid.board`) 
 folder, unless the workers share it. A worker is a Ray actor that holds the resources of one job. When it dies, with its
 node or for want of memory, what it was doing is done by another; stages that were finished are not done again.
 
-Jobs go to the workers, and their answers come back, in Ray's own serialisation, within a cluster that is the user's own;
-files come back as bytes.
+Jobs go to workers, and answers come back, in Ray's own serialisation, within a cluster that is the user's own; files
+come back as bytes.
 """
 
 from __future__ import annotations
