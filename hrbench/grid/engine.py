@@ -94,8 +94,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | None]]:
-        """Measure a batch of each of some jobs; yield what they are expected to take, None where that failed."""
+    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
+        """Measure a batch of each of some jobs; yield what they are expected to take, or why that is not known."""
 
     @abstractmethod
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:

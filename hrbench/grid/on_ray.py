@@ -219,7 +219,7 @@ class RayEngine(Engine):
         for worker in self._workers:
             worker.ready = worker.facts is not None
 
-    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | None]]:
+    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
         """Measure a batch of each job on one of the workers."""
         foreman = _Rehearsals(jobs, setting)
         for _ in self.drive(foreman, Watch()):
@@ -395,7 +395,7 @@ class _Rehearsals:
         self._waiting = list(jobs)
         self._setting = setting
         self._at_work: dict[Hashable, Job] = {}
-        self._found: list[tuple[Job, Expected | None]] = []
+        self._found: list[tuple[Job, Expected | str]] = []
 
     @property
     def left(self) -> int:
@@ -408,12 +408,12 @@ class _Rehearsals:
         return Call("rehearse", (job, self._setting))
 
     def received(self, worker: Hashable, result: Any) -> None:
-        self._found.append((self._at_work.pop(worker), result if isinstance(result, Expected) else None))
+        self._found.append((self._at_work.pop(worker), result.error if isinstance(result, Failed) else result))
 
     def lost(self, worker: Hashable, reason: str) -> None:
-        self._found.append((self._at_work.pop(worker), None))
+        self._found.append((self._at_work.pop(worker), reason))
 
-    def found(self) -> Iterator[tuple[Job, Expected | None]]:
+    def found(self) -> Iterator[tuple[Job, Expected | str]]:
         while self._found:
             yield self._found.pop(0)
 

@@ -30,6 +30,8 @@ class PlannedJob:
         Of all of it, whatever of it is done; None if they are not known. Prediction is that of the test images.
     host_mib, device_mib : float or None
         Memory.
+    unknown : str
+        Why something of this is not known, where there is a reason.
     """
 
     job: Job
@@ -38,6 +40,7 @@ class PlannedJob:
     predict_seconds: float | None = None
     host_mib: float | None = None
     device_mib: float | None = None
+    unknown: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -83,7 +86,7 @@ class Plan:
         states = [planned.state for planned in self.jobs]
         counts = {state: states.count(state) for state in ("done", "begun", "to do")}
         parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        yield f"{len(self.jobs)} jobs: {parts}; {self.where}"
+        yield f"{len(self.jobs)} job{"s" * (len(self.jobs) != 1)}: {parts}; {self.where}"
         if not self.left:
             return
         rows = [("method", "view", "jobs", "left", "each", "together", "memory", "on device")]
@@ -114,6 +117,9 @@ class Plan:
                 for at, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             yield "  " + "  ".join(cells).rstrip()
+        for (method, view), group in groups.items():
+            for reason in dict.fromkeys(planned.unknown for planned in group if planned.unknown):
+                yield f"  {method} {view}: not known, {reason}"
         if self.seconds is not None:
             workers = f" on {self.workers} workers" if self.workers > 1 else ""
             yield f"expected: about {duration(self.seconds)}{workers}, metrics and pictures not counted"
@@ -128,7 +134,7 @@ def samples_of(jobs: Sequence[Job]) -> list[Job]:
 
 
 def make_plan(
-    jobs: Sequence[Job], output: Path, expected: Mapping[str, Expected | None], *, workers: int, where: str
+    jobs: Sequence[Job], output: Path, expected: Mapping[str, Expected | str], *, workers: int, where: str
 ) -> Plan:
     """Return what will be done of `jobs`.
 
@@ -136,8 +142,8 @@ def make_plan(
     ----------
     jobs : sequence of Job
     output : Path
-    expected : mapping of str to Expected or None
-        By the name of a job, what was measured of it: of those that :func:`samples_of` gives, or of none.
+    expected : mapping of str to Expected or str
+        By the name of a job, what was measured of it, or why that failed: of those that :func:`samples_of` gives.
     workers : int
     where : str
     """
@@ -146,8 +152,8 @@ def make_plan(
     planned = []
     for job in jobs:
         state, found = state_of(job, output), by_kind.get(_kind(job))
-        if found is None or state == "done":
-            planned.append(PlannedJob(job, state))
+        if found is None or isinstance(found, str) or state == "done":
+            planned.append(PlannedJob(job, state, unknown=found if isinstance(found, str) else ""))
             continue
         key = (job.category.name, job.view.text)
         if key not in sizes:
@@ -184,6 +190,7 @@ def _planned(job: Job, state: State, expected: Expected, inputs: JobInputs | Non
         predict_seconds=predicted,
         host_mib=expected.peak_host_mib(inputs.fit),
         device_mib=expected.peak_device_mib,
+        unknown=expected.reason,
     )
 
 
