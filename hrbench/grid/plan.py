@@ -86,7 +86,8 @@ class Plan:
         states = [planned.state for planned in self.jobs]
         counts = {state: states.count(state) for state in ("done", "begun", "to do")}
         parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        yield f"{len(self.jobs)} job{"s" * (len(self.jobs) != 1)}: {parts}; {self.where}"
+        plural = "s" * (len(self.jobs) != 1)
+        yield f"{len(self.jobs)} job{plural}: {parts}; {self.where}"
         if not self.left:
             return
         rows = [("method", "view", "jobs", "left", "each", "together", "memory", "on device")]
