@@ -319,7 +319,8 @@ class RayEngine(Engine):
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         device = "cpu" if self.device == "auto" and not self._gpus_each else self.device
-        worker = _Worker(made.remote(device, self._cpus_each), node)
+        ours = {name: value for name, value in os.environ.items() if name.startswith("HRBENCH_")}
+        worker = _Worker(made.remote(device, self._cpus_each, str(Path.cwd()), ours), node)
         worker.actor.share.remote(self._output)
         self._workers.append(worker)
         self._pending[worker.actor.facts.remote()] = worker

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -117,9 +118,18 @@ class StageWorker:
         ``auto``, ``cpu``, ``cuda`` ...
     threads : int
         Of torch on a CPU.
+    folder : str
+        What relative paths start from, if it is there.
+    variables : mapping of str to str
+        Of the environment.
     """
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(
+        self, device: str, threads: int, folder: str = ".", variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        if Path(folder).is_dir():
+            os.chdir(folder)
+        os.environ.update(variables)
         torch.set_num_threads(threads)
         self._device = pick_device(device)
         self._output: Path | None = None
