@@ -92,6 +92,11 @@ class ViewedNormals:
         """Return the number of model inputs."""
         return sum(self._tiles)
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the decoded images that are kept now."""
+        return self._cached_bytes
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield every input once, image after image: (3, h, w) float32 in [0, 1]."""
         for index, tiles in enumerate(self._tiles):
