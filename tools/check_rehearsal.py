@@ -56,7 +56,7 @@ def main() -> None:
             test_defective=args.test - args.test // 2,
         )
         (category,) = load_dataset("folder", Path(folder) / "data").categories
-        for name in args.methods:
+        for name in dict.fromkeys(args.methods):
             job = make_job(category, name, preset=args.preset, precision=pick_precision("auto", device))
             rows = []
             for repeat in range(args.repeats):

@@ -40,7 +40,8 @@ log = logging.getLogger("hrbench")
 T = TypeVar("T")
 
 ENOUGH_SECONDS = 1.0  # of measured steps, per stage
-ENOUGH_STEPS = 10  # measured, of a stage of training
+ENOUGH_STEPS = 30  # measured, of a stage of training
+ENOUGH_GROUPS = 4  # of inputs, for the time that their features take
 ENOUGH_BATCHES = 8  # measured, of prediction
 LONG_SECONDS = 60.0  # a first step beyond this tells enough: no library takes as long to warm up
 UNFINISHED_SECONDS = 10.0  # after which an image is given up: huge ones have thousands of tiles
@@ -610,7 +611,10 @@ class _FewFeatures(Features):
         source = normals.pool.source if isinstance(normals, _Few) else Source("others")
         self._few, seconds = self._timed()
         if not meter.only_counts and seconds < LONG_SECONDS:  # nor was it slow for being the first
-            self._few, seconds = self._timed()
+            times = [self._timed()[1]]
+            while sum(times) < ENOUGH_SECONDS and len(times) < ENOUGH_GROUPS:
+                times.append(self._timed()[1])
+            seconds = sum(times) / len(times)
         count = len(self._few[0])
         self._source = replace(
             source,
