@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ class Leases:
     def __init__(self) -> None:
         self._known: dict[Path, SoftFileLease] = {}
         self._held: set[Path] = set()
+        self._empty: dict[Path, tuple[tuple[int, int], float]] = {}  # as it was, and since when by the own clock
 
     def take(self, path: Path) -> bool:
         """Try to take the lease `path`, without waiting; return whether this process has it now and had it not before.
@@ -50,7 +52,13 @@ class Leases:
         try:
             self._known[path].acquire()
         except Timeout:
-            return False
+            if not self._remove_empty(path):
+                return False
+            try:
+                self._known[path].acquire()
+            except Timeout:
+                return False
+        self._empty.pop(path, None)
         self._held.add(path)
         return True
 
@@ -63,6 +71,23 @@ class Leases:
         if path in self._held:
             self._held.discard(path)
             self._known.pop(path).release()
+
+    def _remove_empty(self, path: Path) -> bool:
+        """Remove a lease whose holder was killed before it could say who it is: filelock never takes that one over."""
+        try:
+            state = path.stat()
+        except OSError:
+            return False
+        seen = (state.st_ino, state.st_mtime_ns)  # a holder that lives touches it
+        before, since = self._empty.get(path, (None, 0.0))
+        if state.st_size or before != seen:
+            self._empty[path] = (seen, time.monotonic())
+            return False
+        if time.monotonic() - since < SECONDS:
+            return False
+        with suppress(OSError):
+            path.unlink()
+        return True
 
     @contextmanager
     def holding(self, path: Path) -> Iterator[bool]:
