@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from hrbench._util.files import atomic, safe_name
+from hrbench._util.files import safe_name
 
 __all__ = ["Leases", "Presence"]
 
@@ -117,25 +117,33 @@ class Presence:
         self._file = self._folder / f"{self._prefix}{os.getpid()}"
 
     def __enter__(self) -> Presence:
-        with atomic(self._file) as path:
-            path.touch()
-        return self
+        while True:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._file.touch()
+                return self
+            except FileNotFoundError:  # the last one has just left, and has taken the folder away
+                continue
 
     def __exit__(self, *failure: object) -> None:
         with suppress(OSError):
-            self._file.unlink()
+            self._file.unlink(missing_ok=True)
+            self._others()  # those that were killed cannot do it
             self._folder.rmdir()  # of the last one
 
     def workers(self) -> int:
         """Return how many processes compute on the device now, this one included; forget those that are dead."""
+        return 1 + self._others()
+
+    def _others(self) -> int:
         alive = 0
         for file in self._folder.glob(f"{self._prefix}*"):
             process = file.name.removeprefix(self._prefix)
             if process.isdigit() and _alive(int(process)):
-                alive += 1
+                alive += file != self._file
             else:
                 file.unlink(missing_ok=True)
-        return max(alive, 1)
+        return alive
 
 
 def _alive(process: int) -> bool:

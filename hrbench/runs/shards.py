@@ -21,7 +21,7 @@ from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.cost import Spent, timing
 from hrbench.runs.parcel import Parcel, unpack
-from hrbench.runs.store import RunFolder, Shard
+from hrbench.runs.store import RunFolder, Shard, text_of
 
 __all__ = ["CHUNK", "EvidenceShards"]
 
@@ -170,7 +170,7 @@ class EvidenceShards:
         shard, samples = self._shards[number], self._chunks[number]
         if self._save_maps and not all(self._folder.map_of(sample.id).is_file() for sample in samples):
             return False
-        if not (shard.inputs.is_file() and shard.inputs.read_text(encoding="utf-8") == self._digest(number)):
+        if (inputs := text_of(shard.inputs)) is None or inputs != self._digest(number):
             return False
         return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
 

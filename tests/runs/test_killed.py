@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from hrbench.runs import lease
-from hrbench.runs.lease import Leases
+from hrbench.runs.lease import Leases, Presence
+from hrbench.runs.store import RunFolder, text_of
+
+NOBODY = 2**22 + 1  # no process has this number
 
 
 @pytest.fixture
@@ -37,3 +40,46 @@ def test_a_lease_without_a_holder_s_name_is_taken_when_nobody_has_touched_it(
     assert not Leases().take(path)
     leases.give_back(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_leaves_last_forgets_those_that_were_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / ".workers"
+    with Presence(tmp_path, "cpu") as presence:
+        (own,) = folder.iterdir()
+        own.with_name(f"{own.name.rpartition('.')[0]}.{NOBODY}").touch()
+        assert len(list(folder.iterdir())) == 2
+    assert not folder.exists()
+    with presence:
+        (folder / own.name).with_name(f"{own.name.rpartition('.')[0]}.{NOBODY}").touch()
+        assert presence.workers() == 1
+        assert list(folder.iterdir()) == [own]
+
+
+def test_who_comes_while_the_last_one_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real, left = tmp_path / "runs" / ".workers", Path.touch, []
+
+    def touch(path: Path) -> None:
+        if not left:
+            left.append(folder.rmdir())
+        real(path)
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with Presence(tmp_path, "cpu") as presence:
+        assert left
+        assert presence.workers() == 1
+
+
+def test_a_job_that_ends_leaves_no_lease_of_a_chunk(tmp_path: Path) -> None:
+    folder, other = RunFolder(tmp_path / "toy-s0-12345678"), RunFolder(tmp_path / "toy-s1-12345678")
+    for path in (folder.chunk_lease(3), folder.lease, other.chunk_lease(3)):
+        path.touch()  # the first as who was killed after it had written the shard
+    folder.scratch.mkdir(parents=True)
+    folder.tidy()
+    assert not folder.chunk_lease(3).exists()
+    assert folder.lease.exists()
+    assert other.chunk_lease(3).exists()
+
+
+def test_what_was_taken_away_is_not_there(tmp_path: Path) -> None:
+    assert text_of(tmp_path / "gone") is None
+    assert not RunFolder(tmp_path).began("digest")
