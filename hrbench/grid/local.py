@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback as tracebacks
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from hrbench.runs.runner import WAIT_SECONDS, Runner
 from hrbench.runs.stages import Setting, rehearse
 
 __all__ = ["LocalEngine"]
+
+log = logging.getLogger("hrbench")
 
 
 @dataclass
@@ -101,7 +104,7 @@ class LocalEngine(Engine):
         """Do the jobs in their order, those of :attr:`only` first."""
         index, count = self.only or (0, 1)
         left = [*jobs[index::count], *(job for at, job in enumerate(jobs) if at % count != index)]
-        notes = FailureNotes(job.folder(output) for job in jobs)
+        notes, spoilt = FailureNotes(job.folder(output) for job in jobs), set[str]()
         with Runner(output, setting, self._device, stop=watch.stop, told=watch.told) as runner:
             while left and not watch.stop():
                 busy = []
@@ -114,11 +117,22 @@ class LocalEngine(Engine):
                     if watch.stop():
                         return
                 moved, left = len(busy) < len(left), busy
-                if moved or any(runner.help(job) for job in left):
+                if moved or any(self._helps(runner, job, spoilt) for job in left):
                     continue
                 if self.only:
                     return
                 time.sleep(WAIT_SECONDS)
+
+    def _helps(self, runner: Runner, job: Job, spoilt: set[str]) -> bool:
+        """Help with a job; one at which that fails is left to who has begun it, and to this process if that one dies."""
+        if job.name in spoilt:
+            return False
+        try:
+            return runner.help(job)
+        except Exception as error:  # the other jobs must not be lost with it
+            log.warning("%s: left to who has begun it: %s", job.label, str(error) or type(error).__name__)
+            spoilt.add(job.name)
+            return False
 
     def _outcome(self, runner: Runner, job: Job, output: Path, notes: FailureNotes) -> Outcome | None:
         """Do a job; return None if others work at all that is left of it, or it was left because of a stop."""
