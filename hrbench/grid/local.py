@@ -124,7 +124,7 @@ class LocalEngine(Engine):
                 time.sleep(WAIT_SECONDS)
 
     def _helps(self, runner: Runner, job: Job, spoilt: set[str]) -> bool:
-        """Help with a job; one at which that fails is left to who has begun it, and to this process if that one dies."""
+        """Help with a job; one at which that fails is left to who has begun it, or taken over if that one dies."""
         if job.name in spoilt:
             return False
         try:

@@ -206,11 +206,15 @@ class EvidenceShards:
             return
         if shard.path.is_dir():  # of another fit, with other protocols, or on other images
             shutil.rmtree(shard.path)
-        with atomic(shard.path) as path:
-            path.mkdir()
-            unnamed = Shard(path)
-            unnamed.inputs.write_text(self._digest(number), encoding="utf-8")
-            spent.write(unnamed.spent)
-            for part in evidence:
-                part.save(unnamed.evidence(part.spec.name))
+        try:
+            with atomic(shard.path) as path:
+                path.mkdir()
+                unnamed = Shard(path)
+                unnamed.inputs.write_text(self._digest(number), encoding="utf-8")
+                spent.write(unnamed.spent)
+                for part in evidence:
+                    part.save(unnamed.evidence(part.spec.name))
+        except OSError:
+            if not self._found(number):  # nor has another process written it at the same moment
+                raise
         self._complete.add(number)

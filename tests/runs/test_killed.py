@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
-from hrbench.runs import lease
+from hrbench import load_dataset, load_protocol
+from hrbench._util.files import atomic
+from hrbench.runs import lease, shards
+from hrbench.runs.job import make_job
 from hrbench.runs.lease import Leases, Presence
+from hrbench.runs.runner import run_job
 from hrbench.runs.store import RunFolder, text_of
 
 NOBODY = 2**22 + 1  # no process has this number
@@ -83,3 +91,25 @@ def test_a_job_that_ends_leaves_no_lease_of_a_chunk(tmp_path: Path) -> None:
 def test_what_was_taken_away_is_not_there(tmp_path: Path) -> None:
     assert text_of(tmp_path / "gone") is None
     assert not RunFolder(tmp_path).began("digest")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_shard_that_two_processes_write_at_the_same_moment(
+    tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    @contextmanager
+    def late(path: Path) -> Iterator[Path]:
+        with atomic(path) as temporary:
+            yield temporary
+            shutil.copytree(temporary, path)  # another process comes first
+            if not whole:
+                (path / "inputs.sha256").unlink()
+
+    monkeypatch.setattr(shards, "atomic", late)
+    job = make_job(load_dataset("folder", tree).categories[0], toy, preset="native", options={"steps": 2})
+    arguments = (job, tmp_path, [load_protocol("native")])
+    if whole:
+        assert len(run_job(*arguments, device=torch.device("cpu")).evidence.images) == 8
+        return
+    with pytest.raises(OSError, match="not empty"):
+        run_job(*arguments, device=torch.device("cpu"))
