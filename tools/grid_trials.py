@@ -631,7 +631,7 @@ def _share_row(part: Sequence[Round], alone: Sequence[float]) -> list[str]:
 def _complain(number: int, done: Round, output: Path) -> str:
     words = [*done.words, *done.tally.complaints()]
     tail = _tail(output.with_suffix(".log")) if any(done.codes) else ""
-    return f"round {number} of {done.processes} processes: exit codes {done.codes}; " + "; ".join(words[:12]) + tail
+    return f"round {number} of {done.processes} processes: exit codes {done.codes}; " + "; ".join(words[:8]) + tail
 
 
 # -- kill --------------------------------------------------------------------------------------------------------------
@@ -891,7 +891,7 @@ def _trial_words(args: argparse.Namespace, trial: Trial) -> str:
     kills = "; ".join(f"pid {k.pid} in {k.stage} of {k.job} after {1e3 * k.delay:.2f} ms" for k in trial.kills)
     name = trial.engine.split(",")[0]
     again = f"--engine {name} --seed {args.seed} --first {trial.number} --trials 1 --keep"
-    return f"trial {trial.number} ({trial.engine}; {again}): killed {kills}: " + "; ".join(trial.words[:12])
+    return f"trial {trial.number} ({trial.engine}; {again}): killed {kills}: " + "; ".join(trial.words[:8])
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
