@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,10 @@ from hrbench.runs.failures import FailureNotes
 from hrbench.runs.job import Job
 from hrbench.runs.runner import WAIT_SECONDS, Runner
 from hrbench.runs.stages import Setting, rehearse
-from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["LocalEngine"]
+
+log = logging.getLogger("hrbench")
 
 
 @dataclass
@@ -90,54 +92,63 @@ class LocalEngine(Engine):
     def check(self, jobs: Sequence[Job]) -> None:
         """Do nothing: that the jobs could be made here has shown that all is there."""
 
-    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
+    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | None]]:
         """Measure a batch of each job on this device."""
         for job in jobs:
             try:
                 yield job, rehearse(job, setting, self._device)
-            except Exception as error:  # whatever it is, the job fails of it only when it is its turn
-                yield job, f"{type(error).__name__}: {error}".removeprefix("HrbenchError: ")
+            except Exception:  # whatever it is, the job will say so when it is its turn
+                yield job, None
 
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:
         """Do the jobs in their order, those of :attr:`only` first."""
         index, count = self.only or (0, 1)
         left = [*jobs[index::count], *(job for at, job in enumerate(jobs) if at % count != index)]
-        notes = FailureNotes(job.folder(output) for job in jobs)
+        notes, spoilt = FailureNotes(job.folder(output) for job in jobs), set[str]()
         with Runner(output, setting, self._device, stop=watch.stop, told=watch.told) as runner:
             while left and not watch.stop():
-                moved = False
-                for act in (runner.advance, runner.help):  # to help only where all are in the hands of others
-                    for job in list(left) if not moved else ():
-                        found = _tried(act, job, job.folder(output), notes)
-                        moved = moved or bool(found)
-                        if isinstance(found, Outcome):
-                            left.remove(job)
-                            yield found
-                        if watch.stop():
-                            return
-                        if found and act == runner.help:
-                            break
-                if not moved and self.only:
+                busy = []
+                for job in left:
+                    outcome = self._outcome(runner, job, output, notes)
+                    if outcome is None:
+                        busy.append(job)
+                    else:
+                        yield outcome
+                    if watch.stop():
+                        return
+                moved, left = len(busy) < len(left), busy
+                if moved or any(self._helps(runner, job, spoilt) for job in left):
+                    continue
+                if self.only:
                     return
-                if not moved:
-                    time.sleep(WAIT_SECONDS)
+                time.sleep(WAIT_SECONDS)
 
+    def _helps(self, runner: Runner, job: Job, spoilt: set[str]) -> bool:
+        """Help with a job; one at which that fails is left to who has begun it, or taken over if that one dies."""
+        if job.name in spoilt:
+            return False
+        try:
+            return runner.help(job)
+        except Exception as error:  # the other jobs must not be lost with it
+            log.warning("%s: left to who has begun it: %s", job.label, str(error) or type(error).__name__)
+            spoilt.add(job.name)
+            return False
 
-def _tried(
-    act: Callable[[Job], Run | bool | None], job: Job, folder: RunFolder, notes: FailureNotes
-) -> Outcome | bool | None:
-    """Do a job, or help with it; return how it has ended, if it has, and else whether there was something to do."""
-    if (failed := notes.elsewhere(folder)) is not None:
-        return Outcome(job, error=failed)
-    try:
-        found = act(job)
-    except Stopped:
-        return None
-    except Exception as error:  # a mistake, or a fault of the method or the suite: other jobs must not be lost with it
-        notes.write(folder, job.label, error)
-        traceback = "" if isinstance(error, HrbenchError) else tracebacks.format_exc()
-        return Outcome(job, error=error, traceback=traceback)
-    if isinstance(found, Run):
-        notes.clear(folder)
-        return Outcome(job, found)
-    return found
+    def _outcome(self, runner: Runner, job: Job, output: Path, notes: FailureNotes) -> Outcome | None:
+        """Do a job; return None if others work at all that is left of it, or it was left because of a stop."""
+        folder = job.folder(output)
+        if (failed := notes.elsewhere(folder)) is not None:
+            return Outcome(job, error=failed)
+        try:
+            if (run := runner.advance(job)) is None:
+                return None
+            notes.clear(folder)
+            return Outcome(job, run)
+        except Stopped:
+            return None
+        except HrbenchError as error:
+            notes.write(folder, job.label, error)
+            return Outcome(job, error=error)
+        except Exception as error:  # a fault of the method or of the suite: the other jobs must not be lost with it
+            notes.write(folder, job.label, error)
+            return Outcome(job, error=error, traceback=tracebacks.format_exc())

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from hrbench._util.files import atomic, safe_name
+from hrbench._util.files import safe_name
 
 __all__ = ["Leases", "Presence"]
 
@@ -32,6 +33,7 @@ class Leases:
     def __init__(self) -> None:
         self._known: dict[Path, SoftFileLease] = {}
         self._held: set[Path] = set()
+        self._empty: dict[Path, tuple[tuple[int, int], float]] = {}  # as it was, and since when by the own clock
 
     def take(self, path: Path) -> bool:
         """Try to take the lease `path`, without waiting; return whether this process has it now and had it not before.
@@ -50,7 +52,13 @@ class Leases:
         try:
             self._known[path].acquire()
         except Timeout:
-            return False
+            if not self._remove_empty(path):
+                return False
+            try:
+                self._known[path].acquire()
+            except Timeout:
+                return False
+        self._empty.pop(path, None)
         self._held.add(path)
         return True
 
@@ -63,6 +71,23 @@ class Leases:
         if path in self._held:
             self._held.discard(path)
             self._known.pop(path).release()
+
+    def _remove_empty(self, path: Path) -> bool:
+        """Remove a lease whose holder was killed before it could say who it is: filelock never takes that one over."""
+        try:
+            state = path.stat()
+        except OSError:
+            return False
+        seen = (state.st_ino, state.st_mtime_ns)  # a holder that lives touches it
+        before, since = self._empty.get(path, (None, 0.0))
+        if state.st_size or before != seen:
+            self._empty[path] = (seen, time.monotonic())
+            return False
+        if time.monotonic() - since < SECONDS:
+            return False
+        with suppress(OSError):
+            path.unlink()
+        return True
 
     @contextmanager
     def holding(self, path: Path) -> Iterator[bool]:
@@ -92,25 +117,33 @@ class Presence:
         self._file = self._folder / f"{self._prefix}{os.getpid()}"
 
     def __enter__(self) -> Presence:
-        with atomic(self._file) as path:
-            path.touch()
-        return self
+        while True:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._file.touch()
+                return self
+            except FileNotFoundError:  # the last one has just left, and has taken the folder away
+                continue
 
     def __exit__(self, *failure: object) -> None:
         with suppress(OSError):
-            self._file.unlink()
+            self._file.unlink(missing_ok=True)
+            self._others()  # those that were killed cannot do it
             self._folder.rmdir()  # of the last one
 
     def workers(self) -> int:
         """Return how many processes compute on the device now, this one included; forget those that are dead."""
+        return 1 + self._others()
+
+    def _others(self) -> int:
         alive = 0
         for file in self._folder.glob(f"{self._prefix}*"):
             process = file.name.removeprefix(self._prefix)
             if process.isdigit() and _alive(int(process)):
-                alive += 1
+                alive += file != self._file
             else:
                 file.unlink(missing_ok=True)
-        return max(alive, 1)
+        return alive
 
 
 def _alive(process: int) -> bool:

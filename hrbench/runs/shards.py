@@ -21,7 +21,7 @@ from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.cost import Spent, timing
 from hrbench.runs.parcel import Parcel, unpack
-from hrbench.runs.store import RunFolder, Shard
+from hrbench.runs.store import RunFolder, Shard, text_of
 
 __all__ = ["CHUNK", "EvidenceShards"]
 
@@ -170,7 +170,7 @@ class EvidenceShards:
         shard, samples = self._shards[number], self._chunks[number]
         if self._save_maps and not all(self._folder.map_of(sample.id).is_file() for sample in samples):
             return False
-        if not (shard.inputs.is_file() and shard.inputs.read_text(encoding="utf-8") == self._digest(number)):
+        if (inputs := text_of(shard.inputs)) is None or inputs != self._digest(number):
             return False
         return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
 
@@ -206,11 +206,15 @@ class EvidenceShards:
             return
         if shard.path.is_dir():  # of another fit, with other protocols, or on other images
             shutil.rmtree(shard.path)
-        with atomic(shard.path) as path:
-            path.mkdir()
-            unnamed = Shard(path)
-            unnamed.inputs.write_text(self._digest(number), encoding="utf-8")
-            spent.write(unnamed.spent)
-            for part in evidence:
-                part.save(unnamed.evidence(part.spec.name))
+        try:
+            with atomic(shard.path) as path:
+                path.mkdir()
+                unnamed = Shard(path)
+                unnamed.inputs.write_text(self._digest(number), encoding="utf-8")
+                spent.write(unnamed.spent)
+                for part in evidence:
+                    part.save(unnamed.evidence(part.spec.name))
+        except OSError:
+            if not self._found(number):  # nor has another process written it at the same moment
+                raise
         self._complete.add(number)

@@ -42,7 +42,7 @@ from hrbench.runs.job import Job, split_normals
 from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
 from hrbench.runs.scoring import finish_run
 from hrbench.runs.shards import EvidenceShards
-from hrbench.runs.store import Run, RunFolder
+from hrbench.runs.store import Run, RunFolder, text_of
 
 __all__ = ["Setting", "Workbench", "is_fitted", "rehearse", "shards_of", "specs_for"]
 
@@ -86,8 +86,8 @@ def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
 def shards_of(job: Job, folder: RunFolder, setting: Setting) -> EvidenceShards:
     """Return the shards of a fitted job, those that are there and those that are not."""
     learnt = hashlib.sha256(folder.weights.read_bytes())
-    if folder.fusion.is_file():
-        learnt.update(folder.fusion.read_bytes())
+    if (fusion := text_of(folder.fusion)) is not None:
+        learnt.update(fusion.encode())
     return EvidenceShards(
         folder,
         job.category.test,

@@ -31,7 +31,7 @@ from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
 from hrbench.runs.record import UNFINISHED, RunRecord, read_record
 
-__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs"]
+__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs", "text_of"]
 
 log = logging.getLogger("hrbench")
 
@@ -96,7 +96,7 @@ class RunFolder:
 
     def began(self, train_digest: str) -> bool:
         """Tell whether an unfinished attempt is there, of the same training images."""
-        return self._seen.is_file() and self._seen.read_text(encoding="utf-8") == train_digest
+        return text_of(self._seen) == train_digest
 
     def begin(self, train_digest: str) -> None:
         """Keep what an earlier attempt left, unless its training images were others: then forget it."""
@@ -113,6 +113,16 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for path in self.path.parent.glob(f"{self.path.name}.*.lease"):  # of chunks, whose holders were killed
+            path.unlink(missing_ok=True)
+
+
+def text_of(path: Path) -> str | None:
+    """Return what a file says; None where it is not there, or was taken away by who has ended the job meanwhile."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 class Shard:

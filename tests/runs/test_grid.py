@@ -9,7 +9,11 @@ import pytest
 
 import hrbench
 from hrbench import HrbenchError
+from hrbench.grid import local
 from hrbench.registry import load_method, source_digest
+from hrbench.runs.job import Job
+from hrbench.runs.runner import Runner
+from hrbench.runs.store import Run
 
 
 def test_a_grid_from_python(tree: Path, toy: str, tmp_path: Path) -> None:
@@ -34,6 +38,29 @@ def test_a_method_that_fails_is_a_failure_and_stops_no_other(tree: Path, toy: st
     assert "broken" in failure.job
     assert (failure.category, failure.method, failure.view, failure.seed) == ("nut", str(broken), "tiled:32:8", 0)
     assert [run.about.method.name for run in study.runs] == ["toy_adapter"]
+
+
+def test_who_cannot_help_with_a_job_loses_no_other(
+    tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked, helped = Runner.advance, [], []
+
+    def advance(runner: Runner, job: Job) -> Run | None:
+        asked.append(job.category.name)
+        return None if asked == ["nut"] else real(runner, job)  # at first another process has it
+
+    def fails(runner: Runner, job: Job) -> bool:
+        helped.append(job.category.name)
+        raise HrbenchError("a bad file")
+
+    monkeypatch.setattr(Runner, "advance", advance)
+    monkeypatch.setattr(Runner, "help", fails)
+    monkeypatch.setattr(local, "WAIT_SECONDS", 0.0)
+    arguments: dict[str, Any] = {"root": tree, "output": tmp_path, "options": {toy: {"steps": 2}}}
+    study = hrbench.run("folder", [toy], categories=["nut"], **arguments)
+    assert (asked, helped) == (["nut"] * 2, ["nut"])
+    assert [run.about.dataset.category for run in study.runs] == ["nut"]
+    assert not study.failures
 
 
 @pytest.mark.parametrize(
