@@ -151,7 +151,18 @@ def test_workers_begin_jobs_before_they_help() -> None:
     assert board.next(1, 3) == Task("a", "predict", (2, 3))
     board.predicted(3)
     board.fitted(2, range(6))
+    assert board.next(2, 3) == Task("b", "predict", (0,))
     assert board.next(3, 3) == Task("a", "predict", (4, 5))  # its method is loaded
+
+
+def test_while_there_are_jobs_to_begin_chunks_are_not_kept_for_others() -> None:
+    board = Board()
+    board.add("a", fitted=True, chunks=range(8))
+    board.add("b")
+    assert board.next(1, 4) == Task("a", "predict", (0, 1, 2, 3))
+    board.remove("b")
+    board.predicted(1)
+    assert board.next(1, 4) == Task("a", "predict", (4,))
 
 
 def test_the_only_worker_takes_as_many_chunks_as_may_be_lost() -> None:
