@@ -5,6 +5,7 @@ Most of it happens in one process: a runner is called where another one tells th
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ import torch
 from helpers import assert_same_bits, write_tree
 
 from hrbench import HrbenchError, LocalEngine, load_dataset, load_protocol
+from hrbench.engine import inference
 from hrbench.errors import Stopped
 from hrbench.grid.engine import Outcome, Watch
+from hrbench.protocol import Bootstrap
 from hrbench.runs import shards
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.lease import Leases
@@ -28,14 +31,17 @@ from hrbench.runs.stages import Setting, shards_of
 from hrbench.runs.store import Run
 
 CPU = torch.device("cpu")
-SETTING = Setting((load_protocol("native"),))
-BOTH = Setting((load_protocol("native"), load_protocol("lowres256")))
+FEW = Bootstrap(draws=10)
+NATIVE, LOWRES = (dataclasses.replace(load_protocol(name), bootstrap=FEW) for name in ("native", "lowres256"))
+SETTING, BOTH = Setting((NATIVE,)), Setting((NATIVE, LOWRES))
 IMAGES = 8
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "CHUNK", 1)
+    for name in ("WORKERS_CPU", "AHEAD_PIXELS", "BATCHES"):  # few images are read ahead, and so few chunks claimed
+        monkeypatch.setattr(inference, name, 1)
 
 
 @pytest.fixture
@@ -348,7 +354,12 @@ def broken(toy: str, tmp_path: Path) -> str:
     path = tmp_path / "broken.py"
     journal = str(tmp_path / "journal")
     text = Path(toy).read_text(encoding="utf-8")
-    fit = f"    def fit(self, *_):\n        open({journal!r}, 'a').write('fit ')\n        raise KeyError('no')\n\n"
+    fit = (
+        "    def fit(self, *_):\n"
+        f"        with open({journal!r}, 'a') as file:\n"
+        "            file.write('fit ')\n"
+        "        raise KeyError('no')\n\n"
+    )
     path.write_text(text.replace("    def predict(", f"{fit}    def predict("), encoding="utf-8")
     return str(path)
 
