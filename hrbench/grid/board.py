@@ -77,7 +77,7 @@ class Board:
         if not job.fitted:
             task = Task(job.name, "fit")
         elif job.left:
-            idle = 1 if any(not other.running for other in self._jobs.values()) else workers
+            idle = 1 if any(not other.running for other in self._jobs.values() if other is not job) else workers
             count = min(MOST_CHUNKS, math.ceil(len(job.left) / (2 * idle)))
             task = Task(job.name, "predict", tuple(job.left[:count]))
             del job.left[:count]

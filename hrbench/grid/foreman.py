@@ -124,10 +124,10 @@ class Foreman:
         sharing : int
             Workers that share this one's device.
         """
-        while self._waiting and not self._board.has_free(worker):
-            self._begin(self._waiting.pop(0))
         if not self._waiting and self._elsewhere and time.monotonic() - self._looked > LOOK_SECONDS:
             self._waiting, self._elsewhere, self._looked = self._elsewhere, [], time.monotonic()
+        while self._waiting and not self._board.has_free(worker):
+            self._begin(self._waiting.pop(0))
         if (task := self._board.next(worker, workers)) is None:
             return None
         self._tasks[worker] = task

@@ -92,13 +92,13 @@ class LocalEngine(Engine):
     def check(self, jobs: Sequence[Job]) -> None:
         """Do nothing: that the jobs could be made here has shown that all is there."""
 
-    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | None]]:
+    def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
         """Measure a batch of each job on this device."""
         for job in jobs:
             try:
                 yield job, rehearse(job, setting, self._device)
-            except Exception:  # whatever it is, the job will say so when it is its turn
-                yield job, None
+            except Exception as error:  # whatever it is, the job fails of it only when it is its turn
+                yield job, f"{type(error).__name__}: {error}".removeprefix("HrbenchError: ")
 
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:
         """Do the jobs in their order, those of :attr:`only` first."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hrbench import load_dataset, load_protocol
 from hrbench.engine import device
 from hrbench.engine.device import MemoryPeaks, largest_peaks
 from hrbench.runs import shards
-from hrbench.runs.cost import timing
+from hrbench.runs.cost import Spent, spent_together, timing
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
 
@@ -153,3 +156,40 @@ def test_an_interrupted_run_knows_the_cost_of_all_its_attempts(job, tmp_path, mo
     assert cost.fit_peak_host_mib == 500.0
     assert cost.peak_host_mib == 700.0
     assert cost.timed_images == 8
+
+
+def spent(began: float, ended: float, device: str = "A", workers: int = 1, earlier: float = 0.0) -> Spent:
+    return Spent(began, ended, device, workers, earlier=earlier)
+
+
+def test_stages_that_overlap_and_pauses_between_them() -> None:
+    stages = [spent(10, 20, workers=2), spent(12, 15, "B"), spent(18, 25, earlier=100.0), spent(40, 41)]
+    assert spent_together(stages) == {
+        "wall_seconds": 15 + 1 + 100,
+        "stage_seconds": 10 + 3 + 107 + 1,
+        "workers_on_device": 2,
+        "devices": 2,
+    }
+
+
+def test_no_stage_and_a_clock_that_was_set_back_cost_nothing() -> None:
+    nothing = {"wall_seconds": 0.0, "stage_seconds": 0.0, "workers_on_device": 1, "devices": 1}
+    assert spent_together([]) == nothing
+    assert spent_together([spent(10, 4)]) == nothing
+    assert spent_together([spent(10, 4), spent(5, 8)])["wall_seconds"] == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12), st.integers(0, 3)), max_size=8))
+def test_wall_seconds_are_those_in_which_something_was_done(stages: list[tuple[int, int, int]]) -> None:
+    found = spent_together([spent(began, began + took, earlier=earlier) for began, took, earlier in stages])
+    worked = {second for began, took, _ in stages for second in range(began, began + took)}
+    earlier = sum(stage[2] for stage in stages)
+    assert found["wall_seconds"] == len(worked) + earlier
+    assert found["stage_seconds"] == sum(stage[1] for stage in stages) + earlier
+
+
+def test_what_a_stage_took_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = Spent(1.25, 2.5, "Ä", 3, {"peak_host_mib": 2.0, "peak_device_mib": None}, 7.0)
+    written.write(tmp_path / "spent.json")
+    assert Spent.read(tmp_path / "spent.json") == written
+    assert written.seconds == 8.25
