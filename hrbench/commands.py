@@ -108,9 +108,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
         print(f"  {_repeating(args, failure, options[failure.method])}", file=sys.stderr)
     if study.left and not stop():
-        print(f"hrbench: {len(study.left)} jobs are in the hands of other processes", file=sys.stderr)
+        print(f"hrbench: {_jobs(study.left)} in the hands of other processes", file=sys.stderr)
     elif study.left:
-        print(f"hrbench: stopped, {len(study.left)} jobs are left; the same command goes on", file=sys.stderr)
+        print(f"hrbench: stopped, {_jobs(study.left)} left; the same command goes on", file=sys.stderr)
         return STOPPED
     return status
 
@@ -284,6 +284,10 @@ def _say_failures(study: Study) -> int:
         total = len(study.runs) + failed
         print(f"hrbench: {failed} of {total} jobs failed; what was finished is kept", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _jobs(labels: Sequence[str]) -> str:
+    return f"{len(labels)} job{'s' * (len(labels) != 1)}"
 
 
 def _engine(args: argparse.Namespace) -> Engine:

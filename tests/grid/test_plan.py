@@ -87,7 +87,7 @@ def test_times_that_are_not_known_are_not_guessed(jobs: list[Job], tmp_path: Pat
 
 def test_nothing_left_is_one_line(jobs: list[Job]) -> None:
     plan = Plan((PlannedJob(jobs[0], "done"),), 1, "here")
-    assert list(plan.lines()) == ["1 jobs: 1 done; here"]
+    assert list(plan.lines()) == ["1 job: 1 done; here"]
     assert plan.seconds == 0
 
 

@@ -98,5 +98,5 @@ def test_rehearsals_end_whatever_becomes_of_them() -> None:
     assert hands.left == 2
     hands.lost(2, "its node is gone")
     hands.received(1, Failed("a", "no", ""))
-    assert list(hands.found()) == [("job b", None), ("job a", None)]
+    assert list(hands.found()) == [("job b", "its node is gone"), ("job a", "no")]
     assert hands.left == 0

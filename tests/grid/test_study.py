@@ -110,7 +110,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
     assert [planned.state for planned in study.plan.jobs] == ["to do"]
     assert study.plan.seconds
     said = [record.getMessage() for record in caplog.records]
-    assert said[0].startswith("1 jobs: 1 to do; ")
+    assert said[0].startswith("1 job: 1 to do; ")
     assert said[-1].startswith("expected: about ")
     assert not (tmp_path / "out").exists()
 
@@ -228,7 +228,7 @@ def test_a_dry_run_on_the_command_line(
     assert main([*command, "--preset", "demo", "--categories", "nut"]) == 0
     printed = capsys.readouterr()
     said = printed.out + printed.err
-    assert "1 jobs: 1 to do" in said
+    assert "1 job: 1 to do" in said
     assert "toy_adapter" in said
     assert "expected: about" in said
     assert not (tmp_path / "out").exists()
@@ -242,7 +242,7 @@ def test_jobs_that_others_have_are_said_to_be_left(
     assert held.take(path)
     command = ["run", "--root", str(tree), "--methods", toy, "--output", str(tmp_path), "--preset", "demo"]
     assert main([*command, "--only", "0/1", "--categories", "nut", "--device", "cpu"]) == 0
-    assert "1 jobs are in the hands of other processes" in capsys.readouterr().err
+    assert "1 job in the hands of other processes" in capsys.readouterr().err
     held.give_back(path)
 
 
@@ -251,9 +251,7 @@ def test_sigterm_ends_a_run_soon_and_the_exit_status_says_that_jobs_are_left(
 ) -> None:
     adapter, began = tmp_path / "slow.py", tmp_path / "began"
     text = Path(toy).read_text(encoding="utf-8").replace("import torch\n", "import time\n\nimport torch\n", 1)
-    slow = (
-        f"            open({str(began)!r}, 'a').close()\n            time.sleep(0.05)\n            noise = self.noise"
-    )
+    slow = f"            open({str(began)!r}, 'a').close()\n            time.sleep(0.05)\n"
     adapter.write_text(text.replace("            noise =", f"{slow}            noise ="), encoding="utf-8")
     command = [sys.executable, "-m", "hrbench", "run", "--root", str(tree), "--methods", str(adapter), "--device",
                "cpu", "--output", str(tmp_path / "out"), "--categories", "nut", "--set", "steps=20000"]  # fmt: skip
@@ -263,8 +261,8 @@ def test_sigterm_ends_a_run_soon_and_the_exit_status_says_that_jobs_are_left(
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=120)
-    assert process.returncode == 75
-    assert "stopped, 1 jobs are left; the same command goes on" in error
+    assert process.returncode == 75, error
+    assert "stopped, 1 job left; the same command goes on" in error
     assert "Traceback" not in error
     assert list((tmp_path / "out").rglob("fit.pt"))
     assert not list((tmp_path / "out").rglob("*.lease"))
