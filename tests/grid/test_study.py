@@ -251,9 +251,7 @@ def test_sigterm_ends_a_run_soon_and_the_exit_status_says_that_jobs_are_left(
 ) -> None:
     adapter, began = tmp_path / "slow.py", tmp_path / "began"
     text = Path(toy).read_text(encoding="utf-8").replace("import torch\n", "import time\n\nimport torch\n", 1)
-    slow = (
-        f"            open({str(began)!r}, 'a').close()\n            time.sleep(0.05)\n            noise = self.noise"
-    )
+    slow = f"            open({str(began)!r}, 'a').close()\n            time.sleep(0.05)\n"
     adapter.write_text(text.replace("            noise =", f"{slow}            noise ="), encoding="utf-8")
     command = [sys.executable, "-m", "hrbench", "run", "--root", str(tree), "--methods", str(adapter), "--device",
                "cpu", "--output", str(tmp_path / "out"), "--categories", "nut", "--set", "steps=20000"]  # fmt: skip
