@@ -258,14 +258,18 @@ def test_a_prediction_that_is_stopped_goes_on_at_its_chunk(
     assert_equal(done, alone)
 
 
-@pytest.mark.parametrize("when", ["in the fit", "at a chunk"])
+@pytest.mark.parametrize("when", ["in the fit", "at a chunk", "at the end"])
 def test_who_has_lost_its_lease_leaves_and_what_it_left_is_used(
     job: Job, output: Path, alone: Run, steps: list[int], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     first = Process(output)
 
     def lost(leases: Leases, path: Path) -> bool:
-        return len(steps) >= 5 if when == "in the fit" else len(first.told) > 2
+        return {
+            "in the fit": len(steps) >= 5,
+            "at a chunk": len(first.told) > 2,
+            "at the end": sum(first.told) == IMAGES,
+        }[when]
 
     with monkeypatch.context() as patch:
         patch.setattr(Leases, "lost", lost)
