@@ -8,7 +8,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,27 +75,27 @@ def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
     _check_given(args, "root", "methods")
     options = _options(args)
-    stop = _stop_on_sigterm()
-    study = hrbench.run(
-        args.dataset,
-        args.methods,
-        root=args.root,
-        output=args.output,
-        categories=args.categories,
-        preset=args.preset,
-        views=args.view,
-        seeds=args.seeds,
-        options=options,
-        protocols=args.protocol,
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        save_maps=args.save_maps,
-        compiled=args.compile,
-        engine=_engine(args),
-        dry_run=args.dry_run,
-        stop=stop,
-    )
+    with _sigterm() as stop:
+        study = hrbench.run(
+            args.dataset,
+            args.methods,
+            root=args.root,
+            output=args.output,
+            categories=args.categories,
+            preset=args.preset,
+            views=args.view,
+            seeds=args.seeds,
+            options=options,
+            protocols=args.protocol,
+            device=args.device,
+            precision=args.precision,
+            batch_size=args.batch_size,
+            save_maps=args.save_maps,
+            compiled=args.compile,
+            engine=_engine(args),
+            dry_run=args.dry_run,
+            stop=stop,
+        )
     if args.dry_run:
         return 0
     if study.runs:
@@ -322,12 +323,18 @@ def _only(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _stop_on_sigterm() -> Callable[[], bool]:
-    """Return what tells whether SIGTERM has come since, which does not end the process by itself any more."""
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM not end the process in a block, which is given what tells whether it has come."""
     asked = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    return asked.is_set
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from hrbench.errors import HrbenchError
 from hrbench.grid.board import RETRIES, Board, Task
 from hrbench.grid.engine import Outcome, Watch
 from hrbench.grid.worker import Failed, fit_files
+from hrbench.runs.failures import FailureNotes
 from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases
 from hrbench.runs.parcel import packed, unpack
@@ -88,6 +89,7 @@ class Foreman:
         self._shared = shared
         self._sent_setting = put(setting)
         self._leases = Leases()
+        self._notes = FailureNotes(job.folder(output) for job in jobs)
         self._board = Board()
         self._begun: dict[str, _Begun] = {}
         self._tasks: dict[Hashable, Task] = {}
@@ -175,6 +177,8 @@ class Foreman:
         folder = job.folder(self._output)
         try:
             check_job(job)
+            if (failed := self._notes.elsewhere(folder)) is not None:
+                raise failed
             if not self._leases.take(folder.lease):
                 self._elsewhere.append(job)
                 return
@@ -197,6 +201,10 @@ class Foreman:
 
     def _end(self, begun: _Begun, outcome: Outcome) -> None:
         self._board.remove(begun.job.name)
+        if outcome.error is None:
+            self._notes.clear(begun.folder)
+        else:
+            self._notes.write(begun.folder, begun.job.label, outcome.error)
         self._leases.give_back(begun.folder.lease)
         del self._begun[begun.job.name]
         self._ended.append(outcome)

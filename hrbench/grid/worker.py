@@ -139,6 +139,7 @@ class StageWorker:
 
     def share(self, output: Path | None) -> None:
         """Write into the folder of all runs, which can be reached from here; for None files come and go as bytes."""
+        self.close()
         self._output = output
 
     def facts(self) -> Facts:
@@ -184,7 +185,10 @@ class StageWorker:
         def stage() -> tuple[str, Parcel]:
             self.close()
             bench, folder = self._placed(job, setting, workers)
-            folder.begin(job.category.train_digest)
+            if self._output is None:
+                folder.begin(job.category.train_digest)
+            elif not folder.began(job.category.train_digest):
+                raise HrbenchError(f"category {job.category.name!r}: other training images on this node")
             bench.fit()
             files = [] if self._output else fit_files(job, folder, setting)
             return job.category.train_digest, packed(folder.path, files)

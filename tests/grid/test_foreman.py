@@ -327,3 +327,39 @@ def test_a_category_without_defects_is_a_failure_before_any_stage(toy: str, tmp_
         assert foreman.next("w", 1, 1) is None
         (outcome,) = foreman.ended()
     assert "no defective test image" in str(outcome.error)
+
+
+def test_a_failure_is_not_repeated_by_a_process_beside_it(
+    jobs: list[Job], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = begin(jobs[:1], output)
+    with monkeypatch.context() as patch:
+        patch.setattr("hrbench.runs.stages.Fit.train", lambda *_, **__: 1 / 0)
+        with begin(jobs[:1], output) as foreman:
+            Crew().drive(foreman)
+    with beside:
+        assert beside.next("w", 1, 1) is None
+        (outcome,) = beside.ended()
+    assert "division by zero" in str(outcome.error)
+    with begin(jobs[:1], output) as later:
+        (outcome,) = Crew().drive(later)
+    assert outcome.run is not None
+    assert not list(output.rglob("*.failed.json"))
+
+
+def test_a_node_with_other_training_images_leaves_the_shared_folder_as_it_is(
+    toy: str, tmp_path: Path, output: Path
+) -> None:
+    root = write_tree(tmp_path / "data")
+    jobs, crew = make_jobs(root, toy), Crew(1, output)
+    with begin(jobs, output, shared=True) as foreman:
+        call = foreman.next(0, 1, 1)
+        assert call is not None
+        before = sorted(output.rglob("*"))
+        first, second, *_ = jobs[0].category.train
+        first.image.write_bytes(second.image.read_bytes())
+        (there,) = make_jobs(root, toy)
+        foreman.received(0, crew.do(0, call._replace(arguments=(there, *call.arguments[1:]))))
+        assert set(before) <= {*output.rglob("*"), *output.rglob("*.lease")}
+        (outcome,) = foreman.ended()
+    assert "other training images on this node" in str(outcome.error)
