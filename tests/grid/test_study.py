@@ -18,12 +18,15 @@ import hrbench
 from hrbench import HrbenchError, LocalEngine, load_protocol
 from hrbench.cli import main
 from hrbench.engine.expected import Expected, Stage
+from hrbench.grid import local
 from hrbench.grid.engine import Outcome, Watch
 from hrbench.protocol import Bootstrap
 from hrbench.registry import load_method, source_digest
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.lease import Leases
+from hrbench.runs.runner import Runner
 from hrbench.runs.stages import Setting
+from hrbench.runs.store import Run
 
 FEW_DRAWS = dataclasses.replace(load_protocol("native"), bootstrap=Bootstrap(draws=10))
 
@@ -266,3 +269,26 @@ def test_sigterm_ends_a_run_soon_and_the_exit_status_says_that_jobs_are_left(
     assert "Traceback" not in error
     assert list((tmp_path / "out").rglob("fit.pt"))
     assert not list((tmp_path / "out").rglob("*.lease"))
+
+
+def test_who_cannot_help_with_a_job_loses_no_other(
+    tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked, helped = Runner.advance, [], []
+
+    def advance(runner: Runner, job: Job) -> Run | None:
+        asked.append(job.category.name)
+        return None if asked == ["nut"] else real(runner, job)  # at first another process has it
+
+    def fails(runner: Runner, job: Job) -> bool:
+        helped.append(job.category.name)
+        raise HrbenchError("a bad file")
+
+    monkeypatch.setattr(Runner, "advance", advance)
+    monkeypatch.setattr(Runner, "help", fails)
+    monkeypatch.setattr(local, "WAIT_SECONDS", 0.0)
+    arguments: dict[str, Any] = {"root": tree, "output": tmp_path, "options": {toy: {"steps": 2}}}
+    study = hrbench.run("folder", [toy], categories=["nut"], **arguments)
+    assert (asked, helped) == (["nut"] * 2, ["nut"])
+    assert [run.about.dataset.category for run in study.runs] == ["nut"]
+    assert not study.failures
