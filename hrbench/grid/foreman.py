@@ -152,6 +152,10 @@ class Foreman:
         begun = self._begun.get(task.job)
         if begun is None:  # it has failed meanwhile
             return
+        if self._leases.lost(begun.folder.lease):  # this process was stopped for so long that another one has the job
+            self._drop(begun)
+            self._elsewhere.append(begun.job)
+            return
         if isinstance(result, Failed):
             error = HrbenchError(f"{result.error} (on node {result.node})")
             self._end(begun, Outcome(begun.job, error=error, traceback=result.traceback))
@@ -200,14 +204,17 @@ class Foreman:
             self._ended.append(Outcome(job, error=error))
 
     def _end(self, begun: _Begun, outcome: Outcome) -> None:
-        self._board.remove(begun.job.name)
         if outcome.error is None:
             self._notes.clear(begun.folder)
         else:
             self._notes.write(begun.folder, begun.job.label, outcome.error)
+        self._drop(begun)
+        self._ended.append(outcome)
+
+    def _drop(self, begun: _Begun) -> None:
+        self._board.remove(begun.job.name)
         self._leases.give_back(begun.folder.lease)
         del self._begun[begun.job.name]
-        self._ended.append(outcome)
 
     def _take_fit(self, worker: Hashable, task: Task, begun: _Begun, result: Any) -> None:
         digest, parcel = result

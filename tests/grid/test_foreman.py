@@ -363,3 +363,17 @@ def test_a_node_with_other_training_images_leaves_the_shared_folder_as_it_is(
         assert all(path.exists() for path in before)
         (outcome,) = foreman.ended()
     assert "other training images on this node" in str(outcome.error)
+
+
+def test_a_job_whose_lease_was_lost_is_left_to_who_has_it(
+    jobs: list[Job], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = Crew(1)
+    with begin(jobs[:1], output) as foreman:
+        call = foreman.next(0, 1, 1)
+        assert call is not None
+        monkeypatch.setattr(Leases, "lost", lambda self, path: True)
+        foreman.received(0, crew.do(0, call))
+        assert foreman.left == 1
+        assert not list(foreman.ended())
+    assert not jobs[0].folder(output).weights.exists()
