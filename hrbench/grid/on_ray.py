@@ -249,11 +249,10 @@ class RayEngine(Engine):
             yield
             self._take_in(calls, hands, 0.5)
             yield
+        # Asked to stop: chunks in work are soon done, fits are not.
         until = time.monotonic() + STOP_SECONDS
-        while (
-            calls and hands.left and time.monotonic() < until
-        ):  # asked to stop: chunks in work are soon done, fits not
-            calls = {reference: call for reference, call in calls.items() if call[1] != "fit"}
+        calls = {reference: call for reference, call in calls.items() if call[1] != "fit"}
+        while calls and hands.left and time.monotonic() < until:
             self._take_in(calls, hands, 0.5)
             yield
 
