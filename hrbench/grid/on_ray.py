@@ -92,7 +92,7 @@ class RayEngine(Engine):
     gpus_per_job : float, optional
         By default 1 where there are GPUs. Times on a shared GPU are marked, and left out of reports.
     cpus_per_job : int, optional
-        Also the threads of torch; by default 4 with a GPU, else 1.
+        Also the threads of torch; by default up to 4 with a GPU, else 1.
     shared_output : bool
         The output folder is the same for all nodes: workers write there themselves, and a fit that was cut short goes
         on from its last checkpoint. By default results come back through Ray, and need no shared folder.
@@ -356,24 +356,28 @@ class RayEngine(Engine):
             worker.ready = True
 
     def _forget(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
+        if worker in self._workers:
+            self._workers.remove(worker)
         with contextlib.suppress(Exception):
             self._ray.kill(worker.actor)
 
     def _settle_resources(self) -> None:
         """Decide what each worker gets."""
-        gpus = self.device != "cpu" and any(node["Resources"].get("GPU", 0) for node in self._ray.nodes())
-        self._gpus_each = (1.0 if gpus else 0.0) if self.gpus_per_job is None else self.gpus_per_job
-        self._cpus_each = (4 if self._gpus_each else 1) if self.cpus_per_job is None else self.cpus_per_job
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        beside = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU", 0)]  # CPUs for each GPU
+        gpus = 1.0 if beside and self.device != "cpu" else 0.0
+        self._gpus_each = gpus if self.gpus_per_job is None else self.gpus_per_job
+        default = max(1, min([4, *(int(self._gpus_each * cpus) for cpus in beside)])) if self._gpus_each else 1
+        self._cpus_each = default if self.cpus_per_job is None else self.cpus_per_job
         if not any(self._rooms().values()):
             needed = f"{self._cpus_each} CPUs" + f" and {self._gpus_each:g} GPUs" * bool(self._gpus_each)
-            nodes = ", ".join(
+            there = ", ".join(
                 f"{node['NodeManagerHostname']} ({node['Resources'].get('CPU', 0):g} CPUs, "
                 f"{node['Resources'].get('GPU', 0):g} GPUs)"
                 for node in self._ray.nodes()
                 if node["Alive"]
             )
-            raise HrbenchError(f"engine 'ray': no node has room for a job of {needed}; there are {nodes}")
+            raise HrbenchError(f"engine 'ray': no node has room for a job of {needed}; there are {there}")
 
     def _await_workers(self) -> None:
         """Wait for the workers: long for the first one, a little for the others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +101,24 @@ def test_rehearsals_end_whatever_becomes_of_them() -> None:
     hands.received(1, Failed("a", "no", ""))
     assert list(hands.found()) == [("job b", "its node is gone"), ("job a", "no")]
     assert hands.left == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "each", "rooms"),
+    [
+        ({}, [{"CPU": 6}, {"CPU": 2}], (0.0, 1), [6, 2]),
+        ({}, [{"CPU": 64, "GPU": 8}, {"CPU": 16}], (1.0, 4), [8, 0]),
+        ({}, [{"CPU": 4, "GPU": 2}], (1.0, 2), [2]),
+        ({"gpus_per_job": 0.5}, [{"CPU": 16, "GPU": 2}], (0.5, 4), [4]),
+        ({"device": "cpu", "cpus_per_job": 3}, [{"CPU": 7, "GPU": 1}], (0.0, 3), [2]),
+    ],
+)
+def test_what_each_worker_gets(
+    options: dict[str, Any], nodes: list[dict[str, float]], each: tuple[float, int], rooms: list[int]
+) -> None:
+    engine = RayEngine(**options)
+    alive = [{"Alive": True, "NodeID": str(at), "Resources": node} for at, node in enumerate(nodes)]
+    engine._ray = SimpleNamespace(nodes=lambda: [*alive, {"Alive": False, "NodeID": "x", "Resources": {}}])
+    engine._settle_resources()
+    assert (engine._gpus_each, engine._cpus_each) == each
+    assert list(engine._rooms().values()) == rooms
