@@ -74,7 +74,7 @@ from hrbench.runs.store import RunFolder
 
 CATEGORIES, SEEDS = ("bolt", "nut"), (0, 1, 2, 3, 4)
 TRAIN, GOOD, BAD, SIDE = 20, 10, 14, 32
-TRIAL_SECONDS = 240.0  # in which the jobs of a trial have to end
+TRIAL_SECONDS = 600.0  # in which the jobs of a trial have to end
 STAGES = ("start", "fit", "calibrate", "predict", "score", "tidy")
 WORKER_STAGES = ("fit", "calibrate", "predict", "score")
 NAMES = {"tidied": "between jobs", "start": "start", "tidy": "remove what is left"}
