@@ -15,6 +15,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hrbench.precision import pick_precision
 from hrbench.protocol import load_protocol
 from hrbench.runs import runner
 from hrbench.runs.job import Job, make_job, split_normals
+from hrbench.runs.shards import EvidenceShards
 
 
 def main() -> None:
@@ -101,19 +103,19 @@ def measured(job: Job, output: Path, device: torch.device, batch_size: int) -> t
     """Run the job; return the seconds of its fit and of predicting the test images."""
     seconds = 0.0
 
-    class Timed(runner.EvidenceShards):
-        def collect(self, *args: Any) -> None:
-            nonlocal seconds
-            started = time.perf_counter()
-            super().collect(*args)
-            seconds = time.perf_counter() - started
+    collect = EvidenceShards.collect
 
-    before = runner.EvidenceShards
-    runner.EvidenceShards = Timed  # type: ignore[misc]
+    def timed(*args: Any) -> Iterator[int]:
+        nonlocal seconds
+        started = time.perf_counter()
+        yield from collect(*args)
+        seconds += time.perf_counter() - started
+
+    EvidenceShards.collect = timed  # type: ignore[method-assign]
     try:
         run = runner.run_job(job, output, [load_protocol("native")], device=device, batch_size=batch_size)
     finally:
-        runner.EvidenceShards = before  # type: ignore[misc]
+        EvidenceShards.collect = collect  # type: ignore[method-assign]
     return float(run.about.cost.fit_seconds or 0.0), seconds
 
 

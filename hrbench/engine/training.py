@@ -220,7 +220,7 @@ class Fit:
         self._started = time.monotonic()
         self._finished: list[list[float]] = list(self._saved.get("finished", []))
 
-    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Features:
+    def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Batches[list[Tensor]]:
         """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
 
         def precise(batch: Tensor) -> Sequence[Tensor]:
@@ -258,7 +258,7 @@ class Fit:
         batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
         saved_at = time.monotonic()
         name = f"{self.label} {description}".strip()
-        for batch in track(batches, name, total=steps, unit="step", initial=len(losses)):
+        for batch in self._shown(batches, name, total=steps, unit="step", initial=len(losses)):
             torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
@@ -284,12 +284,16 @@ class Fit:
 
     def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate under a progress bar."""
-        return track(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
+        return self._shown(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
 
     @property
     def seconds(self) -> float:
         """Time spent so far, that of interrupted attempts included up to their last checkpoint."""
         return self._earlier + time.monotonic() - self._started
+
+    def _shown(self, items: Iterable[Batch], name: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Batch]:
+        """Yield what a stage draws, under a progress bar."""
+        return track(items, name, total=total, unit=unit, initial=initial)
 
     def _save(self, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
         if self.checkpoint is None:
