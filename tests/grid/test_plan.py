@@ -8,7 +8,7 @@ import pytest
 from helpers import write_tree
 
 from hrbench import load_dataset
-from hrbench.engine.expected import Expected, Stage
+from hrbench.engine.expected import Expected, Work
 from hrbench.grid.plan import Plan, PlannedJob, make_plan, samples_of, state_of
 from hrbench.runs.job import Job, make_job
 
@@ -22,8 +22,8 @@ def jobs(tree: Path, toy: str) -> list[Job]:
 
 
 def expected(seconds: float | None = 2.0, steps: int | None = 10, device: float | None = None) -> Expected:
-    stages = None if steps is None else (Stage("fit", steps, 0.0, 3.0),)
-    return Expected(stages, "", 7, seconds, False, 1, False, 1024.0, 2048.0, device)
+    works = None if steps is None else [Work(steps, seconds=3.0)]
+    return Expected(works, seconds, "", False, 1, 2048.0, device)
 
 
 def test_states_of_jobs(jobs: list[Job], tmp_path: Path) -> None:

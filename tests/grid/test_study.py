@@ -17,7 +17,7 @@ import torch
 import hrbench
 from hrbench import HrbenchError, LocalEngine, load_protocol
 from hrbench.cli import main
-from hrbench.engine.expected import Expected, Stage
+from hrbench.engine.expected import Expected, Work
 from hrbench.grid import local
 from hrbench.grid.engine import Outcome, Watch
 from hrbench.protocol import Bootstrap
@@ -163,7 +163,7 @@ class Recorder(LocalEngine):
     def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | None]]:
         for job in jobs:
             steps = job.options["steps"] * (3 if job.view.text == "whole:48" else 1)
-            yield job, Expected((Stage("fit", steps, 0.0, 1.0),), "", 7, 0.5, False, 1, False, 1.0, 1.0, None)
+            yield job, Expected([Work(steps, seconds=1.0)], 0.5, "", False, 1, 1.0, None)
 
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:
         self.asked += [job.label for job in jobs]
