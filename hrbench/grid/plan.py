@@ -45,8 +45,9 @@ class PlannedJob:
     @property
     def seconds(self) -> float | None:
         """What it is expected to take; None if that is not known."""
-        known = self.fit_seconds is not None and self.predict_seconds is not None
-        return self.fit_seconds + self.predict_seconds if known else None  # type: ignore[operator]
+        if self.fit_seconds is None or self.predict_seconds is None:
+            return None
+        return self.fit_seconds + self.predict_seconds
 
 
 @dataclass(frozen=True)
