@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["Source", "weights_folder"]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _HUB_TIMEOUT_S = 5.0
+_BESIDE = re.compile(r"(mask_token|decoder_.*)$|.*num_batches_tracked$")  # of what a network was pretrained with
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -72,12 +74,14 @@ class Source:
                     f"weights {self.weights!r}: no such file, and neither 'pretrained', 'bundled' nor 'random'"
                 )
         given = _read(path)
-        matched = _match(network, given)
+        whole = None if self.bundled else self.model
+        matched = _match(network, given, whole)
         if isinstance(matched, list):
             # Files of the original authors name things differently; timm knows how to convert them.
             with contextlib.suppress(Exception):
                 inner = getattr(network, "model", network)
-                matched = _match(network, sys.modules[type(inner).__module__].checkpoint_filter_fn(given, inner))
+                convert = sys.modules[type(inner).__module__].checkpoint_filter_fn
+                matched = _match(network, convert(given, inner), whole)
         if isinstance(matched, list):
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
             if self.bundled:
@@ -159,20 +163,20 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in tensors.items()}
 
 
-def _match(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor] | list[str]:
+def _match(network: nn.Module, given: Mapping[str, Tensor], whole: str | None) -> dict[str, Tensor] | list[str]:
     """Return the part of `given` that fills `network`, or what is wrong with it.
 
     A ``features_only`` network renames what it wraps (``blocks.0`` to ``blocks_0``, or a prefix ``model.``),
-    so keys are compared with dots as underscores. What the network does not have (heads, later blocks) is
-    left out.
+    so keys are compared with dots as underscores. What the network does not have is left out if the `whole` model has
+    it (heads, later blocks) or it is another network beside it (a decoder).
     """
-    flat = {key.replace(".", "_"): value for key, value in given.items()}
+    flat = {_flat(key): value for key, value in given.items()}
     filled: dict[str, Tensor] = {}
     wrong: list[str] = []
     for key, own in network.state_dict().items():
-        found = flat.get(key.replace(".", "_"))
+        found = flat.get(_flat(key))
         if found is None:
-            found = flat.get(key.removeprefix("model.").replace(".", "_"))
+            found = flat.get(_flat(key.removeprefix("model.")))
         if found is None:
             # Old files of batch norm lack this counter, which only training uses.
             if key.endswith("num_batches_tracked"):
@@ -182,8 +186,34 @@ def _match(network: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]
                 continue
         if found.shape != own.shape:
             wrong.append(f"{key} is {tuple(found.shape)}, expected {tuple(own.shape)}")
+        elif found.is_floating_point() != own.is_floating_point() or found.is_complex():
+            wrong.append(f"{key} is of type {_type(found)}, expected {_type(own)}")
+        elif not bool(found.isfinite().all()):
+            wrong.append(f"{key} holds {int((~found.isfinite()).sum()):,} NaN or infinite values")
         filled[key] = found
+    if whole is not None and not wrong:
+        wrong = [f"{whole} has no {key}" for key in _foreign(whole, given)]
     return wrong or filled
+
+
+def _foreign(model: str, given: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys that belong to parts of the timm model, of which it has no such: the file is another model's."""
+    with torch.device("meta"):
+        own = timm.create_model(model, pretrained=False).state_dict()
+    names, parts = {_flat(key) for key in own}, {key.partition(".")[0] for key in own}
+    return [
+        key
+        for key in given
+        if _flat(key) not in names and (key.partition(".")[0] in parts or "." not in key) and not _BESIDE.match(key)
+    ]
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -272,6 +272,32 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         load_pyramid(PYRAMID, str(path), (1,))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {**state, "layer1.7.conv1.weight": torch.ones(2)}, f"{PYRAMID} has no layer1.7.conv1.weight"),
+        (lambda state: {**state, "reg_token": torch.ones(2)}, f"{PYRAMID} has no reg_token"),
+        (lambda state: {**state, "conv1.0.weight": state["conv1.0.weight"] + 0j}, "of type complex64, expected float"),
+        (lambda state: {**state, "conv1.0.weight": state["conv1.0.weight"].to(torch.int8)}, "int8, expected float32"),
+        (lambda state: {**state, "conv1.0.weight": state["conv1.0.weight"] / 0}, "conv1.0.weight holds .* infinite"),
+    ],
+)
+def test_weights_of_another_model_or_type_do_not_fit(change, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(change(state_of(PYRAMID)), path)
+    with pytest.raises(HrbenchError, match=rf"w.pth' do not fit {PYRAMID}: .*{message}"):
+        load_pyramid(PYRAMID, str(path), (1,))
+
+
+def test_parts_beside_the_model_are_left_out(tmp_path: Path) -> None:
+    path, state = tmp_path / "w.pth", state_of(VIT)
+    torch.save(state, path)
+    plain = load_tokens(VIT, str(path), (3,)).provenance
+    beside = {"decoder_pos_embed": torch.ones(2), "mask_token": torch.ones(2), "projector.0.weight": torch.ones(2)}
+    torch.save({**state, **beside}, path)
+    assert load_tokens(VIT, str(path), (3,)).provenance == plain
+
+
 def test_misfits_name_file_model_and_keys(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(state_of(VIT), path)
