@@ -92,7 +92,7 @@ def evaluate(
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
         defect = None if row["masks"] is None else _mask(row["masks"], index)
         try:
-            score = float(row["image_scores"]) if "image_scores" in row else None
+            score = _number(row["image_scores"]) if "image_scores" in row else None
         except (TypeError, ValueError):
             raise HrbenchError(f"image score {index} is {row['image_scores']!r}, expected a number") from None
         group = row.get("groups")
@@ -121,6 +121,12 @@ def as_array(item: Any, name: str) -> npt.NDArray[Any]:
         return np.asarray(item)
     except (TypeError, ValueError) as error:
         raise HrbenchError(f"{name}: not an array of numbers: {error}") from None
+
+
+def _number(value: Any) -> float:
+    if np.iscomplexobj(value):
+        raise TypeError  # numpy would drop the imaginary part
+    return float(value)
 
 
 def _mask(mask: npt.ArrayLike, index: int) -> npt.NDArray[np.bool_]:

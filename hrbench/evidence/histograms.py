@@ -34,6 +34,7 @@ Counts = npt.NDArray[np.integer[Any]]
 Scores = npt.NDArray[np.floating[Any]]
 
 _PIECE = 1 << 16  # pixels that stay in the cache between two steps
+_INTEGERS = 2.0**53  # below it float64 has every integer
 KEY_SHIFT = 10  # float32 bits dropped in one-pass evidence: 22 remain, a relative width of 2**-13 per bin
 
 
@@ -87,7 +88,8 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
     Raises
     ------
     HrbenchError
-        If it is not two-dimensional, not of `size` (H, W), not numeric, or holds NaN or infinity.
+        If it is not two-dimensional, not of `size` (H, W), not of real numbers, holds NaN or infinity, or numbers that
+        float64 cannot tell apart.
     """
     array = np.asarray(anomaly_map)
     if array.ndim != 2 or 0 in array.shape or (size is not None and array.shape != size):
@@ -95,12 +97,21 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
         raise HrbenchError(f"{name}: the anomaly map has shape {array.shape}, expected {expected}")
     if array.dtype.kind not in "fiub":
         raise HrbenchError(f"{name}: the anomaly map is of type {array.dtype}, expected real numbers")
-    wide = array.dtype.kind in "iu" and array.dtype.itemsize > 2
-    array = array.astype(np.float64 if array.dtype == np.float64 or wide else np.float32, copy=False)
-    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):  # both spread NaN
-        bad = int(array.size - np.isfinite(array).sum())
+    wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)  # float32 would merge scores
+    with np.errstate(over="ignore"):
+        scores: Scores = array.astype(np.float64 if wide else np.float32, copy=False)
+    low, high = scores.min(), scores.max()  # both spread NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(scores.size - np.isfinite(scores).sum())
         raise HrbenchError(f"{name}: the anomaly map has {bad} NaN or infinite pixels, expected finite scores")
-    return array
+    if array.dtype.itemsize > 4 and scores is not array:
+        exact = (scores == array).all() if array.dtype.kind == "f" else max(-low, high) < _INTEGERS
+        if not exact:
+            raise HrbenchError(
+                f"{name}: the anomaly map is of type {array.dtype} and holds numbers that float64 cannot tell apart, "
+                "expected float32 or float64"
+            )
+    return scores
 
 
 @dataclasses.dataclass(frozen=True)

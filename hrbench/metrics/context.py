@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self, TypeVar
@@ -61,7 +62,8 @@ class Context(Shared):
     Raises
     ------
     HrbenchError
-        If there is no defect pixel or no normal pixel at all, or the evidence was collected for other protocols.
+        If there is no defect pixel or no normal pixel at all, the evidence was collected for other protocols, or the
+        threshold is not a finite number.
     """
 
     def __init__(self, evidence: Evidence, protocol: Protocol, threshold: float | None = None) -> None:
@@ -78,7 +80,7 @@ class Context(Shared):
         self.areas: npt.NDArray[np.int64] = evidence.components["area"].to_numpy()
         self.subsets: dict[str, Bools] = size_subsets(self.areas, protocol.size_bins)
         rule, pixels = protocol.threshold, protocol.alarm.pixels
-        self.threshold = automatic_threshold(evidence, rule, pixels) if threshold is None else threshold
+        self.threshold = automatic_threshold(evidence, rule, pixels) if threshold is None else _finite(threshold)
 
     @cached_property
     def alarms(self) -> npt.NDArray[np.float64]:
@@ -157,3 +159,13 @@ class Context(Shared):
             point: None if overlap is None else component_hits(self.evidence, thresholds[point], share)
             for point, overlap in self.overlaps.items()
         }
+
+
+def _finite(threshold: object) -> float:
+    try:
+        value = math.nan if isinstance(threshold, bool | str) else float(threshold)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise HrbenchError(f"threshold is {threshold!r}, expected a finite number")
+    return value

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
+from hrbench.evidence.histograms import check_map
 from hrbench.imaging import png_depth, read_mask, read_pixels, read_tiff
 
 __all__ = ["MAP_SUFFIXES", "find_decisions", "find_maps", "read_decision", "read_map"]
@@ -59,12 +60,7 @@ def read_map(path: Path | str, size: tuple[int, int] | None) -> NDArray[np.float
             f"{path}: map is {array.shape[0]} x {array.shape[1]} (height x width), "
             f"expected {size[0]} x {size[1]} as its image; maps are not resized here"
         )
-    wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)  # float32 would merge scores
-    scores: NDArray[np.floating[Any]] = array.astype(np.float64 if wide else np.float32)
-    if not np.isfinite(scores).all():
-        nan, inf = int(np.isnan(scores).sum()), int(np.isinf(scores).sum())
-        raise HrbenchError(f"{path}: {nan} NaN and {inf} infinite values, expected finite ones")
-    return scores
+    return check_map(array, None, str(path))
 
 
 def find_maps(folder: Path | str, samples: Sequence[Sample]) -> dict[str, Path]:
