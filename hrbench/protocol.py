@@ -249,6 +249,7 @@ class Protocol:
         among = set(alarm.summary) <= set(alarm.budgets) and len(set(alarm.summary)) == len(alarm.summary)
         require(among, "alarm.summary", alarm.summary, f"different ones of {alarm.budgets}")
         require(self.bootstrap.draws >= 0, "bootstrap.draws", self.bootstrap.draws, "0 or more")
+        require(self.bootstrap.seed >= 0, "bootstrap.seed", self.bootstrap.seed, "0 or more")
         require(0 < self.bootstrap.level < 1, "bootstrap.level", self.bootstrap.level, "a number in (0, 1)")
         for key in ("share", "probability", "level"):
             given = getattr(self.pod, key)

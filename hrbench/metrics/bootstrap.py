@@ -39,6 +39,7 @@ from hrbench.protocol import Bootstrap, Protocol
 __all__ = [
     "MIN_COMPONENTS",
     "MIN_IMAGES",
+    "REPLICATE_COLUMNS",
     "Replicates",
     "average",
     "drawn_replicates",
@@ -60,6 +61,8 @@ MIN_COMPONENTS = 3
 
 _CHUNK = 64  # replicates at a time: their arrays over all bins stay in the cache
 _KEY_COLUMNS = list(Key._fields)
+REPLICATE_COLUMNS = (*Key._fields, "estimate", "units", "components", "sample", "values")
+"""Columns of :meth:`Replicates.table`."""
 
 
 def image_weights(

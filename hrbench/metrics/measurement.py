@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hrbench.evidence import Evidence
-from hrbench.metrics.bootstrap import Replicates, drawn_replicates
+from hrbench.metrics.bootstrap import REPLICATE_COLUMNS, Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detections
@@ -58,7 +58,8 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     context = Context(evidence, protocol, threshold)
     drawn = drawn_replicates(context) if protocol.bootstrap.draws else None
     records = with_intervals(metric_rows(context), context, drawn, detections(context))
-    kept = pd.DataFrame() if drawn is None else drawn.only([drawn.row(*key) for key in _kept(protocol)]).table()
+    none = pd.DataFrame(columns=REPLICATE_COLUMNS)
+    kept = none if drawn is None else drawn.only([drawn.row(*key) for key in _kept(protocol)]).table()
     tables = (records, component_rows(context), image_rows(context), kept)
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 

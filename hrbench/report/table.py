@@ -299,6 +299,8 @@ def overview_table(board: Leaderboard) -> Table:
 def interval_note(protocol: Protocol, units: str = "images") -> str:
     """Say where the intervals come from; `units` are those of :attr:`Leaderboard.units`."""
     rules = protocol.bootstrap
+    if not rules.draws:
+        return f"Intervals: {100 * rules.level:g} %, of shares of counted images only: the protocol draws no bootstrap."
     return f"Intervals: {100 * rules.level:g} %, bootstrap over {units}, {rules.draws} draws."
 
 

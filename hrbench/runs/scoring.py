@@ -222,8 +222,9 @@ def _protocol_records(protocols: Sequence[Protocol]) -> dict[str, ProtocolRecord
 def _write_tables(folder: RunFolder, measured: Sequence[Measured], same: Mapping[str, Any]) -> None:
     """Write the tables of all protocols together; `same` are the columns in which all records are alike."""
     for name in _TABLES:
-        parts = [table for part in measured if len(table := getattr(part, name))]
-        whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"protocol": []})
+        tables = [getattr(part, name) for part in measured]
+        filled = [table for table in tables if len(table)]
+        whole = pd.concat(filled, ignore_index=True) if filled else tables[-1]
         if name == "records":
             whole = whole.assign(**same)[list(RECORD_COLUMNS)]
         with atomic(folder.table(name)) as path:

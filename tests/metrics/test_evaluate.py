@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import hrbench
 from hrbench.evidence import Evidence
 from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.measurement import measure
 from hrbench.metrics.segmentation import MATCHED
+from hrbench.protocol import Bootstrap, load_protocol
 
 LIMITS = (0.30, 0.10, 0.05, 0.01)
 
@@ -145,8 +149,6 @@ def test_recall_by_size_by_hand():
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_limit_equal_to_a_reached_rate(exact):
-    from dataclasses import replace
-
     from hrbench.evidence import EvidenceCollector, EvidenceSpec
 
     maps, masks = random_case(13, levels=6)
@@ -181,8 +183,6 @@ def test_sigma_rule():
     maps, masks = random_case(5)
     normals = [np.full((8, 8), 1.0), np.full((8, 8), 3.0)]
     rules = hrbench.load_protocol("native")
-    from dataclasses import replace
-
     rules = replace(rules, threshold=replace(rules.threshold, rule="mean+k*sigma", k=3.0))
     result = hrbench.evaluate(maps, masks, normal_maps=normals, protocol=rules)
     assert hrbench.metrics.automatic_threshold(result.evidence, rules.threshold) == pytest.approx(5.0, rel=2**-12)
@@ -456,5 +456,47 @@ def test_tensors_and_lists_are_arrays_too():
     ):
         with pytest.raises(hrbench.HrbenchError, match=message):
             hrbench.evaluate(maps, masks, image_scores=scored)
-    with pytest.raises(hrbench.HrbenchError, match="threshold is nan"):
-        hrbench.evaluate([scores], [mask], threshold=float("nan"))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), "x", "1", [1], True, 10**400, 1j])
+def test_a_threshold_that_is_no_number_is_refused(threshold):
+    mask = np.eye(4, dtype=bool)
+    with pytest.raises(hrbench.HrbenchError, match="threshold is .*, expected a finite number"):
+        hrbench.evaluate([mask.astype("f4")], [mask], threshold=threshold)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_maps_that_no_float_can_tell_apart_are_refused(exact):
+    mask = np.eye(4, dtype=bool)
+    fine = np.finfo(np.longdouble)
+    maps = [np.int64(1 << 60) + mask, np.uint64(1 << 63) + mask.astype(np.uint64)]
+    if fine.eps < np.finfo(np.float64).eps:  # not on every platform
+        maps.append(1 + fine.eps * mask)
+    for scores in maps:
+        with pytest.raises(hrbench.HrbenchError, match="numbers that float64 cannot tell apart"):
+            hrbench.evaluate([scores], [mask], exact=exact)
+    for kind in (np.int64, np.uint64, np.longdouble):  # where nothing is lost, the type does not matter
+        assert hrbench.evaluate([(2**53 - 2 + mask.astype(kind)).astype(kind)], [mask], exact=True).value("aupro") == 1
+
+
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_complex_maps_and_scores_are_refused(kind):
+    mask = np.eye(4, dtype=bool)
+    with pytest.raises(hrbench.HrbenchError, match="type complex.*, expected real numbers"):
+        hrbench.evaluate([mask.astype(kind)], [mask])
+    with pytest.raises(hrbench.HrbenchError, match="image score 0 is .*, expected a number"):
+        hrbench.evaluate([mask.astype("f4")], [mask], image_scores=[kind(1j)])
+
+
+def test_without_draws_there_are_no_intervals_and_nothing_else_is_lost():
+    rules = replace(load_protocol("native"), bootstrap=Bootstrap(draws=0))
+    mask = np.eye(8, dtype=bool)
+    maps = [np.random.default_rng(seed).random((8, 8)) + mask * (seed % 2) for seed in range(8)]
+    masks = [mask if seed % 2 else None for seed in range(8)]
+    result = hrbench.evaluate(maps, masks, protocol=rules)
+    table = measure(result.evidence, rules)
+    assert np.isnan(table.records.query("metric == 'aupro'")["ci_low"]).all()
+    assert table.replicates.empty
+    assert {"metric", "subset", "fpr_limit", "values", "protocol"} <= set(table.replicates)
+    assert "0 draws" not in str(result.summary())
+    assert hrbench.compare(result, result).difference("aupro") == 0

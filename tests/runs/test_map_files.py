@@ -82,8 +82,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> N
     array = SCORES.copy()
     array[2, 3] = bad
     np.save(tmp_path / "a.npy", array)
-    nan = int(np.isnan(bad))
-    with pytest.raises(HrbenchError, match=rf"a\.npy: {nan} NaN and {1 - nan} infinite values"):
+    with pytest.raises(HrbenchError, match=r"a\.npy: the anomaly map has 1 NaN or infinite pixels"):
         read_map(tmp_path / "a.npy", SIZE)
 
 
