@@ -461,7 +461,7 @@ def test_tensors_and_lists_are_arrays_too():
 @pytest.mark.parametrize("threshold", [float("nan"), "x", "1", [1], True, 10**400, 1j])
 def test_a_threshold_that_is_no_number_is_refused(threshold):
     mask = np.eye(4, dtype=bool)
-    with pytest.raises(hrbench.HrbenchError, match="threshold is .*, expected a finite number"):
+    with pytest.raises(hrbench.HrbenchError, match=r"threshold is .*, expected a finite number"):
         hrbench.evaluate([mask.astype("f4")], [mask], threshold=threshold)
 
 
@@ -482,9 +482,9 @@ def test_maps_that_no_float_can_tell_apart_are_refused(exact):
 @pytest.mark.parametrize("kind", [np.complex64, np.complex128])
 def test_complex_maps_and_scores_are_refused(kind):
     mask = np.eye(4, dtype=bool)
-    with pytest.raises(hrbench.HrbenchError, match="type complex.*, expected real numbers"):
+    with pytest.raises(hrbench.HrbenchError, match=r"type complex.*, expected real numbers"):
         hrbench.evaluate([mask.astype(kind)], [mask])
-    with pytest.raises(hrbench.HrbenchError, match="image score 0 is .*, expected a number"):
+    with pytest.raises(hrbench.HrbenchError, match=r"image score 0 is .*, expected a number"):
         hrbench.evaluate([mask.astype("f4")], [mask], image_scores=[kind(1j)])
 
 
