@@ -232,7 +232,7 @@ class Workbench:
             path.write_text(json.dumps({"seconds": fit.seconds, "spent": dataclasses.asdict(spent)}), encoding="utf-8")
         with atomic(folder.weights) as path:
             save_file(learnt_state(self.method), path)
-        folder.checkpoint.unlink(missing_ok=True)
+        fit.forget()
         self._learnt = True
 
     def _calibrate(self) -> None:
