@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
+from hrbench.contract import check_features, check_loss
 from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
 from hrbench.engine.views import Placement, View, stack_tiles, to_unit
@@ -227,7 +228,7 @@ class Fit:
 
         def precise(batch: Tensor) -> Sequence[Tensor]:
             with autocast(self.device, self.precision):
-                return extract(batch)
+                return check_features(extract, extract(batch), len(batch))
 
         return Features(normals, precise, self.device, scratch=self.scratch)
 
@@ -243,7 +244,7 @@ class Fit:
     ) -> list[float]:
         """Run the fit loop; see :meth:`hrbench.method.FitContext.train`."""
         for option, given in (("steps", steps), ("batch_size", batch_size)):
-            if given < 1:
+            if not isinstance(given, int) or given < 1:
                 raise HrbenchError(f"{self.label} {description}: {option} is {given}, expected at least 1".strip())
         self._stage += 1
         name = f"{self.label} {description}".strip()
@@ -268,7 +269,7 @@ class Fit:
             optimizer.zero_grad(set_to_none=True)
             inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
             with autocast(self.device, self.precision):
-                value = loss(inputs)
+                value = check_loss(loss, loss(inputs))
             number = float(value.detach())
             if not math.isfinite(number):
                 raise HrbenchError(

@@ -143,9 +143,7 @@ def test_a_fit_that_does_another_thing_when_it_is_continued_is_refused(toy, tmp_
     path = tmp_path / "fit.pt"
     with pytest.raises(Killed):
         fitted(lambda: create_method(toy, steps=8), path, monkeypatch, 5)
-    with pytest.raises(
-        HrbenchError, match=r"first: 3 steps are asked for where the interrupted fit took 4.*delete.*fit"
-    ):
+    with pytest.raises(HrbenchError, match=r"3 steps are asked for where the interrupted fit took 4.*delete.*fit"):
         fitted(lambda: create_method(toy, steps=6), path, monkeypatch)
 
 
