@@ -20,6 +20,7 @@ from hrbench.errors import HrbenchError
 from hrbench.method import Method, Prediction, Preset
 
 __all__ = [
+    "breach",
     "check_class",
     "check_features",
     "check_final",
@@ -37,18 +38,34 @@ FRAMES = 5  # of the adapter's, that an error shows: the last ones
 _FOREIGN = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")] + [Path(__file__).parent]
 
 
+def breach(source: Any, found: str, expected: str) -> HrbenchError:
+    """Return the error for what a function or class of an adapter gives or has, with its file and line."""
+    while isinstance(source, functools.partial):
+        source = source.func
+    source = inspect.unwrap(getattr(source, "__func__", source))
+    if not (inspect.isfunction(source) or inspect.isclass(source)):
+        source = type(source)
+    try:
+        path = inspect.getsourcefile(source)
+        line = source.__code__.co_firstlineno if inspect.isfunction(source) else inspect.getsourcelines(source)[1]
+    except (OSError, TypeError):  # made by a program
+        path = None
+    place = f"{_shown(path)}:{line}: " if path else ""
+    return HrbenchError(f"{place}{source.__qualname__} {found}, expected {expected}")
+
+
 def check_class(cls: type[Method]) -> None:
     """Raise an error unless the presets of a method are presets by name."""
     presets: Any = cls.presets
     expected = 'a dict of presets by name, {"native": hrbench.Preset("tiled:256:64", {"option": value})}'
     if not isinstance(presets, Mapping):
-        raise _breach(cls, f"has {_described(presets)} as presets", expected)
+        raise breach(cls, f"has {_described(presets)} as presets", expected)
     for name, preset in presets.items():
         if not (isinstance(name, str) and isinstance(preset, Preset)):
-            raise _breach(cls, f"has {_described(preset)} as preset {name!r}", expected)
+            raise breach(cls, f"has {_described(preset)} as preset {name!r}", expected)
         if not (isinstance(preset.view, str) and isinstance(preset.options, Mapping)):
             found = f"{_described(preset.view)} and {_described(preset.options)}"
-            raise _breach(cls, f"has preset {name!r} of {found}", "a view in words and a dict of options")
+            raise breach(cls, f"has preset {name!r} of {found}", "a view in words and a dict of options")
 
 
 def make(cls: type[Method], options: Mapping[str, Any]) -> Method:
@@ -68,16 +85,16 @@ def make(cls: type[Method], options: Mapping[str, Any]) -> Method:
             raise
         begun = False
     if not begun:
-        raise _breach(cls.__init__, "begins without super().__init__()", "that before all else")
+        raise breach(cls.__init__, "begins without super().__init__()", "that before all else")
     if cls.fit is Method.fit:
-        raise _breach(cls, "has no fit", "fit(self, normals, context)")
+        raise breach(cls, "has no fit", "fit(self, normals, context)")
     if cls.predict is Method.predict and cls.predict_inputs is Method.predict_inputs:
-        raise _breach(cls, "has no predict", "predict(self, batch)")
+        raise breach(cls, "has no predict", "predict(self, batch)")
     if not _is_size(method.multiple):
-        raise _breach(cls, f"has multiple {method.multiple!r}", "a whole number of at least 1")
+        raise breach(cls, f"has multiple {method.multiple!r}", "a whole number of at least 1")
     size = method.input_size
     if size is not None and not (_is_size(size) and size % method.multiple == 0):
-        raise _breach(cls, f"has input_size {size!r}", f"None or a multiple of {method.multiple}")
+        raise breach(cls, f"has input_size {size!r}", f"None or a multiple of {method.multiple}")
     return method
 
 
@@ -85,10 +102,10 @@ def check_features(extract: Callable[..., Any], given: Any, inputs: int) -> Sequ
     """Return what an extractor gave of some inputs; anything but a list of tensors, a row per input, is an error."""
     expected = f"a list of Tensors of shape ({inputs}, ...)"
     if not isinstance(given, list | tuple):
-        raise _breach(extract, f"gave {_described(given)}", expected)
+        raise breach(extract, f"gave {_described(given)}", expected)
     for item in given:
         if not (isinstance(item, Tensor) and item.ndim and len(item) == inputs):
-            raise _breach(extract, f"gave a list with {_described(item)}", expected)
+            raise breach(extract, f"gave a list with {_described(item)}", expected)
     return given
 
 
@@ -96,9 +113,9 @@ def check_loss(loss: Callable[..., Any], given: Any) -> Tensor:
     """Return what a loss gave; anything but one real number that knows what it was computed from is an error."""
     expected = "one number as a Tensor, for example loss.mean()"
     if not (isinstance(given, Tensor) and given.numel() == 1 and given.is_floating_point()):
-        raise _breach(loss, f"gave {_described(given)}", expected)
+        raise breach(loss, f"gave {_described(given)}", expected)
     if not given.requires_grad:
-        raise _breach(
+        raise breach(
             loss,
             "gave a loss that depends on nothing that learns",
             "one computed from parameters, without detach() or no_grad",
@@ -128,25 +145,25 @@ def check_prediction(
     """
     cls = type(method)
     source = cls.predict if cls.predict_inputs is Method.predict_inputs else cls.predict_inputs
-    breach = functools.partial(_breach, source)
+    wrong = functools.partial(breach, source)
     if not isinstance(given, Prediction):
-        raise breach(f"gave {_described(given)}", 'hrbench.Prediction({"name": map})')
+        raise wrong(f"gave {_described(given)}", 'hrbench.Prediction({"name": map})')
     if not (isinstance(given.maps, Mapping) and given.maps and all(isinstance(name, str) for name in given.maps)):
-        raise breach(f"gave {_described(given.maps)} as maps", 'at least one by name, {"name": map}')
+        raise wrong(f"gave {_described(given.maps)} as maps", 'at least one by name, {"name": map}')
     for name, found in given.maps.items():
         if not (_is_stack(found, inputs, device) and found.is_floating_point()):
-            raise breach(
+            raise wrong(
                 f"gave {_described(found)} as map {name!r}", f"a float32 Tensor of shape ({inputs}, h, w) on {device}"
             )
     decision: Any = given.decision
     if decision is not None and not (_is_stack(decision, inputs, device) and decision.dtype == torch.bool):
-        raise breach(
+        raise wrong(
             f"gave {_described(decision)} as decision", f"None or a bool Tensor of shape ({inputs}, h, w) on {device}"
         )
     if len(given.maps) > 1 and cls.finish is Method.finish:
-        raise breach(f"gave {len(given.maps)} maps, {', '.join(given.maps)}", "one, or a finish(self, maps)")
+        raise wrong(f"gave {len(given.maps)} maps, {', '.join(given.maps)}", "one, or a finish(self, maps)")
     if parts and (now := parts_of(given)) != parts:
-        raise breach(f"gave {', '.join(now)}", f"{', '.join(parts)} as for the inputs before")
+        raise wrong(f"gave {', '.join(now)}", f"{', '.join(parts)} as for the inputs before")
     return given
 
 
@@ -158,7 +175,7 @@ def parts_of(prediction: Prediction) -> list[str]:
 def check_final(method: Method, given: Any, size: torch.Size, sample: str) -> Tensor:
     """Return the anomaly map that a method's ``finish`` gave of an image, if it is one of that size."""
     if not (isinstance(given, Tensor) and given.is_floating_point() and given.shape == size):
-        raise _breach(
+        raise breach(
             type(method).finish,
             f"gave {_described(given)} of {sample}",
             f"the anomaly map, a float32 Tensor of shape {tuple(size)}",
@@ -190,22 +207,6 @@ def explained(error: Exception) -> Exception:
 def import_error(what: str, error: BaseException) -> HrbenchError:
     """Return the error that tells why an adapter cannot be imported, and where, by lines outside of any library."""
     return HrbenchError(f"{what} cannot be imported: {_told(error, lambda path: not _foreign(path))}")
-
-
-def _breach(source: Any, found: str, expected: str) -> HrbenchError:
-    """Return the error for what a function or class of the adapter gave, with its file and line."""
-    while isinstance(source, functools.partial):
-        source = source.func
-    source = inspect.unwrap(getattr(source, "__func__", source))
-    if not (inspect.isfunction(source) or inspect.isclass(source)):
-        source = type(source)
-    try:
-        path = inspect.getsourcefile(source)
-        line = source.__code__.co_firstlineno if inspect.isfunction(source) else inspect.getsourcelines(source)[1]
-    except (OSError, TypeError):  # made by a program
-        path = None
-    place = f"{_shown(path)}:{line}: " if path else ""
-    return HrbenchError(f"{place}{source.__qualname__} {found}, expected {expected}")
 
 
 def _described(value: Any) -> str:

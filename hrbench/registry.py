@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 
 from hrbench._util.resources import methods_package
 from hrbench._util.types import Mismatch, conform
-from hrbench.contract import check_class, import_error, make
+from hrbench.contract import breach, check_class, import_error, make
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import BY_CONTENT, Method, Preset
 
@@ -181,10 +181,8 @@ def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]
     """Return the complete configuration: `options` over the constructor's defaults; one without either is an error."""
     complete = {key: options.get(key, default) for key, default in _parameters(cls).items()}
     if missing := [key for key, value in complete.items() if value is inspect.Parameter.empty]:
-        raise HrbenchError(
-            f"option {missing[0]} of {cls.__name__} has no value: expected a default in {cls.__name__}.__init__, "
-            "as every option has, or a value from the preset or the user"
-        )
+        found = f"has no default of option {missing[0]}, and no value is given"
+        raise breach(cls.__init__, found, "a default, as every option has")
     return complete
 
 
@@ -198,9 +196,8 @@ def _hints(cls: type[Method], *, include_extras: bool = False) -> dict[str, Any]
     try:
         return get_type_hints(cls.__init__, include_extras=include_extras)
     except Exception as error:  # whatever evaluating them raises
-        raise HrbenchError(
-            f"annotations of {cls.__name__}.__init__ cannot be read: {error}; expected types that its module imports"
-        ) from None
+        found = f"has annotations that cannot be read ({error})"
+        raise breach(cls.__init__, found, "types that its module imports") from None
 
 
 @contextmanager
