@@ -244,7 +244,7 @@ class Fit:
     ) -> list[float]:
         """Run the fit loop; see :meth:`hrbench.method.FitContext.train`."""
         for option, given in (("steps", steps), ("batch_size", batch_size)):
-            if not isinstance(given, int) or given < 1:
+            if given < 1:
                 raise HrbenchError(f"{self.label} {description}: {option} is {given}, expected at least 1".strip())
         self._stage += 1
         name = f"{self.label} {description}".strip()
