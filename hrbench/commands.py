@@ -240,12 +240,17 @@ def new_method(args: argparse.Namespace) -> int:
 
 
 def list_all(args: argparse.Namespace) -> int:
-    """List what there is."""
+    """List what there is; status 2 if a method that is installed cannot be used."""
     from hrbench.registry import list_methods, load_method
 
+    failures = []
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
-        cls = load_method(name)
+        try:
+            cls = load_method(name)
+        except HrbenchError as error:
+            failures.append(error)
+            continue
         print(f"  {name:<12} {cls.title}, {cls.paper}")
         for preset, chosen in cls.presets.items():
             print(f"      {preset:<12} {chosen.view}")
@@ -256,7 +261,9 @@ def list_all(args: argparse.Namespace) -> int:
     print("protocols (--protocol NAME)")
     for name in list_protocols():
         print(f"  {name:<14} {load_protocol(name).title}")
-    return 0
+    for failure in failures:
+        print(f"hrbench: {failure}", file=sys.stderr)
+    return 2 if failures else 0
 
 
 def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:

@@ -158,7 +158,8 @@ class FitContext(Protocol):
 
         ``loss`` gets (batch_size, 3, h, w) float32 in [0, 1] on the device, or a list of features where the first
         argument is what :meth:`features` returned, and returns a scalar. The loop shows progress, stops on a loss that
-        is not finite, and continues an interrupted fit.
+        is not finite, and continues an interrupted fit: calls that were over return at once and leave method, optimizer
+        and torch's generator as they did then. What each call leaves is kept on disk until the fit is over.
         """
         ...
 

@@ -10,12 +10,15 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 from hrbench._util.resources import methods_package
 from hrbench._util.types import Mismatch, conform
+from hrbench.contract import breach, check_class, import_error, make
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import BY_CONTENT, Method, Preset
 
@@ -49,25 +52,33 @@ def load_method(reference: str) -> type[Method]:
     Raises
     ------
     HrbenchError
-        For an unknown name, or a module without exactly one :class:`Method` of its own.
+        For an unknown name, whatever the import of an adapter raises, a module without exactly one :class:`Method` of
+        its own, and presets that are none.
     """
+    cls = _found(reference)
+    check_class(cls)
+    return cls
+
+
+def _found(reference: str) -> type[Method]:
+    what = f"method {reference!r}"
     if reference.endswith(".py"):
-        return _only_method(_import_path(Path(reference)), reference)
+        return _only_method(_import_path(Path(reference)), what)
     if ":" in reference:
         module_name, _, class_name = reference.partition(":")
-        try:
+        if not (module_name and class_name) or module_name.startswith("."):
+            raise HrbenchError(f"{what}: expected a name, a path of an adapter.py, or package.module:Class")
+        with _importing(what):
             cls = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise HrbenchError(f"method {reference!r}: {error}") from None
-        if not (isinstance(cls, type) and issubclass(cls, Method)):
-            raise HrbenchError(f"method {reference!r}: not a subclass of hrbench.Method")
-        return cls
+        return _checked(cls, what)
     package = methods_package()
     if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
-        return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), reference)
+        return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), what)
     for point in entry_points(group="hrbench.methods", name=reference):
-        cls = point.load()
-        return cls if isinstance(cls, type) else _only_method(cls, reference)
+        what += f" (entry point {point.value})"
+        with _importing(what):
+            loaded = point.load()
+        return _only_method(loaded, what) if isinstance(loaded, ModuleType) else _checked(loaded, what)
     raise unknown_name("method", reference, list_methods())
 
 
@@ -90,7 +101,9 @@ def create_method(name: str, **options: Any) -> Method:
     cls = load_method(name)
     preset = options.pop("preset", None)
     preset_options = dict(find_preset(cls, name, preset).options) if preset is not None else {}
-    return cls(**check_options(cls, name, {**preset_options, **options}))
+    checked = check_options(cls, name, {**preset_options, **options})
+    all_options(cls, checked)
+    return make(cls, checked)
 
 
 def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
@@ -101,9 +114,9 @@ def find_preset(cls: type[Method], name: str, preset: str) -> Preset:
 
 
 def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` as a dict; one that the constructor does not take, or of another type, is an error."""
-    parameters = [key for key in inspect.signature(cls).parameters if key != "self"]
-    hints = get_type_hints(cls.__init__)
+    """Return `options` as a dict; one that the constructor does not take, or of another type or range, is an error."""
+    parameters = _parameters(cls)
+    hints = _hints(cls)
     for key, value in options.items():
         if key not in parameters:
             raise unknown_name(f"option of {name}", key, parameters)
@@ -111,6 +124,9 @@ def check_options(cls: type[Method], name: str, options: Mapping[str, Any]) -> d
             conform(value, hints.get(key, Any))
         except Mismatch as mismatch:
             raise HrbenchError(f"option {key}{mismatch.path} of {name} {mismatch.problem}") from None
+    package = methods_package().__name__
+    if cls.__module__.rpartition(".")[0] == package:
+        importlib.import_module(f"{package}._ranges").check_ranges(name, options)
     return dict(options)
 
 
@@ -158,14 +174,41 @@ def weights_options(cls: type[Method]) -> list[str]:
     def by_content(hint: Any) -> bool:
         return any(part is BY_CONTENT or by_content(part) for part in get_args(hint))
 
-    return [key for key, hint in get_type_hints(cls.__init__, include_extras=True).items() if by_content(hint)]
+    return [key for key, hint in _hints(cls, include_extras=True).items() if by_content(hint)]
 
 
 def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the complete configuration: `options` over the constructor's defaults."""
-    bound = inspect.signature(cls).bind(**options)
-    bound.apply_defaults()
-    return dict(bound.arguments)
+    """Return the complete configuration: `options` over the constructor's defaults; one without either is an error."""
+    complete = {key: options.get(key, default) for key, default in _parameters(cls).items()}
+    if missing := [key for key, value in complete.items() if value is inspect.Parameter.empty]:
+        found = f"has no default of option {missing[0]}, and no value is given"
+        raise breach(cls.__init__, found, "a default, as every option has")
+    return complete
+
+
+def _parameters(cls: type[Method]) -> dict[str, Any]:
+    """Return the constructor's keyword arguments with their defaults."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {key: item.default for key, item in inspect.signature(cls).parameters.items() if item.kind not in several}
+
+
+def _hints(cls: type[Method], *, include_extras: bool = False) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls.__init__, include_extras=include_extras)
+    except Exception as error:  # whatever evaluating them raises
+        found = f"has annotations that cannot be read ({error})"
+        raise breach(cls.__init__, found, "types that its module imports") from None
+
+
+@contextmanager
+def _importing(what: str) -> Iterator[None]:
+    """Let whatever an adapter raises when it is imported be an error that names it, an end of the process too."""
+    try:
+        yield
+    except HrbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise import_error(what, error) from error
 
 
 def _import_path(path: Path) -> Any:
@@ -177,19 +220,23 @@ def _import_path(path: Path) -> Any:
         raise HrbenchError(f"method {str(path)!r}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with _importing(f"method {str(path)!r}"):
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise HrbenchError(f"method {str(path)!r} cannot be imported: {error}") from None
     return module
 
 
-def _only_method(module: Any, reference: str) -> type[Method]:
+def _checked(cls: Any, what: str) -> type[Method]:
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise HrbenchError(f"{what}: not a subclass of hrbench.Method")
+    return cls
+
+
+def _only_method(module: Any, what: str) -> type[Method]:
     classes = [
         item
         for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, Method) and item.__module__ == module.__name__
     ]
     if len(classes) != 1:
-        raise HrbenchError(f"method {reference!r}: the module has {len(classes)} Method classes, expected one")
+        raise HrbenchError(f"{what}: the module has {len(classes)} Method classes, expected one")
     return classes[0]

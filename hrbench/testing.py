@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hrbench.contract import check_final, check_prediction
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
+from hrbench.errors import HrbenchError
 from hrbench.method import Method
 from hrbench.registry import create_method
 
@@ -65,6 +68,8 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
     ------
     AssertionError
         With what is wrong.
+    HrbenchError
+        For what the suite refuses anywhere, as presets that are none.
     """
     method, inputs = _fitted(reference, size, options)
     cls = type(method)
@@ -79,15 +84,14 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
         batch = torch.rand((3, 3, height, width), generator=torch.Generator().manual_seed(1))
         maps = _predict(method, batch)
         for name, found in maps.items():
-            assert found.ndim == 3, f"map {name!r} has shape {tuple(found.shape)}, expected (B, h, w)"
-            assert len(found) == 3, f"map {name!r} has shape {tuple(found.shape)}, expected (B, h, w)"
             assert found.dtype == torch.float32, f"map {name!r} is {found.dtype}, expected float32"
             assert found.isfinite().all(), f"map {name!r} holds NaN or infinity"
             alone = _predict(method, batch[1:2])[name]
             assert torch.allclose(alone, found[1:2], rtol=1e-3, atol=1e-5), "images of a batch influence each other"
         expected = expected or maps
         merged = {name: found[0] for name, found in maps.items()}
-        assert method.finish(merged).shape == next(iter(merged.values())).shape, "finish changes the size"
+        with _asserted():
+            check_final(method, method.finish(merged), next(iter(merged.values())).shape, "a test image")
 
     assert expected is not None
     for name in method.restored():
@@ -125,6 +129,14 @@ def _fitted(reference: str, size: int, options: dict[str, Any]) -> tuple[Method,
 
 @torch.no_grad()
 def _predict(method: Method, batch: Tensor) -> dict[str, Tensor]:
-    maps = method.predict(batch).maps
-    assert maps, "predict returns no map"
-    return maps
+    with _asserted():
+        return check_prediction(method, method.predict(batch), len(batch), batch.device).maps
+
+
+@contextmanager
+def _asserted() -> Iterator[None]:
+    """Let a breach of the contract be what this check raises."""
+    try:
+        yield
+    except HrbenchError as error:
+        raise AssertionError(str(error)) from None

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hrbench.contract import check_final
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
 from hrbench.engine.fusion import Fusion
@@ -72,7 +73,7 @@ def finish(method: Method, item: NativeMaps, fusion: Fusion | None = None) -> An
     Raises
     ------
     HrbenchError
-        For a map of another shape than the image's.
+        For what is no map of the image's size, see :mod:`hrbench.contract`.
     """
     device = next(iter(item.looks[0].values())).device
     started = mark(device)
@@ -95,13 +96,8 @@ def finish_looks(method: Method, item: NativeMaps) -> list[Tensor]:
 def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
     finals = []
     for maps in item.looks:
-        final, size = method.finish(maps).float(), next(iter(maps.values())).shape
-        if final.shape != size:
-            raise HrbenchError(
-                f"{item.sample.id}: {type(method).__name__}.finish gave an anomaly map of shape {tuple(final.shape)}, "
-                f"expected {tuple(size)}"
-            )
-        finals.append(final)
+        size = next(iter(maps.values())).shape
+        finals.append(check_final(method, method.finish(maps), size, item.sample.id).float())
     return finals
 
 

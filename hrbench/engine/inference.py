@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hrbench.contract import check_prediction, parts_of
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
 from hrbench.engine.prefetch import ahead
@@ -153,6 +154,7 @@ class _Queue:
     batch_size: int
     seeds: Mapping[int, int]
     images: deque[_Pending] = field(default_factory=deque)
+    parts: Sequence[str] = ()  # of the predictions so far
 
     def batches(self, samples: Iterable[Sample], view: View, workers: int) -> Iterator[_OpenBatch]:
         """Let the images in and fill batches across looks and images; at a position with a seed a batch begins."""
@@ -217,7 +219,7 @@ def predict(
     ------
     HrbenchError
         For a bad image file, after the maps of the images before it were yielded as far as their batches were full;
-        for maps of another shape than the batch's, or a device too small for a single input.
+        for what is no prediction (see :mod:`hrbench.contract`), or a device too small for a single input.
     """
     method.eval()
     on_gpu = device.type == "cuda"
@@ -231,7 +233,7 @@ def predict(
             while done < len(batch.inputs):
                 chunk = slice(done, done + queue.batch_size)
                 inputs = batch.inputs[chunk]
-                if _forward(method, inputs, batch.pixels[chunk], device, precision):
+                if _forward(method, queue, inputs, batch.pixels[chunk], device, precision):
                     done += len(inputs)
                 else:
                     queue.batch_size = _halved(inputs, batch.pixels.shape[2:], device)
@@ -268,20 +270,18 @@ def _halved(inputs: list[_Input], size: Sequence[int], device: torch.device) -> 
 
 
 @torch.no_grad()
-def _forward(method: Method, inputs: list[_Input], pixels: Tensor, device: torch.device, precision: str) -> bool:
+def _forward(
+    method: Method, queue: _Queue, inputs: list[_Input], pixels: Tensor, device: torch.device, precision: str
+) -> bool:
     """Predict the inputs and blend them into their images' maps; return False if they were too many for the device."""
     started = mark(device)
     try:
         with autocast(device, precision):
-            prediction = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
+            given = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
     except torch.cuda.OutOfMemoryError:  # nothing was blended yet
         return False
-    for name, maps in prediction.maps.items():
-        if maps.ndim != 3 or maps.shape[0] != len(inputs):
-            raise HrbenchError(
-                f"{type(method).__name__}.predict: map {name!r} has shape {tuple(maps.shape)}, "
-                f"expected ({len(inputs)}, h, w)"
-            )
+    prediction = check_prediction(method, given, len(inputs), device, queue.parts)
+    queue.parts = parts_of(prediction)
     for row, item in enumerate(inputs):
         tile_maps = {name: maps[row] for name, maps in prediction.maps.items()}
         item.look.blend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from bisect import bisect_right
@@ -10,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
+from hrbench.contract import check_features, check_loss
 from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
 from hrbench.engine.views import Placement, View, stack_tiles, to_unit
@@ -86,7 +87,7 @@ class ViewedNormals:
     @cached_property
     def _ends(self) -> list[int]:
         """Number of inputs up to the end of each image."""
-        return list(accumulate(self._tiles))
+        return list(itertools.accumulate(self._tiles))
 
     def __len__(self) -> int:
         """Return the number of model inputs."""
@@ -179,8 +180,9 @@ class Fit:
     seed : int
     device : torch.device
     checkpoint : Path, optional
-        Where the state of an unfinished fit is kept; an interrupted fit continues from it and ends with the
-        same weights, for batches and random numbers depend only on seed and step.
+        Where the state of an unfinished fit is kept, and beside it that of every stage's end; an interrupted fit
+        continues from them and ends with the same weights, for batches and random numbers depend only on seed and step,
+        and what the method does between stages finds method and optimizer as they were.
     label : str
         Prefix of progress bars.
     scratch : Path, optional
@@ -216,16 +218,17 @@ class Fit:
         self._stop = stop
         self._stage = -1
         self._saved = _load_checkpoint(checkpoint)
-        self._earlier: float = self._saved.get("seconds", 0.0)
+        ended = self._ends()
+        newest = self._saved or _load_checkpoint(ended[-1] if ended else None)
+        self._earlier: float = newest.get("seconds", 0.0)
         self._started = time.monotonic()
-        self._finished: list[list[float]] = list(self._saved.get("finished", []))
 
     def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Batches[list[Tensor]]:
         """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""
 
         def precise(batch: Tensor) -> Sequence[Tensor]:
             with autocast(self.device, self.precision):
-                return extract(batch)
+                return check_features(extract, extract(batch), len(batch))
 
         return Features(normals, precise, self.device, scratch=self.scratch)
 
@@ -244,26 +247,29 @@ class Fit:
             if given < 1:
                 raise HrbenchError(f"{self.label} {description}: {option} is {given}, expected at least 1".strip())
         self._stage += 1
-        if self._saved:
-            load_learnt_state(self.method, self._saved["method"])
-        if self._stage < len(self._finished):
-            return self._finished[self._stage]
-        losses: list[float] = []
-        if self._saved:
-            if self._saved["losses"]:
-                optimizer.load_state_dict(self._saved["optimizer"])
-                losses = list(self._saved["losses"])
-            self._saved = {}
+        name = f"{self.label} {description}".strip()
         seed = self.seed * 16 + self._stage
+        losses: list[float] = []
+        if ended := _load_checkpoint(self._end(self._stage)):
+            losses = self._restore(ended, optimizer)
+            if len(losses) != steps:
+                raise HrbenchError(
+                    f"{name}: {steps} steps are asked for where the interrupted fit took {len(losses)}, expected a fit "
+                    f"that does the same when it is continued; delete {self.checkpoint} and the files beside it that "
+                    "begin alike, to start it again"
+                )
+            return self._left(seed, losses)
+        if self._saved.get("stage") == self._stage:
+            losses = self._restore(self._saved, optimizer)
+        self._saved = {}
         batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
         saved_at = time.monotonic()
-        name = f"{self.label} {description}".strip()
         for batch in self._shown(batches, name, total=steps, unit="step", initial=len(losses)):
             torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
             with autocast(self.device, self.precision):
-                value = loss(inputs)
+                value = check_loss(loss, loss(inputs))
             number = float(value.detach())
             if not math.isfinite(number):
                 raise HrbenchError(
@@ -273,14 +279,15 @@ class Fit:
             optimizer.step()
             losses.append(number)
             if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
-                self._save(losses, optimizer)
+                self._save(self.checkpoint, losses, optimizer)
                 saved_at = time.monotonic()
             if self._stop is not None and self._stop():
-                self._save(losses, optimizer)
+                self._save(self.checkpoint, losses, optimizer)
                 raise Stopped(name)
-        self._finished.append(losses)
-        self._save([], optimizer)
-        return losses
+        self._save(self._end(self._stage), losses, optimizer)
+        if self.checkpoint is not None:
+            self.checkpoint.unlink(missing_ok=True)
+        return self._left(seed, losses)
 
     def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate under a progress bar."""
@@ -295,17 +302,44 @@ class Fit:
         """Yield what a stage draws, under a progress bar."""
         return track(items, name, total=total, unit=unit, initial=initial)
 
-    def _save(self, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
-        if self.checkpoint is None:
+    def forget(self) -> None:
+        """Remove what was kept to continue the fit."""
+        if self.checkpoint is not None:
+            for path in (self.checkpoint, *self._ends()):
+                path.unlink(missing_ok=True)
+
+    def _left(self, seed: int, losses: list[float]) -> list[float]:
+        """Return the losses of a stage; what is drawn after it does not depend on whether it was done here."""
+        torch.manual_seed(mix(seed, len(losses)))
+        return losses
+
+    def _end(self, stage: int) -> Path | None:
+        """Return the file of what a stage has left."""
+        path = self.checkpoint
+        return path and path.with_name(f"{path.stem}-{stage}{path.suffix}")
+
+    def _ends(self) -> list[Path]:
+        """Return the files of the stages that are over."""
+        paths = (self._end(stage) for stage in itertools.count())
+        return list(itertools.takewhile(lambda path: path is not None and path.is_file(), paths))  # type: ignore[arg-type]
+
+    def _restore(self, saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[float]:
+        """Let method and optimizer be as they were saved; return the losses until then."""
+        load_learnt_state(self.method, saved["method"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return list(saved["losses"])
+
+    def _save(self, target: Path | None, losses: list[float], optimizer: torch.optim.Optimizer) -> None:
+        if target is None:
             return
         state = {
-            "finished": self._finished,
+            "stage": self._stage,
             "losses": losses,
             "seconds": self.seconds,
             "method": learnt_state(self.method),
             "optimizer": optimizer.state_dict(),
         }
-        with atomic(self.checkpoint) as path:
+        with atomic(target) as path:
             torch.save(state, path)
 
 
@@ -350,6 +384,8 @@ def _load_checkpoint(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.keys() != {"stage", "losses", "seconds", "method", "optimizer"}:
+            raise HrbenchError("of another version of hrbench")
     except Exception as error:
         raise HrbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start the fit again") from None
     return state

@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from hrbench.contract import explained
 from hrbench.engine.device import device_name, pick_device
 from hrbench.engine.rehearsal import Expected
 from hrbench.errors import HrbenchError, Stopped
@@ -146,9 +147,8 @@ class LocalEngine(Engine):
             return Outcome(job, run)
         except Stopped:
             return None
-        except HrbenchError as error:
+        except Exception as fault:  # whatever it is, the other jobs must not be lost with it
+            error = explained(fault)
             notes.write(folder, job.label, error)
-            return Outcome(job, error=error)
-        except Exception as error:  # a fault of the method or of the suite: the other jobs must not be lost with it
-            notes.write(folder, job.label, error)
-            return Outcome(job, error=error, traceback=tracebacks.format_exc())
+            traceback = "" if isinstance(error, HrbenchError) else tracebacks.format_exc()  # a fault of the suite
+            return Outcome(job, error=error, traceback=traceback)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from hrbench.contract import explained, make
 from hrbench.data.sample import Category
 from hrbench.engine.device import device_identity, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
@@ -167,7 +168,7 @@ class StageWorker:
                     found.append(f"method {job.method!r}: the weights of its options there are others")
                 else:
                     with seeded(job.seed):
-                        cls(**job.options)
+                        make(cls, job.options)
             except OSError as error:
                 found.append(f"{error.filename or job.category.name}: {error.strerror or error}")
             except Exception as error:  # whatever a method says when its weights are not there
@@ -267,7 +268,8 @@ class StageWorker:
     def _tried(self, stage: Callable[[], T]) -> T | Failed:
         try:
             return stage()
-        except Exception as error:
+        except Exception as fault:
+            error = explained(fault)
             text = traceback.format_exc() if not isinstance(error, HrbenchError) else ""
             self.close()
             return Failed(socket.gethostname(), str(error) or type(error).__name__, text)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.backbones import compile_frozen
+from hrbench.contract import make
 from hrbench.data.sample import Sample
 from hrbench.engine import rehearsal
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
@@ -144,7 +145,7 @@ class Workbench:
     def __enter__(self) -> Workbench:
         with ExitStack() as opening:  # closes what is open if the method cannot be made
             opening.enter_context(seeded(self._job.seed))
-            self.method = load_method(self._job.method)(**self._job.options).to(self._device)
+            self.method = make(load_method(self._job.method), self._job.options).to(self._device)
             self._job.view.check_multiple(self.method.multiple, self._job.method_name)
             self._compiled = self._setting.compiled and compile_frozen(self.method, self._device)
             self._open = opening.pop_all()
@@ -232,7 +233,7 @@ class Workbench:
             path.write_text(json.dumps({"seconds": fit.seconds, "spent": dataclasses.asdict(spent)}), encoding="utf-8")
         with atomic(folder.weights) as path:
             save_file(learnt_state(self.method), path)
-        folder.checkpoint.unlink(missing_ok=True)
+        fit.forget()
         self._learnt = True
 
     def _calibrate(self) -> None:
@@ -334,7 +335,7 @@ class Workbench:
 def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
     """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
     with seeded(job.seed):
-        method = load_method(job.method)(**job.options).to(device)
+        method = make(load_method(job.method), job.options).to(device)
     fit_samples, held_out = split_normals(job.category)
     return rehearsal.rehearse(
         method,

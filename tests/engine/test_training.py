@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
 from hrbench.imaging import read_image
+from hrbench.method import Method, Prediction
 from hrbench.testing import StackedNormals
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -70,6 +74,89 @@ def test_a_loss_that_is_not_finite_stops_the_fit(toy):
         fit.train(fit.held_out, lambda x: method.colour.sum() * float("nan"), optimizer, steps=3, batch_size=2)
 
 
+class Killed(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+class Patient(Method):
+    """Trains by one optimizer for as long as a held-out loss falls; between stages it draws, and slows down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = torch.nn.Parameter(torch.rand(3))
+        self.register_buffer("drawn", torch.zeros(()))
+
+    def fit(self, normals, context):
+        optimizer = torch.optim.Adam([self.colour], lr=0.3)
+        best = float("inf")
+        for _ in range(8):
+            context.train(normals, self.loss, optimizer, steps=3, batch_size=2)
+            with torch.no_grad():
+                held_out = float(self.loss(torch.stack(list(context.held_out))))
+            if held_out > best:
+                break
+            best = held_out
+            self.drawn += torch.rand(()) * self.colour.detach().sum()
+            optimizer.param_groups[0]["lr"] *= 0.9
+
+    def loss(self, batch):
+        return (batch - self.colour[:, None, None]).square().mean()
+
+    def predict(self, batch):
+        return Prediction({"distance": (batch - self.colour[:, None, None]).square().sum(dim=1)})
+
+
+def fitted(make, checkpoint: Path, monkeypatch, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], int]:
+    """Fit, or go on until a step at which the process is killed; return what was learnt, and how many steps it took."""
+    real, taken = torch.optim.Adam.step, 0
+
+    def step(self, *args, **kwargs):
+        nonlocal taken
+        if taken == kill_at:
+            raise Killed
+        taken += 1
+        return real(self, *args, **kwargs)
+
+    normals = StackedNormals(torch.rand((6, 3, 4, 4), generator=torch.Generator().manual_seed(0)))
+    with monkeypatch.context() as patch, seeded(0):
+        patch.setattr(torch.optim.Adam, "step", step)
+        method = make()
+        method.fit(normals, Fit(method, held_out=normals, seed=0, device=CPU, checkpoint=checkpoint))
+    return learnt_state(method), taken
+
+
+@pytest.mark.parametrize("every", [30.0, -1.0])  # seconds between checkpoints
+def test_a_fit_of_several_stages_continues_to_the_same_bits(toy, tmp_path, monkeypatch, every):
+    monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", every)
+    for name, make in {"toy": lambda: create_method(toy, steps=8, noise=0.1), "patient": Patient}.items():
+        whole, steps = fitted(make, tmp_path / name / "fit.pt", monkeypatch)
+        assert steps > 6
+        for kill_at in range(1, steps):
+            path = tmp_path / f"{name}-{kill_at}" / "fit.pt"
+            with pytest.raises(Killed):
+                fitted(make, path, monkeypatch, kill_at)
+            resumed, _ = fitted(make, path, monkeypatch)
+            assert all(torch.equal(resumed[key], value) for key, value in whole.items()), (name, kill_at)
+
+
+def test_a_fit_that_does_another_thing_when_it_is_continued_is_refused(toy, tmp_path, monkeypatch):
+    path = tmp_path / "fit.pt"
+    with pytest.raises(Killed):
+        fitted(lambda: create_method(toy, steps=8), path, monkeypatch, 5)
+    with pytest.raises(HrbenchError, match=r"3 steps are asked for where the interrupted fit took 4.*delete.*fit"):
+        fitted(lambda: create_method(toy, steps=6), path, monkeypatch)
+
+
+def test_what_was_kept_of_a_fit_is_forgotten(toy, tmp_path):
+    normals = StackedNormals(torch.rand(2, 3, 4, 4))
+    method = create_method(toy, steps=2)
+    fit = Fit(method, held_out=normals, seed=0, device=CPU, checkpoint=tmp_path / "fit.pt")
+    method.fit(normals, fit)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["fit-0.pt", "fit-1.pt"]
+    fit.forget()
+    assert not list(tmp_path.iterdir())
+
+
 def test_learnt_state_leaves_out_what_is_rebuilt():
     options = {"backbone": "resnet10t", "weights": "random", "strides": (4,), "flow_steps": 1}
     method = create_method("fastflow", **options)
@@ -98,4 +185,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, toy):
     path.write_bytes(b"nonsense")
     normals = StackedNormals(torch.rand(2, 3, 4, 4))
     with pytest.raises(HrbenchError, match=r"fit\.pt: not a readable checkpoint"):
-        Fit(create_method(toy), held_out=normals, seed=0, device=torch.device("cpu"), checkpoint=path)
+        Fit(create_method(toy), held_out=normals, seed=0, device=CPU, checkpoint=path)
+    torch.save({"finished": [], "losses": []}, path)
+    with pytest.raises(HrbenchError, match=r"fit\.pt: not a readable checkpoint \(of another version"):
+        Fit(create_method(toy), held_out=normals, seed=0, device=CPU, checkpoint=path)

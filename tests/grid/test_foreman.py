@@ -252,14 +252,25 @@ def test_a_failure_is_told_once_with_its_node_though_several_have_chunks(
     assert other.run is not None
 
 
-def test_a_fault_of_a_method_comes_with_its_traceback(
+def test_a_fault_of_a_method_comes_with_its_own_lines(
     jobs: list[Job], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hrbench.runs.stages.Fit.train", lambda *_, **__: 1 / 0)
     with begin(jobs[:1], output) as foreman:
         (outcome,) = Crew().drive(foreman)
     assert "division by zero" in str(outcome.error)
-    assert "toy_adapter.py" in outcome.traceback
+    assert "ZeroDivisionError" in str(outcome.error)
+    assert "toy_adapter.py" in str(outcome.error)
+    assert outcome.traceback == ""
+
+
+def test_a_fault_of_the_suite_comes_with_its_traceback(
+    jobs: list[Job], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrbench.runs.stages.Fit", lambda *_, **__: 1 / 0)
+    with begin(jobs[:1], output) as foreman:
+        (outcome,) = Crew().drive(foreman)
+    assert "stages.py" in outcome.traceback
     assert "ZeroDivisionError" in outcome.traceback
 
 
