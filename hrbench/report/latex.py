@@ -20,7 +20,7 @@ __all__ = ["latex_tables"]
 def latex_tables(summary: Summary) -> str:
     r"""Return the answer, where there is one, and AUPRO of each dataset as a ``table*``; input them with ``\input``."""
     protocol = summary.protocol
-    parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
+    parts = [f"% Protocol {_latex(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
     labels = _labels([board.dataset for board in summary.leaderboards])
     for board, label in zip(summary.leaderboards, labels, strict=True):
         parts += [answer] if (answer := _answer(board, label)) else []

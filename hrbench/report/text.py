@@ -138,10 +138,15 @@ def csv_table(summary: Summary) -> str:
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """Return a table as CSV in which a spreadsheet takes no text for a formula: what begins like one gets a ``'``."""
+    """Return a table as CSV in which a spreadsheet takes no text for a formula: what begins like one gets a ``'``.
+
+    Lines of a text are joined, because not every reader takes the quotes around them for the sign that they are one.
+    """
 
     def tamed(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        if not isinstance(value, str):
+            return value
+        return "'" * value.startswith(_FORMULA) + " ".join(value.splitlines())
 
     texts = {name: table[name].map(tamed) for name in table.select_dtypes(exclude="number").columns}
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
