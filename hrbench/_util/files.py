@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and names that stay inside their folder."""
+"""Writing files whole or not at all, and names that stay below their folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["LONGEST", "atomic", "check_utf8", "inside", "name_digest", "plain_name", "relative_path", "safe_name"]
+__all__ = ["LONGEST", "atomic", "below", "check_utf8", "name_digest", "plain_name", "relative_path", "safe_name"]
 
 LONGEST = 200  # bytes of a name: file systems take 255, and others are made of it
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)  # by Windows, whatever the ending
@@ -65,7 +65,7 @@ def relative_path(*names: str) -> PurePosixPath:
     return PurePosixPath(*names)
 
 
-def inside(root: Path, *names: str) -> Path:
+def below(root: Path, *names: str) -> Path:
     """Return the path below `root` that :func:`relative_path` makes of the names: all that is written goes there.
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hrbench._util.files import atomic, inside
+from hrbench._util.files import atomic, below
 
 __all__ = ["Parcel", "packed", "unpack"]
 
@@ -31,5 +31,5 @@ def unpack(parcel: Parcel, root: Path) -> None:
         For a path that leaves `root`.
     """
     for name, content in parcel.items():
-        with atomic(inside(root, name)) as temporary:
+        with atomic(below(root, name)) as temporary:
             temporary.write_bytes(content)

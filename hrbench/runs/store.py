@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hrbench._util.files import atomic, inside, safe_name
+from hrbench._util.files import atomic, below, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
@@ -69,7 +69,7 @@ class RunFolder:
     @staticmethod
     def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
         """Return the folder of a run below `output`, and never elsewhere."""
-        return RunFolder(inside(output / "runs", safe_name(dataset), safe_name(category), run))
+        return RunFolder(below(output / "runs", safe_name(dataset), safe_name(category), run))
 
     def table(self, name: str) -> Path:
         """Return the file of a table: records, components, images or replicates."""
@@ -77,17 +77,17 @@ class RunFolder:
 
     def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one spec, by its name."""
-        return inside(self.path, "evidence", spec)
+        return below(self.path, "evidence", spec)
 
     def map_of(self, sample_id: str) -> Path:
         """Return where a sample's map is kept: its path in the dataset, shortened where it grows too long."""
-        path = inside(self.path, "maps", sample_id)
+        path = below(self.path, "maps", sample_id)
         stem = path.stem if len(path.stem.encode()) <= MAP_STEM else safe_name(path.stem)
         return path.with_name(f"{stem}.tiff")
 
     def calibration(self, spec: str) -> Path:
         """Return the file of the held-out normals of an unfinished job, collected as one spec wants it."""
-        return inside(self.scratch, f"calibration-{spec}.parquet")
+        return below(self.scratch, f"calibration-{spec}.parquet")
 
     def shard(self, number: int) -> Shard:
         """Return the folder of a part of the test images' evidence."""
@@ -143,7 +143,7 @@ class Shard:
 
     def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one spec, by its name."""
-        return inside(self.path, spec)
+        return below(self.path, spec)
 
 
 @dataclass(frozen=True)

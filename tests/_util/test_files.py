@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hrbench._util.files import LONGEST, atomic, inside, relative_path, safe_name
+from hrbench._util.files import LONGEST, atomic, below, relative_path, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.runs.store import RunFolder, Shard
 
@@ -57,7 +57,7 @@ def test_nothing_leads_out_of_a_folder(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "deep/root"
         try:
-            path = inside(root, *names)
+            path = below(root, *names)
         except HrbenchError as error:
             str(error).encode()  # can be printed and recorded
             return
