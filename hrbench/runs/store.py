@@ -12,6 +12,8 @@
     maps/               native anomaly maps, if they were asked for
     pictures/           worst and best images, with pictures.json that describes them
     partial/            only while the job is unfinished
+
+A dataset or category whose name is no plain file name has a digest of the name in its folder's; records keep the name.
 """
 
 from __future__ import annotations
