@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hrbench import __version__
+from hrbench._util.files import check_utf8
 from hrbench.errors import HrbenchError
 from hrbench.grid_file import OPTIONS, read_grid
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("hrbench").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in any language, or none
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = _parse(arguments)
         from hrbench import commands
@@ -46,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; what a grid file says becomes the defaults, so that options beside it win."""
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        check_utf8(argument)
     parsed = _parser().parse_args(arguments)
     if getattr(parsed, "grid", None) is None:
         return parsed

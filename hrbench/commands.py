@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
     from hrbench.report import terminal_table
+    from hrbench.report.text import csv_text
     from hrbench.runs.external_maps import score_maps
     from hrbench.runs.scoring import distinct_protocols
 
@@ -135,7 +136,8 @@ def evaluate(args: argparse.Namespace) -> int:
     print(terminal_table(runs, protocols[0]))
     for done in runs:
         print(f"{done.about.dataset.category}: every metric with its error bound in {done.folder / 'records.csv'}")
-        done.records.to_csv(done.folder / "records.csv", index=False)
+        with atomic(done.folder / "records.csv") as path:
+            path.write_text(csv_text(done.records), encoding="utf-8", newline="\n")
     return 0
 
 

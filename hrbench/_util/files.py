@@ -1,29 +1,97 @@
-"""Writing files whole or not at all, and names that stay inside their folder."""
+"""Writing files whole or not at all, and names that stay below their folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-__all__ = ["atomic", "safe_name"]
+from hrbench.errors import HrbenchError
+
+__all__ = ["LONGEST", "atomic", "below", "check_utf8", "name_digest", "plain_name", "relative_path", "safe_name"]
+
+LONGEST = 200  # bytes of a name: file systems take 255, and others are made of it
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)  # by Windows, whatever the ending
+_ELSEWHERE = re.compile(r"[\\\0]|^([A-Za-z]:|\.{0,2}$)")  # with the separators and drives of Windows
+_NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
+
+
+def plain_name(text: str) -> str:
+    """Turn a name from a file or an option into one path component of ASCII; others may become the same."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:LONGEST].rstrip(".") or "_"
+    return f"_{name}" if _RESERVED.match(name) else name
+
+
+def name_digest(text: str) -> str:
+    """Return twelve hex digits that tell a name from others."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def safe_name(text: str) -> str:
-    """Turn a name from a file or an option into one path component that cannot leave its folder."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".") or "_"
+    """Turn a name from a file or an option into a path component that no other name becomes.
+
+    One that is plain stays as it is; any other gets its digest, after a sign that no plain name holds.
+
+    Examples
+    --------
+    >>> safe_name("metal_nut"), safe_name("metal nut")
+    ('metal_nut', 'metal_nut~27b5f3a93d5b')
+    """
+    plain = plain_name(text)
+    return plain if plain == text else f"{plain}~{name_digest(text)}"
+
+
+def relative_path(*names: str) -> PurePosixPath:
+    """Join names from a file or an option, which may hold ``/``, to a path that stays below any folder.
+
+    Raises
+    ------
+    HrbenchError
+        For a name that is empty, absolute or not UTF-8, has a part that is empty, ``.`` or ``..``, a backslash or a
+        drive.
+    """
+    for name in names:
+        check_utf8(name)
+        if any(_ELSEWHERE.search(part) for part in name.split("/")):
+            raise HrbenchError(
+                f"{name!r}: a path that leaves its folder, expected names joined by '/', none of them empty, '.' or "
+                "'..', without a backslash or a drive"
+            )
+    return PurePosixPath(*names)
+
+
+def below(root: Path, *names: str) -> Path:
+    """Return the path below `root` that :func:`relative_path` makes of the names: all that is written goes there.
+
+    Raises
+    ------
+    HrbenchError
+        For names that lead outside, by themselves or by a link below `root`; and for a `root` that is not UTF-8.
+    """
+    check_utf8(str(root))
+    path = root / relative_path(*names)
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise HrbenchError(f"{path}: a link leads out of {root}, expected a folder without such links")
+    return path
+
+
+def check_utf8(name: str) -> None:
+    """Raise an error for a name that is not UTF-8: records and tables cannot hold it."""
+    if _NOT_UTF8.search(name):  # as Python reads names in other encodings
+        raise HrbenchError(f"{name!r}: not UTF-8, expected a name that is; rename it")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a folder; move it there if the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hosts that share a folder may share process ids, and threads of a process always do.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # Hosts that share a folder may share process ids, and threads of a process always do. A long name is cut.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         if temporary.is_file():  # safetensors makes files that only their owner can read

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import pickle
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds for a bad file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # torch advises to unpickle
+            reason = (
+                "it is damaged, or holds other objects than tensors, which could run code and are never read; expected "
+                "a state dict, such as safetensors.torch.save_file(model.state_dict(), 'FILE.safetensors') writes"
+            )
         raise HrbenchError(f"weights {str(path)!r}: not a readable state dict: {reason}") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from hrbench._util.files import relative_path
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.imaging import IMAGE_SUFFIXES
@@ -21,11 +22,16 @@ def make_category(
         raise HrbenchError(f"{trained}: no training images for {name}, expected normal images there")
     if not test:
         raise HrbenchError(f"{tested}: no test images for {name}, expected some there")
-    seen: set[str] = set()
+    seen: dict[PurePosixPath, str] = {}  # by the path without the ending, which maps do not share
     for sample in (*train, *test):
-        if sample.id in seen:
-            raise HrbenchError(f"{trained}: image {sample.id} is listed twice, expected once")
-        seen.add(sample.id)
+        try:
+            place = relative_path(name, sample.id).with_suffix("")
+        except HrbenchError as error:
+            raise HrbenchError(f"{trained}: {error}") from None
+        if place in seen:
+            what = "is listed twice" if seen[place] == sample.id else f"has the stem of {seen[place]}"
+            raise HrbenchError(f"{trained}: image {sample.id} {what}, expected one file per stem")
+        seen[place] = sample.id
     return Category(dataset, name, train, test)
 
 
@@ -73,10 +79,10 @@ def sample_id(root: Path, path: Path) -> str:
 
 def inside(root: Path, name: str, where: str) -> Path:
     """Turn a path from a file into one below `root`; the file may not lead anywhere else."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name or ":" in name or "\0" in name:
-        raise HrbenchError(f"{where}: path {name!r} leads outside of {root}, expected a path below it")
-    path = root / relative
+    try:
+        path = root / relative_path(name)
+    except HrbenchError as error:
+        raise HrbenchError(f"{where}: {error}") from None
     if not path.is_file():
         raise HrbenchError(f"{path}: no such file, expected by {where}")
     return path

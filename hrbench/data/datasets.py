@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from hrbench._util.files import safe_name
+from hrbench._util.files import relative_path
 from hrbench._util.resources import protocols_root
 from hrbench._util.toml import build, read_toml
 from hrbench.data._index import subfolders
@@ -51,6 +51,11 @@ def load_descriptor(name: str | Path) -> Descriptor:
         raise HrbenchError(f"{path}: layout is {descriptor.layout!r}, expected one of {expected}")
     if not (LAYOUTS[descriptor.layout].any_category or descriptor.categories):
         raise HrbenchError(f"{path}: no [categories], expected at least one for layout {descriptor.layout!r}")
+    try:
+        for category in descriptor.categories:
+            relative_path(category)
+    except HrbenchError as error:
+        raise HrbenchError(f"{path}: [categories]: {error}") from None
     try:
         re.compile(descriptor.group)
     except re.error as error:
@@ -104,7 +109,7 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
                 f"found: {', '.join(present)}"
             )
     if descriptor.name == "folder":
-        descriptor = dataclasses.replace(descriptor, name=safe_name(root.resolve().name))
+        descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
     read = layout.read(root, descriptor, names)
     return Dataset(descriptor.name, root, tuple(_grouped(category, descriptor) for category in read))
 

@@ -213,10 +213,11 @@ def card_facts(runs: Sequence[Run], protocol: Protocol) -> list[tuple[str, str]]
     method = records[0].method
     rules = [about.protocols.get(protocol.name) for about in records]
     versions = (f"version {r.version}, sha256 {r.sha256}" if r else "version ?, sha256 ?" for r in rules)
+    source = f" sha256:{method.source_sha256[:16]}" if method.reference.endswith(".py") else ""
     facts = [
         ("Paper", printable(method.paper)),
-        ("Reference", printable(method.reference)),
-        ("Weights", "; ".join(f"{name}: {value}" for name, value in method.weights.items()) or "none"),
+        ("Reference", printable(method.reference) + source),
+        ("Weights", _joined(f"{name}: {_without_folders(text)}" for name, text in method.weights.items()) or "none"),
         ("Licence of the weights", method.weights_licence),
         ("Parameters", f"{method.parameters:,}, of which trained {method.trainable:,}" if method.parameters else ""),
         ("Options", _pairs(method.options)),
@@ -279,6 +280,11 @@ def _short_weights(text: str) -> str:
     """Reduce ``mobilenetv2_100 file:/a/b.pth sha256:1f2e...`` to ``mobilenetv2_100 file``."""
     words = [word.partition(":")[0] for word in text.split() if not word.startswith("sha256:")]
     return " ".join("RANDOM" if word.lower() == "random" else word for word in words) or text
+
+
+def _without_folders(text: str) -> str:
+    """Reduce ``file:/home/a/b.pth``, as earlier versions wrote it, to ``file:b.pth``."""
+    return re.sub(r"file:.*[/\\]", "file:", text)
 
 
 def _weights_identity(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -40,7 +41,12 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 def _write(figure: Figure, target: Path | io.BytesIO, suffix: str, text_as: str, clear: bool = False) -> None:
     metadata = _NO_DATE if suffix == "svg" else {"Software": None}
-    with mpl.rc_context({"svg.hashsalt": "hrbench", "svg.fonttype": text_as, "text.parse_math": False}):
+    with (
+        mpl.rc_context({"svg.hashsalt": "hrbench", "svg.fonttype": text_as, "text.parse_math": False}),
+        warnings.catch_warnings(),
+    ):
+        # Files show boxes for letters that the font lacks; on the page the reader's browser has them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(target, format=suffix, dpi=200, metadata=metadata, transparent=clear)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from hrbench._util.files import name_digest
 from hrbench.report.answer import MOST_SIZES, answer_table, heading_text
 from hrbench.report.columns import Column, limit_text
 from hrbench.report.configurations import printable
@@ -19,9 +20,10 @@ __all__ = ["latex_tables"]
 def latex_tables(summary: Summary) -> str:
     r"""Return the answer, where there is one, and AUPRO of each dataset as a ``table*``; input them with ``\input``."""
     protocol = summary.protocol
-    parts = [f"% Protocol {printable(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
-    for board in summary.leaderboards:
-        parts += [answer] if (answer := _answer(board)) else []
+    parts = [f"% Protocol {_latex(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
+    labels = _labels([board.dataset for board in summary.leaderboards])
+    for board, label in zip(summary.leaderboards, labels, strict=True):
+        parts += [answer] if (answer := _answer(board, label)) else []
         table = overview_table(board)
         caption = (
             f"{_latex(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
@@ -30,11 +32,11 @@ def latex_tables(summary: Summary) -> str:
         )
         # Rows have their short name, as a page of paper has no room for more.
         table = _chosen(table, [place for place, column in enumerate(table.columns) if column.metric])
-        parts.append(_latex_table(dataclasses.replace(table, kind="category"), caption, _label(board)))
+        parts.append(_latex_table(dataclasses.replace(table, kind="category"), caption, label))
     return "\n\n".join(parts) + "\n"
 
 
-def _answer(board: Leaderboard) -> str:
+def _answer(board: Leaderboard, label: str) -> str:
     """Return what is found at the headline number of false alarms; "" without any alarm scores."""
     scores = read_scores(board)
     table = answer_table(scores, board)
@@ -49,11 +51,16 @@ def _answer(board: Leaderboard) -> str:
         f"{_latex(board.dataset)}: how small a defect is found, and what else, at {_latex(at)}. "
         f"Best in bold, second underlined. {' '.join(map(_latex, (about, *table.notes)))}"
     )
-    return _latex_table(table, caption, f"{_label(board)}-answer")
+    return _latex_table(table, caption, f"{label}-answer")
 
 
-def _label(board: Leaderboard) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", board.dataset).strip("-").lower()
+def _labels(datasets: Sequence[str]) -> list[str]:
+    """Return a label for each dataset; those that would share one, or have none, get a digest of their name."""
+    plain = [re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() for name in datasets]
+    return [
+        label if label and plain.count(label) == 1 else f"{label}-{name_digest(name)}".strip("-")
+        for name, label in zip(datasets, plain, strict=True)
+    ]
 
 
 def _chosen(table: Table, places: Sequence[int]) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from hrbench._util.files import safe_name
+from hrbench._util.files import LONGEST, name_digest, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.metrics.context import Context
@@ -117,13 +117,24 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
         If no run was measured under `protocol`.
     """
     paths = []
+    taken: set[str] = set()
     for board in summarise(runs, protocol).leaderboards:
         data = gather(board)
         for category in ["", *board.categories] if len(board.categories) > 1 else [""]:
-            stem = "-".join(safe_name(part) for part in (board.dataset, category) if part)
+            stem = _stem(board.dataset, category, taken)
             for kind, figure in figures(board, data, category).items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")
     return paths
+
+
+def _stem(dataset: str, category: str, taken: set[str]) -> str:
+    """Return what the names of plots begin with: not what is taken, as by dataset ``a-b``, or ``A`` on some disks."""
+    names = [name for name in (dataset, category) if name]
+    stem = "-".join(map(safe_name, names))
+    if len(stem) > LONGEST or stem.casefold() in taken:
+        stem = f"{stem[:LONGEST]}~{name_digest('/'.join(names))}"
+    taken.add(stem.casefold())
+    return stem
 
 
 def figures(

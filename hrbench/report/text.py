@@ -29,7 +29,10 @@ from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summa
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
 from hrbench.runs.store import Run
 
-__all__ = ["csv_table", "markdown_page", "terminal_table"]
+__all__ = ["csv_table", "csv_text", "markdown_page", "terminal_table"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a cell begins with that spreadsheets evaluate."""
 
 
 def markdown_page(summary: Summary) -> str:
@@ -40,7 +43,7 @@ def markdown_page(summary: Summary) -> str:
         "The first table is ranked by recall at equal false alarms, the others" if protocol.alarm.budgets else "Ranked"
     )
     parts = [
-        f"# Leaderboard, protocol `{protocol.name}` version {protocol.version}",
+        f"# Leaderboard, protocol {_markdown(protocol.name)} version {protocol.version}",
         f"{ranked} by AUPRO up to a false-positive rate of {headline}, at native resolution; "
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
@@ -95,13 +98,14 @@ def _markdown_cell(column: Column, cell: Cell, small: int) -> str:
 
 
 def _markdown_list(notes: Sequence[str]) -> str:
-    return "\n".join(f"- {_markdown(note)}" for note in notes)
+    # A note that begins like a list would open one in its item.
+    return "\n".join("- " + re.sub(r"^(\d*)([-+.)])(?=[\s-])", r"\1\\\2", _markdown(note)) for note in notes)
 
 
 def _markdown(text: str) -> str:
-    """Escape what Markdown or the HTML inside it would read as markup."""
-    text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#~$])", r"\\\1", text)
+    """Escape what Markdown or the HTML inside it would read as markup, or as an address."""
+    text = printable(text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|#~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)
 
 
 def csv_table(summary: Summary) -> str:
@@ -130,7 +134,22 @@ def csv_table(summary: Summary) -> str:
         for name in frame.columns
         if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
     ]
-    return str(frame.drop(columns=empty).to_csv(index=False, lineterminator="\n"))
+    return csv_text(frame.drop(columns=empty))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV in which a spreadsheet takes no text for a formula: what begins like one gets a ``'``.
+
+    Lines of a text are joined, because not every reader takes the quotes around them for the sign that they are one.
+    """
+
+    def tamed(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return "'" * value.startswith(_FORMULA) + " ".join(value.splitlines())
+
+    texts = {name: table[name].map(tamed) for name in table.select_dtypes(exclude="number").columns}
+    return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))
 
 
 def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -200,13 +219,13 @@ def _terminal_overview(board: Leaderboard) -> str:
         if column.text:
             texts = [printable(cell.text) for cell in cells]
             if len(set(texts)) == 1:  # what all rows share need not take a column of a narrow terminal
-                shared.append(f"{column.key} {cells[0].text}")
+                shared.append(f"{column.key} {texts[0]}")
             else:
                 lines.append([column.key, *texts])
                 left += 1
         elif column.key in heads or column.subset in DISJOINT:
             lines.append([heads.get(column.key, column.head), *(_terminal_number(column, cell) for cell in cells)])
-    about = ["protocol " + board.protocol.name, "sizes at " + headline.upper(), *shared]
+    about = ["protocol " + printable(board.protocol.name), "sizes at " + headline.upper(), *shared]
     notes = [printable(note) for note in table.notes if not note.startswith("*")]
     return _terminal_lines(f"{printable(board.dataset)} ({', '.join(about)})", lines, left, notes)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hrbench._util.files import safe_name
+from hrbench._util.files import plain_name, relative_path
 from hrbench._util.progress import track
 from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import HrbenchError
@@ -61,7 +61,7 @@ def score_maps(
     """
     several, runs = len(categories) > 1, []
     for category in categories:
-        normal = normal_maps / category.name if normal_maps is not None and several else normal_maps
+        normal = normal_maps / relative_path(category.name) if normal_maps is not None and several else normal_maps
         if normal is not None and not normal.is_dir():
             which = " of each category in its own" if several else ""
             raise HrbenchError(f"{normal}: no such folder, expected normal maps{which}")
@@ -103,7 +103,7 @@ def _score_category(
     method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
     about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")
     identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()
-    run = safe_name(f"{name}-maps-s0-{identity[:8]}")
+    run = f"{plain_name(f'{name}-maps-s0')}-{identity[:8]}"
     target = RunFolder.of(output, category.dataset, category.name, run)
     with Leases().holding(target.lease) as mine:
         if not mine:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hrbench._util.files import safe_name
+from hrbench._util.files import plain_name
 from hrbench.backbones.bundled import bundled_digest
 from hrbench.data.sample import Category, Sample
 from hrbench.engine.views import View
@@ -19,6 +20,7 @@ from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Method
 from hrbench.precision import PRECISIONS
 from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest, weights_options
+from hrbench.runs.record import public_reference
 from hrbench.runs.store import RunFolder
 
 __all__ = ["Job", "identities", "make_job", "split_normals"]
@@ -67,6 +69,11 @@ class Job:
         return method_name(self.method)
 
     @property
+    def recorded_method(self) -> str:
+        """The reference as it is recorded."""
+        return public_reference(self.method)
+
+    @property
     def label(self) -> str:
         """Short text for progress bars."""
         return f"{self.category.name} {self.method_name} {self.view.text} seed {self.seed}"
@@ -74,9 +81,7 @@ class Job:
     @property
     def weights(self) -> str:
         """Where the backbone's weights come from: ``pretrained``, ``random``, a file's name, or ``none``."""
-        weights = str(self.options.get("weights", "none"))
-        path = Path(weights).expanduser()
-        return path.name if path.is_file() else weights
+        return re.sub(r" sha256:\w+", "", str(self.recorded_options.get("weights", "none")))
 
     def folder(self, output: Path) -> RunFolder:
         """Return where the run is kept below `output`."""
@@ -123,7 +128,7 @@ def make_job(
     if held_out != _tenth(len(category.train)):  # before there were promises a tenth was all
         identity.append(f"{held_out} held out")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    name = safe_name(f"{method_name(method)}-{preset}-s{seed}-{digest[:8]}")
+    name = f"{plain_name(f'{method_name(method)}-{preset}-s{seed}')}-{digest[:8]}"
     return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision)
 
 
@@ -168,11 +173,15 @@ def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:
     by_content = weights_options(cls)
 
     def identity(key: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [identity(key, item) for item in value]
         if not isinstance(value, str):
             return value
         if value == "bundled":
             return f"bundled sha256:{bundled_digest(options.values())}"
         path = Path(value).expanduser()
+        if Path(value).is_absolute() and path.is_dir():
+            return f"{path.name} at sha256:{hashlib.sha256(value.encode()).hexdigest()}"  # its path stays here
         if not path.is_file() or (key not in by_content and path.name == value and not path.suffix):
             return value  # no file, or a name that a file beside it happens to have
         if key not in by_content:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from hrbench._util.files import safe_name
+from hrbench._util.files import plain_name
 
 __all__ = ["Leases", "Presence"]
 
@@ -113,7 +113,7 @@ class Presence:
 
     def __init__(self, output: Path, device: str) -> None:
         self._folder = output / "runs" / ".workers"
-        self._prefix = f"{safe_name(socket.gethostname())}.{safe_name(device)}."
+        self._prefix = f"{plain_name(socket.gethostname())}.{plain_name(device)}."
         self._file = self._folder / f"{self._prefix}{os.getpid()}"
 
     def __enter__(self) -> Presence:

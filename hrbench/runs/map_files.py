@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrbench._util.files import relative_path
 from hrbench.data.sample import Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence.histograms import check_map
@@ -252,15 +253,15 @@ def _places(samples: Sequence[Sample]) -> dict[str, list[PurePosixPath]]:
     fixed: dict[str, list[PurePosixPath]] = {}
     flat: dict[str, list[PurePosixPath]] = {}
     for sample in samples:
-        mirror = PurePosixPath(sample.id)
-        mirror = mirror.with_name(Path(mirror.name).stem)
-        category = PurePosixPath(sample.category)
-        inner = mirror.relative_to(category) if mirror.parts[0] == sample.category else mirror
+        mirror = relative_path(sample.id)
+        mirror = mirror.with_name(mirror.stem)
+        category = relative_path(sample.category)
+        inner = mirror.relative_to(category) if mirror.is_relative_to(category) else mirror
         split = inner.parts[0] if len(inner.parts) > 1 else sample.split
         fixed[sample.id] = [
             mirror,
             category / inner,
-            category / sample.split / sample.defect_type / mirror.name,
+            category / relative_path(sample.split, sample.defect_type) / mirror.name,
         ]
         flat[sample.id] = [category / split / mirror.name, category / mirror.name, PurePosixPath(mirror.name)]
         for place in set(flat[sample.id]):

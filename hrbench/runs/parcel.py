@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from hrbench._util.files import atomic
-from hrbench.errors import HrbenchError
+from hrbench._util.files import atomic, below
 
 __all__ = ["Parcel", "packed", "unpack"]
 
@@ -33,8 +31,5 @@ def unpack(parcel: Parcel, root: Path) -> None:
         For a path that leaves `root`.
     """
     for name, content in parcel.items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or os.sep not in "/\\" or "\\" in name:
-            raise HrbenchError(f"{name!r}: a path that leaves its folder, expected one below {root}")
-        with atomic(root / path) as temporary:
+        with atomic(below(root, name)) as temporary:
             temporary.write_bytes(content)

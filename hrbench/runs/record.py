@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hrbench._util.files import atomic
@@ -32,6 +32,7 @@ __all__ = [
     "check_record",
     "evidence_records",
     "groups_digest",
+    "public_reference",
     "read_record",
     "write_record",
 ]
@@ -109,6 +110,11 @@ class MethodRecord(_Section):
     weights_licence: str = "unknown"
     parameters: int = 0
     trainable: int = 0
+
+
+def public_reference(reference: str) -> str:
+    """Return a reference to a method as others may read it: an adapter by the name of its file alone."""
+    return PureWindowsPath(reference).name if reference.endswith(".py") else reference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -299,7 +305,13 @@ def write_record(record: RunRecord, path: Path) -> None:
 
 
 def _bring_up_to_date(table: dict[str, Any]) -> None:
-    """Turn the one figure of memory of earlier runs into today's: the device's, or on a CPU the process's."""
+    """Turn what earlier runs wrote into today's: a path of an adapter, and the one figure of memory.
+
+    That was the device's, or on a CPU the process's.
+    """
+    method = table.get("method")
+    if isinstance(method, dict) and isinstance(method.get("reference"), str):
+        method["reference"] = public_reference(method["reference"])
     cost = table.get("cost")
     if isinstance(cost, dict) and "peak_memory_mib" in cost:
         on_cpu = str(table.get("device", "")).startswith("cpu")

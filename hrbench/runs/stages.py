@@ -312,7 +312,7 @@ class Workbench:
                 name=job.method_name,
                 title=method.title or job.method_name,
                 paper=method.paper,
-                reference=job.method,
+                reference=job.recorded_method,
                 preset=job.preset,
                 source_sha256=source_digest(type(method)),
                 options=dict(job.recorded_options),

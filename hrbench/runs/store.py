@@ -12,6 +12,8 @@
     maps/               native anomaly maps, if they were asked for
     pictures/           worst and best images, with pictures.json that describes them
     partial/            only while the job is unfinished
+
+A dataset or category whose name is no plain file name has a digest of the name in its folder's; records keep the name.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hrbench._util.files import atomic, safe_name
+from hrbench._util.files import atomic, below, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
@@ -39,6 +41,7 @@ RECORD_COLUMNS = (
     "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
     "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
 )  # fmt: skip
+MAP_STEM = 250  # bytes: with its ending what file systems take
 _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
 
 
@@ -67,8 +70,8 @@ class RunFolder:
 
     @staticmethod
     def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
-        """Return the folder of a run below `output`."""
-        return RunFolder(output / "runs" / safe_name(dataset) / safe_name(category) / run)
+        """Return the folder of a run below `output`, and never elsewhere."""
+        return RunFolder(below(output / "runs", safe_name(dataset), safe_name(category), run))
 
     def table(self, name: str) -> Path:
         """Return the file of a table: records, components, images or replicates."""
@@ -76,15 +79,17 @@ class RunFolder:
 
     def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one spec, by its name."""
-        return self.path / "evidence" / spec
+        return below(self.path, "evidence", spec)
 
     def map_of(self, sample_id: str) -> Path:
-        """Return where a sample's map is kept: its path in the dataset, which no reader lets leave the root."""
-        return self.path / "maps" / Path(sample_id).with_suffix(".tiff")
+        """Return where a sample's map is kept: its path in the dataset, shortened where it grows too long."""
+        path = below(self.path, "maps", sample_id)
+        stem = path.stem if len(path.stem.encode()) <= MAP_STEM else safe_name(path.stem)
+        return path.with_name(f"{stem}.tiff")
 
     def calibration(self, spec: str) -> Path:
         """Return the file of the held-out normals of an unfinished job, collected as one spec wants it."""
-        return self.scratch / f"calibration-{spec}.parquet"
+        return below(self.scratch, f"calibration-{spec}.parquet")
 
     def shard(self, number: int) -> Shard:
         """Return the folder of a part of the test images' evidence."""
@@ -140,7 +145,7 @@ class Shard:
 
     def evidence(self, spec: str) -> Path:
         """Return the folder of the evidence of one spec, by its name."""
-        return self.path / spec
+        return below(self.path, spec)
 
 
 @dataclass(frozen=True)

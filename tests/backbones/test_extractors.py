@@ -268,8 +268,10 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"a": Path("x")}, path)  # an object, harmless here
-    with pytest.raises(HrbenchError, match=r"evil.pth': not a readable state dict"):
+    with pytest.raises(HrbenchError, match=r"evil.pth': not a readable state dict: .* never read") as refused:
         load_pyramid(PYRAMID, str(path), (1,))
+    assert "weights_only" not in str(refused.value)  # torch's advice is to unpickle
+    assert "safetensors" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_folder_of_several_categories(tmp_path: Path, suffix: str) -> None:
     write_tree(root / "axle", suffix=suffix, image_suffix=".tif")
     (root / "notes").mkdir()
     dataset = load_dataset("folder", root)
-    assert dataset.name == "my_parts"
+    assert dataset.name == "my parts"
     assert [category.name for category in dataset.categories] == ["axle", "gear"]
     assert all(counts(category) == (3, 2, 4) for category in dataset.categories)
     assert load_dataset("folder", root, ["gear"]).categories == dataset.categories[1:]
@@ -234,11 +234,11 @@ IMAGE, MASK = "candle/Data/Images/Anomaly/000.JPG", "candle/Data/Masks/Anomaly/0
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["candle", "test", "anomaly", "../secret.png", MASK], "leads outside of"),
-        (["candle", "test", "anomaly", IMAGE, "/etc/passwd"], "leads outside of"),
-        (["candle", "test", "anomaly", "candle/../../secret.png", MASK], "leads outside of"),
-        (["candle", "test", "anomaly", "candle\\..\\..\\secret.png", MASK], "leads outside of"),
-        (["candle", "test", "anomaly", "C:/secret.png", MASK], "leads outside of"),
+        (["candle", "test", "anomaly", "../secret.png", MASK], "leaves its folder"),
+        (["candle", "test", "anomaly", IMAGE, "/etc/passwd"], "leaves its folder"),
+        (["candle", "test", "anomaly", "candle/../../secret.png", MASK], "leaves its folder"),
+        (["candle", "test", "anomaly", "candle\\..\\..\\secret.png", MASK], "leaves its folder"),
+        (["candle", "test", "anomaly", "C:/secret.png", MASK], "leaves its folder"),
         (["candle", "test", "anomaly", IMAGE, ""], "defective image .*000.JPG has no mask"),
         (["candle", "test", "normal", IMAGE, MASK], "normal image .*000.JPG with mask"),
         (["candle", "test", "anomaly", IMAGE, MASK.replace("000", "001")], "does not carry the stem"),
@@ -247,10 +247,12 @@ IMAGE, MASK = "candle/Data/Images/Anomaly/000.JPG", "candle/Data/Masks/Anomaly/0
         (["candle", "tset", "anomaly", IMAGE, MASK], "line 4: candle,tset"),
         (["candle", "test"], "line 4: candle,test"),
         (GOOD, "0003.JPG is listed twice"),
+        ([*GOOD[:3], GOOD[3].replace("JPG", "png"), ""], "0003.png has the stem of .*0003.JPG"),
     ],
 )
 def test_visa_split_file_with_a_bad_row(visa: Path, row: list[str], message: str) -> None:
     write_image(visa.parent / "secret.png")
+    write_image(visa / "candle/Data/Images/Normal/0003.png")
     write_split(visa, [NORMAL, GOOD, row])
     with pytest.raises(HrbenchError, match=message):
         load_dataset("visa", visa)

@@ -68,6 +68,21 @@ def test_the_figure_of_memory_of_earlier_runs_is_read(tmp_path: Path) -> None:
     assert read_record(path).cost == Cost(peak_device_mib=12.0)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("/home/ada/my adapters/mine.py", "mine.py"),
+        (r"C:\Users\ada\mine.py", "mine.py"),
+        ("mine.py", "mine.py"),
+        ("fastflow", "fastflow"),
+        ("package.module:Class", "package.module:Class"),
+    ],
+)
+def test_where_the_adapter_of_an_earlier_run_lay_is_forgotten(tmp_path: Path, recorded: str, shown: str) -> None:
+    changed(tmp_path / "run.json", method__reference=recorded)
+    assert read_record(tmp_path / "run.json").method.reference == shown
+
+
 def test_the_cost_of_earlier_runs_is_of_one_worker_on_one_device(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     later = {"wall_seconds", "stage_seconds", "workers_on_device", "devices"}
