@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hrbench._util.guard import generators_kept, guarded
 from hrbench._util.resources import methods_package
 from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError, unknown_name
@@ -51,6 +52,11 @@ def load_method(reference: str) -> type[Method]:
     HrbenchError
         For an unknown name, or a module without exactly one :class:`Method` of its own.
     """
+    with generators_kept(), guarded(f"the import of method {reference!r}"):
+        return _found(reference)
+
+
+def _found(reference: str) -> type[Method]:
     if reference.endswith(".py"):
         return _only_method(_import_path(Path(reference)), reference)
     if ":" in reference:
@@ -90,7 +96,9 @@ def create_method(name: str, **options: Any) -> Method:
     cls = load_method(name)
     preset = options.pop("preset", None)
     preset_options = dict(find_preset(cls, name, preset).options) if preset is not None else {}
-    return cls(**check_options(cls, name, {**preset_options, **options}))
+    checked = check_options(cls, name, {**preset_options, **options})
+    with guarded(f"{name}: {cls.__name__}()"):
+        return cls(**checked)
 
 
 def find_preset(cls: type[Method], name: str, preset: str) -> Preset:

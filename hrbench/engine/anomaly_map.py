@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hrbench._util.guard import call_name, guarded
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
 from hrbench.engine.fusion import Fusion
@@ -95,7 +96,8 @@ def finish_looks(method: Method, item: NativeMaps) -> list[Tensor]:
 def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
     finals = []
     for maps in item.looks:
-        final, size = method.finish(maps).float(), next(iter(maps.values())).shape
+        with guarded(call_name(method, "finish"), briefly=True):
+            final, size = method.finish(maps).float(), next(iter(maps.values())).shape
         if final.shape != size:
             raise HrbenchError(
                 f"{item.sample.id}: {type(method).__name__}.finish gave an anomaly map of shape {tuple(final.shape)}, "

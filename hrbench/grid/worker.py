@@ -140,7 +140,7 @@ class StageWorker:
     def share(self, output: Path | None) -> None:
         """Write into the folder of all runs, which can be reached from here; for None files come and go as bytes."""
         self.close()
-        self._output = output
+        self._output = output and output.absolute()  # a method may change the current folder
 
     def facts(self) -> Facts:
         """Say what this worker is."""

@@ -94,7 +94,7 @@ class Runner:
         stop: Callable[[], bool] = lambda: False,
         told: Callable[[Job, int], None] = lambda job, images: None,
     ) -> None:
-        self._output = output
+        self._output = output = output.absolute()  # a method may change the current folder
         self._setting = setting
         self._device = device
         self._stop = stop

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import chain
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrbench._util.files import atomic
+from hrbench._util.guard import call_name, guarded
 from hrbench._util.progress import track
 from hrbench.backbones import compile_frozen
 from hrbench.data.sample import Sample
@@ -143,8 +144,9 @@ class Workbench:
 
     def __enter__(self) -> Workbench:
         with ExitStack() as opening:  # closes what is open if the method cannot be made
+            opening.enter_context(guarded(self._job.method_name))
             opening.enter_context(seeded(self._job.seed))
-            self.method = load_method(self._job.method)(**self._job.options).to(self._device)
+            self.method = _make(self._job, self._device)
             self._job.view.check_multiple(self.method.multiple, self._job.method_name)
             self._compiled = self._setting.compiled and compile_frozen(self.method, self._device)
             self._open = opening.pop_all()
@@ -222,10 +224,11 @@ class Workbench:
         )
         earlier = fit.seconds
         self.method.train()
-        self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
+        with self._guarded("fit"):
+            self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
         self.method.eval()
         if type(self.method).calibrate is not Method.calibrate:
-            with torch.no_grad():
+            with torch.no_grad(), self._guarded("calibrate"):
                 self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
         spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
         with atomic(folder.fit_cost) as path:
@@ -253,6 +256,9 @@ class Workbench:
                 calibration.save(path)
         self._spent(began).write(folder.calibrated)
         self._warm = True
+
+    def _guarded(self, call: str) -> AbstractContextManager[object]:
+        return guarded(call_name(self.method, call))
 
     def _load(self) -> None:
         """Let the method be as the fit has left it, and know how looks are fused."""
@@ -334,7 +340,7 @@ class Workbench:
 def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
     """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
     with seeded(job.seed):
-        method = load_method(job.method)(**job.options).to(device)
+        method = _make(job, device)
     fit_samples, held_out = split_normals(job.category)
     return rehearsal.rehearse(
         method,
@@ -346,3 +352,9 @@ def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
         precision=job.precision,
         batch_size=setting.batch_size,
     )
+
+
+def _make(job: Job, device: torch.device) -> Method:
+    cls = load_method(job.method)
+    with guarded(f"{job.method_name}: {cls.__name__}()"):
+        return cls(**job.options).to(device)
