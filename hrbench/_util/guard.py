@@ -73,7 +73,7 @@ def _autocast_depth() -> int:
 
 
 def _set_autocast_depth(depth: int) -> None:
-    """Leave the contexts that were left on: as long as one is, casts of parameters outlive the steps that change them."""
+    """Leave contexts that were left on: while one is, casts of parameters outlive the steps that change them."""
     while _autocast_depth() > depth:
         torch.autocast_decrement_nesting()
     torch.clear_autocast_cache()
@@ -87,9 +87,9 @@ def _set_deterministic(mode: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
 
 
-def _folder() -> str | None:
+def _folder() -> Path | None:
     try:
-        return os.getcwd()
+        return Path.cwd()
     except OSError:  # it was removed
         return None
 
@@ -110,7 +110,11 @@ def _set_filters(filters: list[Any]) -> None:
 
 
 def _signal(number: int, name: str) -> _Setting:
-    return _Setting(f"what {name} does", partial(signal.getsignal, number), partial(signal.signal, number))
+    def write(handler: Any) -> None:
+        if handler is not None:  # None: one that Python has not set
+            signal.signal(number, handler)
+
+    return _Setting(f"what {name} does", partial(signal.getsignal, number), write)
 
 
 _PRECISION = "the precision of float32 products"
@@ -155,8 +159,9 @@ _NUMERIC = [
          "opt_einsum.enabled", "opt_einsum.strategy"),
     ),
     *(
-        _Setting(f"torch.backends.cuda.{name}", getattr(backends.cuda, f"{name}_enabled"), getattr(backends.cuda, f"enable_{name}"))
-        for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+        _Setting(f"torch.backends.cuda.enable_{kind}_sdp", getattr(backends.cuda, f"{kind}_sdp_enabled"),
+                 getattr(backends.cuda, f"enable_{kind}_sdp"))
+        for kind in ("flash", "mem_efficient", "math", "cudnn")
     ),
     _Setting("torch.backends.mha", backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
     _Setting("the current folder", _folder, lambda folder: folder and os.chdir(folder)),
@@ -205,7 +210,7 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
         yield changed
     except SystemExit as error:
         raise HrbenchError(
-            f"{who} ended the process (sys.exit, status {error.code}), expected it to return or to raise an error"
+            f"{who} called sys.exit({error.code!r}), expected it to return or to raise an error that says why it cannot"
         ) from None
     finally:
         words = [
@@ -224,19 +229,19 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
     """Restore the states of the generators of torch on the CPU, numpy and ``random`` after a block."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
 
 
 def set_seed(seed: int) -> None:
     """Seed the generators of torch, and those of numpy and ``random``, which not every method leaves alone."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
 

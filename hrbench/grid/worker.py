@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from hrbench._util.guard import guarded
 from hrbench.data.sample import Category
 from hrbench.engine.device import device_identity, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
@@ -166,7 +167,7 @@ class StageWorker:
                 if identities(cls, job.options) != job.recorded_options:
                     found.append(f"method {job.method!r}: the weights of its options there are others")
                 else:
-                    with seeded(job.seed):
+                    with seeded(job.seed), guarded(f"{job.method_name}: {cls.__name__}()"):
                         cls(**job.options)
             except OSError as error:
                 found.append(f"{error.filename or job.category.name}: {error.strerror or error}")
