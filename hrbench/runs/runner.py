@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hrbench.engine.device import device_identity
+from hrbench.engine.device import device_identity, memory_failed
 from hrbench.errors import HrbenchError, Stopped
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job
@@ -135,6 +135,14 @@ class Runner:
                 if self._stop():
                     raise
                 return None  # another process has taken over while this one was stopped for long
+            except (MemoryError, RuntimeError) as error:
+                if not memory_failed(error):
+                    raise
+                size = "x".join(map(str, job.view.tile))
+                raise HrbenchError(
+                    f"the memory of {self._device} is too small for {job.method_name} with inputs of {size} pixels; "
+                    "expected a view with smaller inputs, a smaller batch size, or another device"
+                ) from None
 
     def help(self, job: Job) -> bool:
         """Predict chunks of a job that another process has begun; return whether there was something to do."""

@@ -30,7 +30,7 @@ from hrbench.backbones import compile_frozen
 from hrbench.data.sample import Sample
 from hrbench.engine import rehearsal
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
-from hrbench.engine.device import MemoryPeaks, device_name, largest_peaks
+from hrbench.engine.device import MemoryPeaks, check_memory, device_name, largest_peaks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.prefetch import ahead
@@ -211,6 +211,7 @@ class Workbench:
 
     def __enter__(self) -> Workbench:
         with ExitStack() as opening:  # closes what is open if the method cannot be made
+            check_memory(self._job.view, self._device)
             opening.enter_context(guarded(self._job.method_name))
             opening.enter_context(seeded(self._job.seed))
             self.method = _make(self._job, self._device)
