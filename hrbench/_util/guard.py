@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ __all__ = ["call_name", "generators_kept", "guarded", "set_seed"]
 log = logging.getLogger("hrbench")
 
 _OF_LIBRARIES = ("KMP_", "TORCHINDUCTOR_", "TRITON_")  # environment variables that they set when they are first used
+_told: set[tuple[str, str]] = set()  # whose changes of what a warning has told
 _entered: list[Any] = []  # inference modes that hold as long as they are kept
 
 
@@ -164,12 +165,10 @@ _NUMERIC = [
         for kind in ("flash", "mem_efficient", "math", "cudnn")
     ),
     _Setting("torch.backends.mha", backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
+    _Setting("numpy's handling of errors", np.geterr, lambda handling: np.seterr(**handling)),
     _Setting("the current folder", _folder, lambda folder: folder and os.chdir(folder)),
 ]  # fmt: skip
-_OTHERS = [
-    _Setting("the environment", _environment, _set_environment),
-    _Setting("numpy's handling of errors", np.geterr, lambda handling: np.seterr(**handling)),
-]
+_ENVIRONMENT = _Setting("the environment", _environment, _set_environment)
 _SIGNALS = [_signal(signal.SIGINT, "Ctrl-C"), _signal(signal.SIGTERM, "SIGTERM")]  # only the main thread can set them
 _FILTERS = _Setting("", lambda: warnings.filters[:], _set_filters)
 
@@ -179,8 +178,8 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
     """Run code of others in a block, and put back what it changes for the whole process; one warning says what.
 
     Put back are torch's settings on which numbers depend (dtype, device, threads, grad mode, autocast, precision,
-    determinism, the flags of its backends) and the current folder; of a block that is not brief also the environment,
-    numpy's handling of errors, what Ctrl-C and SIGTERM do and, without a word, filters of warnings. The states of
+    determinism, the flags of its backends), numpy's handling of errors and the current folder; of a block that is not
+    brief also the environment, what Ctrl-C and SIGTERM do and, without a word, filters of warnings. The states of
     generators are not, see :func:`generators_kept`.
 
     Parameters
@@ -203,7 +202,7 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
     kept = _NUMERIC
     if not briefly:
         main = threading.current_thread() is threading.main_thread()
-        kept = [*kept, *_OTHERS, *(_SIGNALS if main else []), _FILTERS]
+        kept = [*kept, _ENVIRONMENT, *(_SIGNALS if main else []), _FILTERS]
     before = [setting.read() for setting in kept]
     changed: list[str] = []
     try:
@@ -213,17 +212,23 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
             f"{who} called sys.exit({error.code!r}), expected it to return or to raise an error that says why it cannot"
         ) from None
     finally:
-        words = [
-            _difference(setting.name, value, now)
+        words = {
+            setting.name: _difference(setting.name, value, now)
             for setting, value in zip(kept, before, strict=True)
             if (now := setting.read()) != value and setting.name
-        ]
+        }
         for setting, value in zip(kept, before, strict=True):
             if setting.read() != value:  # read again: putting another one back may have changed it
                 setting.write(value)
-        changed += dict.fromkeys(words)
-        if changed:
-            _tell(who, ", ".join(changed))
+        changed += words.values()
+        if new := [word for name, word in words.items() if (who, name) not in _told]:
+            _told.update((who, name) for name in words)
+            log.warning(
+                "%s changed %s: put back, because other methods share the process; what a method needs it sets in each "
+                "of its calls (fit, calibrate, predict, finish)",
+                who,
+                ", ".join(new),
+            )
 
 
 @contextlib.contextmanager
@@ -256,14 +261,3 @@ def _difference(name: str, before: Any, after: Any) -> str:
     if isinstance(before, dict):  # its values may be secret
         return f"{name} ({', '.join(sorted(key for key in before | after if before.get(key) != after.get(key)))})"
     return name if name == _PRECISION else f"{name} ({before} to {after})"
-
-
-@cache
-def _tell(who: str, what: str) -> None:
-    """Warn once of each change."""
-    log.warning(
-        "%s changed %s: put back, because other methods share the process; what a method needs it sets in each of its "
-        "calls (fit, calibrate, predict, finish)",
-        who,
-        what,
-    )

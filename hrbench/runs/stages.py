@@ -407,19 +407,19 @@ class Workbench:
 
 def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
     """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
-    with seeded(job.seed):
+    with guarded(job.method_name), seeded(job.seed):
         method = _make(job, device)
-    fit_samples, held_out = split_normals(job.category)
-    return rehearsal.rehearse(
-        method,
-        fit_samples,
-        held_out,
-        job.view,
-        seed=job.seed,
-        device=device,
-        precision=job.precision,
-        batch_size=setting.batch_size,
-    )
+        fit_samples, held_out = split_normals(job.category)
+        return rehearsal.rehearse(
+            method,
+            fit_samples,
+            held_out,
+            job.view,
+            seed=job.seed,
+            device=device,
+            precision=job.precision,
+            batch_size=setting.batch_size,
+        )
 
 
 def _make(job: Job, device: torch.device) -> Method:

@@ -55,14 +55,14 @@ if hasattr(backends, "fp32_precision"):
 
 
 @pytest.fixture(autouse=True)
-def told_anew() -> Iterator[None]:
-    guard._tell.cache_clear()
+def told_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(guard, "_told", set())
     yield
     kept.clear()
 
 
 def state() -> list[object]:
-    return [setting.read() for setting in [*guard._NUMERIC, *guard._OTHERS, *guard._SIGNALS, guard._FILTERS]]
+    return [setting.read() for setting in [*guard._NUMERIC, guard._ENVIRONMENT, *guard._SIGNALS, guard._FILTERS]]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -79,9 +79,13 @@ def test_what_a_method_changes_is_put_back_and_told_once(change: str, caplog: py
 
 
 def test_what_a_method_changes_is_put_back_when_it_fails() -> None:
-    with pytest.raises(KeyboardInterrupt), guarded("mine.py"):
-        torch.set_default_dtype(torch.float64)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with guarded("mine.py"):
+            torch.set_default_dtype(torch.float64)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -128,7 +132,7 @@ def test_a_method_cannot_end_the_process() -> None:
 
 def test_generators() -> None:
     def draw() -> tuple[float, float, float]:
-        return torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002, S311
+        return torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002
 
     set_seed(2**62 + 1)
     first = draw()

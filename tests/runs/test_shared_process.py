@@ -13,6 +13,7 @@ from helpers import assert_same_bits
 
 import hrbench
 from hrbench import HrbenchError, load_protocol
+from hrbench._util import guard
 from hrbench.cli import main
 from hrbench.method import Method
 from hrbench.protocol import Bootstrap
@@ -25,7 +26,7 @@ import os, random
 import numpy as np
 
 def leave(result=None):
-    if os.environ.get("LEFT") or torch.get_default_dtype() != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if torch.get_default_dtype() != torch.float32 or torch.is_autocast_enabled("cpu"):
         raise RuntimeError("begins with what was left")
     os.environ["LEFT"] = "on"
     os.chdir("/")
@@ -108,6 +109,7 @@ def test_the_next_method_gives_the_same_bits(
     dataset = hrbench.load_dataset("folder", tree, ["nut"])
     options = {"preset": "demo", "protocols": [FEW_DRAWS], "device": "cpu"}
     (alone,) = hrbench.run(dataset, [sensitive], output=tmp_path / "alone", **options).runs
+    monkeypatch.setattr(guard, "_told", set())
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.WARNING, "hrbench"):
         study = hrbench.run(dataset, [careless, sensitive], output="both", **options)
@@ -181,8 +183,8 @@ def test_the_contract_says_what_a_method_must_leave_alone(toy: str, tmp_path: Pa
 
 
 def test_a_method_of_python_is_guarded_while_it_is_made(toy: str, tmp_path: Path) -> None:
-    quitter = adapter(toy, tmp_path / "quitter.py", last="class Quitter(Toy):\n    def __init__(self):\n        exit(3)\n"
-                      "Toy.__module__ = 'elsewhere'")  # fmt: skip
+    last = "class Quitter(Toy):\n    def __init__(self):\n        exit(3)\n\nToy.__module__ = 'elsewhere'"
+    quitter = adapter(toy, tmp_path / "quitter.py", last=last)
     with pytest.raises(HrbenchError, match=r"Quitter\(\) called sys.exit\(3\)"):
         hrbench.create_method(quitter)
     assert isinstance(hrbench.create_method(toy), Method)
