@@ -95,6 +95,11 @@ def _folder() -> Path | None:
         return None
 
 
+def _set_folder(folder: Path | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+
+
 def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_LIBRARIES)}
 
@@ -166,7 +171,7 @@ _NUMERIC = [
     ),
     _Setting("torch.backends.mha", backends.mha.get_fastpath_enabled, backends.mha.set_fastpath_enabled),
     _Setting("numpy's handling of errors", np.geterr, lambda handling: np.seterr(**handling)),
-    _Setting("the current folder", _folder, lambda folder: folder and os.chdir(folder)),
+    _Setting("the current folder", _folder, _set_folder),
 ]  # fmt: skip
 _ENVIRONMENT = _Setting("the environment", _environment, _set_environment)
 _SIGNALS = [_signal(signal.SIGINT, "Ctrl-C"), _signal(signal.SIGTERM, "SIGTERM")]  # only the main thread can set them
