@@ -175,6 +175,9 @@ class Method(nn.Module):
     :meth:`restored`) and sets ``requires_grad=False`` on frozen parts. Inputs are RGB in [0, 1]; normalisation belongs
     to the backbone.
 
+    Methods share a process: what a call of a method changes of torch's settings (default dtype, threads, precision,
+    grad mode ...) or the current folder is put back when it returns. What a call needs it sets itself.
+
     Its options are keyword arguments with defaults and annotations. The suite checks the types of what users give,
     choices too where they are annotated as ``Literal["a", "b"]``; ranges are the method's to check. Options that may
     name a file of weights are annotated as :data:`Weights`; the one that is called ``weights`` is shown in tables.

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
+from hrbench._util.guard import generators_kept, guarded
 from hrbench._util.resources import methods_package
 from hrbench._util.types import Mismatch, conform
 from hrbench.contract import breach, check_class, import_error, make
@@ -55,7 +56,8 @@ def load_method(reference: str) -> type[Method]:
         For an unknown name, whatever the import of an adapter raises, a module without exactly one :class:`Method` of
         its own, and presets that are none.
     """
-    cls = _found(reference)
+    with generators_kept(), guarded(f"the import of method {reference!r}"):
+        cls = _found(reference)
     check_class(cls)
     return cls
 
@@ -103,7 +105,8 @@ def create_method(name: str, **options: Any) -> Method:
     preset_options = dict(find_preset(cls, name, preset).options) if preset is not None else {}
     checked = check_options(cls, name, {**preset_options, **options})
     all_options(cls, checked)
-    return make(cls, checked)
+    with guarded(f"{name}: {cls.__name__}()"):
+        return make(cls, checked)
 
 
 def find_preset(cls: type[Method], name: str, preset: str) -> Preset:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrbench._util.guard import call_name, guarded
 from hrbench.contract import check_final, check_prediction
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.errors import HrbenchError
@@ -52,8 +53,8 @@ def check_method(reference: str, *, size: int = 64, **options: Any) -> Method:
     """Check that a method keeps its contract; return it, fitted on noise.
 
     Checked on the CPU: class attributes; fit on a few small images; finite float32 maps of shape (B, h, w) at
-    several sizes, square or not; equal results for equal seeds; batches do not mix; frozen parts stay as they were and
-    the learnt state, saved and loaded, predicts the same bits.
+    several sizes, square or not; equal results for equal seeds; batches do not mix; frozen parts stay as they were, and
+    so does what methods share, as the default dtype; the learnt state, saved and loaded, predicts the same bits.
 
     Parameters
     ----------
@@ -120,7 +121,9 @@ def _fitted(reference: str, size: int, options: dict[str, Any]) -> tuple[Method,
         frozen = {name: p.clone() for name, p in method.named_parameters() if not p.requires_grad}
         method.train()
         normals = StackedNormals(inputs)
-        method.fit(normals, Fit(method, held_out=normals, seed=0, device=torch.device("cpu")))
+        with guarded(call_name(method, "fit")) as changed:
+            method.fit(normals, Fit(method, held_out=normals, seed=0, device=torch.device("cpu")))
+        assert not changed, f"fit changed {', '.join(changed)}, which other methods share"
         for name, parameter in method.named_parameters():
             if name in frozen:
                 assert torch.equal(parameter, frozen[name]), f"fit changed the frozen {name}"
@@ -129,8 +132,10 @@ def _fitted(reference: str, size: int, options: dict[str, Any]) -> tuple[Method,
 
 @torch.no_grad()
 def _predict(method: Method, batch: Tensor) -> dict[str, Tensor]:
-    with _asserted():
-        return check_prediction(method, method.predict(batch), len(batch), batch.device).maps
+    with _asserted(), guarded(call_name(method, "predict")) as changed:
+        maps = check_prediction(method, method.predict(batch), len(batch), batch.device).maps
+    assert not changed, f"predict changed {', '.join(changed)}, which other methods share"
+    return maps
 
 
 @contextmanager

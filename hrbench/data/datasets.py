@@ -110,7 +110,7 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
             )
     if descriptor.name == "folder":
         descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
-    read = layout.read(root, descriptor, names)
+    read = layout.read(root.absolute(), descriptor, names)  # a method may change the current folder
     return Dataset(descriptor.name, root, tuple(_grouped(category, descriptor) for category in read))
 
 

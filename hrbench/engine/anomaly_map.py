@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hrbench._util.guard import call_name, guarded
 from hrbench.contract import check_final
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
@@ -96,8 +97,10 @@ def finish_looks(method: Method, item: NativeMaps) -> list[Tensor]:
 def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
     finals = []
     for maps in item.looks:
+        with guarded(call_name(method, "finish"), briefly=True):
+            final = method.finish(maps)
         size = next(iter(maps.values())).shape
-        finals.append(check_final(method, method.finish(maps), size, item.sample.id).float())
+        finals.append(check_final(method, final, size, item.sample.id).float())
     return finals
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import platform
 import re
 import resource
@@ -14,13 +15,16 @@ from typing import Any
 
 import torch
 
+from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 
 __all__ = [
     "MemoryPeaks",
+    "check_memory",
     "device_identity",
     "device_name",
     "largest_peaks",
+    "memory_failed",
     "peak_memory",
     "pick_device",
     "reset_peak_memory",
@@ -33,11 +37,42 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # "meta" has shapes only
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
         raise HrbenchError(f"device {name!r} cannot be used: {reason}; try auto or cpu") from None
     return device
+
+
+def check_memory(view: View, device: torch.device) -> None:
+    """Raise an error if a single input of a view takes more than all memory of the device."""
+    height, width = view.tile
+    # Float32 for the network; where that is the host, also the 8-bit image that it is made of.
+    needed, there = (12 if device.type == "cuda" else 15) * height * width, _memory(device)
+    if there is not None and needed > there:
+        raise HrbenchError(
+            f"view {view.text!r}: one input of {height}x{width} pixels takes {needed / 2**30:.1f} GiB before any layer "
+            f"of a network, {device} has {there / 2**30:.1f} GiB; expected a view with smaller inputs, as tiled:512:128"
+        )
+
+
+def memory_failed(error: BaseException) -> bool:
+    """Tell whether an error says that memory could not be had, of the host or of a GPU."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _memory(device: torch.device) -> int | None:
+    """Return the bytes of the GPU, or those of the host that its container leaves to this process; None if unknown."""
+    if device.type == "cuda":
+        properties: Any = torch.cuda.get_device_properties(device)
+        return int(properties.total_memory)
+    try:
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return host
 
 
 def device_name(device: torch.device) -> str:

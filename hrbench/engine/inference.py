@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hrbench._util.guard import call_name, guarded, set_seed
 from hrbench.contract import check_prediction, parts_of
 from hrbench.data.sample import Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
@@ -212,7 +213,7 @@ def predict(
     precision : str
         ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`.
     seeds : mapping of int to int, optional
-        Position in `samples` to a seed of torch's generator: a batch begins there, and what follows does not depend on
+        Position in `samples` to a seed of the generators: a batch begins there, and what follows does not depend on
         what came before. Looked up when the sample was drawn: what yields samples may add to it.
 
     Raises
@@ -228,7 +229,7 @@ def predict(
     with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
         for batch in batches:
             if batch.seed is not None:
-                torch.manual_seed(batch.seed)
+                set_seed(batch.seed)
             done = 0
             while done < len(batch.inputs):
                 chunk = slice(done, done + queue.batch_size)
@@ -276,7 +277,7 @@ def _forward(
     """Predict the inputs and blend them into their images' maps; return False if they were too many for the device."""
     started = mark(device)
     try:
-        with autocast(device, precision):
+        with autocast(device, precision), guarded(call_name(method, "predict"), briefly=True):
             given = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
     except torch.cuda.OutOfMemoryError:  # nothing was blended yet
         return False

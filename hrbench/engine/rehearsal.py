@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import fmean
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hrbench._util.guard import call_name, guarded
 from hrbench.data.sample import Sample
 from hrbench.engine.anomaly_map import AnomalyMap, finish
 from hrbench.engine.device import MemoryPeaks
@@ -113,6 +114,9 @@ class _Rehearsal:
             self.reason = self.reason or f"{type(error).__name__}: {error}".splitlines()[0]
             return None
 
+    def _guarded(self, call: str) -> AbstractContextManager[object]:
+        return guarded(call_name(self.method, call))
+
     @property
     def _calibrates(self) -> bool:
         return type(self.method).calibrate is not Method.calibrate
@@ -121,7 +125,7 @@ class _Rehearsal:
         works = self._fit(1)
         if self._calibrates:
             maps = self._native_maps(self.held_out[:1], Work(math.inf))
-            with torch.no_grad(), closing(maps), suppress(_EnoughError):
+            with torch.no_grad(), closing(maps), suppress(_EnoughError), self._guarded("calibrate"):
                 self.method.calibrate(looks for item in maps for looks in item.looks)
         return works
 
@@ -132,7 +136,8 @@ class _Rehearsal:
         options = {"held_out": held_out, "seed": self.seed, "device": self.device, "precision": self.precision}
         context = _Context(self.method, meter, label=type(self.method).__name__, **options)
         self.method.train()
-        self.method.fit(_Few(self.fit_samples, self.view, factor, meter), context)
+        with self._guarded("fit"):
+            self.method.fit(_Few(self.fit_samples, self.view, factor, meter), context)
         self.method.eval()
         return meter.works
 

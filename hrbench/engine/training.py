@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hrbench._util.files import atomic
+from hrbench._util.guard import generators_kept, set_seed
 from hrbench._util.progress import track
 from hrbench.contract import check_features, check_loss
 from hrbench.data.sample import Sample
@@ -45,9 +46,9 @@ def mix(*numbers: int) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's generator set to `seed`, deterministic kernels, and restore both after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Run a block with all generators set to `seed`, deterministic kernels, and restore both after."""
+    with torch.random.fork_rng(), generators_kept():
+        set_seed(seed)
         before = torch.are_deterministic_algorithms_enabled()
         memory: Any = torch.utils.deterministic
         filled = memory.fill_uninitialized_memory
@@ -265,7 +266,7 @@ class Fit:
         batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
         saved_at = time.monotonic()
         for batch in self._shown(batches, name, total=steps, unit="step", initial=len(losses)):
-            torch.manual_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
+            set_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
             with autocast(self.device, self.precision):

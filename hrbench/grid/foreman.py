@@ -25,7 +25,7 @@ from hrbench.runs.lease import Leases
 from hrbench.runs.parcel import packed, unpack
 from hrbench.runs.runner import check_job, finished_run
 from hrbench.runs.shards import EvidenceShards
-from hrbench.runs.stages import Setting, is_fitted, shards_of
+from hrbench.runs.stages import Setting, is_fitted, settle, shards_of
 from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["Call", "Foreman"]
@@ -50,6 +50,8 @@ class _Begun:
     job: Job
     folder: RunFolder
     sent: Any  # the job where workers can get it
+    setting: Setting  # how the rest of it is done
+    sent_setting: Any = None
     fitted: Any = None  # what its fit has left, where workers can get it
     shards: EvidenceShards | None = None
 
@@ -87,7 +89,6 @@ class Foreman:
         self._watch = watch
         self._put = put
         self._shared = shared
-        self._sent_setting = put(setting)
         self._leases = Leases()
         self._notes = FailureNotes(job.folder(output) for job in jobs)
         self._board = Board()
@@ -134,11 +135,11 @@ class Foreman:
             return None
         self._tasks[worker] = task
         begun = self._begun[task.job]
-        common = (begun.sent, self._sent_setting, sharing)
+        common = (begun.sent, begun.sent_setting, sharing)
         if task.stage == "fit":
             return Call("fit", common)
         if begun.fitted is None:
-            files = [] if self._shared else fit_files(begun.job, begun.folder, self._setting)
+            files = [] if self._shared else fit_files(begun.job, begun.folder, begun.setting)
             begun.fitted = self._put(packed(begun.folder.path, files))
         if task.stage == "predict":
             return Call("predict", (*common, [begun.fitted], task.chunks))
@@ -186,15 +187,17 @@ class Foreman:
             if not self._leases.take(folder.lease):
                 self._elsewhere.append(job)
                 return
-            begun = _Begun(job, folder, self._put(job))
+            begun = _Begun(job, folder, self._put(job), self._setting)
             self._begun[job.name] = begun
             if folder.record.is_file():
                 self._end(begun, Outcome(job, finished_run(job, folder, self._setting)))
                 return
             folder.begin(job.category.train_digest)
             folder.alone.touch()
-            if is_fitted(job, folder, self._setting):
-                begun.shards = shards_of(job, folder, self._setting)
+            begun.setting = settle(job, folder, self._setting)
+            begun.sent_setting = self._put(begun.setting)
+            if is_fitted(job, folder, begun.setting):
+                begun.shards = shards_of(job, folder, begun.setting)
                 self._board.add(job.name, fitted=True, chunks=begun.shards.left())
             else:
                 self._board.add(job.name)
@@ -221,9 +224,9 @@ class Foreman:
         if digest != begun.job.category.train_digest:
             raise HrbenchError(f"category {begun.job.category.name!r}: other training images on a node than here")
         unpack(parcel, begun.folder.path)
-        if not self._settled(lambda: is_fitted(begun.job, begun.folder, self._setting)):
+        if not self._settled(lambda: is_fitted(begun.job, begun.folder, begun.setting)):
             raise HrbenchError(f"{begun.folder.path}: what a worker's fit has left cannot be seen here")
-        begun.shards = shards_of(begun.job, begun.folder, self._setting)
+        begun.shards = shards_of(begun.job, begun.folder, begun.setting)
         self._board.fitted(worker, begun.shards.left())
         self._watch.told(begun.job, 0)
 

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from hrbench.contract import explained
-from hrbench.engine.device import device_name, pick_device
+from hrbench.engine.device import check_memory, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
 from hrbench.errors import HrbenchError, Stopped
 from hrbench.grid.engine import Engine, Outcome, Watch
@@ -91,7 +91,9 @@ class LocalEngine(Engine):
         return pick_precision(asked, self._device)
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Do nothing: that the jobs could be made here has shown that all is there."""
+        """Check that inputs fit into the device's memory; that all else is there has shown when the jobs were made."""
+        for view in dict.fromkeys(job.view for job in jobs):
+            check_memory(view, self._device)
 
     def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
         """Measure a batch of each job on this device."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from hrbench._util.guard import guarded
 from hrbench.contract import explained, make
 from hrbench.data.sample import Category
 from hrbench.engine.device import device_identity, device_name, pick_device
@@ -141,7 +142,7 @@ class StageWorker:
     def share(self, output: Path | None) -> None:
         """Write into the folder of all runs, which can be reached from here; for None files come and go as bytes."""
         self.close()
-        self._output = output
+        self._output = output and output.absolute()  # a method may change the current folder
 
     def facts(self) -> Facts:
         """Say what this worker is."""
@@ -167,7 +168,7 @@ class StageWorker:
                 if identities(cls, job.options) != job.recorded_options:
                     found.append(f"method {job.method!r}: the weights of its options there are others")
                 else:
-                    with seeded(job.seed):
+                    with seeded(job.seed), guarded(f"{job.method_name}: {cls.__name__}()"):
                         make(cls, job.options)
             except OSError as error:
                 found.append(f"{error.filename or job.category.name}: {error.strerror or error}")

@@ -119,7 +119,7 @@ def make_job(
         raise HrbenchError(f"seed is {seed}, expected a number from 0 to {2**31 - 1}")
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
-    looked_at = View.parse(view or named.view)
+    looked_at = View.parse(named.view if view is None else view)
     recorded = identities(cls, complete)
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from hrbench.engine.device import device_identity
+from hrbench.engine.device import device_identity, memory_failed
 from hrbench.errors import HrbenchError, Stopped
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases, Presence
 from hrbench.runs.scoring import rescored
 from hrbench.runs.shards import EvidenceShards
-from hrbench.runs.stages import Setting, Workbench, is_fitted, shards_of
+from hrbench.runs.stages import Setting, Workbench, is_fitted, noted, settle, shards_of
 from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["WAIT_SECONDS", "Runner", "check_job", "finished_run", "run_job"]
@@ -94,14 +94,14 @@ class Runner:
         stop: Callable[[], bool] = lambda: False,
         told: Callable[[Job, int], None] = lambda job, images: None,
     ) -> None:
-        self._output = output
+        self._output = output = output.absolute()  # a method may change the current folder
         self._setting = setting
         self._device = device
         self._stop = stop
         self._told = told
         self._leases = Leases()
         self._presence = Presence(output, device_identity(device))
-        self._known: dict[tuple[Path, int], EvidenceShards] = {}
+        self._known: dict[tuple[Path, int, bool], EvidenceShards] = {}
 
     def __enter__(self) -> Runner:
         self._presence.__enter__()
@@ -135,6 +135,14 @@ class Runner:
                 if self._stop():
                     raise
                 return None  # another process has taken over while this one was stopped for long
+            except (MemoryError, RuntimeError) as error:
+                if not memory_failed(error):
+                    raise
+                size = "x".join(map(str, job.view.tile))
+                raise HrbenchError(
+                    f"the memory of {self._device} is too small for {job.method_name} with inputs of {size} pixels; "
+                    "expected a view with smaller inputs, a smaller batch size, or another device"
+                ) from None
 
     def help(self, job: Job) -> bool:
         """Predict chunks of a job that another process has begun; return whether there was something to do."""
@@ -143,30 +151,32 @@ class Runner:
             return False
         if not folder.began(job.category.train_digest):
             return False
-        shards = self._shards(job, folder)
+        setting = noted(folder, self._setting)
+        shards = self._shards(job, folder, setting)
         left = shards.left()
         if len(left) < WORTH_HELPING:
             return False
         with self._claims(folder, shards, left[::-1]) as claims:  # who began goes the other way
             if (first := next(claims, None)) is None:
                 return False
-            with self._bench(job, folder) as bench:
+            with self._bench(job, folder, setting) as bench:
                 self._predict(job, bench, shards, chain([first], claims))
         return True
 
     def _rest(self, job: Job, folder: RunFolder) -> Run | None:
         """Do what is left of a job whose lease is held."""
-        fitted = is_fitted(job, folder, self._setting)
+        setting = settle(job, folder, self._setting)
+        fitted = is_fitted(job, folder, setting)
         if fitted:
-            shards = self._shards(job, folder)
+            shards = self._shards(job, folder, setting)
             with self._claims(folder, shards, shards.left()) as claims:
                 if next(claims, None) is None and shards.left():
                     return None  # before the method is loaded
-        with self._bench(job, folder) as bench:
+        with self._bench(job, folder, setting) as bench:
             if not fitted:
                 bench.fit()
                 self._told(job, 0)
-                shards = self._shards(job, folder)
+                shards = self._shards(job, folder, setting)
             with self._claims(folder, shards, shards.left()) as claims:
                 self._predict(job, bench, shards, claims)
             if self._stop() or self._leases.lost(folder.lease):
@@ -205,18 +215,18 @@ class Runner:
             for number in numbers:
                 self._leases.give_back(folder.chunk_lease(number))
 
-    def _shards(self, job: Job, folder: RunFolder) -> EvidenceShards:
+    def _shards(self, job: Job, folder: RunFolder, setting: Setting) -> EvidenceShards:
         """Return the shards of a fitted job; those of the last jobs are kept, for they know what they have read."""
-        key = (folder.path, folder.weights.stat().st_mtime_ns)
+        key = (folder.path, folder.weights.stat().st_mtime_ns, setting.save_maps)
         if key not in self._known:
-            self._known[key] = shards_of(job, folder, self._setting)
+            self._known[key] = shards_of(job, folder, setting)
         return self._known[key]
 
-    def _bench(self, job: Job, folder: RunFolder) -> Workbench:
+    def _bench(self, job: Job, folder: RunFolder, setting: Setting) -> Workbench:
         def stop() -> bool:
             return self._stop() or self._leases.lost(folder.lease)
 
-        return Workbench(job, folder, self._setting, self._device, workers=self._presence.workers, stop=stop)
+        return Workbench(job, folder, setting, self._device, workers=self._presence.workers, stop=stop)
 
 
 def check_job(job: Job) -> None:

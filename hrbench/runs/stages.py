@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -21,18 +23,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrbench._util.files import atomic
+from hrbench._util.guard import call_name, guarded
 from hrbench._util.progress import track
+from hrbench._util.types import Mismatch, conform
 from hrbench.backbones import compile_frozen
 from hrbench.contract import make
 from hrbench.data.sample import Sample
 from hrbench.engine import rehearsal
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
-from hrbench.engine.device import MemoryPeaks, device_name, largest_peaks
+from hrbench.engine.device import MemoryPeaks, check_memory, device_name, largest_peaks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.rehearsal import Expected
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
+from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceSpec, specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.method import Method
@@ -45,7 +50,9 @@ from hrbench.runs.scoring import finish_run
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.store import Run, RunFolder, text_of
 
-__all__ = ["Setting", "Workbench", "is_fitted", "rehearse", "shards_of", "specs_for"]
+__all__ = ["Setting", "Workbench", "is_fitted", "noted", "rehearse", "settle", "shards_of", "specs_for"]
+
+log = logging.getLogger("hrbench")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,67 @@ def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
     return all(path.is_file() for path in there) and all(
         folder.calibration(spec.name).is_file() for spec in specs_for(job, setting)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """What of the setting of a job's attempts its results depend on, beside what identifies it."""
+
+    batch_size: int
+    compiled: bool
+    save_maps: bool
+
+
+def settle(job: Job, folder: RunFolder, asked: Setting) -> Setting:
+    """Return how the rest of a job is done, and note it: as it was begun where results that are there depend on it.
+
+    For who holds the job's lease. The batch size and compiled backbones change the last bits, and maps are worth
+    nothing if only some are saved.
+    """
+    begun, predicted = noted(folder, asked), _has_predicted(job, folder)
+    learnt = predicted or folder.fit_cost.is_file() or any(folder.scratch.glob("fit*.pt"))
+    now = _Begun(
+        batch_size=begun.batch_size if predicted else asked.batch_size,
+        compiled=begun.compiled if learnt else asked.compiled,
+        save_maps=asked.save_maps or (begun.save_maps and predicted),
+    )
+    if kept := [f"{name} = {value}" for name, value in vars(now).items() if value != getattr(asked, name)]:
+        _say(f"{job.label}: goes on with {', '.join(kept)}, as it was begun; another output folder takes what is asked")
+    with atomic(folder.setting) as path:
+        path.write_text(json.dumps(vars(now)), encoding="utf-8")
+    return dataclasses.replace(asked, **vars(now))
+
+
+def noted(folder: RunFolder, asked: Setting) -> Setting:
+    """Return how a job is done that another process has begun; as it is asked for where that was not noted.
+
+    Raises
+    ------
+    HrbenchError
+        If the note is damaged.
+    """
+    if (text := text_of(folder.setting)) is None:
+        return asked
+    try:
+        return dataclasses.replace(asked, **vars(conform(json.loads(text), _Begun)))
+    except (ValueError, Mismatch):
+        raise HrbenchError(
+            f"{folder.setting}: damaged, expected how the job was begun; remove {folder.scratch} to begin it anew"
+        ) from None
+
+
+@cache
+def _say(text: str) -> None:
+    """Warn once, however often a job is taken up."""
+    log.warning("%s", text)
+
+
+def _has_predicted(job: Job, folder: RunFolder) -> bool:
+    """Tell whether something is there that was predicted, or learnt from predictions."""
+    files = [folder.fusion, folder.calibrated]
+    if load_method(job.method).calibrate is not Method.calibrate:
+        files.append(folder.fit_cost)
+    return any(path.is_file() for path in files) or any(folder.scratch.glob("evidence-*"))
 
 
 def shards_of(job: Job, folder: RunFolder, setting: Setting) -> EvidenceShards:
@@ -144,8 +212,10 @@ class Workbench:
 
     def __enter__(self) -> Workbench:
         with ExitStack() as opening:  # closes what is open if the method cannot be made
+            check_memory(self._job.view, self._device)
+            opening.enter_context(guarded(self._job.method_name))
             opening.enter_context(seeded(self._job.seed))
-            self.method = make(load_method(self._job.method), self._job.options).to(self._device)
+            self.method = _make(self._job, self._device)
             self._job.view.check_multiple(self.method.multiple, self._job.method_name)
             self._compiled = self._setting.compiled and compile_frozen(self.method, self._device)
             self._open = opening.pop_all()
@@ -223,10 +293,11 @@ class Workbench:
         )
         earlier = fit.seconds
         self.method.train()
-        self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
+        with self._guarded("fit"):
+            self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
         self.method.eval()
         if type(self.method).calibrate is not Method.calibrate:
-            with torch.no_grad():
+            with torch.no_grad(), self._guarded("calibrate"):
                 self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
         spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
         with atomic(folder.fit_cost) as path:
@@ -254,6 +325,9 @@ class Workbench:
                 calibration.save(path)
         self._spent(began).write(folder.calibrated)
         self._warm = True
+
+    def _guarded(self, call: str) -> AbstractContextManager[object]:
+        return guarded(call_name(self.method, call))
 
     def _load(self) -> None:
         """Let the method be as the fit has left it, and know how looks are fused."""
@@ -334,16 +408,22 @@ class Workbench:
 
 def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
     """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
-    with seeded(job.seed):
-        method = make(load_method(job.method), job.options).to(device)
-    fit_samples, held_out = split_normals(job.category)
-    return rehearsal.rehearse(
-        method,
-        fit_samples,
-        held_out,
-        job.view,
-        seed=job.seed,
-        device=device,
-        precision=job.precision,
-        batch_size=setting.batch_size,
-    )
+    with guarded(job.method_name), seeded(job.seed):
+        method = _make(job, device)
+        fit_samples, held_out = split_normals(job.category)
+        return rehearsal.rehearse(
+            method,
+            fit_samples,
+            held_out,
+            job.view,
+            seed=job.seed,
+            device=device,
+            precision=job.precision,
+            batch_size=setting.batch_size,
+        )
+
+
+def _make(job: Job, device: torch.device) -> Method:
+    cls = load_method(job.method)
+    with guarded(f"{job.method_name}: {cls.__name__}()"):
+        return make(cls, job.options).to(device)

@@ -64,6 +64,7 @@ class RunFolder:
         self.fusion = self.scratch / "fusion.json"
         self.calibrated = self.scratch / "calibrated.json"  # written when all that held-out images tell is there
         self.alone = self.scratch / "alone"  # who has the lease hands out the chunks: nobody else takes one
+        self.setting = self.scratch / "setting.json"  # how the job was begun, as far as its results depend on it
         self._seen = self.scratch / "train.sha256"
         self.failed = path.with_name(f"{path.name}.failed.json")
         self.lease = path.with_name(f"{path.name}.lease")  # beside it: the folder itself may be started over

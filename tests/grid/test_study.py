@@ -64,6 +64,12 @@ def test_a_method_that_fails_is_a_failure_and_stops_no_other(tree: Path, toy: st
         ({"options": {"steps": 2}}, "unknown method with options 'steps'"),
         ({"root": None}, "root is missing"),
         ({"batch_size": 0}, "batch size is 0"),
+        ({"device": "meta"}, "device 'meta' cannot be used: .*; try auto or cpu$"),
+        ({"views": [""]}, "view '': expected whole:SIZE"),
+        (
+            {"views": ["whole:512", "whole:99999904"]},
+            "view 'whole:99999904': one input .* takes 139698118.0 GiB before",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_runs(

@@ -88,6 +88,18 @@ def test_equal_jobs_give_equal_bits_and_seeds_differ(tree, toy, tmp_path):
     assert len(read_runs(tmp_path / "a")) == 2
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.cuda.OutOfMemoryError()]
+)
+def test_too_little_memory_is_said(tree, toy, tmp_path, monkeypatch, error):
+    def train(*_, **__):
+        raise error
+
+    monkeypatch.setattr("hrbench.engine.training.Fit.train", train)
+    with pytest.raises(HrbenchError, match="memory of cpu is too small for toy_adapter with inputs of 32x32 pixels"):
+        run(tree, toy, tmp_path)
+
+
 class Killed(BaseException):
     """Stands for a process that ends anywhere."""
 
