@@ -20,7 +20,7 @@ BASE = {"errors", "_util"}
 MAY_IMPORT = {
     "__init__": {"data", "errors", "evaluation", "grid", "method", "protocol", "registry", "runs"},
     "__main__": {"cli"},
-    "cli": {"__init__", "commands", "errors", "grid_file"},
+    "cli": {*BASE, "__init__", "commands", "grid_file"},
     "commands": {*BASE, "__init__", "command_line", "data", "grid", "protocol", "registry", "report", "runs",
                  "scaffold"},
     "grid": {*BASE, "data", "engine", "precision", "protocol", "registry", "runs"},

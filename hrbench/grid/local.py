@@ -14,9 +14,10 @@ from typing import Self
 
 import torch
 
+from hrbench._util.disk import explaining
 from hrbench.engine.device import device_name, pick_device
 from hrbench.engine.rehearsal import Expected
-from hrbench.errors import HrbenchError, Stopped
+from hrbench.errors import Halted, HrbenchError, Stopped
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.precision import pick_precision
 from hrbench.runs.failures import FailureNotes
@@ -128,7 +129,10 @@ class LocalEngine(Engine):
         if job.name in spoilt:
             return False
         try:
-            return runner.help(job)
+            with explaining():
+                return runner.help(job)
+        except Halted:
+            raise
         except Exception as error:  # the other jobs must not be lost with it
             log.warning("%s: left to who has begun it: %s", job.label, str(error) or type(error).__name__)
             spoilt.add(job.name)
@@ -140,12 +144,15 @@ class LocalEngine(Engine):
         if (failed := notes.elsewhere(folder)) is not None:
             return Outcome(job, error=failed)
         try:
-            if (run := runner.advance(job)) is None:
-                return None
-            notes.clear(folder)
+            with explaining(folder.path):
+                if (run := runner.advance(job)) is None:
+                    return None
+                notes.clear(folder)
             return Outcome(job, run)
         except Stopped:
             return None
+        except Halted:  # the others would fail of it as well, and this one goes on later
+            raise
         except HrbenchError as error:
             notes.write(folder, job.label, error)
             return Outcome(job, error=error)
