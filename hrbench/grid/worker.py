@@ -273,7 +273,7 @@ class StageWorker:
             with explaining(self._output or self._scratch):
                 return stage()
         except Exception as error:
-            text = traceback.format_exc() if not isinstance(error, HrbenchError) else ""
+            text = traceback.format_exc() if not isinstance(error, HrbenchError | Halted) else ""
             self.close()
             words = str(error) or type(error).__name__
             return Failed(socket.gethostname(), words, text, halts=isinstance(error, Halted))
