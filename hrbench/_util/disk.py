@@ -59,17 +59,19 @@ def explaining(path: Path | None = None, temporary: Path | None = None) -> Itera
     try:
         yield
     except Halted as error:
+        if temporary is None:
+            raise
         raise Halted(str(error).replace(str(temporary), str(path))) from error
     except Exception as error:
-        number = _errno(error, temporary)
-        if temporary is None or path is None:  # else the error may name the temporary file, or none
-            path = Path(str(error.filename)) if isinstance(error, OSError) and error.filename is not None else path
-        place = f"{path or 'input or output'}"
+        number, named = _errno(error, temporary), getattr(error, "filename", None)
+        if named is not None and not str(named).startswith(str(temporary)):
+            path = Path(str(named))
+        place = path or "input or output"
         if number in _FULL:
             raise Halted(f"{place}: {_FULL[number]}{_room(path, temporary)}; make room for it") from error
         if number in _HALTS:
             raise Halted(f"{place}: {_HALTS[number]}") from error
-        if number in _FAILS and not (number == errno.EEXIST and getattr(error, "filename2", None)):
+        if number in _FAILS and not (number == errno.EEXIST and path is not None and path.is_dir()):
             raise HrbenchError(f"{place}: {_FAILS[number]}") from error
         raise
 
@@ -78,7 +80,7 @@ def _errno(error: Exception, temporary: Path | None) -> int | None:
     """Return the number of what the system has answered; libraries that write in C or Rust may not hand it on."""
     if isinstance(error, HrbenchError):
         return None
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins":  # others count otherwise
         return error.errno
     if told := re.search(r"\bos error (\d+)\b", str(error)):  # safetensors
         return int(told[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,13 +99,21 @@ def test_the_error_s_own_path_wins_outside_of_writing(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "table", tmp_path / "file" / "deep" / "table"):
-        with pytest.raises(HrbenchError, match="a file, expected"), atomic(path):
+    for path, named in (("file/table", "file: is a file"), ("file/deep/table", "file/deep: a part of this path")):
+        with pytest.raises(HrbenchError, match=f"^{tmp_path}/{named}"), atomic(tmp_path / path):
             pass
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "", "x"), OSError(errno.ENOTEMPTY, ""), OSError("?")]
+    "error",
+    [
+        ZeroDivisionError("None"),
+        FileNotFoundError(errno.ENOENT, "", "x"),
+        OSError(errno.ENOTEMPTY, ""),
+        FileExistsError(errno.EEXIST, "", "/tmp"),  # another process has made it
+        OSError("?"),
+        ssl.SSLError(errno.EPERM, "no such certificate"),
+    ],
 )
 def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)) as caught, atomic(tmp_path / "file"):
