@@ -200,3 +200,10 @@ def test_every_command_says_it_in_a_line(
     assert ("no space left on the disk" if status == 75 else "permission denied") in line
     assert ".tmp" not in line
     assert not [*runs.rglob(".*.tmp"), *tmp_path.rglob(".*.tmp")]
+
+
+def test_what_a_late_kill_has_left_of_a_job_goes_when_its_run_is_scored_anew(runs: Path) -> None:
+    (run,) = hrbench.read_runs(runs)
+    run.files.scratch.mkdir()
+    assert hrbench.rescore(run, [FEW_DRAWS]).about == run.about
+    assert not run.files.scratch.exists()
