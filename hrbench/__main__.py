@@ -22,9 +22,10 @@ def main() -> int:
         came.append(number)
         raise KeyboardInterrupt
 
-    for number in _WORDS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else it is to be ignored
-            signal.signal(number, interrupt)
+    # Others are to be ignored.
+    heeded = [n for n in _WORDS if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in heeded:
+        signal.signal(number, interrupt)
     try:
         from hrbench.cli import main as run
 
@@ -33,10 +34,10 @@ def main() -> int:
         if not came:
             raise
         status = 1
+    for number in heeded:
+        signal.signal(number, signal.SIG_DFL)  # once more, and it is over at once
     if not (came and status):
         return status
-    for number in _WORDS:
-        signal.signal(number, signal.SIG_DFL)  # once more, and it is over at once
     print(f"hrbench: {_WORDS[signal.Signals(came[0])]}; the same command continues where it was", file=sys.stderr)
     return 128 + came[0]
 
