@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hrbench import __version__
+from hrbench._util.disk import explaining
 from hrbench._util.files import check_utf8
-from hrbench.errors import HrbenchError
+from hrbench.errors import UNFINISHED_STATUS, Halted, HrbenchError
 from hrbench.grid_file import OPTIONS, read_grid
 
 __all__ = ["main"]
@@ -24,27 +26,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0, 2 for a user's mistake or a job that failed, 75 when a run was asked to stop (SIGTERM) and
-        jobs are left, 130 when interrupted.
+        The exit status: 0; 2 for a user's mistake or a job that failed; 75 when the same command goes on later: a run
+        was asked to stop (SIGTERM) and jobs are left, or the disk is full or read-only.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("hrbench").setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in any language, or none
         sys.stdout.reconfigure(errors="backslashreplace")
+    status = _status(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"hrbench: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends
+        return status or 2
+    return status
+
+
+def _status(arguments: Sequence[str] | None) -> int:
+    """Do what was asked for; return the exit status."""
     try:
         parsed = _parse(arguments)
         from hrbench import commands
 
-        status: int = getattr(commands, parsed.function)(parsed)
+        with explaining(getattr(parsed, "output", None)):
+            status: int = getattr(commands, parsed.function)(parsed)
+    except Halted as error:
+        print(f"hrbench: {error}; the same command goes on", file=sys.stderr)
+        return UNFINISHED_STATUS
     except HrbenchError as error:
         print(f"hrbench: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a folder that cannot be written, a file in a folder's place
+    except BrokenPipeError:  # as `hrbench list | head`
+        return 141  # as a shell says of SIGPIPE
+    except OSError as error:
         print(f"hrbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("hrbench: interrupted; the same command continues where it was", file=sys.stderr)
-        return 130
     return status
 
 

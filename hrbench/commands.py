@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hrbench
+from hrbench._util.disk import explaining
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
@@ -27,7 +28,7 @@ from hrbench.data import (
     load_descriptor,
     make_dataset,
 )
-from hrbench.errors import HrbenchError
+from hrbench.errors import UNFINISHED_STATUS, HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
 from hrbench.runs.store import Run, find_runs, read_runs
 from hrbench.scaffold import write_adapter
@@ -50,7 +51,6 @@ __all__ = [
     "run",
 ]
 
-STOPPED = 75  # EX_TEMPFAIL: the same command later goes on
 DEMO_CATEGORIES = ("wood_grain", "weave")
 DEMO_METHODS = ("fastflow", "uflow", "rstpm", "isstad", "l2bt")
 
@@ -66,9 +66,14 @@ def demo(args: argparse.Namespace) -> int:
         test_defective=40,
         progress=_progress("making images"),
     )
-    study = hrbench.run("folder", DEMO_METHODS, root=root, output=args.output, preset="demo", device=args.device)
-    _report(study.runs, args.output / "report", load_protocol("native"))
-    return _say_failures(study)
+    with _sigterm() as stop:
+        study = hrbench.run(
+            "folder", DEMO_METHODS, root=root, output=args.output, preset="demo", device=args.device, stop=stop
+        )
+    if not (study.halted or stop()):
+        _report(study.runs, args.output / "report", load_protocol("native"))
+    status = _say_failures(study)
+    return _say_left(study, stopped=stop()) or status
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,12 +113,7 @@ def run(args: argparse.Namespace) -> int:
     for failure in study.failures:
         print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
         print(f"  {_repeating(args, failure, options[failure.method])}", file=sys.stderr)
-    if study.left and not stop():
-        print(f"hrbench: {_jobs(study.left)} in the hands of other processes", file=sys.stderr)
-    elif study.left:
-        print(f"hrbench: stopped, {_jobs(study.left)} left; the same command goes on", file=sys.stderr)
-        return STOPPED
-    return status
+    return _say_left(study, stopped=stop()) or status
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -153,11 +153,12 @@ def rescore(args: argparse.Namespace) -> int:
     done, failures = [], []
     for run in track(runs, "rescoring", total=len(runs), unit="run"):
         try:
-            if args.output is None:
-                done.append(_rescored(run, protocols, descriptor))
-            else:
-                target = args.output / run.folder.relative_to(args.runs)
-                done.append(_rescored_copy(run, target, protocols, descriptor))
+            with explaining(run.folder):
+                if args.output is None:
+                    done.append(_rescored(run, protocols, descriptor))
+                else:
+                    target = args.output / run.folder.relative_to(args.runs)
+                    done.append(_rescored_copy(run, target, protocols, descriptor))
         except HrbenchError as error:
             failures.append(error)
     if done:
@@ -294,6 +295,18 @@ def _say_failures(study: Study) -> int:
         total = len(study.runs) + failed
         print(f"hrbench: {failed} of {total} jobs failed; what was finished is kept", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _say_left(study: Study, *, stopped: bool) -> int:
+    """Say how many jobs are left, and why; return the exit status."""
+    if not study.left:
+        return 0
+    if not (stopped or study.halted):
+        print(f"hrbench: {_jobs(study.left)} in the hands of other processes", file=sys.stderr)
+        return 0
+    why = "" if study.halted else " by SIGTERM"
+    print(f"hrbench: stopped{why}, {_jobs(study.left)} left; the same command goes on", file=sys.stderr)
+    return UNFINISHED_STATUS
 
 
 def _jobs(labels: Sequence[str]) -> str:

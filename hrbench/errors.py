@@ -1,17 +1,26 @@
-"""The one error that a user's mistake raises, and what ends a job that is asked to stop."""
+"""The one error that a user's mistake raises, and what ends jobs early."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["HrbenchError", "Stopped", "unknown_name"]
+__all__ = ["UNFINISHED_STATUS", "Halted", "HrbenchError", "Stopped", "unknown_name"]
+
+UNFINISHED_STATUS = 75  # EX_TEMPFAIL: the same command goes on later
 
 
 class HrbenchError(ValueError):
     """A mistake in the input: names the file or option, what was found and what was expected.
 
     The command line prints its message without a traceback and exits with status 2.
+    """
+
+
+class Halted(Exception):  # noqa: N818 - whoever has started it need not have made a mistake
+    """Nothing can go on, whatever the job, as on a full or read-only disk; what was finished is kept.
+
+    A grid ends at once. The command line exits with :data:`UNFINISHED_STATUS`: the same command goes on later.
     """
 
 

@@ -6,6 +6,7 @@ import keyword
 from importlib.resources import files
 from pathlib import Path
 
+from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 
 __all__ = ["write_adapter"]
@@ -27,8 +28,8 @@ def write_adapter(name: str, folder: Path) -> tuple[Path, Path]:
     for path in (adapter, test):
         if path.exists():
             raise HrbenchError(f"{path}: exists already, it was not overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
     for path, template in ((adapter, "adapter.txt"), (test, "test_adapter.txt")):
         text = (files("hrbench") / "templates" / template).read_text(encoding="utf-8")
-        path.write_text(text.format(**fields), encoding="utf-8")
+        with atomic(path) as temporary:
+            temporary.write_text(text.format(**fields), encoding="utf-8")
     return adapter, test

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration"]
+__all__ = ["duration", "nbytes"]
 
 
 def duration(seconds: float) -> str:
@@ -19,3 +19,17 @@ def duration(seconds: float) -> str:
             rest = whole % size // part
             return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{whole} s"
+
+
+def nbytes(count: int) -> str:
+    """Return a number of bytes as people say it.
+
+    Examples
+    --------
+    >>> [nbytes(x) for x in (0, 2000, 3 << 20, 5 << 29)]
+    ['0 bytes', '2.0 KiB', '3.0 MiB', '2.5 GiB']
+    """
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

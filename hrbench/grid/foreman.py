@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from hrbench.errors import HrbenchError
+from hrbench._util.disk import explaining
+from hrbench.errors import Halted, HrbenchError
 from hrbench.grid.board import RETRIES, Board, Task
 from hrbench.grid.engine import Outcome, Watch
 from hrbench.grid.worker import Failed, fit_files
@@ -158,11 +159,14 @@ class Foreman:
             self._elsewhere.append(begun.job)
             return
         if isinstance(result, Failed):
-            error = HrbenchError(f"{result.error} (on node {result.node})")
-            self._end(begun, Outcome(begun.job, error=error, traceback=result.traceback))
+            words = f"{result.error} (on node {result.node})"
+            if result.halts:
+                raise Halted(words)
+            self._end(begun, Outcome(begun.job, error=HrbenchError(words), traceback=result.traceback))
             return
         try:
-            getattr(self, f"_take_{task.stage}")(worker, task, begun, result)
+            with explaining(begun.folder.path):
+                getattr(self, f"_take_{task.stage}")(worker, task, begun, result)
         except HrbenchError as error:
             self._end(begun, Outcome(begun.job, error=error))
 
@@ -181,26 +185,27 @@ class Foreman:
         """Take the lease of a job and see what is left of it."""
         folder = job.folder(self._output)
         try:
-            check_job(job)
-            if (failed := self._notes.elsewhere(folder)) is not None:
-                raise failed
-            if not self._leases.take(folder.lease):
-                self._elsewhere.append(job)
-                return
-            begun = _Begun(job, folder, self._put(job), self._setting)
-            self._begun[job.name] = begun
-            if folder.record.is_file():
-                self._end(begun, Outcome(job, finished_run(job, folder, self._setting)))
-                return
-            folder.begin(job.category.train_digest)
-            folder.alone.touch()
-            begun.setting = settle(job, folder, self._setting)
-            begun.sent_setting = self._put(begun.setting)
-            if is_fitted(job, folder, begun.setting):
-                begun.shards = shards_of(job, folder, begun.setting)
-                self._board.add(job.name, fitted=True, chunks=begun.shards.left())
-            else:
-                self._board.add(job.name)
+            with explaining(folder.path):
+                check_job(job)
+                if (failed := self._notes.elsewhere(folder)) is not None:
+                    raise failed
+                if not self._leases.take(folder.lease):
+                    self._elsewhere.append(job)
+                    return
+                begun = _Begun(job, folder, self._put(job), self._setting)
+                self._begun[job.name] = begun
+                if folder.record.is_file():
+                    self._end(begun, Outcome(job, finished_run(job, folder, self._setting)))
+                    return
+                folder.begin(job.category.train_digest)
+                folder.alone.touch()
+                begun.setting = settle(job, folder, self._setting)
+                begun.sent_setting = self._put(begun.setting)
+                if is_fitted(job, folder, begun.setting):
+                    begun.shards = shards_of(job, folder, begun.setting)
+                    self._board.add(job.name, fitted=True, chunks=begun.shards.left())
+                else:
+                    self._board.add(job.name)
         except HrbenchError as error:
             self._leases.give_back(folder.lease)
             self._begun.pop(job.name, None)

@@ -14,10 +14,11 @@ from typing import Self
 
 import torch
 
+from hrbench._util.disk import explaining
 from hrbench.contract import explained
 from hrbench.engine.device import check_memory, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
-from hrbench.errors import HrbenchError, Stopped
+from hrbench.errors import Halted, HrbenchError, Stopped
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.precision import pick_precision
 from hrbench.runs.failures import FailureNotes
@@ -131,7 +132,10 @@ class LocalEngine(Engine):
         if job.name in spoilt:
             return False
         try:
-            return runner.help(job)
+            with explaining():
+                return runner.help(job)
+        except Halted:
+            raise
         except Exception as error:  # the other jobs must not be lost with it
             log.warning("%s: left to who has begun it: %s", job.label, str(error) or type(error).__name__)
             spoilt.add(job.name)
@@ -143,12 +147,15 @@ class LocalEngine(Engine):
         if (failed := notes.elsewhere(folder)) is not None:
             return Outcome(job, error=failed)
         try:
-            if (run := runner.advance(job)) is None:
-                return None
-            notes.clear(folder)
+            with explaining(folder.path):
+                if (run := runner.advance(job)) is None:
+                    return None
+                notes.clear(folder)
             return Outcome(job, run)
         except Stopped:
             return None
+        except Halted:  # the others would fail of it as well, and this one goes on later
+            raise
         except Exception as fault:  # whatever it is, the other jobs must not be lost with it
             error = explained(fault)
             notes.write(folder, job.label, error)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrbench._util.disk import explaining
 from hrbench.data import Dataset, load_dataset
-from hrbench.errors import HrbenchError, unknown_name
+from hrbench.errors import Halted, HrbenchError, unknown_name
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.grid.local import LocalEngine
 from hrbench.grid.plan import Plan, make_plan, samples_of
@@ -65,12 +66,15 @@ class Study:
         Jobs, in words, that have not ended: after a stop, where others do them, or because nothing was to be run.
     plan : Plan, optional
         What there was to do.
+    halted : Halted, optional
+        What has ended the grid early, as a full disk: the same call goes on later.
     """
 
     runs: tuple[Run, ...]
     failures: tuple[Failure, ...]
     left: tuple[str, ...] = ()
     plan: Plan | None = None
+    halted: Halted | None = None
 
 
 def run(
@@ -97,8 +101,9 @@ def run(
     """Fit and score methods on a dataset: what ``hrbench run`` does.
 
     All jobs are checked before the first one begins. A job that is done already is not done again, an unfinished one
-    continues, and one that fails does not stop the others. Any number of processes may do the same grid in the same
-    folder, at the same time or one after another: they share the work.
+    continues, and one that fails does not stop the others; a disk that is full or read-only does, see
+    :attr:`Study.halted`. Any number of processes may do the same grid in the same folder, at the same time or one after
+    another: they share the work.
 
     Parameters
     ----------
@@ -184,16 +189,25 @@ def run(
             for category in dataset.select(categories)
         ]
         workers.check(jobs)
-        plan = _plan(workers, jobs, Path(output), setting, measured=dry_run or len(jobs) > 1)
+        plan = _plan(workers, jobs, Path(output), setting, measured=(dry_run or len(jobs) > 1) and not stop())
         for line in plan.lines():
             log.info("%s", line)
-        outcomes = {} if dry_run else _outcomes(workers, plan, Path(output), setting, stop)
+        outcomes: dict[str, Outcome] = {}
+        halted = None
+        if not dry_run:
+            try:
+                with explaining(Path(output)):
+                    _do(workers, plan, Path(output), setting, stop, outcomes)
+            except Halted as error:
+                halted = error
+                log.error("%s", error)
     ended = [outcomes[job.name] for job in jobs if job.name in outcomes]
     return Study(
         runs=tuple(outcome.run for outcome in ended if outcome.run is not None),
         failures=tuple(Failure.of(outcome.job, outcome.error) for outcome in ended if outcome.error is not None),
         left=tuple(job.label for job in jobs if job.name not in outcomes),
         plan=plan,
+        halted=halted,
     )
 
 
@@ -206,17 +220,20 @@ def _plan(engine: Engine, jobs: Sequence[Job], output: Path, setting: Setting, *
     return make_plan(jobs, output, expected, workers=engine.workers, where=engine.describe())
 
 
-def _outcomes(
-    engine: Engine, plan: Plan, output: Path, setting: Setting, stop: Callable[[], bool]
-) -> dict[str, Outcome]:
-    """Do the jobs; return how each has ended, by its name."""
+def _do(
+    engine: Engine,
+    plan: Plan,
+    output: Path,
+    setting: Setting,
+    stop: Callable[[], bool],
+    outcomes: dict[str, Outcome],
+) -> None:
+    """Do the jobs; note how each has ended, by its name."""
     done = {planned.job.name for planned in plan.jobs if planned.state == "done"}
     jobs = [planned.job for planned in plan.jobs]
     if engine.workers > 1:  # the longest first, so that no worker is left with it at the end
         jobs = [planned.job for planned in sorted(plan.jobs, key=lambda planned: -(planned.seconds or 0.0))]
-    outcomes: dict[str, Outcome] = {}
     with GridProgress(plan, setting.protocols[0]) as progress:
         for outcome in engine.run(jobs, output, setting, Watch(stop, progress.told)):
             outcomes[outcome.job.name] = outcome
             progress.ended(outcome, before=outcome.job.name in done and outcome.run is not None)
-    return outcomes

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 import torch
 
+from hrbench._util.disk import explaining
 from hrbench._util.guard import guarded
 from hrbench.contract import explained, make
 from hrbench.data.sample import Category
 from hrbench.engine.device import device_identity, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
 from hrbench.engine.training import seeded
-from hrbench.errors import HrbenchError
+from hrbench.errors import Halted, HrbenchError
 from hrbench.precision import pick_precision
 from hrbench.registry import load_method, source_digest
 from hrbench.runs.environment import environment
@@ -71,11 +72,14 @@ class Failed:
     error : str
     traceback : str
         Empty for a user's mistake, which needs none.
+    halts : bool
+        Whether no job can go on, see :class:`hrbench.errors.Halted`.
     """
 
     node: str
     error: str
     traceback: str
+    halts: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,12 +272,14 @@ class StageWorker:
 
     def _tried(self, stage: Callable[[], T]) -> T | Failed:
         try:
-            return stage()
+            with explaining(self._output or self._scratch):
+                return stage()
         except Exception as fault:
             error = explained(fault)
-            text = traceback.format_exc() if not isinstance(error, HrbenchError) else ""
+            text = traceback.format_exc() if not isinstance(error, HrbenchError | Halted) else ""
             self.close()
-            return Failed(socket.gethostname(), str(error) or type(error).__name__, text)
+            words = str(error) or type(error).__name__
+            return Failed(socket.gethostname(), words, text, halts=isinstance(error, Halted))
 
 
 def fit_files(job: Job, folder: RunFolder, setting: Setting) -> list[Path]:

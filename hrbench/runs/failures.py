@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from hrbench._util.files import atomic
@@ -37,9 +38,9 @@ class FailureNotes:
             return None
 
     def write(self, folder: RunFolder, job: str, error: BaseException) -> None:
-        """Note that a job has failed here."""
+        """Note that a job has failed here, if that can be written: the error itself is told anyhow."""
         text = str(error) or type(error).__name__
-        with atomic(folder.failed) as path:
+        with suppress(HrbenchError, OSError), atomic(folder.failed) as path:
             path.write_text(json.dumps({"job": job, "host": socket.gethostname(), "error": text}), encoding="utf-8")
 
     def clear(self, folder: RunFolder) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from hrbench._util.files import plain_name
+from hrbench._util.files import alive, plain_name
 
 __all__ = ["Leases", "Presence"]
 
@@ -136,21 +136,11 @@ class Presence:
         return 1 + self._others()
 
     def _others(self) -> int:
-        alive = 0
+        others = 0
         for file in self._folder.glob(f"{self._prefix}*"):
             process = file.name.removeprefix(self._prefix)
-            if process.isdigit() and _alive(int(process)):
-                alive += file != self._file
+            if process.isdigit() and alive(int(process)):
+                others += file != self._file
             else:
                 file.unlink(missing_ok=True)
-        return alive
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True
+        return others

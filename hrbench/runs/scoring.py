@@ -89,6 +89,7 @@ def rescore(
     with Leases().holding(run.files.lease) as mine:
         if not mine:
             raise HrbenchError(f"{run.folder}: another process is at work on this run; wait until it has ended")
+        run.files.tidy()  # of a process that was killed at the very end
         return rescored(run, protocols, anew=anew, groups=groups)
 
 

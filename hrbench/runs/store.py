@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hrbench._util.files import atomic, below, safe_name
+from hrbench._util.files import atomic, below, remove_leftovers, safe_name
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.protocol import Protocol
@@ -113,12 +114,12 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what only an unfinished job needs, and what processes that were killed have left half written."""
-        for path in self.path.rglob(".*.tmp"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder, *_ in os.walk(self.path):
+            remove_leftovers(Path(folder), alone=True)
+        remove_leftovers(self.path.parent)
+        for path in self.path.glob(".tmp??????"):  # of safetensors
+            path.unlink(missing_ok=True)
         for path in self.path.parent.glob(f"{self.path.name}.*.lease"):  # of chunks, whose holders were killed
             path.unlink(missing_ok=True)
 

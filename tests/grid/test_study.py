@@ -271,7 +271,7 @@ def test_sigterm_ends_a_run_soon_and_the_exit_status_says_that_jobs_are_left(
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=120)
     assert process.returncode == 75, error
-    assert "stopped, 1 job left; the same command goes on" in error
+    assert "stopped by SIGTERM, 1 job left; the same command goes on" in error
     assert "Traceback" not in error
     assert list((tmp_path / "out").rglob("fit.pt"))
     assert not list((tmp_path / "out").rglob("*.lease"))

@@ -58,3 +58,8 @@ def test_what_is_no_note_says_nothing(folder: RunFolder, text: str) -> None:
     folder.failed.parent.mkdir(parents=True)
     folder.failed.write_text(text, encoding="utf-8")
     assert notes.elsewhere(folder) is None
+
+
+def test_a_note_that_cannot_be_written_is_left_out(folder: RunFolder) -> None:
+    folder.path.parent.touch()  # a file in the folder's place
+    FailureNotes([folder]).write(folder, "nut toy", KeyError())

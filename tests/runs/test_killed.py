@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hrbench import load_dataset, load_protocol
+from hrbench._util import files
 from hrbench._util.files import atomic
 from hrbench.runs import lease, shards
 from hrbench.runs.job import make_job
@@ -86,6 +87,25 @@ def test_a_job_that_ends_leaves_no_lease_of_a_chunk(tmp_path: Path) -> None:
     assert not folder.chunk_lease(3).exists()
     assert folder.lease.exists()
     assert other.chunk_lease(3).exists()
+
+
+def test_a_job_that_ends_leaves_nothing_half_written_and_all_that_is_the_user_s(tmp_path: Path) -> None:
+    folder, outside = RunFolder(tmp_path / "toy-s0-12345678"), tmp_path / "outside"
+    half = f"{NOBODY}-0123abcd.tmp"
+    for path in (
+        folder.path / "maps" / f".000.tiff.aaaaaa-{half}",
+        folder.path / ".tmpAbCd12",  # safetensors writes beside the file that it was told
+        folder.path / "maps" / ".mine.tmp",
+        outside / f".000.tiff.aaaaaa-{half}",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder.path / "elsewhere").symlink_to(outside)
+    folder.scratch.mkdir()
+    (folder.failed.with_name(f".{folder.failed.name}.{files._host()}-{half}")).touch()
+    folder.tidy()
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir())
+    assert left == [f"outside/.000.tiff.aaaaaa-{half}", "toy-s0-12345678/maps/.mine.tmp"]
 
 
 def test_what_was_taken_away_is_not_there(tmp_path: Path) -> None:
