@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "grid_file": BASE,
     "scaffold": BASE,
     "evaluation": {*BASE, "evidence", "metrics", "protocol", "report"},
-    "testing": {"engine", "method", "registry"},
+    "testing": {"_util", "engine", "method", "registry"},
     "metrics": {*BASE, "evidence", "protocol"},
     "evidence": {*BASE, "imaging", "protocol"},
     "engine": {*BASE, "data", "imaging", "method", "precision"},
