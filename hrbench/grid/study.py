@@ -192,8 +192,8 @@ def run(
             for category in dataset.select(categories)
         ]
         workers.check(jobs)
-        if check:
-            unfinished = {job.category.name for job in jobs if state_of(job, Path(output)) != "done"}
+        unfinished = {job.category.name for job in jobs if state_of(job, Path(output)) != "done"}
+        if check and unfinished:
             _check_files(replace(dataset, categories=dataset.select(sorted(unfinished))), descriptor)
         plan = _plan(workers, jobs, Path(output), setting, measured=dry_run or len(jobs) > 1)
         for line in plan.lines():

@@ -326,7 +326,7 @@ def _colour_png16(path: Path, channels: int) -> NDArray[Any]:
         return _orient(array, _exif_orientation(image))
 
 
-def _complete(path: Path, image: Image.Image) -> bool:
+def _complete(path: Path, image: Any) -> bool:
     """Tell whether a file of pillow's formats ends as its format says; False also where that is not known."""
     length = path.stat().st_size
     if image.format == "PNG":
