@@ -156,6 +156,12 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         help="begin with every N-th job from the I-th on (0 <= I < N), then with any that nobody has; wait for nobody",
     )
     run.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at all images and masks before the first fit (default: --check)",
+    )
+    run.add_argument(
         "--dry-run",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -224,7 +230,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     make.add_argument("--test-defective", type=int, default=30, help="defective test images (default: %(default)s)")
     make.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     for name, text in (
-        ("check", "compare a dataset with its expected counts"),
+        ("check", "compare a dataset with its expected counts, and read all its files"),
         ("stats", "sizes of images and defects"),
     ):
         action = data.add_parser(name, help=text, description=text.capitalize() + ".")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hrbench
 from hrbench._util.disk import explaining
 from hrbench._util.files import atomic
-from hrbench._util.progress import track
+from hrbench._util.progress import track, tracker
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
     Descriptor,
@@ -64,7 +64,7 @@ def demo(args: argparse.Namespace) -> int:
         train=57,  # a third of these can be held out, enough to promise 5 false alarms per 100 good images
         test_good=40,  # two of which may alarm then
         test_defective=40,
-        progress=_progress("making images"),
+        progress=tracker("making images"),
     )
     with _sigterm() as stop:
         study = hrbench.run(
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             save_maps=args.save_maps,
             compiled=args.compile,
             engine=_engine(args),
+            check=args.check,
             dry_run=args.dry_run,
             stop=stop,
         )
@@ -207,28 +208,29 @@ def data_make(args: argparse.Namespace) -> int:
         test_good=args.test_good,
         test_defective=args.test_defective,
         seed=args.seed,
-        progress=_progress("making images"),
+        progress=tracker("making images"),
     )
     print(f"{root}: run methods on it with `hrbench run --dataset folder --root {root} ...`")
     return 0
 
 
 def data_check(args: argparse.Namespace) -> int:
-    """Print what differs from the descriptor; status 1 if anything does."""
-    findings = check_dataset(args.dataset, args.root, progress=_progress("checking"))
+    """Print what differs from the descriptor, and what is wrong with files; status 1 if anything is."""
+    findings = check_dataset(args.dataset, args.root, args.categories, progress=tracker("checking"))
     for finding in findings:
         print(finding)
     if findings:
-        print(f"{len(findings)} findings in {args.root}")
+        errors = sum(finding.severity == "error" for finding in findings)
+        print(f"{len(findings)} findings in {args.root}, {errors} of them errors")
         return 1
-    print("\n".join(dataset_summary(args.dataset, args.root)))
+    print("\n".join(dataset_summary(args.dataset, args.root, args.categories)))
     print(f"{args.root}: as expected")
     return 0
 
 
 def data_stats(args: argparse.Namespace) -> int:
     """Print sizes of images and components per category."""
-    stats = dataset_stats(load_dataset(args.dataset, args.root, args.categories), progress=_progress("measuring"))
+    stats = dataset_stats(load_dataset(args.dataset, args.root, args.categories), progress=tracker("measuring"))
     print(stats.set_index("category").T.to_string(float_format=lambda x: f"{x:.6g}"))
     return 0
 
@@ -404,11 +406,3 @@ def _options(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the options of each method: those of the grid file, over them ``--weights``, over them ``--set``."""
     texts = [] if args.weights is None else [f"weights={args.weights}"]
     return options_by_method([*args.settings, *parse_settings([*texts, *args.set], args.methods)], args.methods)
-
-
-def _progress(description: str) -> Any:
-    def wrap(items: Any) -> Any:
-        items = list(items)
-        return track(items, description, total=len(items), unit="img")
-
-    return wrap

@@ -63,6 +63,7 @@ class GridFile:
     cpus_per_job: int | None = None
     shared_output: bool | None = None
     only: str | None = None
+    check: bool | None = None
     dry_run: bool | None = None
 
 

@@ -34,7 +34,7 @@ def parse(command: str) -> dict[str, Any]:
         {"root": Path("data"), "methods": ["l2bt"], "seeds": [3]},
         {"root": Path(NASTY), "output": Path("-o"), "methods": ["-my.py"], "categories": ["-1"], "dataset": NASTY},
         {"view": ["whole:32", "tiled:32:8+tiled:32:8@0.5"], "protocol": ["native", "my rules.toml"], "set": [NASTY]},
-        {"compile": True, "save_maps": True, "batch_size": 3, "weights": "x y.pth", "device": "cuda:1"},
+        {"compile": True, "save_maps": True, "check": False, "batch_size": 3, "weights": "x y.pth", "device": "cuda:1"},
         {"preset": "demo", "precision": "bfloat16"},
     ],
 )
@@ -122,7 +122,7 @@ def test_the_printed_command_runs_only_the_job_that_failed(
     whole = image.read_bytes()
     image.write_bytes(b"not an image")
     Path("grid.toml").write_text(
-        "root = 'my data'\nview = ['whole:32', 'tiled:32:8']\nprotocol = ['native', 'mvtec']\nprecision = 'float32'\n"
+        "root = 'my data'\nview = ['whole:32', 'tiled:32:8']\nprotocol = ['native', 'mvtec']\ncheck = false\n"
         f"methods = ['{toy}', \"other's.py\"]\n[set]\nsteps = 2\n[set.\"other's.py\"]\nnoise = 0.5\n"
     )
     assert cli.main(["run", "grid.toml", "--output", "my runs"]) == 2

@@ -34,6 +34,7 @@ engine = "ray:auto"
 gpus_per_job = 0.5
 cpus_per_job = 2
 shared_output = true
+check = false
 dry_run = true
 
 [set]
@@ -51,7 +52,7 @@ WORDS = [
     *("--seeds", "1", "2", "--weights", "bundled", "--device", "cpu", "--batch-size", "4", "--precision", "float32"),
     *("--compile", "--protocol", "native", "lowres256", "--output", "out", "--save-maps"),
     *("--engine", "ray:auto", "--gpus-per-job", "0.5", "--cpus-per-job", "2", "--shared-output"),
-    "--dry-run",
+    *("--no-check", "--dry-run"),
     *("--set", "steps=20", "layers=[1,2]", "note='3'", "my/adapter.py.steps=30", "my/adapter.py.weights=random"),
 ]
 

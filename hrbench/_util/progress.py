@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["track"]
+__all__ = ["track", "tracker"]
 
 T = TypeVar("T")
 log = logging.getLogger("hrbench")
@@ -36,3 +36,13 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str = "it",
     seconds = time.perf_counter() - started
     if done:
         log.debug("%s: %d %s in %.1f s (%.3g %s/s)", description, done, unit, seconds, done / max(seconds, 1e-9), unit)
+
+
+def tracker(description: str, unit: str = "img") -> Callable[[Iterable[T]], Iterator[T]]:
+    """Return what wraps any items in :func:`track`."""
+
+    def wrap(items: Iterable[T]) -> Iterator[T]:
+        items = list(items)
+        return track(items, description, total=len(items), unit=unit)
+
+    return wrap

@@ -1,6 +1,6 @@
 """Datasets: descriptors, readers of their layouts, checks, and a procedural dataset."""
 
-from hrbench.data.check import check_dataset, dataset_stats, dataset_summary
+from hrbench.data.check import Finding, check_dataset, check_files, dataset_stats, dataset_summary
 from hrbench.data.datasets import list_datasets, load_dataset, load_descriptor
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.procedural import make_dataset
@@ -10,8 +10,10 @@ __all__ = [
     "Category",
     "Dataset",
     "Descriptor",
+    "Finding",
     "Sample",
     "check_dataset",
+    "check_files",
     "dataset_stats",
     "dataset_summary",
     "list_datasets",

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from hrbench._util.files import relative_path
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
-from hrbench.imaging import IMAGE_SUFFIXES
+from hrbench.imaging import IMAGE_SUFFIXES, refuse_no_file
 
 __all__ = ["inside", "list_images", "make_category", "pair_masks", "sample_id", "subfolders"]
 
@@ -41,6 +41,7 @@ def list_images(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
+        refuse_no_file(path)
         if path.stem in paths:
             raise HrbenchError(f"{path}: same stem as {paths[path.stem].name}, expected one file per stem")
         paths[path.stem] = path

@@ -1,105 +1,145 @@
-"""Whether a dataset is complete, and how large its images and defects are."""
+"""Whether a dataset is complete and its files are sound, and how large its images and defects are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from hrbench.data.datasets import load_dataset, load_descriptor, present_categories
-from hrbench.data.descriptor import Counts
-from hrbench.data.sample import Category, Dataset, Sample
+from hrbench.data.descriptor import Counts, Descriptor
+from hrbench.data.procedural import missing_files
+from hrbench.data.sample import Category, Dataset, Sample, sample_mask
 from hrbench.errors import HrbenchError
-from hrbench.imaging import image_size, read_mask
+from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image, read_mask
 from hrbench.imaging.components import find_components
 
-__all__ = ["check_dataset", "dataset_stats", "dataset_summary"]
+__all__ = ["Finding", "check_dataset", "check_files", "dataset_stats", "dataset_summary"]
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
+_GOOD = ("good", "ok")  # folders of masks that nobody reads, because all is normal there
+_THREADS = 4
+_LARGE = 50_000_000  # pixels
+_ONE_LARGE = threading.Lock()
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
 
-def check_dataset(name: str | Path, root: Path | str, progress: Progress | None = None) -> list[str]:
-    """Compare a tree with its descriptor and read the header of every file.
+@dataclass(frozen=True)
+class Finding:
+    """What is not as it should be in a dataset.
+
+    Attributes
+    ----------
+    severity : {"error", "warning"}
+        An error makes a job fail, or its numbers wrong. Of what a warning says, jobs make the best.
+    text : str
+        The file or category, what was found and what was expected.
+    """
+
+    severity: Literal["error", "warning"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
+
+
+def check_dataset(
+    name: str | Path, root: Path | str, categories: Sequence[str] | None = None, progress: Progress | None = None
+) -> list[Finding]:
+    """Compare a tree with its descriptor and read every file.
 
     Parameters
     ----------
     name : str or Path
         Descriptor, as for ``load_dataset``.
     root : Path or str
+    categories : sequence of str, optional
+        Check only these.
     progress : callable, optional
         Wraps the iterable of samples, e.g. ``tqdm``.
 
     Returns
     -------
-    list of str
-        One finding per line, empty if all is as expected: missing categories, pairing errors, counts that
-        differ, images that the descriptor's `group` does not match, unreadable headers, masks of another size than
-        their image. :func:`dataset_summary` has the figures.
+    list of Finding
+        Empty if all is as expected: missing categories, pairing errors, counts that differ, images that the
+        descriptor's `group` does not match, and what :func:`check_files` finds, with every image decoded.
+        :func:`dataset_summary` has the figures.
 
     Raises
     ------
     HrbenchError
-        If `name` is unknown or `root` is not such a dataset at all.
+        If `name` or a category is unknown or `root` is not such a dataset at all.
     """
-    descriptor = load_descriptor(name)
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        load_dataset(name, root)  # raises, with the reason
-    present = present_categories(root, descriptor)
+    descriptor, root, present = _opened(name, root, categories)
     findings = [
-        f"{category}: missing, expected the folder {root / category}"
-        for category in descriptor.categories
+        Finding("warning", f"{category}: missing, expected the folder {root / category}")
+        for category in (descriptor.categories if categories is None else ())
         if category not in present
     ]
-    categories: list[Category] = []
+    read: list[Category] = []
     for category in present:
         try:
-            categories += load_dataset(name, root, [category]).categories
+            read += load_dataset(name, root, [category]).categories
         except HrbenchError as error:
-            findings.append(f"{category}: {error}")
-    for read in categories:
-        findings += [
-            f"{read.name}: {what}: found {number} images, expected {expected}"
-            for what, number, expected in _counts(read, descriptor.expected(read.name))
-            if expected is not None and number != expected
-        ]
-    if not findings:
-        totals = [sum(column) for column in zip(*(_numbers(read) for read in categories), strict=True)]
-        findings += [
-            f"total: {what}: found {number} images, expected {expected}"
-            for what, number, expected in zip(_PARTS, totals, _expected(descriptor.total), strict=True)
-            if expected is not None and number != expected
-        ]
-    for read in categories if descriptor.group else ():
-        alone = [sample.id for sample in (*read.train, *read.test) if not sample.group]
+            findings.append(Finding("error", f"{category}: {error}"))
+    findings += _count_findings(read, descriptor, whole=categories is None and not findings)
+    for each in read if descriptor.group else ():
+        alone = [sample.id for sample in (*each.train, *each.test) if not sample.group]
         if alone:
             what = f"{len(alone)} images in which group = {descriptor.group!r} finds nothing"
-            findings.append(f"{read.name}: {what}, such as {alone[0]}: each stands on its own")
-    samples: Iterable[Sample] = [sample for read in categories for sample in (*read.train, *read.test)]
-    for sample in progress(samples) if progress else samples:
-        findings += _headers(sample)
-    return findings
+            findings.append(Finding("warning", f"{each.name}: {what}, such as {alone[0]}: each stands on its own"))
+    findings += _unfinished(root, categories)
+    return findings + _file_findings(read, progress, decode=True)
 
 
-def dataset_summary(name: str | Path, root: Path | str) -> list[str]:
-    """Return one line per category on disk with its counts and the expected ones.
+def check_files(
+    dataset: Dataset, descriptor: Descriptor | None = None, progress: Progress | None = None
+) -> list[Finding]:
+    """Look for what would make a job on a dataset fail, or its numbers wrong: quickly, no image is decoded.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    descriptor : Descriptor, optional
+        With the counts that are expected.
+    progress : callable, optional
+        Wraps the iterable of samples, e.g. ``tqdm``.
+
+    Returns
+    -------
+    list of Finding
+        Errors: a file that is unreadable, truncated or of a type without a fixed white (floats, stacks); a mask that is
+        of another size than its image, lossy or empty; a test image with a defect that is a training image as well;
+        too few images to fit on or to measure; a procedural dataset that is made only in part.
+        Warnings: other test images that are training images as well; no good test image; images in folders that the
+        dataset's layout ignores; counts that differ.
+    """
+    findings = _count_findings(dataset.categories, descriptor, whole=False) if descriptor else []
+    findings += _unfinished(dataset.root, [category.name for category in dataset.categories])
+    return findings + _file_findings(dataset.categories, progress, decode=False)
+
+
+def dataset_summary(name: str | Path, root: Path | str, categories: Sequence[str] | None = None) -> list[str]:
+    """Return one line per category on disk, of those that are asked for, with its counts and the expected ones.
 
     Raises
     ------
     HrbenchError
-        If `name` is unknown or `root` is not such a dataset at all.
+        If `name` or a category is unknown or `root` is not such a dataset at all.
     """
-    descriptor = load_descriptor(name)
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        load_dataset(name, root)  # raises, with the reason
+    descriptor, root, names = _opened(name, root, categories)
     lines = []
-    for present in present_categories(root, descriptor):
+    for present in names:
         try:
             (category,) = load_dataset(name, root, [present]).categories
         except HrbenchError:
@@ -193,23 +233,145 @@ def _groups(category: Category) -> dict[str, int]:
     return {"groups": len(good | defective), "groups_good": len(good), "groups_defective": len(defective)}
 
 
-def _headers(sample: Sample) -> list[str]:
-    findings: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    for path in (sample.image, sample.mask):
-        if path is None:
-            continue
+def _opened(
+    name: str | Path, root: Path | str, categories: Sequence[str] | None
+) -> tuple[Descriptor, Path, Sequence[str]]:
+    """Return the descriptor, the root, and the categories to look at."""
+    descriptor, root = load_descriptor(name), Path(root).expanduser()
+    present = present_categories(root, descriptor) if root.is_dir() else []
+    if not set(categories or present) <= set(present) or not present:
+        load_dataset(name, root, categories)  # raises, with the reason
+    return descriptor, root, [category for category in present if categories is None or category in categories]
+
+
+def _count_findings(categories: Sequence[Category], descriptor: Descriptor, *, whole: bool) -> list[Finding]:
+    """Compare counts; those of the whole dataset only if those of its categories are as expected."""
+    rows = [(read.name, *row) for read in categories for row in _counts(read, descriptor.expected(read.name))]
+    if whole and all(expected in (None, number) for _, _, number, expected in rows):
+        totals = [sum(column) for column in zip(*(_numbers(read) for read in categories), strict=True)]
+        rows = [("total", *row) for row in zip(_PARTS, totals, _expected(descriptor.total), strict=True)]
+    return [
+        Finding("warning", f"{name}: {what}: found {number} images, expected {expected}")
+        for name, what, number, expected in rows
+        if expected not in (None, number)
+    ]
+
+
+def _unfinished(root: Path, categories: Sequence[str] | None) -> list[Finding]:
+    """Find that a procedural dataset, of which `root` may also be one category, is not made to its end."""
+    inner = root.resolve()
+    if missing := missing_files(root, categories) or missing_files(inner.parent, [inner.name]):
+        others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        remedy = "expected all that `hrbench data make` makes: run it again with the same arguments, it goes on"
+        return [Finding("error", f"{missing[0]}{others}: missing, {remedy}")]
+    return []
+
+
+def _file_findings(categories: Sequence[Category], progress: Progress | None, *, decode: bool) -> list[Finding]:
+    """Check categories, and all their files side by side."""
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        samples = [sample for category in categories for sample in (*category.train, *category.test)]
+        jobs = [pool.submit(_sample_findings, sample, decode) for sample in samples]
+        of_files = [job.result() for job in (progress(jobs) if progress else jobs)]
+        sound = [sample for sample, found in zip(samples, of_files, strict=True) if not found]
+        findings = [finding for category in categories for finding in _category_findings(category)]
+        return [*findings, *(finding for found in of_files for finding in found), *_copies(sound, pool)]
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
+
+
+def _category_findings(category: Category) -> Iterator[Finding]:
+    name, (train, good, defective) = category.name, _numbers(category)
+    if train < 2:
+        yield Finding("error", f"{name}: {train} training image, expected at least 2: one is held out")
+    if not defective:
+        yield Finding("error", f"{name}: no defective test image, expected at least one: there is nothing to measure")
+    if not good:
+        yield Finding("warning", f"{name}: no good test image, expected some: false alarms per image are not known")
+    for folder, number in _ignored(category):
+        yield Finding("warning", f"{folder}: {number} images in a folder that is not read, expected none there")
+
+
+def _ignored(category: Category) -> Iterator[tuple[Path, int]]:
+    """Yield folders with images that are not read, beside and below those that are, and how many images each has."""
+    samples = (*category.train, *category.test)
+    images = {sample.image.parent for sample in samples}
+    masks = {sample.mask.parent for sample in samples if sample.mask}
+    truths = {folder.parent for folder in masks}
+    for top in sorted({folder.parent for folder in images} | truths):
+        for place, folders, files in os.walk(top):
+            folder = Path(place)
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and folder / name not in truths)
+            if folder in images | masks or (folder.parent in truths and folder.name in _GOOD):
+                continue
+            number = sum(not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files)
+            if number:
+                yield folder, number
+
+
+def _sample_findings(sample: Sample, decode: bool) -> list[Finding]:
+    """Check the files of a sample; an unreadable image does not hide what is wrong with its mask."""
+    findings: list[Finding] = []
+    size: tuple[int, int] | None = None
+    try:
+        size = check_image(sample.image)
+        if decode:
+            with _turn(size):
+                read_image(sample.image)
+    except HrbenchError as error:
+        findings.append(Finding("error", str(error)))
+    if sample.mask is not None:
         try:
-            sizes.append(image_size(path))
+            size = size or image_size(sample.mask)
+            with _turn(size):
+                sample_mask(sample, size)
         except HrbenchError as error:
-            findings.append(str(error))
-    if len(sizes) == 2 and sizes[0] != sizes[1]:
-        (height, width), (wanted_height, wanted_width) = sizes[1], sizes[0]
-        findings.append(
-            f"{sample.mask}: mask is {height} x {width} (height x width), "
-            f"expected {wanted_height} x {wanted_width} as its image"
-        )
+            findings.append(Finding("error", str(error)))
     return findings
+
+
+def _turn(size: tuple[int, int]) -> Any:
+    """Let images that take much memory be decoded one after another."""
+    return _ONE_LARGE if size[0] * size[1] > _LARGE else nullcontext()
+
+
+def _copies(samples: Sequence[Sample], pool: ThreadPoolExecutor) -> Iterator[Finding]:
+    """Find test images with the content of a training image of their category, reading as little as that takes."""
+    keys: tuple[Callable[[Path], object], ...] = (_length, _middle, _digest)
+    groups: dict[object, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.category, []).append(sample)
+    for key in keys:
+        samples = [s for group in groups.values() if len({s.split for s in group}) == 2 for s in group]
+        found = pool.map(key, [sample.image for sample in samples])
+        groups = {}
+        for sample, value in zip(samples, found, strict=True):
+            groups.setdefault((sample.category, value), []).append(sample)
+    for group in groups.values():
+        trained = [sample for sample in group if sample.split == "train"]
+        for sample in group if trained else ():
+            if sample.split == "test":
+                what = f"{sample.image}: is the training image {trained[0].image} once more"
+                if sample.label:
+                    yield Finding("error", f"{what}, though labelled defective: expected normal training images")
+                else:
+                    yield Finding("warning", f"{what}: expected test images that nothing was learnt from")
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _middle(path: Path) -> int:
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size // 2)
+        return hash(file.read(4096))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _areas(path: Path, size: tuple[int, int]) -> list[int]:

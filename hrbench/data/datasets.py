@@ -150,7 +150,17 @@ def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     layout = LAYOUTS[descriptor.layout]
     names = [path.name + ("/" if path.is_dir() else "") for path in sorted(root.iterdir())]
     found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "an empty folder"
-    inner = [path for path in subfolders(root) if layout.present(path, descriptor)]
-    hint = f"; did you mean {inner[0]}?" if inner else ""
+    near = [path for path in subfolders(root) if layout.present(path, descriptor)] or _outer(root, descriptor)
+    hint = f"; did you mean {near[0]}?" if near else ""
     expected = layout.expected(descriptor)
     return HrbenchError(f"{root}: not the root of {descriptor.title}; looked for {expected}; found {found}{hint}")
+
+
+def _outer(root: Path, descriptor: Descriptor) -> list[Path]:
+    """Return the dataset's root, in a list, where a folder lies inside one of its categories, or is one."""
+    layout, root, inside = LAYOUTS[descriptor.layout], root.resolve(), False
+    for folder in (root, *root.parents[:3]):
+        inside = inside or layout.holds_category(folder)
+        if inside and layout.present(folder, descriptor):
+            return [folder]
+    return []

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,13 +21,15 @@ from hrbench.data._defects import KINDS, add_defect
 from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.imaging.files import MAX_PIXELS
 
-__all__ = ["make_dataset"]
+__all__ = ["make_dataset", "missing_files"]
 
 VERSION = 1
 """Raised whenever the same arguments give other pictures."""
 
 _MARK = "hrbench-procedural.json"
+_BYTES_PER_PIXEL = 120  # at the peak, measured
 _NOISE_LIMIT = 7.0  # grey levels; below the least change of a defect pixel, which noise thus never hides
 _README = """\
 Procedural anomaly dataset made by `hrbench data make` (generator version {version}).
@@ -121,6 +124,21 @@ def make_dataset(
     return root
 
 
+def missing_files(root: Path, categories: Iterable[str] | None = None) -> list[Path]:
+    """Return the files that a dataset made by :func:`make_dataset` lacks, of some or all categories of it.
+
+    Other folders lack none.
+    """
+    try:
+        recipe = json.loads((root / _MARK).read_text(encoding="utf-8"))
+        counts = [int(recipe[key]) for key in ("train", "test_good", "test_defective")]
+        names = [name for name in recipe["categories"] if categories is None or name in categories]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    jobs = [job for name in names for job in _jobs(root / name, name, *counts)]
+    return [path for job in jobs for path in (job.image, job.mask) if path is not None and not path.is_file()]
+
+
 def _validate(
     names: list[str], size: tuple[int, int], train: int, test_good: int, test_defective: int, seed: int
 ) -> None:
@@ -128,6 +146,13 @@ def _validate(
         raise HrbenchError(f"no category given, expected some of: {', '.join(SURFACES)}")
     if len(size) != 2 or min(size) < 64:
         raise HrbenchError(f"size is {size}, expected height and width of at least 64 px")
+    needed, room = _BYTES_PER_PIXEL * size[0] * size[1], _memory()
+    if needed > room:
+        side = math.isqrt(room // _BYTES_PER_PIXEL)
+        raise HrbenchError(
+            f"size is {size[0]} x {size[1]}: to draw that takes {needed / 2**30:,.0f} GiB of memory, "
+            f"expected at most {side} x {side} px, for the {room / 2**30:,.0f} GiB that there are"
+        )
     least = {
         "train": (train, 1),
         "test_good": (test_good, 0),
@@ -139,6 +164,15 @@ def _validate(
             raise HrbenchError(f"{option} is {value}, expected at least {lowest}")
     if test_good + test_defective == 0:
         raise HrbenchError("test_good and test_defective are both 0, expected at least one test image")
+
+
+def _memory() -> int:
+    """Return the bytes that this machine has, at most those for the largest image that can be read."""
+    most = _BYTES_PER_PIXEL * MAX_PIXELS
+    try:
+        return min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return most
 
 
 def _claim(root: Path, arguments: dict[str, Any]) -> None:

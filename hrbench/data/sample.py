@@ -141,5 +141,7 @@ def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] 
         return None
     mask = read_mask(sample.mask, (size[0], size[1]))
     if not mask.any():
-        raise HrbenchError(f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective")
+        raise HrbenchError(
+            f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective: expected at least one"
+        )
     return mask

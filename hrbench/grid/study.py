@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hrbench._util.disk import explaining
-from hrbench.data import Dataset, load_dataset
+from hrbench._util.progress import tracker
+from hrbench.data import Dataset, Descriptor, check_files, load_dataset, load_descriptor
 from hrbench.errors import Halted, HrbenchError, unknown_name
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.grid.local import LocalEngine
-from hrbench.grid.plan import Plan, make_plan, samples_of
+from hrbench.grid.plan import Plan, make_plan, samples_of, state_of
 from hrbench.grid.progress import GridProgress
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job, make_job
@@ -24,6 +25,7 @@ from hrbench.runs.store import Run
 __all__ = ["Failure", "Study", "run"]
 
 log = logging.getLogger("hrbench")
+MOST_FINDINGS = 10  # that are told one by one
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def run(
     save_maps: bool = False,
     compiled: bool = False,
     engine: Engine | None = None,
+    check: bool = True,
     dry_run: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Study:
@@ -140,6 +143,9 @@ def run(
     engine : Engine, optional
         Where jobs run: by default in this process, see :class:`hrbench.LocalEngine`; or on a
         :class:`hrbench.RayEngine`.
+    check : bool
+        Look at all images and masks of the categories with unfinished jobs before the first fit, see
+        :func:`hrbench.data.check_files`: what is wrong ends it there, what is odd is a warning.
     dry_run : bool
         Only find out what there is to do and what it is expected to take: :attr:`Study.plan`.
     stop : callable
@@ -148,7 +154,7 @@ def run(
     Raises
     ------
     HrbenchError
-        For a wrong name, option or value, before anything runs.
+        For a wrong name, option, value or file, before anything runs.
 
     Examples
     --------
@@ -165,9 +171,11 @@ def run(
     for method in options or {}:
         if method not in methods:
             raise unknown_name("method with options", method, methods)
+    descriptor = None
     if not isinstance(dataset, Dataset):
         if root is None:
             raise HrbenchError(f"dataset {str(dataset)!r}: root is missing, expected the folder that it lies in")
+        descriptor = load_descriptor(dataset)
         dataset = load_dataset(dataset, Path(root), categories)
     setting = Setting(tuple(distinct_protocols(protocols)), batch_size, save_maps, compiled)
     asked: Sequence[str | None] = views or [None]
@@ -189,6 +197,9 @@ def run(
             for category in dataset.select(categories)
         ]
         workers.check(jobs)
+        unfinished = {job.category.name for job in jobs if state_of(job, Path(output)) != "done"}
+        if check and unfinished:
+            _check_files(replace(dataset, categories=dataset.select(sorted(unfinished))), descriptor)
         plan = _plan(workers, jobs, Path(output), setting, measured=(dry_run or len(jobs) > 1) and not stop())
         for line in plan.lines():
             log.info("%s", line)
@@ -209,6 +220,30 @@ def run(
         plan=plan,
         halted=halted,
     )
+
+
+def _check_files(dataset: Dataset, descriptor: Descriptor | None) -> None:
+    """Tell what is odd about the files, and end with what is wrong."""
+    found = check_files(dataset, descriptor, tracker("checking files"))
+    errors = [finding.text for finding in found if finding.severity == "error"]
+    warnings = [str(finding) for finding in found if finding.severity == "warning"]
+    if warnings:
+        log.warning("%s", "\n".join(_first(warnings)))
+    if errors:
+        remedy = "mend or remove what is named, leave its category out, or go without this check (--no-check)"
+        lines = "\n  ".join(
+            [
+                f"{dataset.root}: {len(errors)} error{'s' * (len(errors) > 1)}, nothing was run: {remedy}",
+                *_first(errors),
+            ]
+        )
+        raise HrbenchError(lines)
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    left = len(lines) - MOST_FINDINGS
+    more = [f"and {left} more, which `hrbench data check` lists"] if left > 0 else []
+    return [*lines[:MOST_FINDINGS], *more]
 
 
 def _plan(engine: Engine, jobs: Sequence[Job], output: Path, setting: Setting, *, measured: bool) -> Plan:

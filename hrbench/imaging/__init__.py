@@ -1,13 +1,24 @@
 """Image and mask files at native resolution, connected components, and resampling."""
 
 from hrbench.imaging.components import Components, find_components
-from hrbench.imaging.files import IMAGE_SUFFIXES, image_size, png_depth, read_image, read_mask, read_pixels, read_tiff
+from hrbench.imaging.files import (
+    IMAGE_SUFFIXES,
+    check_image,
+    image_size,
+    png_depth,
+    read_image,
+    read_mask,
+    read_pixels,
+    read_tiff,
+    refuse_no_file,
+)
 from hrbench.imaging.resample import bilinear, nearest
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Components",
     "bilinear",
+    "check_image",
     "find_components",
     "image_size",
     "nearest",
@@ -16,4 +27,5 @@ __all__ = [
     "read_mask",
     "read_pixels",
     "read_tiff",
+    "refuse_no_file",
 ]

@@ -7,6 +7,7 @@ which pillow would cut to 8 bits without a word, is recognised by its header and
 from __future__ import annotations
 
 import lzma
+import os
 import re
 import struct
 import zlib
@@ -22,7 +23,17 @@ from PIL import Image, UnidentifiedImageError
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["IMAGE_SUFFIXES", "image_size", "png_depth", "read_image", "read_mask", "read_pixels", "read_tiff"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "check_image",
+    "image_size",
+    "png_depth",
+    "read_image",
+    "read_mask",
+    "read_pixels",
+    "read_tiff",
+    "refuse_no_file",
+]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 """File name endings (lower case) that count as images."""
@@ -37,7 +48,9 @@ _BAND = 256  # rows
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 _EXPECTED = "expected a PNG, JPEG, BMP, WebP, PPM or TIFF image"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_COLOURS = (0, 1, 2, 3, 6, 32803)  # photometric interpretations that tifffile decodes to grey, palette or RGB
 _ORIENTATION = 0x0112
 _DECODER_ERRORS = (  # what pillow, tifffile and zlib raise on damaged files
     OSError,
@@ -153,6 +166,45 @@ def image_size(path: Path | str) -> tuple[int, int]:
     return size[::-1] if orientation >= 5 else size
 
 
+def check_image(path: Path | str) -> tuple[int, int]:
+    """Return an image's (height, width) if its file is complete and of a type that :func:`read_image` takes.
+
+    Reads the header and the end of the file, and decodes only where these leave it open: what is damaged in between
+    is not found.
+
+    Raises
+    ------
+    HrbenchError
+        As :func:`read_image`.
+    """
+    path = Path(path)
+    with _readable(path):
+        if _head(path)[:4] in _TIFF_SIGNATURES:
+            with tifffile.TiffFile(path) as file:
+                _refuse_stacks(path, file)
+                complete = _tiff_complete(path, file.pages.first)
+        else:
+            with Image.open(path, formats=_PILLOW_FORMATS) as image:
+                _refuse_huge(path, image.size)
+                complete = _complete(path, image)
+    if not complete:
+        read_image(path)  # says what is wrong, if anything is
+    return image_size(path)
+
+
+def refuse_no_file(path: Path) -> None:
+    """Refuse what is no regular file: to open a pipe, a socket or a device might wait for ever.
+
+    Raises
+    ------
+    HrbenchError
+        With what it is.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is a pipe, socket or device" if path.exists() else "no such file"
+        raise HrbenchError(f"{path}: {what}, {_EXPECTED}")
+
+
 def png_depth(path: Path) -> tuple[int, int] | None:
     """Return (bits per channel, channels) from a PNG's header, None if the file is not a PNG.
 
@@ -180,11 +232,7 @@ def read_tiff(path: Path) -> NDArray[Any]:
     """
     with _readable(path), tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.pages.first
-        _refuse_huge(path, (page.imagewidth, page.imagelength))
-        if series.axes not in ("YX", "YXS", "SYX"):
-            raise HrbenchError(
-                f"{path}: holds an array with axes {series.axes} and shape {series.shape}, expected one image"
-            )
+        _refuse_stacks(path, file)
         try:
             array = np.asarray(series.asarray())
         except _DECODER_ERRORS as error:
@@ -197,7 +245,7 @@ def read_tiff(path: Path) -> NDArray[Any]:
             array = np.moveaxis(colours >> 8, 0, -1).astype(np.uint8)
         elif photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind in "bu":
             array = ~array if array.dtype == bool else np.iinfo(array.dtype).max - array
-        elif photometric not in (0, 1, 2, 3, 6, 32803) and array.dtype.kind != "f":
+        elif photometric not in _TIFF_COLOURS and array.dtype.kind != "f":
             return _tiff_by_pillow(path, page, f"colour space {photometric}")
         return _orient(array, _tiff_orientation(page))
 
@@ -278,6 +326,38 @@ def _colour_png16(path: Path, channels: int) -> NDArray[Any]:
         return _orient(array, _exif_orientation(image))
 
 
+def _complete(path: Path, image: Any) -> bool:
+    """Tell whether a file of pillow's formats ends as its format says; False also where that is not known."""
+    length = path.stat().st_size
+    if image.format == "PNG":
+        return _tail(path, len(_PNG_END)) == _PNG_END
+    if image.format == "JPEG":
+        return _tail(path, 2) == b"\xff\xd9"
+    if image.format == "WEBP":
+        return int.from_bytes(_head(path)[4:8], "little") + 8 <= length
+    if image.format == "BMP":
+        codec, _, offset, arguments = image.tile[0]
+        return bool(codec == "raw" and offset + arguments[1] * image.height <= length)  # [1]: bytes per row
+    return False
+
+
+def _tiff_complete(path: Path, page: Any) -> bool:
+    """Tell whether all data of a TIFF lie inside the file, in a form that is decoded without a doubt."""
+    plain = page.compression in (1, 8, 32946) and page.predictor == 1 and page.photometric in _TIFF_COLOURS
+    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    return plain and page.dtype in (np.uint8, np.uint16, np.bool_) and 0 < max(ends) <= path.stat().st_size
+
+
+def _refuse_stacks(path: Path, file: tifffile.TiffFile) -> None:
+    """Refuse stacks, and what only a damaged header can ask for."""
+    series, page = file.series[0], file.pages.first
+    _refuse_huge(path, (page.imagewidth, page.imagelength))
+    if series.axes not in ("YX", "YXS", "SYX"):
+        raise HrbenchError(
+            f"{path}: holds an array with axes {series.axes} and shape {series.shape}, expected one image"
+        )
+
+
 def _refuse_huge(path: Path, size: tuple[int, int]) -> None:
     """Refuse what only a damaged header can ask for; pillow itself does so at twice its limit and warns below."""
     if size[0] * size[1] > MAX_PIXELS:
@@ -346,6 +426,12 @@ def _head(path: Path, length: int = 32) -> bytes:
         return file.read(length)
 
 
+def _tail(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-min(length, path.stat().st_size), os.SEEK_END)
+        return file.read()
+
+
 def _by(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
 
@@ -353,9 +439,7 @@ def _by(size: tuple[int, ...]) -> str:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into one error that names the file, what was found and expected."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise HrbenchError(f"{path}: {what}, {_EXPECTED}")
+    refuse_no_file(path)
     if path.stat().st_size == 0:
         raise HrbenchError(f"{path}: the file is empty (0 bytes), {_EXPECTED}")
     try:

@@ -13,10 +13,11 @@ from PIL import Image
 Writer = Callable[..., Path]
 
 
-def write_image(path: Path, value: int = 100, size: tuple[int, int] = (12, 16)) -> Path:
-    """Write a flat RGB image of (height, width)."""
+def write_image(path: Path, size: tuple[int, int] = (12, 16)) -> Path:
+    """Write an RGB image of (height, width), of noise that no other path has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*size, 3), value, dtype=np.uint8)).save(path)
+    noise = np.random.default_rng(list(str(path).encode())).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
     return path
 
 

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from hrbench.data import check_dataset, dataset_stats, dataset_summary, load_dataset
+from hrbench.data import (
+    Finding,
+    check_dataset,
+    check_files,
+    dataset_stats,
+    dataset_summary,
+    load_dataset,
+    load_descriptor,
+    make_dataset,
+)
 from hrbench.errors import HrbenchError
 
 from .conftest import write_image, write_mask, write_tree
@@ -50,20 +62,20 @@ def test_summary_gives_counts_and_says_where_none_is_expected(mini: Path, mvtec_
 def test_names_missing_categories_and_differing_counts(mini: Path, mvtec_ad: Path) -> None:
     shutil.rmtree(mvtec_ad / "cable")
     (mvtec_ad / "bottle/train/good/000.png").unlink()
-    missing, count = check_dataset(mini, mvtec_ad)
-    assert missing.startswith("cable: missing")
-    assert count == "bottle: train: found 2 images, expected 3"
+    missing, count = map(str, check_dataset(mini, mvtec_ad))
+    assert missing.startswith("warning: cable: missing")
+    assert count == "warning: bottle: train: found 2 images, expected 3"
 
 
 def test_total_counts_are_compared(mini: Path, mvtec_ad: Path) -> None:
     mini.write_text(DESCRIPTOR.replace("train = 6", "train = 7"))
-    assert check_dataset(mini, mvtec_ad) == ["total: train: found 6 images, expected 7"]
+    assert check_dataset(mini, mvtec_ad) == [Finding("warning", "total: train: found 6 images, expected 7")]
 
 
 def test_names_damaged_files_and_masks_of_another_size(mini: Path, mvtec_ad: Path) -> None:
     (mvtec_ad / "bottle/train/good/000.png").write_bytes(b"not an image")
     write_mask(mvtec_ad / "cable/ground_truth/spot/000_mask.png", size=(12, 17))
-    damaged, size = check_dataset(mini, mvtec_ad)
+    damaged, size = map(str, check_dataset(mini, mvtec_ad))
     assert "bottle/train/good/000.png: not a readable image" in damaged.replace("\\", "/")
     assert size.endswith("000_mask.png: mask is 12 x 17 (height x width), expected 12 x 16 as its image")
 
@@ -71,13 +83,13 @@ def test_names_damaged_files_and_masks_of_another_size(mini: Path, mvtec_ad: Pat
 def test_pairing_errors_are_findings_and_do_not_hide_other_categories(mini: Path, mvtec_ad: Path) -> None:
     (mvtec_ad / "bottle/ground_truth/spot/000_mask.png").unlink()
     (mvtec_ad / "cable/train/good/000.png").unlink()
-    pairing, count = check_dataset(mini, mvtec_ad)
+    pairing, count = map(str, check_dataset(mini, mvtec_ad))
     broken, readable = dataset_summary(mini, mvtec_ad)
     assert broken == "bottle: cannot be read, see the findings"
     assert readable.startswith("cable: train 2 (expected 3)")
-    assert pairing.startswith("bottle: ")
+    assert pairing.startswith("error: bottle: ")
     assert "without a mask" in pairing
-    assert count == "cable: train: found 2 images, expected 3"
+    assert count == "warning: cable: train: found 2 images, expected 3"
 
 
 def test_check_raises_for_what_is_no_dataset(mini: Path, tmp_path: Path) -> None:
@@ -86,6 +98,143 @@ def test_check_raises_for_what_is_no_dataset(mini: Path, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(HrbenchError, match=r"not the root of Mini.*an empty folder"):
         check_dataset(mini, tmp_path / "empty")
+
+
+def test_categories_that_were_not_asked_for_are_left_out(mini: Path, mvtec_ad: Path) -> None:
+    (mvtec_ad / "bottle/train/good/000.png").write_bytes(b"not an image")
+    assert check_dataset(mini, mvtec_ad, ["cable"]) == []
+    assert len(dataset_summary(mini, mvtec_ad, ["cable"])) == 1
+    with pytest.raises(HrbenchError, match="unknown category of mini 'cabel'; did you mean 'cable'"):
+        check_dataset(mini, mvtec_ad, ["cabel"])
+
+
+def replaced(path: Path, suffix: str, convert: Callable[[np.ndarray], np.ndarray] = np.asarray, **options: int) -> Path:
+    """Write an image anew in another format; return its new path."""
+    pixels = convert(np.asarray(Image.open(path)))
+    path.unlink()
+    path = path.with_suffix(suffix)
+    if suffix == ".tif":
+        tifffile.imwrite(path, pixels)
+    else:
+        Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+IMAGE, MASK, TRAINED = "test/good/001.png", "ground_truth/crack/001_mask.png", "train/good/000.png"
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "png": (lambda gear: cut(gear / IMAGE), r"error: .*001\.png: damaged or truncated"),
+    "jpeg": (lambda gear: cut(replaced(gear / IMAGE, ".jpg")), r"error: .*001\.jpg: damaged or truncated"),
+    "tiff": (lambda gear: cut(replaced(gear / IMAGE, ".tif")), r"error: .*001\.tif: TIFF .*undamaged file"),
+    "floats": (
+        lambda gear: replaced(gear / IMAGE, ".tif", lambda pixels: pixels[..., 0].astype(np.float32)),
+        r"error: .*001\.tif: pixels are float32, expected uint8",
+    ),
+    "stack": (
+        lambda gear: replaced(gear / IMAGE, ".tif", lambda pixels: np.stack([pixels[..., 0]] * 5)),
+        r"error: .*001\.tif: holds an array with axes .*expected one image",
+    ),
+    "empty mask": (lambda gear: write_mask(gear / MASK, value=0), r"error: .*001_mask\.png: no defect pixel, but .*"),
+    "lossy mask": (
+        lambda gear: replaced(gear / MASK, ".jpg", quality=30),
+        r"error: .*001_mask\.jpg: mask in a lossy format",
+    ),
+    "mask of another size": (
+        lambda gear: write_mask(gear / MASK, size=(12, 17)),
+        r"error: .*001_mask\.png: mask is 12 x 17 .*, expected 12 x 16 as its image",
+    ),
+    "one training image": (
+        lambda gear: [(gear / f"train/good/00{i}.png").unlink() for i in (0, 1)],
+        "error: gear: 1 training image, expected at least 2",
+    ),
+    "no defect": (
+        lambda gear: [shutil.rmtree(gear / part) for part in ("test/crack", "ground_truth")],
+        "error: gear: no defective test image, expected at least one",
+    ),
+    "no good image": (lambda gear: shutil.rmtree(gear / "test/good"), "warning: gear: no good test image"),
+    "good copy": (
+        lambda gear: shutil.copy(gear / TRAINED, gear / IMAGE),
+        r"warning: .*001\.png: is the training image .*000\.png once more: expected",
+    ),
+    "defective copy": (
+        lambda gear: shutil.copy(gear / TRAINED, gear / "test/crack/001.png"),
+        r"error: .*001\.png: is the training image .*000\.png once more, though labelled defective",
+    ),
+    "folder in a folder": (
+        lambda gear: write_image(gear / "test/good/more/001.png"),
+        "warning: .*more: 1 images in a folder that is not read",
+    ),
+    "files beside folders": (
+        lambda gear: write_image(gear / "test/001.png"),
+        "warning: .*test: 1 images in a folder that is not read",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_files_are_found_with_and_without_decoding(tmp_path: Path, fault: str) -> None:
+    gear = write_tree(tmp_path / "gear", kinds=("crack",))
+    write_mask(gear / "ground_truth/good/000_mask.png", value=0)  # nobody reads it, and that is as it should be
+    assert check_files(load_dataset("folder", tmp_path)) == []
+    spoil, expected = FAULTS[fault]
+    spoil(gear)
+    quick, thorough = check_files(load_dataset("folder", tmp_path)), check_dataset("folder", tmp_path)
+    assert quick == thorough
+    assert re.match(expected, str(quick[0])), quick
+    assert len(quick) == 1
+
+
+def test_damage_inside_a_file_is_found_by_decoding_alone(tmp_path: Path) -> None:
+    data = bytearray((path := write_tree(tmp_path / "gear") / IMAGE).read_bytes())
+    data[200:300] = bytes(100)
+    path.write_bytes(data)
+    assert check_files(load_dataset("folder", tmp_path)) == []
+    assert "001.png: damaged" in str(*check_dataset("folder", tmp_path))
+
+
+def test_all_findings_are_told_not_only_the_first(tmp_path: Path) -> None:
+    gear = write_tree(tmp_path / "gear")
+    cut(gear / "test/crack/001.png")
+    write_mask(gear / MASK, value=0)
+    cut(gear / TRAINED)
+    assert [finding.severity for finding in check_files(load_dataset("folder", tmp_path))] == ["error"] * 3
+
+
+@pytest.mark.parametrize("name", ["visa", "btad", "mvtec_ad_2", "kolektorsdd2", "visa_folders"])
+def test_sound_layouts_have_no_findings_in_their_files(name: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(name)
+    found = check_files(load_dataset(name.removesuffix("_folders"), root))
+    assert [finding for finding in found if finding.severity == "error" or "not read" in finding.text] == []
+
+
+def test_counts_are_compared_where_there_is_a_descriptor(mini: Path, mvtec_ad: Path) -> None:
+    (mvtec_ad / "bottle/train/good/000.png").unlink()
+    found = check_files(load_dataset(mini, mvtec_ad, ["bottle"]), load_descriptor(mini))
+    assert found == [Finding("warning", "bottle: train: found 2 images, expected 3")]
+
+
+def test_a_procedural_dataset_that_is_made_in_part(tmp_path: Path) -> None:
+    root = make_dataset(
+        tmp_path / "made", categories=["weave", "wood_grain"], size=(64, 64), train=2, test_good=1, test_defective=2
+    )
+    assert check_dataset("folder", root) == []
+    victims = (
+        sorted((root / "wood_grain/test").rglob("*.png"))[-1:]
+        + sorted((root / "wood_grain/ground_truth").rglob("*.png"))[-1:]
+    )
+    for path in victims:
+        path.unlink()
+    shutil.rmtree(victims[1].parent)
+    expected = "and 1 more files: missing, expected all that `hrbench data make` makes"
+    assert expected in str(*check_files(load_dataset("folder", root, ["wood_grain"])))
+    assert expected in str(*check_dataset("folder", root))
+    assert expected in str(*check_dataset("folder", root / "wood_grain"))
+    assert check_files(load_dataset("folder", root, ["weave"])) == []
+    shutil.rmtree(root / "wood_grain")
+    assert "missing" in str(*check_dataset("folder", root))
 
 
 def test_stats(tmp_path: Path) -> None:

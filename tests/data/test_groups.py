@@ -61,8 +61,8 @@ def test_what_is_no_regular_expression_is_named(tmp_path: Path) -> None:
 
 def test_check_reports_images_without_a_group_and_stats_count_them(mvtec_ad: Path, tmp_path: Path) -> None:
     path = write_descriptor(tmp_path / "mine.toml", r"(?:good|crack)/(\d+)")
-    assert check_dataset(path, mvtec_ad) == [
-        f"{category}: 2 images in which group = '(?:good|crack)/(\\\\d+)' finds nothing, such as "
+    assert [str(finding) for finding in check_dataset(path, mvtec_ad)] == [
+        f"warning: {category}: 2 images in which group = '(?:good|crack)/(\\\\d+)' finds nothing, such as "
         f"{category}/test/spot/000.png: each stands on its own"
         for category in ("bottle", "cable")
     ]

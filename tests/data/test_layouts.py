@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hrbench.data import Category, load_dataset
+from hrbench.data import Category, check_dataset, load_dataset
 from hrbench.errors import HrbenchError
 from hrbench.imaging import files as imaging
 
@@ -161,6 +161,49 @@ def test_root_that_is_not_one(name: str, tmp_path: Path) -> None:
         load_dataset(name, tmp_path / "a.png")
     with pytest.raises(HrbenchError, match=r"not the root of .*; looked for .*; found a\.png"):
         load_dataset(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("mvtec_ad", "bottle"),
+        ("mvtec_ad", "bottle/train"),
+        ("mvtec_ad_2", "can/train"),
+        ("visa", "candle"),
+        ("btad", "01/test"),
+        ("kolektorsdd2", "train"),
+    ],
+)
+def test_a_root_that_lies_too_deep_is_hinted_at(name: str, below: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(name)
+    with pytest.raises(HrbenchError, match=rf"not the root of .*; did you mean {root}\?"):
+        load_dataset(name, root / below)
+
+
+def test_a_folder_inside_a_category_leads_to_it_and_one_beside_it_nowhere(mvtec_ad: Path) -> None:
+    with pytest.raises(HrbenchError, match=rf"did you mean {mvtec_ad / 'bottle'}\?"):
+        load_dataset("folder", mvtec_ad / "bottle/train/good")
+    (mvtec_ad / "other").mkdir()
+    with pytest.raises(HrbenchError, match=r"found an empty folder$"):
+        load_dataset("folder", mvtec_ad / "other")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX")
+@pytest.mark.parametrize("place", ["train/good/pipe.png", "ground_truth/spot/000_mask.png"])
+def test_a_pipe_is_named_and_never_opened(mvtec_ad: Path, place: str) -> None:
+    path = mvtec_ad / "bottle" / place
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(HrbenchError, match=rf"{path.name}: is a pipe, socket or device, expected a PNG"):
+        load_dataset("mvtec_ad", mvtec_ad)
+    (found,) = check_dataset("mvtec_ad", mvtec_ad, ["bottle"])
+    assert "is a pipe" in str(found)
+
+
+def test_a_folder_named_like_an_image_is_named(mvtec_ad: Path) -> None:
+    (mvtec_ad / "bottle/test/good/009.png").mkdir()
+    with pytest.raises(HrbenchError, match=r"009\.png: is a folder, expected a PNG"):
+        load_dataset("mvtec_ad", mvtec_ad)
 
 
 def test_root_one_level_too_high_is_hinted_at(mvtec_ad: Path) -> None:

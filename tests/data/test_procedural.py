@@ -148,6 +148,8 @@ def test_written_masks_are_0_and_255(made: Path) -> None:
         ({"categories": ["weaver"]}, "unknown procedural category 'weaver'; did you mean 'weave'"),
         ({"categories": []}, "no category given"),
         ({"size": (1024, 32)}, r"size is \(1024, 32\), expected .* at least 64 px"),
+        ({"size": (99_999_999, 99_999_999)}, r"size is 99999999 x 99999999: .* 1,117,\d+,\d+ GiB .*, expected at most"),
+        ({"size": (200_000, 6_000)}, r"takes 134 GiB of memory, expected at most \d+ x \d+ px"),
         ({"train": 0}, "train is 0, expected at least 1"),
         ({"test_defective": -1}, "test_defective is -1, expected at least 0"),
         ({"test_good": 0, "test_defective": 0}, "expected at least one test image"),

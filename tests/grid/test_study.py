@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,6 +123,47 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
     assert said[0].startswith("1 job: 1 to do; ")
     assert said[-1].startswith("expected: about ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def planned(tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., hrbench.Study]:
+    """Return what plans a grid on a copy of the small dataset, at ``tmp_path / "data"``, without measuring."""
+    monkeypatch.setattr(LocalEngine, "rehearse", lambda *_: iter(()))
+    root = shutil.copytree(tree, tmp_path / "data")
+    return lambda **options: small(root, toy, tmp_path / "out", dry_run=True, **options)
+
+
+def test_wrong_files_end_a_grid_before_it_begins(planned: Callable[..., hrbench.Study], tmp_path: Path) -> None:
+    images = sorted((tmp_path / "data/bolt/train/good").iterdir())
+    images += sorted((tmp_path / "data/bolt/test/dent").iterdir())
+    for path in images:
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(HrbenchError, match=r"data: 13 errors, nothing was run: .*--no-check.*\n  .*000\.png") as caught:
+        planned()
+    _, *listed, rest = str(caught.value).splitlines()
+    assert len(listed) == 10
+    assert rest == "  and 3 more, which `hrbench data check` lists"
+    assert len(planned(categories=["nut"]).left) == 1
+    assert len(planned(check=False).left) == 2
+
+
+def test_odd_files_are_told_once(
+    planned: Callable[..., hrbench.Study], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(tmp_path / "data/nut/train/good/000.png", tmp_path / "data/nut/test/good/009.png")
+    assert len(planned(seeds=[0, 1]).left) == 4
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert said[0].startswith("warning: ")
+
+
+def test_files_of_finished_jobs_are_not_looked_at_again(
+    planned: Callable[..., hrbench.Study], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("hrbench.grid.study.state_of", lambda job, _: "done" if job.category.name == "nut" else "begun")
+    for path in (tmp_path / "data/nut/train/good").iterdir():
+        path.write_bytes(b"")
+    assert planned().left
 
 
 def test_one_job_alone_is_not_measured_before(

@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from hrbench.errors import HrbenchError
+from hrbench.imaging import check_image, image_size, read_image, read_mask, read_pixels
 from hrbench.imaging import files as imaging
-from hrbench.imaging import image_size, read_image, read_mask, read_pixels
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -304,6 +304,38 @@ def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
         warnings.simplefilter("ignore")
         with pytest.raises(HrbenchError, match=r"t\..*expected"):
             read_image(path)
+        with pytest.raises(HrbenchError, match=r"t\..*expected"):
+            check_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "zlib.tif", "deep.png", "deep.tif"])
+def test_a_complete_file_is_not_decoded_to_be_checked(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, deep = tmp_path / f"t.{suffix}", NOISE.astype(np.uint16)[:40]
+    if suffix == "deep.png":
+        write_png16(path, deep[:, :16])
+    elif suffix.endswith("tif"):
+        zlib_or_none = "zlib" if suffix == "zlib.tif" else None
+        tifffile.imwrite(path, deep, compression=zlib_or_none, photometric="rgb")
+    else:
+        Image.fromarray(NOISE[:40]).save(path)
+    monkeypatch.setattr(imaging, "read_image", None)
+    assert check_image(path) == (40, 16 if suffix == "deep.png" else 64)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm", "lzw.tif", "predictor.tif"])
+def test_what_the_end_of_a_file_leaves_open_is_decoded(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    tiff = {"lzw.tif": "tiff_lzw", "predictor.tif": "tiff_adobe_deflate"}
+    options: dict[str, object] = {"compression": tiff[suffix]} if suffix in tiff else {}
+    if suffix == "predictor.tif":
+        options["tiffinfo"] = {317: 2}
+    save(path, Image.fromarray(NOISE[:40]), **options)
+    if suffix in ("png", "jpg"):
+        path.write_bytes(path.read_bytes() + b"what some cameras append")
+    assert check_image(path) == (40, 64)
+    np.testing.assert_array_equal(image_size(path), read_image(path).shape[:2])
 
 
 def test_16_bit_colour_ppm_is_refused(tmp_path: Path) -> None:
