@@ -534,6 +534,7 @@ def _check_images(evidence: Evidence, path: Path) -> None:
             (images["decision_tp"] > images["defect_pixels"]).any()
             or (images["decision_fp"] > images["normal_pixels"]).any()
         ),
+        "half a decision": not images["decision_tp"].isna().equals(images["decision_fp"].isna()),
         "scores of two kinds": evidence.defect_scores.itemsize != evidence.normals[0].keys.itemsize,
     }
     _refuse(wrong, path)
@@ -555,6 +556,9 @@ def _check_components(evidence: Evidence, scores: pa.ChunkedArray, path: Path) -
         "components that are not the defects of their images": not np.array_equal(defects, images["defect_pixels"]),
         "components outside their image": bool(
             ((bottom > height) | (right > width) | (area > (bottom - top) * (right - left))).any()
+        ),
+        "decisions on other components than those of decided images": not np.array_equal(
+            components["decision_pixels"].isna(), images["decision_tp"].isna().to_numpy()[rows]
         ),
         "a decision on more pixels than there are": bool((components["decision_pixels"] > components["area"]).any()),
     }

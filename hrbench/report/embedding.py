@@ -102,7 +102,9 @@ def inline_jpeg(path: Path) -> str:
     HrbenchError
         If it is no JPEG that can be decoded, or larger than any that hrbench draws.
     """
-    if path.is_file() and path.stat().st_size > _LARGEST:
+    if not path.is_file():
+        raise HrbenchError(f"{path}: no such file, expected a JPEG")
+    if path.stat().st_size > _LARGEST:
         raise HrbenchError(f"{path}: {path.stat().st_size} bytes, expected at most {_LARGEST} of a picture")
     try:
         with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -9,25 +10,31 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import assert_same_bits
-from PIL import Image
 
 from hrbench import HrbenchError, Run, load_dataset, load_protocol, read_runs
 from hrbench.engine.training import Fit
-from hrbench.report import write_leaderboard, write_plots
+from hrbench.protocol import Protocol
+from hrbench.report.plots import gather
+from hrbench.report.summary import summarise
 from hrbench.runs import shards
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.runner import run_job
 from hrbench.runs.scoring import rescore
 from hrbench.runs.store import find_runs
 
-NATIVE = load_protocol("native")
+
+def quick(name: str) -> Protocol:
+    """Return a protocol that draws twice only."""
+    protocol = load_protocol(name)
+    return dataclasses.replace(protocol, bootstrap=dataclasses.replace(protocol.bootstrap, draws=2))
+
+
+NATIVE = quick("native")
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +106,19 @@ def test_pages_of_all_tables_have_checksums_and_all_files_digests(run: Run) -> N
             pq.read_table(path, page_checksum_verification=True)
 
 
-@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize("name", ["records", "components", "images", "replicates"])
-def test_a_damaged_table_is_named_and_rescored(run: Run, name: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("records", flip),
+        ("records", Path.unlink),
+        ("components", flip),
+        ("images", Path.unlink),
+        ("replicates", lambda path: os.truncate(path, 99)),
+    ],
+)
+def test_a_damaged_table_is_named_and_rescored(run: Run, name: str, how: Callable[[Path], None]) -> None:
     before, path = run.records, run.files.table(name)
-    {"flip": flip, "truncate": lambda p: os.truncate(p, 99), "delete": Path.unlink}[how](path)
+    how(path)
     with pytest.raises(HrbenchError, match=rf"{name}\.parquet: is .*`hrbench rescore` makes it again"):
         anew(run).check()
     again = rescore(anew(run), [NATIVE])
@@ -123,7 +138,7 @@ def test_a_table_of_an_earlier_version_is_read_unchecked_and_rebuilt_when_it_is_
 
 
 def test_other_protocols_of_a_damaged_table_are_asked_for(run: Run) -> None:
-    both = [NATIVE, load_protocol("mvtec")]
+    both = [NATIVE, quick("mvtec")]
     before = rescore(run, both).records
     flip(run.files.table("records"))
     with pytest.raises(HrbenchError, match=r"ask for its other protocols as well: mvtec"):
@@ -161,19 +176,19 @@ def test_damaged_evidence_is_said_and_a_deleted_calibration_noticed(run: Run, ca
 
 
 @pytest.mark.parametrize(
-    ("name", "done"),
+    ("name", "how", "done"),
     [
-        ("pictures/00-worst.jpg", []),
-        ("pictures/pictures.json", []),
-        ("fit.json", []),
-        ("evidence/native-max-8/calibration.parquet", ["image"] * 8),
-        ("evidence/native-max-8/components.parquet", ["image"] * 8),
-        ("weights.safetensors", ["fit"] * 2 + ["image"] * 8),
+        ("pictures/00-worst.jpg", flip, []),
+        ("pictures/pictures.json", Path.unlink, []),
+        ("fit.json", flip, []),
+        ("evidence/native-max-8/calibration.parquet", Path.unlink, ["image"] * 8),
+        ("evidence/native-max-8/components.parquet", flip, ["image"] * 8),
+        ("weights.safetensors", flip, ["fit"] * 2 + ["image"] * 8),
+        ("weights.safetensors", Path.unlink, ["fit"] * 2 + ["image"] * 8),
     ],
 )
-@pytest.mark.parametrize("how", [flip, Path.unlink])
 def test_a_run_does_again_what_is_damaged_and_no_more(
-    run: Run, job: Job, name: str, done: list[str], how: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    run: Run, job: Job, name: str, how: Callable[[Path], None], done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, evidence = run.records, run.evidence
     (run.folder / "notes.txt").write_text("mine", encoding="utf-8")
@@ -212,3 +227,45 @@ def test_a_lost_record_loses_neither_good_weights_nor_files_of_others(
     assert (run.files.pictures / "mine.jpg").read_bytes() == b"mine"
     assert (run.folder / "notes" / "mine.txt").is_file()
     assert (outside / "image.tiff").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "done"),
+    [
+        ("evidence-00001/native-max-8/components.parquet", ["image"] * 3),
+        ("evidence-00001/spent.json", ["image"] * 3),
+        ("evidence-00001/inputs.sha256", ["image"] * 3),
+        ("calibration-native-max-8.parquet", []),
+        ("calibrated.json", []),
+        ("train.sha256", ["image"] * 8),
+    ],
+)
+def test_what_is_damaged_of_an_unfinished_job_is_done_again(
+    run: Run, job: Job, name: str, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run.records
+    (run.files.pictures / "pictures.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("hrbench.runs.stages.finish_run", lambda *_, **__: _stop())
+        with pytest.raises(KeyboardInterrupt):
+            do(job, output_of(run))  # all is there but the scores
+    path = run.files.scratch / name
+    os.truncate(path, path.stat().st_size // 2)
+    seen = count_fits(monkeypatch)
+    pd.testing.assert_frame_equal(do(job, output_of(run)).records, before)
+    assert seen == done
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_of_an_earlier_version_keeps_what_it_is_not_known_to_lack(run: Run, job: Job) -> None:
+    """Who has kept only the tables of old runs does not lose them, or hours, by naming their folder."""
+    table = json.loads(run.files.record.read_text(encoding="utf-8"))
+    table.pop("files")
+    run.files.record.write_text(json.dumps(table), encoding="utf-8")
+    for name in ("evidence", "pictures"):
+        shutil.rmtree(run.folder / name)
+    run.files.weights.unlink()
+    assert do(job, output_of(run)).about.created == run.about.created
