@@ -56,10 +56,10 @@ class Column:
         if pa.types.is_null(kind):
             return self.gaps
         if self.kind == "text":
-            return pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            return _is_text(kind)
         if self.kind == "whole":
-            return pa.types.is_integer(kind)
-        return pa.types.is_floating(kind)
+            return bool(pa.types.is_integer(kind))
+        return bool(pa.types.is_floating(kind))
 
 
 Columns = Mapping[str, Column]
@@ -136,15 +136,15 @@ def as_frame(table: pa.Table, columns: Columns) -> pd.DataFrame:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _check_footer(file: pq.ParquetFile, path: Path, columns: Columns, most_rows: int) -> None:

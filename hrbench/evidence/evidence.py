@@ -279,7 +279,7 @@ class Evidence:
             images=self.images.iloc[rows].reset_index(drop=True),
             components=self.components.iloc[members].reset_index(drop=True),
             defect_scores=self.defect_scores[_take_groups(self.components["area"], members)],
-            normals=[self.normals[row] for row in rows],
+            normals=[self.normals[row] for row in rows.tolist()],
             calibration=None,
         )
 

@@ -380,7 +380,7 @@ class Run:
             If their description, or one of them, is damaged or leads out of the run.
         """
         index = self.files.pictures / "pictures.json"
-        if not self._checked(index).exists():
+        if not index.parent.is_dir() or not self._checked(index).exists():  # a copy may have left all out on purpose
             return []
         try:
             entries = conform(read_json(index, 1 << 20), list[_PictureRecord])
