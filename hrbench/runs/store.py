@@ -469,8 +469,8 @@ def _sound(runs: Sequence[Run]) -> list[Run]:
             errors[run.folder.resolve()] = error
     if not sound:
         raise next(iter(errors.values()))
-    for error in errors.values():
-        log.warning("left out: %s", error)
+    for reason in errors.values():
+        log.warning("left out: %s", reason)
     return sound
 
 
