@@ -149,7 +149,7 @@ def rescore(args: argparse.Namespace) -> int:
 
     protocols, runs = distinct_protocols(args.protocol), find_runs(args.runs)
     descriptor = load_descriptor(args.dataset) if args.dataset else None
-    if descriptor and all(run.about.dataset.name != descriptor.name for run in runs):
+    if descriptor and not any(_is_of(run, descriptor) for run in runs):
         raise HrbenchError(f"{args.runs}: no run of dataset {descriptor.name!r}, whose groups were asked for")
     done, failures = [], []
     for run in track(runs, "rescoring", total=len(runs), unit="run"):
@@ -278,12 +278,24 @@ def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | 
     return hrbench.rescore(run, protocols, anew=True, groups=groups)
 
 
+def _is_of(run: Run, descriptor: Descriptor) -> bool:
+    """Tell whether a run is of a dataset; one whose record is damaged says so when it is its turn."""
+    try:
+        return run.about.dataset.name == descriptor.name
+    except HrbenchError:
+        return False
+
+
 def _rescored_copy(run: Run, target: Path, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
+    from hrbench.runs.scoring import forget_files
+
     if target.exists():
         raise HrbenchError(f"{target}: exists already, expected an output folder without this run")
     with atomic(target) as path:
-        shutil.copytree(run.folder, path, ignore=shutil.ignore_patterns("maps", "partial", "weights.safetensors"))
+        left = ("maps", "partial", "weights.safetensors", "fit.json")
+        shutil.copytree(run.folder, path, symlinks=True, ignore=shutil.ignore_patterns(*left))
         try:
+            forget_files(Run(path), left)
             _rescored(Run(path), protocols, descriptor)
         except HrbenchError as error:  # of the run, not of its unfinished copy
             raise HrbenchError(str(error).replace(str(path), str(run.folder))) from None

@@ -10,30 +10,44 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hrbench._util.files import atomic
+from hrbench._util.tables import Column, Columns, check_size, read_table, write_table
+from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError
-from hrbench.evidence.histograms import KEY_SHIFT, DefectRanks, Histogram, NormalScores, Scores, SortedKeys
+from hrbench.evidence.histograms import (
+    KEY_SHIFT,
+    Counts,
+    DefectRanks,
+    Histogram,
+    Keys,
+    NormalScores,
+    Scores,
+    SortedKeys,
+    key_scores,
+)
 from hrbench.imaging.resample import bilinear
-from hrbench.protocol import Protocol
+from hrbench.protocol import ImageScoreRule, Protocol
 
 __all__ = [
+    "EVIDENCE_FILES",
     "Calibration",
     "Evidence",
     "EvidenceSpec",
     "specs_of",
     "write_groups",
 ]
+
+_T = TypeVar("_T")
 
 SCHEMA = 1
 """Of the files that :meth:`Evidence.save` writes; another number means that their columns mean something else."""
@@ -61,6 +75,40 @@ COMPONENT_DTYPES = {
     "right": "int64",
     "decision_pixels": "Int64",
 }
+
+EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet")
+
+_MOST_ROWS = 5_000_000  # images, or components
+_LARGEST = 1 << 40  # pixels
+_FINITE = float(np.finfo(np.float64).max)
+_TEXT, _PIXELS, _EDGE = Column("text"), Column("whole", 0, _LARGEST), Column("whole", 0, 1 << 31)
+_CALLED = Column("whole", 0, _LARGEST, gaps=True)
+_NORMALS = {
+    "normal_keys": Column("whole", 0, lists=True),
+    "normal_counts": Column("whole", 1, _LARGEST, lists=True, optional=True),
+}
+_IMAGES: Columns = {
+    "id": _TEXT,
+    "label": Column("whole", 0, 1),
+    "group": Column("text", optional=True),  # a version that knew no groups has none
+    "height": _EDGE,
+    "width": _EDGE,
+    "score": Column("real", -_FINITE, _FINITE),
+    **dict.fromkeys(("normal_pixels", "defect_pixels"), _PIXELS),
+    **dict.fromkeys(("decision_tp", "decision_fp"), _CALLED),
+    "seconds": Column("real", 0, _FINITE, gaps=True),
+    **_NORMALS,
+}
+_COMPONENTS: Columns = {
+    "image": _TEXT,
+    "defect_type": _TEXT,
+    "area": Column("whole", 1, _LARGEST),
+    **dict.fromkeys(("top", "left", "bottom", "right"), _EDGE),
+    "decision_pixels": _CALLED,
+    "scores": Column("real", -_FINITE, _FINITE, lists=True),
+}
+# An earlier version wrote no row for each image, but one for each bin of all of them.
+_CALIBRATION: Columns = {name: dataclasses.replace(column, lists=None) for name, column in _NORMALS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +211,16 @@ class Calibration:
     @staticmethod
     def load(path: Path) -> Calibration:
         """Read what :meth:`save` wrote, or the one row that it once was."""
-        table, facts = _read(path)
-        columns = [table[name] for name in ("normal_keys", "normal_counts")]
+        table, facts = _read(path, _CALIBRATION, _CalibrationFacts)
+        if not len(table) or "normal_counts" not in table.column_names:
+            raise HrbenchError(f"{path}: no counts of pixels, expected some")
+        columns = [table[name] for name in _CALIBRATION]
         once = not pa.types.is_large_list(columns[0].type)
         keys, counts = ([column.to_numpy()] if once else _arrays(column) for column in columns)
-        normals = tuple(Histogram.counted(*pair, facts["shift"]) for pair in zip(keys, counts, strict=True))
-        return Calibration(normals, facts["images"], facts["mean"], facts["std"])
+        if len(keys) != len(counts):
+            raise HrbenchError(f"{path}: not readable as hrbench evidence: keys without their counts")
+        normals = tuple(_histogram(*pair, facts.shift, path) for pair in zip(keys, counts, strict=True))
+        return Calibration(normals, facts.images, facts.mean, facts.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +270,18 @@ class Evidence:
         """Return the same evidence with other groups, given by the images' ids."""
         names = [groups.get(name, "") for name in self.images["id"]]
         return dataclasses.replace(self, images=self.images.assign(group=pd.Series(names, dtype="str")))
+
+    def of_images(self, ids: Collection[str]) -> Evidence:
+        """Return the evidence of some of the images, without the calibration; all of them merge into the same again."""
+        rows, members = (np.flatnonzero(names.isin(ids)) for names in (self.images["id"], self.components["image"]))
+        return dataclasses.replace(
+            self,
+            images=self.images.iloc[rows].reset_index(drop=True),
+            components=self.components.iloc[members].reset_index(drop=True),
+            defect_scores=self.defect_scores[_take_groups(self.components["area"], members)],
+            normals=[self.normals[row] for row in rows.tolist()],
+            calibration=None,
+        )
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
@@ -301,41 +365,48 @@ class Evidence:
     @staticmethod
     def load(folder: Path) -> Evidence:
         """Read what :meth:`save` wrote; a missing or damaged file, or of another schema, is named."""
-        images, facts = _read(folder / "images.parquet")
-        components, _ = _read(folder / "components.parquet")
-        path = folder / "calibration.parquet"
-        calibration = Calibration.load(path) if path.exists() else None
-        keys, shift = _arrays(images["normal_keys"]), facts["shift"]
-        normals: Sequence[NormalScores]
-        if "normal_counts" in images.column_names and not shift:  # exact, as it was once written
-            counts = _arrays(images["normal_counts"])
-            normals = [SortedKeys(np.repeat(*pair), shift) for pair in zip(keys, counts, strict=True)]
-        elif "normal_counts" in images.column_names:
-            pairs = zip(keys, _arrays(images["normal_counts"]), strict=True)
-            normals = [Histogram.counted(image_keys, counts, shift) for image_keys, counts in pairs]
+        paths = [folder / name for name in EVIDENCE_FILES]
+        images, facts = _read(paths[0], _IMAGES, _Facts)
+        components, _ = _read(paths[1], _COMPONENTS, _Facts)
+        calibration = Calibration.load(paths[2]) if paths[2].exists() else None
+        if not len(images):
+            raise HrbenchError(f"{paths[0]}: no image, expected some")
+        keys, shift = _arrays(images["normal_keys"]), facts.shift
+        counts = _arrays(images["normal_counts"]) if "normal_counts" in images.column_names else None
+        normals: list[NormalScores]
+        if counts is None:
+            normals = [_sorted(image_keys, shift, paths[0]) for image_keys in keys]
         else:
-            normals = [SortedKeys(image_keys, shift) for image_keys in keys]
-        if "group" not in images.column_names:  # of a version that knew no groups
+            bins = [_histogram(*pair, shift, paths[0]) for pair in zip(keys, counts, strict=True)]
+            if shift:
+                normals = [*bins]
+            else:  # exact, as it was once written
+                check_size(sum(part.total * part.keys.itemsize for part in bins), paths[0])
+                normals = [SortedKeys(np.repeat(part.keys, part.counts), shift) for part in bins]
+        if "group" not in images.column_names:
             images = images.append_column("group", pa.array([""] * len(images)))
-        return Evidence(
+        evidence = Evidence(
             images=_frame(images, IMAGE_DTYPES),
             components=_frame(components, COMPONENT_DTYPES),
             defect_scores=_flat(components["scores"]),
             normals=normals,
-            lossless=facts["lossless"],
-            spec=EvidenceSpec(**facts["collection"]),
+            lossless=facts.lossless,
+            spec=facts.collection,
             calibration=calibration,
         )
+        _check_images(evidence, paths[0])
+        _check_components(evidence, components["scores"], paths[1])
+        return evidence
 
 
 def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
     """Replace the groups of images, given by id, in what :meth:`Evidence.save` wrote."""
     path = folder / "images.parquet"
-    images, facts = _read(path)
+    images, facts = _read(path, _IMAGES, _Facts)
     names = pa.array([groups.get(name, "") for name in images["id"].to_pylist()], pa.string())
     kept = [name for name in images.column_names if name != "group"]
     with atomic(path) as temporary:
-        _write(images.select(kept).append_column("group", names), facts, temporary)
+        _write(images.select(kept).append_column("group", names), dataclasses.asdict(facts), temporary)
 
 
 def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
@@ -380,21 +451,124 @@ def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
 
 
 def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
-    table = table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})})
-    pq.write_table(table, path, compression="zstd")
+    write_table(table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})}), path)
 
 
-def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """What else the files of evidence say."""
+
+    shift: int
+    lossless: bool
+    collection: EvidenceSpec
+
+    def __post_init__(self) -> None:
+        spec = self.collection
+        ImageScoreRule(spec.rule)
+        if spec.connectivity not in (4, 8) or not 1 <= (spec.side or 1) <= 1 << 16:
+            raise HrbenchError(f"connectivity {spec.connectivity} and side {spec.side}")
+        if self.shift != (0 if spec.exact else KEY_SHIFT):
+            raise HrbenchError(f"shift is {self.shift}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _CalibrationFacts:
+    shift: int
+    images: int
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if self.shift != KEY_SHIFT or self.images < 1 or not math.isfinite(self.mean) or not self.std >= 0:
+            raise HrbenchError(f"{self}")
+
+
+def _read(path: Path, columns: Columns, kind: type[_T]) -> tuple[pa.Table, _T]:
+    table = read_table(path, columns, most_rows=_MOST_ROWS)
     try:
-        table = pq.read_table(path)
-        facts: dict[str, Any] = json.loads(table.schema.metadata[b"hrbench"])
-    except FileNotFoundError:
-        raise HrbenchError(f"{path}: no such file, expected the evidence of a run") from None
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        facts = dict(json.loads((table.schema.metadata or {})[b"hrbench"]))
+        schema = facts.pop("schema", None)
+        read: _T | None = conform(facts, kind) if schema == SCHEMA else None
+    except (KeyError, ValueError, TypeError, RecursionError, OverflowError, Mismatch) as error:
         raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
-    if (schema := facts.get("schema")) != SCHEMA:
+    if read is None:
         raise HrbenchError(f"{path}: evidence of schema {schema!r}, this version of hrbench reads {SCHEMA}")
-    return table, facts
+    return table, read
+
+
+def _histogram(keys: Keys, counts: Counts, shift: int, path: Path) -> Histogram:
+    """Make a histogram of what was read."""
+    if keys.size != counts.size or not _rise(keys, shift, strictly=True):
+        raise HrbenchError(f"{path}: keys of normal pixels that do not rise, or without their counts")
+    return Histogram.counted(keys, counts, shift)
+
+
+def _sorted(keys: Keys, shift: int, path: Path) -> SortedKeys:
+    if shift or not _rise(keys, shift, strictly=False):
+        raise HrbenchError(f"{path}: keys of normal pixels that do not rise")
+    return SortedKeys(keys, shift)
+
+
+def _rise(keys: Keys, shift: int, *, strictly: bool) -> bool:
+    """Tell whether keys that were read are in order, and those of finite scores."""
+    if keys.dtype not in (np.uint32, np.uint64) or (shift and keys.dtype != np.uint32):
+        return False
+    if not keys.size:
+        return True
+    in_order = keys[:-1] < keys[1:] if strictly else keys[:-1] <= keys[1:]
+    fits = int(keys[-1]) < 1 << (8 * keys.itemsize - shift)
+    return bool(in_order.all()) and fits and bool(np.isfinite(key_scores(keys[[0, -1]], shift)).all())
+
+
+def _check_images(evidence: Evidence, path: Path) -> None:
+    """Check what images must have in common with their normal pixels, and with each other."""
+    images, ids = evidence.images, evidence.images["id"].to_numpy(dtype=str)
+    pixels = images["normal_pixels"] + images["defect_pixels"]
+    wrong = {
+        "images that are not in order, or there twice": bool((ids[:-1] >= ids[1:]).any()),
+        "pixels that are not those of their image": not pixels.equals(images["height"] * images["width"]),
+        "normal pixels without their scores": [part.total for part in evidence.normals]
+        != images["normal_pixels"].tolist(),
+        "defects of good images": bool((images["defect_pixels"] > 0).gt(images["label"] > 0).any()),
+        "a decision on more pixels than there are": bool(
+            (images["decision_tp"] > images["defect_pixels"]).any()
+            or (images["decision_fp"] > images["normal_pixels"]).any()
+        ),
+        "half a decision": not images["decision_tp"].isna().equals(images["decision_fp"].isna()),
+        "scores of two kinds": evidence.defect_scores.itemsize != evidence.normals[0].keys.itemsize,
+    }
+    _refuse(wrong, path)
+
+
+def _check_components(evidence: Evidence, scores: pa.ChunkedArray, path: Path) -> None:
+    """Check what components must have in common with their scores and with the images."""
+    images, components = evidence.images, evidence.components
+    owner = pd.Series(np.arange(len(images)), index=images["id"]).reindex(components["image"])
+    _refuse({"components of images that are not there": bool(owner.isna().any())}, path)
+    rows, area = owner.to_numpy(dtype=np.int64), components["area"].to_numpy()
+    top, left, bottom, right = (components[name].to_numpy() for name in ("top", "left", "bottom", "right"))
+    height, width = (images[name].to_numpy()[rows] for name in ("height", "width"))
+    lengths = scores.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    defects = np.bincount(rows, weights=area, minlength=len(images))
+    wrong = {
+        "components that are not in the order of their images": bool((np.diff(rows) < 0).any()),
+        "components without the scores of their pixels": not np.array_equal(lengths, area),
+        "components that are not the defects of their images": not np.array_equal(defects, images["defect_pixels"]),
+        "components outside their image": bool(
+            ((bottom > height) | (right > width) | (area > (bottom - top) * (right - left))).any()
+        ),
+        "decisions on other components than those of decided images": not np.array_equal(
+            components["decision_pixels"].isna(), images["decision_tp"].isna().to_numpy()[rows]
+        ),
+        "a decision on more pixels than there are": bool((components["decision_pixels"] > components["area"]).any()),
+    }
+    _refuse(wrong, path)
+
+
+def _refuse(wrong: Mapping[str, bool], path: Path) -> None:
+    for what, found in wrong.items():
+        if found:
+            raise HrbenchError(f"{path}: {what}; not the evidence of a run")
 
 
 def specs_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[EvidenceSpec]:

@@ -25,6 +25,7 @@ from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases
 from hrbench.runs.parcel import packed, unpack
 from hrbench.runs.runner import check_job, finished_run
+from hrbench.runs.scoring import record_files
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.stages import Setting, is_fitted, settle, shards_of
 from hrbench.runs.store import Run, RunFolder
@@ -194,8 +195,8 @@ class Foreman:
                     return
                 begun = _Begun(job, folder, self._put(job), self._setting)
                 self._begun[job.name] = begun
-                if folder.record.is_file():
-                    self._end(begun, Outcome(job, finished_run(job, folder, self._setting)))
+                if folder.record.is_file() and (run := finished_run(job, folder, self._setting)) is not None:
+                    self._end(begun, Outcome(job, run))
                     return
                 folder.begin(job.category.train_digest)
                 folder.alone.touch()
@@ -256,6 +257,8 @@ class Foreman:
         if not self._settled(begun.folder.record.is_file):
             raise HrbenchError(f"{begun.folder.record}: what a worker has written cannot be seen here")
         begun.folder.tidy()
+        if self._setting.save_maps and not self._shared:  # the worker that scored them had no maps
+            record_files(Run(begun.folder.path))
         self._end(begun, Outcome(begun.job, Run(begun.folder.path)))
 
     def _settled(self, there: Callable[[], bool]) -> bool:

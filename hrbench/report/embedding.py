@@ -10,10 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from hrbench._util.files import atomic
+from hrbench.errors import HrbenchError
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
 
 __all__ = ["inline_jpeg", "inline_svg", "save"]
@@ -23,6 +25,7 @@ _XLINK = "http://www.w3.org/1999/xlink"
 _NO_DATE = {"Date": None, "Creator": None}
 _LARGE = 400_000  # bytes of a picture above which the page takes a smaller copy
 _WIDE = 1600
+_LARGEST, _PIXELS = 1 << 26, 50_000_000  # bytes, pixels of a picture that is read
 
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", _XLINK)
@@ -95,12 +98,32 @@ def _themed(value: str) -> str:
 
 
 def inline_jpeg(path: Path) -> str:
-    """Return the picture as a ``data:`` address, made smaller where it would bloat the page."""
-    data = path.read_bytes()
-    if len(data) > _LARGE:
-        with Image.open(path) as image:
-            image.thumbnail((_WIDE, _WIDE), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=85)
-        data = min(data, buffer.getvalue(), key=len)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    """Return the picture as a ``data:`` address, made smaller where it would bloat the page.
+
+    It is decoded and written anew: nothing else that the file may hold gets into the page.
+
+    Raises
+    ------
+    HrbenchError
+        If it is no JPEG that can be decoded, or larger than any that hrbench draws.
+    """
+    if not path.is_file():
+        raise HrbenchError(f"{path}: no such file, expected a JPEG")
+    if path.stat().st_size > _LARGEST:
+        raise HrbenchError(f"{path}: {path.stat().st_size} bytes, expected at most {_LARGEST} of a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG",)) as image:
+                if image.width * image.height > _PIXELS:
+                    raise HrbenchError(f"{path}: {image.width} x {image.height} pixels, expected at most {_PIXELS}")
+                picture = image.convert("RGB")
+    except HrbenchError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise HrbenchError(f"{path}: not readable as a JPEG: {' '.join(str(error).split())}") from None
+    if path.stat().st_size > _LARGE:
+        picture.thumbnail((_WIDE, _WIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(picture)).save(buffer, "JPEG", quality=85)  # without comments and profiles
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from hrbench._util.files import atomic
+from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.metrics.words import budget_text
 from hrbench.protocol import Protocol
@@ -33,6 +35,8 @@ from hrbench.report.text import csv_table, markdown_page
 from hrbench.runs.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
+
+log = logging.getLogger("hrbench")
 
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
@@ -216,12 +220,16 @@ def _pictures(row: Row, runs: Sequence[CountedRun], scores: Scores | None, proto
     ranks = None if scores is None else scores.ranked()
     for counted in runs:
         pictures: dict[str, list[dict[str, Any]]] = {}
-        for picture in counted.run.pictures:
-            entries = pictures.setdefault(picture.kind, [])
-            if len(entries) < _PICTURES and picture.path.is_file():
-                words = {"image": printable(picture.image), "caption": printable(picture.caption)}
-                of = _verdict(picture.image, ranks, protocol) if ranks and ranks.seed == counted.seed else None
-                entries.append({"source": inline_jpeg(picture.path), **words, "verdict": of})
+        try:
+            for picture in counted.run.pictures:
+                entries = pictures.setdefault(printable(picture.kind), [])
+                if len(entries) < _PICTURES and picture.path.is_file():
+                    words = {"image": printable(picture.image), "caption": printable(picture.caption)}
+                    of = _verdict(picture.image, ranks, protocol) if ranks and ranks.seed == counted.seed else None
+                    entries.append({"source": inline_jpeg(picture.path), **words, "verdict": of})
+        except HrbenchError as error:
+            log.warning("%s; the pictures of this run are left out", error)
+            continue
         kinds = {kind: entries for kind, entries in pictures.items() if entries}
         if kinds:
             return {"row": row, "seed": counted.seed, "kinds": kinds}

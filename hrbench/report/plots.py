@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, s
 from hrbench.runs.store import Run
 
 __all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
+
+log = logging.getLogger("hrbench")
 
 Floats = npt.NDArray[np.float64]
 OPERATING = ("limits", "froc", "matched", "ranks", "alarms")
@@ -67,7 +70,7 @@ class PlotData:
 
 
 def gather(board: Leaderboard) -> PlotData:
-    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone contributes none."""
+    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone or damaged has none."""
     areas: dict[str, npt.NDArray[np.int64]] = {}
     curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, int], Reliability] = {}
@@ -75,7 +78,9 @@ def gather(board: Leaderboard) -> PlotData:
         category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
             evidence = counted.run.load_evidence(board.protocol)
-        except (HrbenchError, OSError):
+        except (HrbenchError, OSError) as error:
+            if (counted.run.folder / "evidence").is_dir():
+                log.warning("%s; its curves are left out", error)
             continue
         areas.setdefault(category, evidence.components["area"].to_numpy())
         exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))

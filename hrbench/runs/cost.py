@@ -6,18 +6,41 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from hrbench._util.files import atomic
+from hrbench._util.received import read_json
+from hrbench._util.types import Mismatch, conform
+from hrbench.errors import HrbenchError
 
-__all__ = ["Spent", "spent_together", "timing"]
+__all__ = ["FitRecord", "Spent", "spent_together", "timing"]
+
+_LARGEST = 1 << 20  # bytes of a file of these
+
+
+class _Written:
+    """What is kept as JSON."""
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")  # type: ignore[call-overload]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what :meth:`write` wrote; an error if it is missing or damaged."""
+        try:
+            read: Self = conform(read_json(path, _LARGEST), cls)
+        except Mismatch as wrong:
+            raise HrbenchError(f"{path}: {wrong.path or 'all of it'} {wrong.problem}") from None
+        return read
 
 
 @dataclasses.dataclass(frozen=True)
-class Spent:
+class Spent(_Written):
     """What one stage of a job took, wherever it was done.
 
     Attributes
@@ -46,15 +69,26 @@ class Spent:
         """How long it took, attempts before included."""
         return self.earlier + max(0.0, self.ended - self.began)
 
-    def write(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
-    @staticmethod
-    def read(path: Path) -> Spent:
-        """Read what :meth:`write` wrote."""
-        return Spent(**json.loads(path.read_text(encoding="utf-8")))
+@dataclasses.dataclass(frozen=True)
+class FitRecord(_Written):
+    """What a fit took, and what it has left of what: where ``run.json`` is lost, its weights can be used again.
+
+    Attributes
+    ----------
+    run : str
+        Name of the folder, which stands for all that a fit depends on but for the images.
+    train_sha256, weights_sha256 : str
+        Of the training images, and of the file.
+    seconds : float
+    spent : Spent
+    """
+
+    run: str
+    train_sha256: str
+    weights_sha256: str
+    seconds: float
+    spent: Spent
 
 
 def spent_together(stages: Sequence[Spent]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hrbench._util.files import atomic
+from hrbench._util.received import read_json
 from hrbench._util.types import Mismatch, conform
 from hrbench.data.sample import Category
 from hrbench.errors import HrbenchError
@@ -24,6 +25,7 @@ __all__ = [
     "UNFINISHED",
     "Cost",
     "EvidenceRecord",
+    "FileRecord",
     "MethodRecord",
     "ProtocolRecord",
     "RunRecord",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+_LARGEST = 1 << 26  # bytes of a run.json
 UNFINISHED = "unfinished"  # in the place of a digest: of tables, or groups, that are being replaced
 
 
@@ -139,6 +142,14 @@ class EvidenceRecord(_Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FileRecord(_Section):
+    """What a file of the run held when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ThresholdRecord(_Section):
     """The operating threshold under the first protocol; None where no normal images were held out."""
 
@@ -237,6 +248,9 @@ class RunRecord(_Section):
     cost : Cost
     fusion : tuple of dict, or None
         Per view its scale, see :meth:`hrbench.engine.fusion.Fusion.record`.
+    files : dict of str to FileRecord
+        By their path in the run's folder, with forward slashes; what is not named, as of earlier versions, is read
+        unchecked.
     """
 
     run: str = ""
@@ -255,6 +269,7 @@ class RunRecord(_Section):
     compiled: bool = False
     cost: Cost = Cost()
     fusion: tuple[dict[str, Any], ...] | None = None
+    files: dict[str, FileRecord] = dataclasses.field(default_factory=dict)
 
     def evidence_for(self, protocol: Protocol) -> EvidenceRecord | None:
         """Return the part of the evidence that can be scored under `protocol`; None if there is none."""
@@ -275,9 +290,11 @@ def read_record(path: Path) -> RunRecord:
         If it is damaged, of another schema, or a key is missing or of another type.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HrbenchError(f"{path}: not valid JSON: {error}; delete the folder and run the job again") from None
+        table = read_json(path, _LARGEST)
+    except HrbenchError as error:
+        raise HrbenchError(
+            f"{error}; delete this file, then `hrbench run` does the job again with its weights"
+        ) from None
     schema = table.pop("schema", None) if isinstance(table, dict) else None
     if schema != SCHEMA:
         raise HrbenchError(f"{path}: schema {schema!r}, this version of hrbench reads {SCHEMA}")

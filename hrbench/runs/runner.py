@@ -16,6 +16,7 @@ from hrbench.errors import HrbenchError, Stopped
 from hrbench.protocol import Protocol
 from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases, Presence
+from hrbench.runs.repair import reopen
 from hrbench.runs.scoring import rescored
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.stages import Setting, Workbench, is_fitted, noted, settle, shards_of
@@ -125,8 +126,8 @@ class Runner:
         with self._leases.holding(folder.lease) as mine:
             if not mine:
                 return None
-            if folder.record.is_file():
-                return finished_run(job, folder, self._setting)
+            if folder.record.is_file() and (run := finished_run(job, folder, self._setting)) is not None:
+                return run
             folder.begin(job.category.train_digest)
             folder.alone.unlink(missing_ok=True)
             try:
@@ -235,15 +236,21 @@ def check_job(job: Job) -> None:
         raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
 
 
-def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run:
-    """Return the finished run of a job, with records under all protocols; an error if it is not what is asked for."""
-    maps = (folder.map_of(sample.id) for sample in job.category.test)
-    if setting.save_maps and not all(path.is_file() for path in maps):
-        raise HrbenchError(f"{folder.path}: done before without its maps; choose another output folder to save them")
+def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run | None:
+    """Return the finished run of a job, with records under all protocols; an error if it is not what is asked for.
+
+    None if files of it are damaged or missing: then the job is not finished any more, and goes on from what is intact.
+    """
     run = Run(folder.path)
     if run.about.dataset.index_sha256 != job.category.digest:
         raise HrbenchError(
             f"{folder.path}: done before on other images of the same names; choose another output folder"
         )
+    if damaged := run.damaged(maps=setting.save_maps):
+        reopen(run, job, setting, damaged)
+        return None
+    maps = (folder.map_of(sample.id) for sample in job.category.test)
+    if setting.save_maps and not all(path.is_file() for path in maps):
+        raise HrbenchError(f"{folder.path}: done before without its maps; choose another output folder to save them")
     folder.tidy()  # of a process that was killed at the very end
     return rescored(run, setting.protocols, groups={sample.id: sample.group for sample in job.category.test})

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from hrbench._util.files import atomic
+from hrbench._util.tables import write_table
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.evidence.evidence import write_groups
 from hrbench.evidence.histograms import Scores
-from hrbench.metrics import METRIC_COLUMNS, automatic_threshold
+from hrbench.metrics import automatic_threshold
 from hrbench.metrics.measurement import Measured, measure
 from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.environment import environment
@@ -32,9 +33,12 @@ from hrbench.runs.record import (
     groups_digest,
     write_record,
 )
-from hrbench.runs.store import RECORD_COLUMNS, Run, RunFolder
+from hrbench.runs.store import Run, RunFolder
+from hrbench.runs.tables import RECORD_COLUMNS
 
-__all__ = ["distinct_protocols", "finish_run", "rescore", "rescored"]
+__all__ = ["distinct_protocols", "finish_run", "forget_files", "record_files", "rescore", "rescored"]
+
+log = logging.getLogger("hrbench")
 
 _TABLES = tuple(field.name for field in dataclasses.fields(Measured))
 
@@ -66,7 +70,7 @@ def rescore(
     anew: bool = False,
     groups: Mapping[str, str] | None = None,
 ) -> Run:
-    """Return the run with records under all `protocols`; what is missing is computed from its evidence.
+    """Return the run with records under all `protocols`; what is missing or damaged is computed from its evidence.
 
     If it is killed meanwhile the run says so, and is scored anew by the same call.
 
@@ -84,7 +88,8 @@ def rescore(
     ------
     HrbenchError
         If a protocol needs evidence that the run did not collect; if two protocols have one name; if the groups
-        change and the run has records under other protocols too; or if another process is at work on the run.
+        change, or a table is damaged, and the run has records under other protocols too; or if another process is at
+        work on the run.
     """
     with Leases().holding(run.files.lease) as mine:
         if not mine:
@@ -104,7 +109,13 @@ def rescored(
     asked, about = distinct_protocols(protocols), run.about
     before, first = about.protocols, next(iter(about.protocols), None)
     regrouped = groups is not None and groups_digest(groups) != about.dataset.groups_sha256
-    new = [p for p in asked if anew or regrouped or p.name not in before or before[p.name].sha256 != p.digest]
+    damage = None
+    try:
+        tables = {name: run.table(name) for name in _TABLES}
+    except HrbenchError as error:
+        damage = error
+    all_anew = anew or regrouped or damage is not None
+    new = [p for p in asked if all_anew or p.name not in before or before[p.name].sha256 != p.digest]
     if not new:
         return run
     for protocol in new:
@@ -116,13 +127,16 @@ def rescored(
             "as in `hrbench rescore --dataset`"
         )
     names = [protocol.name for protocol in new]
-    if regrouped and (others_left := before.keys() - names):
-        raise HrbenchError(
-            f"{run.folder}: other images belong together now than when it was measured; this changes all its "
-            f"intervals, so ask for its other protocols as well: {', '.join(sorted(others_left))}"
+    if (regrouped or damage) and (others_left := before.keys() - names):
+        why = damage or (
+            f"{run.folder}: other images belong together now than when it was measured; this changes all its intervals"
         )
-    tables = (run.table(name) for name in _TABLES)
-    measured = [Measured(*(table[~table["protocol"].isin(names)] for table in tables))]  # under other protocols
+        raise HrbenchError(f"{why}, so ask for its other protocols as well: {', '.join(sorted(others_left))}")
+    measured = []
+    if damage is None:
+        measured = [Measured(**{name: table[~table["protocol"].isin(names)] for name, table in tables.items()})]
+    else:
+        log.warning("%s; done now", damage)
     finished = about
     for protocol in new:
         evidence = run.load_evidence(protocol)
@@ -131,17 +145,36 @@ def rescored(
         measured.append(measure(evidence, protocol))
         if protocol.name == first:
             finished = dataclasses.replace(finished, threshold=_threshold_record(evidence, protocol))
-    same = run.table("records").drop(columns=["protocol", *METRIC_COLUMNS, "ci_low", "ci_high"]).iloc[0].to_dict()
     # Until the last file is written the record says that files of before and after may stand side by side.
     unfinished = {name: dataclasses.replace(before[name], sha256=UNFINISHED) for name in names if name in before}
-    write_record(_scored(about, before | unfinished, UNFINISHED if regrouped else None), run.files.record)
+    written = [run.files.table(name) for name in _TABLES]
+    if regrouped:
+        written += [run.files.evidence(part.name) / "images.parquet" for part in about.evidence]
+    old = {run.files.name_of(path) for path in written}
+    kept = {name: said for name, said in about.files.items() if name not in old}
+    begun = dataclasses.replace(about, files=kept)
+    write_record(_scored(begun, before | unfinished, UNFINISHED if regrouped else None), run.files.record)
     if groups is not None and regrouped:
         for part in about.evidence:
             write_groups(run.files.evidence(part.name), groups)
-    _write_tables(run.files, measured, same)
+    _write_tables(run.files, measured, about)
+    finished = dataclasses.replace(finished, files=kept | run.files.recorded(written))
     digest = groups_digest(groups) if groups is not None else None
     write_record(_scored(finished, before | _protocol_records(new), digest), run.files.record)
     return Run(run.folder)
+
+
+def record_files(run: Run) -> None:
+    """Add to a run's record the files that have come since it was written."""
+    folder, known = run.files, {*run.about.files, run.files.record.name}
+    new = folder.recorded(path for path in folder.own() if folder.name_of(path) not in known)
+    write_record(dataclasses.replace(run.about, files=run.about.files | new), run.files.record)
+
+
+def forget_files(run: Run, names: Sequence[str]) -> None:
+    """Drop files, or all in folders of these names, from a run's record: a copy lacks them on purpose."""
+    files = {name: said for name, said in run.about.files.items() if name.partition("/")[0] not in names}
+    write_record(dataclasses.replace(run.about, files=files), run.files.record)
 
 
 def _scored(about: RunRecord, protocols: dict[str, ProtocolRecord], groups: str | None) -> RunRecord:
@@ -182,23 +215,13 @@ def finish_run(
     ]
     for part in evidence:
         part.save(folder.evidence(part.spec.name))
-    same = {
-        "run": folder.path.name,
-        "dataset": category.dataset,
-        "category": category.name,
-        "method": about.method.name,
-        "preset": about.method.preset,
-        "view": about.view,
-        "weights": about.method.weights_source,
-        "seed": about.seed,
-    }
-    _write_tables(folder, measured, same)
+    about = dataclasses.replace(about, run=folder.path.name)
+    _write_tables(folder, measured, about)
     first = evidence[0]
     draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
     threshold = _threshold_record(first, protocols[0])
     complete = dataclasses.replace(
         about,
-        run=folder.path.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=dataclasses.replace(about.dataset, held_out=threshold.normal_images),
         protocols=_protocol_records(protocols),
@@ -206,6 +229,7 @@ def finish_run(
         threshold=threshold,
         environment=environment(),
         cost=cost(),
+        files=folder.recorded(folder.own()),
     )
     write_record(complete, folder.record)
     return Run(folder.path)
@@ -220,8 +244,18 @@ def _protocol_records(protocols: Sequence[Protocol]) -> dict[str, ProtocolRecord
     return {protocol.name: ProtocolRecord.of(protocol) for protocol in protocols}
 
 
-def _write_tables(folder: RunFolder, measured: Sequence[Measured], same: Mapping[str, Any]) -> None:
-    """Write the tables of all protocols together; `same` are the columns in which all records are alike."""
+def _write_tables(folder: RunFolder, measured: Sequence[Measured], about: RunRecord) -> None:
+    """Write the tables of all protocols together."""
+    same = {
+        "run": about.run,
+        "dataset": about.dataset.name,
+        "category": about.dataset.category,
+        "method": about.method.name,
+        "preset": about.method.preset,
+        "view": about.view,
+        "weights": about.method.weights_source,
+        "seed": about.seed,
+    }
     for name in _TABLES:
         tables = [getattr(part, name) for part in measured]
         filled = [table for table in tables if len(table)]
@@ -229,4 +263,4 @@ def _write_tables(folder: RunFolder, measured: Sequence[Measured], same: Mapping
         if name == "records":
             whole = whole.assign(**same)[list(RECORD_COLUMNS)]
         with atomic(folder.table(name)) as path:
-            whole.to_parquet(path, index=False)
+            write_table(whole, path)

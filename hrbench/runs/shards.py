@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from hrbench.data.sample import Sample, content_digest, sample_mask
 from hrbench.engine.anomaly_map import AnomalyMap
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.training import mix
+from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.cost import Spent, timing
@@ -152,6 +154,13 @@ class EvidenceShards:
         with atomic(folder) as path:
             unpack(shard, path)
 
+    def refill(self, evidence: Sequence[Evidence], spent: Spent) -> None:
+        """Write the shards of all chunks from evidence that is there, one for each spec; the first one took it all."""
+        for number, samples in enumerate(self._chunks):
+            ids = {sample.id for sample in samples}
+            self._write(number, [part.of_images(ids) for part in evidence], spent)
+            spent = dataclasses.replace(spent, earlier=0.0)
+
     def merged(self) -> list[Evidence]:
         """Return the evidence of all samples, one for each spec."""
         return [
@@ -172,7 +181,13 @@ class EvidenceShards:
             return False
         if (inputs := text_of(shard.inputs)) is None or inputs != self._digest(number):
             return False
-        return all(shard.evidence(spec.name).is_dir() for spec in self._specs)
+        try:
+            Spent.read(shard.spent)
+            for spec in self._specs:
+                Evidence.load(shard.evidence(spec.name))
+        except HrbenchError:  # damaged: it is done again
+            return False
+        return True
 
     def _digest(self, number: int) -> str:
         """Return what a shard depends on: what was learnt, the images, and their groups if there are any."""

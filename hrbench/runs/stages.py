@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from hrbench._util.files import atomic
 from hrbench._util.guard import call_name, guarded
 from hrbench._util.progress import track
+from hrbench._util.received import file_digest, read_json
 from hrbench._util.types import Mismatch, conform
 from hrbench.backbones import compile_frozen
 from hrbench.contract import make
@@ -43,7 +44,7 @@ from hrbench.evidence.histograms import Scores
 from hrbench.method import Method
 from hrbench.protocol import Protocol
 from hrbench.registry import load_method, source_digest
-from hrbench.runs.cost import Spent, spent_together
+from hrbench.runs.cost import FitRecord, Spent, spent_together
 from hrbench.runs.job import Job, split_normals
 from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
 from hrbench.runs.scoring import finish_run
@@ -85,10 +86,23 @@ def specs_for(job: Job, setting: Setting) -> list[EvidenceSpec]:
 
 def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
     """Tell whether the fit has left all that prediction and scoring need."""
-    there = (folder.weights, folder.fit_cost, folder.calibrated)
-    return all(path.is_file() for path in there) and all(
-        folder.calibration(spec.name).is_file() for spec in specs_for(job, setting)
-    )
+    if not (folder.weights.is_file() and folder.fit_cost.is_file()):
+        return False
+    try:  # what is damaged is made again
+        Spent.read(folder.calibrated)
+        for spec in specs_for(job, setting):
+            Calibration.load(folder.calibration(spec.name))
+    except HrbenchError:
+        return False
+    return len(job.view.looks) == 1 or _fusion_of(folder) is not None
+
+
+def _fusion_of(folder: RunFolder) -> Fusion | None:
+    """Return how the looks of an unfinished job are fused; None where that is not known, or the file is damaged."""
+    try:
+        return Fusion.read(read_json(folder.fusion, 1 << 20))
+    except (HrbenchError, KeyError, TypeError, ValueError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,14 +271,14 @@ class Workbench:
             dataclasses.replace(part, calibration=Calibration.load(self._folder.calibration(part.spec.name)))
             for part in shards.merged()
         ]
-        fit = json.loads(self._folder.fit_cost.read_text(encoding="utf-8"))
-        fitted, parts = Spent(**fit["spent"]), shards.spent()
+        fit = FitRecord.read(self._folder.fit_cost)
+        fitted, parts = fit.spent, shards.spent()
         before = [fitted, Spent.read(self._folder.calibrated), *parts]
 
         def cost() -> Cost:
             scored = dataclasses.replace(self._spent(began), device=fitted.device)  # where that is does not matter
             return Cost(
-                fit_seconds=fit["seconds"],
+                fit_seconds=fit.seconds,
                 **{f"fit_{name}": value for name, value in fitted.peaks.items()},
                 **shards.timing(evidence[0]),
                 **largest_peaks(part.peaks for part in parts),
@@ -300,10 +314,10 @@ class Workbench:
             with torch.no_grad(), self._guarded("calibrate"):
                 self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
         spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
-        with atomic(folder.fit_cost) as path:
-            path.write_text(json.dumps({"seconds": fit.seconds, "spent": dataclasses.asdict(spent)}), encoding="utf-8")
         with atomic(folder.weights) as path:
             save_file(learnt_state(self.method), path)
+            images = job.category.train_digest
+            FitRecord(folder.path.name, images, file_digest(path), fit.seconds, spent).write(folder.fit_cost)
         fit.forget()
         self._learnt = True
 
@@ -335,8 +349,8 @@ class Workbench:
             load_learnt_state(self.method, load_file(self._folder.weights))
             self.method.eval()
             self._learnt = True
-        if self._fusion is None and self._folder.fusion.is_file():
-            self._fusion = Fusion.read(json.loads(self._folder.fusion.read_text(encoding="utf-8")))
+        if self._fusion is None:
+            self._fusion = _fusion_of(self._folder)
 
     def _warm_up(self) -> None:
         """Predict one batch of held-out normals where this process has predicted nothing yet: the first is slow."""

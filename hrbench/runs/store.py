@@ -8,6 +8,7 @@
     images.parquet      one row per image and protocol: label, image score, alarm score, area of the largest component
     replicates.parquet  bootstrap replicates of a few metrics, see hrbench.metrics.measurement.Measured
     weights.safetensors what the method learnt
+    fit.json            what the fit took, and the digests of its images and weights: they can be told without run.json
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
     maps/               native anomaly maps, if they were asked for
     pictures/           worst and best images, with pictures.json that describes them
@@ -18,31 +19,46 @@ A dataset or category whose name is no plain file name has a digest of the name 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hrbench._util.files import atomic, below, remove_leftovers, safe_name
+from hrbench._util.received import file_digest, inside, read_json
+from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
+from hrbench.evidence.evidence import EVIDENCE_FILES
 from hrbench.protocol import Protocol
-from hrbench.runs.record import UNFINISHED, RunRecord, read_record
+from hrbench.runs.cost import FitRecord
+from hrbench.runs.record import UNFINISHED, EvidenceRecord, FileRecord, RunRecord, read_record
+from hrbench.runs.tables import RECORD_COLUMNS, TABLES, read_run_table
 
 __all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs", "text_of"]
 
 log = logging.getLogger("hrbench")
 
-RECORD_COLUMNS = (
-    "run", "dataset", "category", "method", "preset", "view", "weights", "seed", "protocol",
-    "metric", "subset", "fpr_limit", "value", "error_bound", "ci_low", "ci_high", "n",
-)  # fmt: skip
 MAP_STEM = 250  # bytes: with its ending what file systems take
+_OWN = (
+    "run.json",
+    "fit.json",
+    "weights.safetensors",
+    *(f"{name}.parquet" for name in TABLES),
+    "evidence/*/*.parquet",
+    "pictures/pictures.json",
+    "pictures/[0-9][0-9]-*.jpg",
+    "maps/**/*.tiff",
+)
+"""The files that hrbench writes into a run's folder, but for ``partial/``; it removes no other."""
+
+_MOST_PICTURES = 100
 _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
 
 
@@ -61,7 +77,7 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.scratch = path / "partial"
         self.checkpoint = self.scratch / "fit.pt"  # of an unfinished fit
-        self.fit_cost = self.scratch / "fit.json"
+        self.fit_cost = path / "fit.json"
         self.fusion = self.scratch / "fusion.json"
         self.calibrated = self.scratch / "calibrated.json"  # written when all that held-out images tell is there
         self.alone = self.scratch / "alone"  # who has the lease hands out the chunks: nobody else takes one
@@ -101,16 +117,59 @@ class RunFolder:
         """Return the file by which a process claims a part of the test images."""
         return self.path.with_name(f"{self.path.name}.{number:05d}.lease")
 
+    def own(self) -> Iterator[Path]:
+        """Yield the files of hrbench that are there, but for those of an unfinished job."""
+        root = self.path.resolve()
+        for pattern in _OWN:
+            yield from (path for path in sorted(self.path.glob(pattern)) if path.parent.resolve().is_relative_to(root))
+
+    def name_of(self, path: Path) -> str:
+        """Return by what name a run's record knows a file: its path in the folder."""
+        return path.relative_to(self.path).as_posix()
+
+    def recorded(self, paths: Iterable[Path]) -> dict[str, FileRecord]:
+        """Return what a run's record says of files."""
+        return {self.name_of(path): FileRecord(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths}
+
+    def fit_record(self, train_digest: str) -> FitRecord | None:
+        """Return what the fit of the weights took; None unless they are whole and learnt from these images."""
+        try:
+            found = FitRecord.read(self.fit_cost)
+            expected = (self.path.name, train_digest, file_digest(self.weights))
+        except HrbenchError:
+            return None
+        return found if (found.run, found.train_sha256, found.weights_sha256) == expected else None
+
     def began(self, train_digest: str) -> bool:
         """Tell whether an unfinished attempt is there, of the same training images."""
         return text_of(self._seen) == train_digest
 
     def begin(self, train_digest: str) -> None:
-        """Keep what an earlier attempt left, unless its training images were others: then forget it."""
+        """Keep what an earlier attempt left, unless it is damaged or its training images were others.
+
+        Of a folder in which nothing says that it is unfinished, as where ``run.json`` was lost, the weights are kept if
+        they can be told to be of these images; files that are not of hrbench always are.
+        """
+        fit = (self.weights, self.fit_cost)
+        kept = fit if self.fit_record(train_digest) is not None else ()
         if not self.began(train_digest):
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove(path for path in self.own() if path not in kept)
+            shutil.rmtree(self.scratch, ignore_errors=True)
             with atomic(self._seen) as path:
                 path.write_text(train_digest, encoding="utf-8")
+        elif not kept:
+            self._remove(fit)
+
+    def reopen(self, train_digest: str) -> None:
+        """Let a finished job be unfinished, with all its files."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        with atomic(self._seen) as path:
+            path.write_text(train_digest, encoding="utf-8")
+
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what only an unfinished job needs, and what processes that were killed have left half written."""
@@ -127,7 +186,7 @@ class RunFolder:
 def text_of(path: Path) -> str | None:
     """Return what a file says; None where it is not there, or was taken away by who has ended the job meanwhile."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 
@@ -191,7 +250,7 @@ class Run:
     @cached_property
     def about(self) -> RunRecord:
         """What the run says of itself: method, dataset, view, cost, environment (``run.json``)."""
-        return read_record(self.files.record)
+        return read_record(inside(self.folder, self.files.record))
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -213,6 +272,17 @@ class Run:
         """Some rows per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
         return self._whole("replicates")
 
+    def check(self) -> None:
+        """Read record and tables.
+
+        Raises
+        ------
+        HrbenchError
+            Names the first that is damaged, missing, or not what it should be, and what to do.
+        """
+        for name in TABLES:
+            getattr(self, name)
+
     def _whole(self, name: str) -> pd.DataFrame:
         """Read a table, unless tables of before and after may stand side by side."""
         rules = self.about.protocols.values()
@@ -224,16 +294,56 @@ class Run:
         return self.table(name)
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read a table as it is; an empty one where an earlier version has left none."""
+        """Read a table as it is; an empty one where an earlier version has left none.
+
+        Raises
+        ------
+        HrbenchError
+            If it is damaged, or not what such a table is.
+        """
         path = self.files.table(name)
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"protocol": [], "metric": []})
+        try:
+            if name != "records" and not self._checked(path).exists():
+                return pd.DataFrame({"protocol": [], "metric": []})
+            return read_run_table(self._checked(path), name)
+        except HrbenchError as error:
+            raise HrbenchError(f"{error}; `hrbench rescore` makes it again from the run's evidence") from None
+
+    def damaged(self, *, maps: bool = False) -> list[Path]:
+        """Return the files, but for the tables, that are not as they were written; maps, if asked for, by their size.
+
+        Of a run of an earlier version, which keeps no digests, it is the evidence that is there and cannot be read.
+        """
+        found = []
+        tables = [self.files.table(name) for name in TABLES]  # are made from what is here
+        for name, said in self.about.files.items():
+            path, of_maps = inside(self.folder, self.folder / name), name.startswith("maps/")
+            if path in tables or (of_maps and not maps):
+                continue
+            if not _is_as_said(path, said, sized=of_maps):
+                found.append(path)
+        for part in self.about.evidence if not self.about.files else ():
+            try:
+                if inside(self.folder, self.files.evidence(part.name)).is_dir():
+                    self.evidence_of(part)
+            except HrbenchError:
+                found.append(self.files.evidence(part.name))
+        return found
+
+    def _checked(self, path: Path) -> Path:
+        """Return the path of a file of the run; an error if it leads out of it, or is not as ``run.json`` says."""
+        said = self.about.files.get(self.files.name_of(path))
+        if said is not None and not _is_as_said(inside(self.folder, path), said):
+            what = "is not as it was written" if path.exists() else "is missing"
+            raise HrbenchError(f"{path}: {what} (its SHA-256 stands in {self.files.record.name})")
+        return inside(self.folder, path)
 
     @cached_property
     def evidence(self) -> Evidence:
         """The evidence collected for the first protocol of the run."""
         if not self.about.evidence:
             raise HrbenchError(f"{self.files.record}: names no evidence")
-        return Evidence.load(self.files.evidence(self.about.evidence[0].name))
+        return self.evidence_of(self.about.evidence[0])
 
     def load_evidence(self, protocol: Protocol) -> Evidence:
         """Read the evidence that can be scored under `protocol`.
@@ -245,21 +355,66 @@ class Run:
         """
         part = self.about.evidence_for(protocol)
         if part is not None:
-            return Evidence.load(self.files.evidence(part.name))
+            return self.evidence_of(part)
         names = ", ".join(part.name for part in self.about.evidence)
         raise HrbenchError(
             f"{self.folder}: protocol {protocol.name!r} needs evidence collected as {EvidenceSpec.of(protocol).name}, "
             f"this run has {names}; run the job with this protocol into another output folder"
         )
 
+    def evidence_of(self, part: EvidenceRecord) -> Evidence:
+        """Read one part of the evidence; an error if its files are gone or damaged."""
+        folder = self.files.evidence(part.name)
+        try:
+            for name in EVIDENCE_FILES:
+                self._checked(folder / name)
+            evidence = Evidence.load(folder)
+            if evidence.spec != part.collection:
+                raise HrbenchError(f"{folder}: collected as {evidence.spec.name}, expected as {self.files.record} says")
+            if self.about.threshold.normal_images and evidence.calibration is None:
+                raise HrbenchError(f"{folder / 'calibration.parquet'}: is missing, and with it the operating threshold")
+        except HrbenchError as error:
+            raise HrbenchError(f"{error}; the `hrbench run` that it came of makes it again") from None
+        return evidence
+
     @cached_property
     def pictures(self) -> list[Picture]:
-        """Worst and best images, in the order in which a report shows them."""
+        """Worst and best images, in the order in which a report shows them.
+
+        Raises
+        ------
+        HrbenchError
+            If their description, or one of them, is damaged or leads out of the run.
+        """
         index = self.files.pictures / "pictures.json"
-        if not index.is_file():
+        if not index.parent.is_dir() or not self._checked(index).exists():  # a copy may have left all out on purpose
             return []
-        items = json.loads(index.read_text(encoding="utf-8"))
-        return [Picture(index.parent / Path(i["file"]).name, i["kind"], i["image"], i["caption"]) for i in items]
+        try:
+            entries = conform(read_json(index, 1 << 20), list[_PictureRecord])
+        except Mismatch as wrong:
+            raise HrbenchError(f"{index}: {wrong.path or 'all of it'} {wrong.problem}") from None
+        if len(entries) > _MOST_PICTURES:
+            raise HrbenchError(f"{index}: {len(entries)} pictures, expected at most {_MOST_PICTURES}")
+        return [
+            Picture(self._checked(index.parent / Path(entry.file).name), entry.kind, entry.image, entry.caption)
+            for entry in entries
+        ]
+
+
+@dataclass(frozen=True)
+class _PictureRecord:
+    file: str
+    kind: str
+    image: str
+    caption: str
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+
+def _is_as_said(path: Path, said: FileRecord, *, sized: bool = False) -> bool:
+    """Tell whether a file holds what it held when it was written; `sized` only compares its size."""
+    if not path.is_file() or path.stat().st_size != said.bytes:
+        return False
+    return sized or file_digest(path) == said.sha256
 
 
 def find_runs(output: Path) -> list[Run]:
@@ -280,7 +435,8 @@ def read_runs(output: Path | str, *more: Path | str) -> list[Run]:
     """Return the finished runs below one or several folders, in order of the folders and of their paths.
 
     A run that is there more than once, by dataset, category and name, is taken from where it is found first; if other
-    values are recorded elsewhere, a warning names both places.
+    values are recorded elsewhere, a warning names both places. One that is damaged is left out, and a warning names the
+    file and what to do.
 
     Parameters
     ----------
@@ -290,7 +446,7 @@ def read_runs(output: Path | str, *more: Path | str) -> list[Run]:
     Raises
     ------
     HrbenchError
-        If a folder holds none.
+        If a folder holds none, or all are damaged.
 
     Examples
     --------
@@ -299,13 +455,30 @@ def read_runs(output: Path | str, *more: Path | str) -> list[Run]:
     """
     found: dict[tuple[str, ...], Run] = {}
     seen: set[Path] = set()
-    for run in (run for folder in (output, *more) for run in find_runs(Path(folder))):
+    for run in _sound([run for folder in (output, *more) for run in find_runs(Path(folder))]):
         place = run.folder.resolve()
         first = found.setdefault(place.parts[-3:], run)
         if first is not run and place not in seen and _other_values(first, run):
             log.warning("%s has other values than the same run in %s, which is used", run.folder, first.folder)
         seen.add(place)
     return list(found.values())
+
+
+def _sound(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that can be read; of the others, each once, a warning says why."""
+    sound: list[Run] = []
+    errors: dict[Path, HrbenchError] = {}
+    for run in runs:
+        try:
+            run.check()
+            sound.append(run)
+        except HrbenchError as error:
+            errors[run.folder.resolve()] = error
+    if not sound:
+        raise next(iter(errors.values()))
+    for reason in errors.values():
+        log.warning("left out: %s", reason)
+    return sound
 
 
 def _other_values(run: Run, other: Run) -> bool:

@@ -49,7 +49,7 @@ def test_a_method_that_fails_is_a_failure_and_stops_no_other(tree: Path, toy: st
         text.replace("    def predict(", "    def fit(self, *_):\n        raise KeyError('no')\n\n    def predict(")
     )
     study = hrbench.run("folder", [str(broken), toy], root=tree, output=tmp_path / "out", categories=["nut"])
-    assert [type(failure.error) for failure in study.failures] == [KeyError]
+    assert [type(failure.error.__cause__) for failure in study.failures] == [KeyError]
     (failure,) = study.failures
     assert "broken" in failure.job
     assert (failure.category, failure.method, failure.view, failure.seed) == ("nut", str(broken), "tiled:32:8", 0)

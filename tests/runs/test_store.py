@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import hrbench
 from hrbench import HrbenchError, Run, report
 from hrbench.cli import main
+from hrbench.runs.record import write_record
 from hrbench.runs.store import find_runs
 
 
@@ -42,7 +44,15 @@ def change(run: Run, row: int, value: float) -> float:
     before = float(records.loc[row, "value"])
     records.loc[row, "value"] = value
     records.to_parquet(run.files.table("records"))
+    believe(run)
     return before
+
+
+def believe(run: Run) -> None:
+    """Let a run's record say what its files hold now."""
+    about = Run(run.folder).about
+    write_record(dataclasses.replace(about, files=run.files.recorded(run.folder / name for name in about.files)),
+                 run.files.record)  # fmt: skip
 
 
 def test_the_same_run_in_two_folders_is_read_once_and_from_the_first(
@@ -85,6 +95,7 @@ def test_a_protocol_that_only_one_of_them_has_is_no_other_value(
     (theirs,) = find_runs(b)
     more = pd.concat([theirs.records, theirs.records.assign(protocol="mine", value=0.5)], ignore_index=True)
     more.to_parquet(theirs.files.table("records"))
+    believe(theirs)
     hrbench.read_runs(a, b)
     assert not caplog.records
 
