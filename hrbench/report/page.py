@@ -22,7 +22,7 @@ from hrbench.report.detection_limits import limit_names, limit_overview, limit_t
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
 from hrbench.report.operating import page_data, positions
-from hrbench.report.plots import KINDS, PlotData, figures, gather
+from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, figures, gather
 from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
@@ -36,6 +36,8 @@ __all__ = ["html_page", "write_leaderboard"]
 
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
+_PICTURED = 12
+"""Sets of pictures in all categories, a set for each of the best rows: at least one per category, at most six."""
 
 _ANSWER = ("matched", "limits", "froc")
 _AVERAGED = ("sizes", "diameters", "differences", "cost")
@@ -110,7 +112,7 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     return {
         "name": board.dataset,
         "anchor": anchor,
-        "notes": board.notes,
+        "notes": [*board.notes, *_shown(board)],
         "facts": {
             "categories": len(categories),
             "test": sum(run.test for run in counts),
@@ -128,6 +130,22 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
         "comparison": compare_protocols(board),
         "cards": method_cards(board),
     }
+
+
+def _pictured(board: Leaderboard) -> int:
+    """Return how many rows, from the best, the page has pictures of."""
+    return min(6, max(1, _PICTURED // len(board.categories)))
+
+
+def _shown(board: Leaderboard) -> list[str]:
+    """Say what plots and pictures leave out."""
+    rows, pictured = len(board.rows), _pictured(board)
+    notes = [f"Plots show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
+    if rows > pictured:
+        notes.append(
+            f"Pictures are of the best {pictured} of {rows} rows; those of the others lie in the folders of their runs."
+        )
+    return notes
 
 
 def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
@@ -166,7 +184,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
     sizes = [column for group, subsets in groups for column in size_columns(protocol, subsets, group)]
     several = len(board.categories) > 1
     pictures = []
-    for row in board.rows:
+    for row in board.rows[: _pictured(board)]:
         runs = [run for run in row.runs if run.category == category]
         first = next(iter(data.scores.get((category, row.configuration.number), ())), None)
         pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []

@@ -33,7 +33,10 @@ from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 
-__all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "MOST_ROWS", "PlotData", "figures", "gather", "write_plots"]
+
+MOST_ROWS = 12
+"""Rows of a leaderboard, from the best, that plots show: a legend of more cannot be told apart."""
 
 Floats = npt.NDArray[np.float64]
 OPERATING = ("limits", "froc", "matched", "ranks", "alarms")
@@ -71,6 +74,7 @@ def gather(board: Leaderboard) -> PlotData:
     areas: dict[str, npt.NDArray[np.int64]] = {}
     curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, int], Reliability] = {}
+    plotted = {row.configuration.number for row in board.rows[:MOST_ROWS]}
     for counted in sorted(board.runs, key=lambda run: run.seed):
         category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
@@ -78,10 +82,11 @@ def gather(board: Leaderboard) -> PlotData:
         except (HrbenchError, OSError):
             continue
         areas.setdefault(category, evidence.components["area"].to_numpy())
-        exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
-        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
         key = (category, counted.configuration.number)
-        curves.setdefault(key, []).append((pro, roc))
+        if counted.configuration.number in plotted:
+            exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
+            pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
+            curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
             detection = detection_at(Context(evidence, board.protocol), None)
             limits[key] = Reliability(detection, counted.seed, counted.held_out)
@@ -161,7 +166,7 @@ def figures(
         "detection": lambda: draw_detection(
             sheet.detections(), protocol.pod, title, protocol.threshold, sheet.threshold
         ),
-        "cost": lambda: None if category else draw_cost(tradeoff(board), axis, title),
+        "cost": lambda: None if category else draw_cost(tradeoff(sheet.board), axis, title),
     }
     for kind, draw in maybe.items():
         if kind in kinds and (figure := draw()) is not None:
@@ -173,14 +178,16 @@ class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
     def __init__(self, board: Leaderboard, data: PlotData, category: str) -> None:
-        self.board, self.data, self.category = board, data, category
+        self.rows_in_all, self.data, self.category = len(board.rows), data, category
+        self.board = board = dataclasses.replace(board, rows=board.rows[:MOST_ROWS])
         self.categories = [category] if category else board.categories
         self.rows = [row for row in board.rows if category not in row.missing]
 
     def title(self) -> str:
+        best = f", best {MOST_ROWS} of {self.rows_in_all} rows" if self.rows_in_all > MOST_ROWS else ""
         if len(self.categories) == 1:
-            return f"{self.board.dataset} / {self.categories[0]}"
-        return f"{self.board.dataset}, mean over {len(self.categories)} categories"
+            return f"{self.board.dataset} / {self.categories[0]}{best}"
+        return f"{self.board.dataset}, mean over {len(self.categories)} categories{best}"
 
     def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
         label = row.configuration.short if self.category else row.short_of_average

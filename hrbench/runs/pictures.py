@@ -25,7 +25,7 @@ from hrbench._util.files import atomic
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
-from hrbench.evidence.histograms import NormalScores, Scores, key_scores
+from hrbench.evidence.histograms import NormalScores, Scores, key_scores, ranked
 from hrbench.imaging import image_size, read_image, read_mask
 from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
@@ -121,24 +121,9 @@ def draw_pictures(
 
 def _scale(normals: Sequence[NormalScores]) -> tuple[float, float]:
     """Return the median score of all normal pixels, and the one that all but 1 in 2000 lie below."""
-    keys = np.array([_ranked(normals, share) for share in (0.5, 0.9995)], normals[0].keys.dtype)
-    low, high = key_scores(keys, normals[0].shift).astype(float)
+    last = sum(part.total for part in normals) - 1
+    low, high = key_scores(ranked(normals, [last // 2, int(0.9995 * last)]), normals[0].shift).astype(float)
     return low, high
-
-
-def _ranked(normals: Sequence[NormalScores], share: float) -> int:
-    """Return the key below which a share of all pixels lies, by bisection: pooled, they would be copied."""
-    filled = [part for part in normals if part.keys.size]
-    rank = int(share * (sum(part.total for part in filled) - 1))
-    low, high = (int(end(int(part.keys[place]) for part in filled)) for end, place in ((min, 0), (max, -1)))
-    while low < high:
-        middle = (low + high) // 2
-        key = filled[0].keys.dtype.type(middle)
-        if sum(part.total - int(part.above(key)) for part in filled) > rank:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def _smallest(evidence: Evidence, image: str) -> tuple[float, float, float, float] | None:
