@@ -1,6 +1,6 @@
 """Peak memory of `run` and `evaluate` with and without pictures, each in a process of its own.
 
-    python tools/bench_pictures.py [--sides 1000 10000] [--repeat 1] [--append] [--output results/bench_pictures.md]
+    python tools/bench_pictures.py [--sides 1000 10000] [--output results/bench_pictures.md]
 
 One defective and one good test image of so many pixels on a side, RGB of 8 bits as PNG; maps are float32 as TIFF. The
 method learns nothing and keeps nothing but its map, so that hardly anything but the pipeline takes memory. Peaks are
