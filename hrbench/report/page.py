@@ -22,7 +22,7 @@ from hrbench.report.detection_limits import limit_names, limit_overview, limit_t
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
 from hrbench.report.operating import page_data, positions
-from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, figures, gather
+from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, best_rows, figures, gather
 from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
@@ -125,7 +125,7 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
         "categories": [
             _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
         ],
-        "limits": limit_overview(data.limits, board),
+        "limits": limit_overview(data.limits, best_rows(board)),
         "cost": cost_table(board),
         "comparison": compare_protocols(board),
         "cards": method_cards(board),
@@ -140,7 +140,7 @@ def _pictured(board: Leaderboard) -> int:
 def _shown(board: Leaderboard) -> list[str]:
     """Say what plots and pictures leave out."""
     rows, pictured = len(board.rows), _pictured(board)
-    notes = [f"Plots show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
+    notes = [f"Plots and detection limits show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
     if rows > pictured:
         notes.append(
             f"Pictures are of the best {pictured} of {rows} rows; those of the others lie in the folders of their runs."
@@ -201,7 +201,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
         "promises": promises(board, category),
-        "limits": limit_table(data.limits, board, category),
+        "limits": limit_table(data.limits, best_rows(board), category),
         "plots": _svg(board, data, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,
     }

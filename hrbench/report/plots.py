@@ -33,10 +33,10 @@ from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 
-__all__ = ["KINDS", "MOST_ROWS", "PlotData", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "MOST_ROWS", "PlotData", "best_rows", "figures", "gather", "write_plots"]
 
 MOST_ROWS = 12
-"""Rows of a leaderboard, from the best, that plots show: a legend of more cannot be told apart."""
+"""Rows of a leaderboard, from the best, in plots and detection limits: a legend of more cannot be told apart."""
 
 Floats = npt.NDArray[np.float64]
 OPERATING = ("limits", "froc", "matched", "ranks", "alarms")
@@ -69,24 +69,27 @@ class PlotData:
     scores: AllScores = dataclasses.field(default_factory=dict)
 
 
+def best_rows(board: Leaderboard) -> Leaderboard:
+    """Return the leaderboard with those of its rows that plots show."""
+    return dataclasses.replace(board, rows=board.rows[:MOST_ROWS])
+
+
 def gather(board: Leaderboard) -> PlotData:
-    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone contributes none."""
+    """Read areas, curves and limits from the evidence of the best rows' runs; where it is gone, a run has none."""
     areas: dict[str, npt.NDArray[np.int64]] = {}
     curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, int], Reliability] = {}
-    plotted = {row.configuration.number for row in board.rows[:MOST_ROWS]}
-    for counted in sorted(board.runs, key=lambda run: run.seed):
+    for counted in sorted((run for row in best_rows(board).rows for run in row.runs), key=lambda run: run.seed):
         category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
             evidence = counted.run.load_evidence(board.protocol)
         except (HrbenchError, OSError):
             continue
         areas.setdefault(category, evidence.components["area"].to_numpy())
+        exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
+        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
         key = (category, counted.configuration.number)
-        if counted.configuration.number in plotted:
-            exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
-            pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
-            curves.setdefault(key, []).append((pro, roc))
+        curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
             detection = detection_at(Context(evidence, board.protocol), None)
             limits[key] = Reliability(detection, counted.seed, counted.held_out)
@@ -179,7 +182,7 @@ class _Sheet:
 
     def __init__(self, board: Leaderboard, data: PlotData, category: str) -> None:
         self.rows_in_all, self.data, self.category = len(board.rows), data, category
-        self.board = board = dataclasses.replace(board, rows=board.rows[:MOST_ROWS])
+        self.board = board = best_rows(board)
         self.categories = [category] if category else board.categories
         self.rows = [row for row in board.rows if category not in row.missing]
 
