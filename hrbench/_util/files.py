@@ -92,7 +92,10 @@ def below(root: Path, *names: str) -> Path:
         For names that lead outside, by themselves or by a link below `root`; and for a `root` that is not UTF-8.
     """
     check_utf8(str(root))
-    path = root / relative_path(*names)
+    try:
+        path = root / relative_path(*names)
+    except HrbenchError as error:
+        raise HrbenchError(f"{root}: {error}") from None
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise HrbenchError(f"{path}: a link leads out of {root}, expected a folder without such links")
     return path

@@ -26,6 +26,8 @@ __all__ = [
     "check_map",
     "image_score",
     "key_scores",
+    "next_key",
+    "ranked",
     "score_keys",
 ]
 
@@ -297,6 +299,30 @@ class DefectRanks:
         for piece in _pieces(scores.size):
             place[piece] = table[_offsets(scores[piece], shift, base)]
         return DefectRanks(keys, pixels, place, *_pooled_ranks(normals, keys))
+
+
+def ranked(parts: Sequence[NormalScores], ranks: npt.ArrayLike) -> Keys:
+    """Return the keys of the given ranks among the pixels of all parts, which are not copied."""
+    wanted = np.asarray(ranks, dtype=np.int64)
+    filled = [part.keys for part in parts if part.keys.size]
+    low = np.full(wanted.shape, min(keys[0] for keys in filled))
+    high = np.full(wanted.shape, max(keys[-1] for keys in filled))
+    total = sum(part.total for part in parts)
+    while (low < high).any():  # bisection
+        middle = low + (high - low) // 2
+        reached = total - sum(part.above(middle) for part in parts) > wanted
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    return low
+
+
+def next_key(parts: Sequence[NormalScores], keys: Keys) -> Keys:
+    """Return the lowest key of any part above each of `keys`, or the greatest number where there is none."""
+    following = np.full_like(keys, np.iinfo(keys.dtype).max)
+    for part in parts:
+        places = np.searchsorted(part.keys, keys, side="right")
+        there = places < part.keys.size
+        following[there] = np.minimum(following[there], part.keys[places[there]])
+    return following
 
 
 def _bins(scores: Scores, shift: int) -> tuple[np.unsignedinteger[Any], npt.NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hrbench.evidence.histograms import Histogram, Keys, score_keys
+from hrbench.evidence.histograms import Keys, NormalScores, next_key, ranked, score_keys
 from hrbench.metrics.context import Context, Shared
 from hrbench.metrics.curves import partial_area
 
@@ -46,7 +46,7 @@ class _Bins:
     @staticmethod
     def of(context: Context) -> _Bins:
         evidence = context.evidence
-        edges = _edges(evidence.normal.histogram())
+        edges = _edges(evidence.normals if evidence.spec.exact else [evidence.normal])
         counts = np.array([part.at_least(edges[::-1]) for part in evidence.normals], dtype=np.float64)
         bins = edges.size + 1
 
@@ -288,21 +288,33 @@ def _image_ious(context: Context) -> Floats:
     return result
 
 
-def _edges(normal: Histogram) -> Keys:
-    """Return rising lower edges of bins, fine where low false-positive rates are decided.
+def _edges(parts: Sequence[NormalScores]) -> Keys:
+    """Return rising lower edges of bins of the pooled parts, fine where low false-positive rates are decided.
 
     A bin that would hold a single normal key is cut above it, so that defect pixels are tied with it or not: with few
     distinct normal scores, nothing is approximated.
     """
-    last = normal.keys.size - 1
-    if last < 1000:
-        places = np.arange(last + 1)
-    else:
-        shares = [np.geomspace(1 / normal.total, 0.01, 300), np.linspace(0, 0.01, 1001), np.linspace(0.01, 0.1, 401)]
-        wanted = np.concatenate([*shares, np.linspace(0.1, 1, 401)]) * normal.total
-        above = normal.above(normal.keys)
-        places = np.unique(np.append(np.searchsorted(-above, -wanted).clip(max=last), 0))
-    return cut_keys(normal.keys, places)
+    few = _few_keys(parts)
+    if few is not None:
+        return cut_keys(few, np.arange(few.size))
+    total = sum(part.total for part in parts)
+    shares = [np.geomspace(1 / total, 0.01, 300), np.linspace(0, 0.01, 1001), np.linspace(0.01, 0.1, 401)]
+    above = np.floor(np.concatenate([*shares, np.linspace(0.1, 1, 401)]) * total).astype(np.int64)
+    first = np.unique(ranked(parts, np.append((total - 1 - above).clip(0), 0)))
+    last = ranked(parts, [total - 1])
+    single = (next_key(parts, first) == np.append(first[1:], first[-1:])) | (first == last)
+    return np.unique(np.concatenate([first, first[single] + 1, last + 1]))
+
+
+def _few_keys(parts: Sequence[NormalScores], most: int = 1000) -> Keys | None:
+    """Return the distinct keys of the parts, rising; None if there are more."""
+    keys = [ranked(parts, [0])]
+    last = ranked(parts, [sum(part.total for part in parts) - 1])
+    while keys[-1] < last:
+        if len(keys) == most:
+            return None
+        keys.append(next_key(parts, keys[-1]))
+    return np.concatenate(keys)
 
 
 def cut_keys(keys: Keys, places: Ints) -> Keys:

@@ -52,6 +52,11 @@ TIMES = (THROUGHPUT, "ms_median", "ms_p95")
 Memory is each process's own, and stays.
 """
 
+_LONGEST = 60
+"""Characters of the options that tell rows apart; with more, a digest does."""
+
+_ABSENT = object()
+
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
@@ -70,8 +75,9 @@ class Configuration:
         Whether any weights are random.
     number : int
         Its place among all configurations of a report.
-    digest : str
-        ``#1f2e3d``, only where the readable parts do not tell it from another one.
+    differs : str
+        Only where the other readable parts do not tell it from another one: the options that do, ``steps = 20``, or
+        else a digest, ``#1f2e3d``.
     label, short : str
         Its whole name, and only what tells it from the others.
     """
@@ -87,7 +93,7 @@ class Configuration:
     weights: str
     random: bool
     number: int = -1
-    digest: str = ""
+    differs: str = ""
     label: str = ""
     short: str = ""
 
@@ -98,8 +104,8 @@ class Configuration:
 
     @property
     def weights_text(self) -> str:
-        """The weights, with the digest of the options where rows would otherwise look alike."""
-        return " ".join(part for part in (self.weights, self.digest) if part)
+        """The weights, with the options that differ where rows would otherwise look alike."""
+        return " ".join(part for part in (self.weights, self.differs) if part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,21 +332,38 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
     def readable(configuration: Configuration) -> list[str]:
         return [configuration.title, configuration.preset, configuration.view, configuration.weights]
 
-    alike = Counter(tuple(readable(configuration)) for configuration in first.values())
+    alike: dict[tuple[str, ...], list[Configuration]] = {}
+    for configuration in first.values():
+        alike.setdefault(tuple(readable(configuration)), []).append(configuration)
+    told = {identity: text for same in alike.values() for identity, text in _differences(same).items()}
     # A legend repeats nothing that is the same in all rows, but always names the method.
-    differs = [True, *(len(set(texts)) > 1 for texts in list(zip(*map(readable, first.values()), strict=True))[1:])]
+    differing = [True, *(len(set(texts)) > 1 for texts in list(zip(*map(readable, first.values()), strict=True))[1:])]
     final = {}
     for number, (identity, configuration) in enumerate(sorted(first.items())):
-        names, digest = readable(configuration), ""
-        if alike[tuple(names)] > 1:
-            digest = "#" + hashlib.sha256("\n".join(identity).encode()).hexdigest()[:6]
-        short = _name(name for name, differing in zip([*names, digest], [*differs, True], strict=True) if differing)
+        names = [*readable(configuration), told[identity]]
+        short = _name(name for name, differs in zip(names, [*differing, True], strict=True) if differs)
         if configuration.random and "RANDOM" not in short:
             short += " · RANDOM weights"
         final[identity] = dataclasses.replace(
-            configuration, number=number, digest=digest, label=_name([*names, digest]), short=short
+            configuration, number=number, differs=told[identity], label=_name(names), short=short
         )
     return [dataclasses.replace(run, configuration=final[run.configuration.identity]) for run in runs]
+
+
+def _differences(alike: Sequence[Configuration]) -> dict[tuple[str, ...], str]:
+    """Return, by identity, what tells configurations apart that read alike: options, a digest where they do not."""
+    if len(alike) == 1:
+        return {alike[0].identity: ""}
+    options = [json.loads(configuration.options) for configuration in alike]
+    names = sorted({name for one in options for name in one if any(one[name] != o.get(name, _ABSENT) for o in options)})
+    texts = [_pairs({name: one[name] for name in names if name in one}) for one in options]
+    counts = Counter(texts)
+    return {
+        configuration.identity: text
+        if counts[text] == 1 and 0 < len(text) <= _LONGEST
+        else "#" + hashlib.sha256("\n".join(configuration.identity).encode()).hexdigest()[:6]
+        for configuration, text in zip(alike, texts, strict=True)
+    }
 
 
 def _name(parts: Iterable[str]) -> str:

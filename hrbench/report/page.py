@@ -24,7 +24,7 @@ from hrbench.report.detection_limits import limit_names, limit_overview, limit_t
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
 from hrbench.report.operating import page_data, positions
-from hrbench.report.plots import KINDS, PlotData, figures, gather
+from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, best_rows, figures, gather
 from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
@@ -40,6 +40,8 @@ log = logging.getLogger("hrbench")
 
 _PICTURES = 3
 """Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
+_PICTURED = 12
+"""Sets of pictures in all categories, a set for each of the best rows: at least one per category, at most six."""
 
 _ANSWER = ("matched", "limits", "froc")
 _AVERAGED = ("sizes", "diameters", "differences", "cost")
@@ -114,7 +116,7 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
     return {
         "name": board.dataset,
         "anchor": anchor,
-        "notes": board.notes,
+        "notes": [*board.notes, *_shown(board)],
         "facts": {
             "categories": len(categories),
             "test": sum(run.test for run in counts),
@@ -127,11 +129,27 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
         "categories": [
             _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
         ],
-        "limits": limit_overview(data.limits, board),
+        "limits": limit_overview(data.limits, best_rows(board)),
         "cost": cost_table(board),
         "comparison": compare_protocols(board),
         "cards": method_cards(board),
     }
+
+
+def _pictured(board: Leaderboard) -> int:
+    """Return how many rows, from the best, the page has pictures of."""
+    return min(6, max(1, _PICTURED // len(board.categories)))
+
+
+def _shown(board: Leaderboard) -> list[str]:
+    """Say what plots and pictures leave out."""
+    rows, pictured = len(board.rows), _pictured(board)
+    notes = [f"Plots and detection limits show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
+    if rows > pictured:
+        notes.append(
+            f"Pictures are of the best {pictured} of {rows} rows; those of the others lie in the folders of their runs."
+        )
+    return notes
 
 
 def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
@@ -170,7 +188,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
     sizes = [column for group, subsets in groups for column in size_columns(protocol, subsets, group)]
     several = len(board.categories) > 1
     pictures = []
-    for row in board.rows:
+    for row in board.rows[: _pictured(board)]:
         runs = [run for run in row.runs if run.category == category]
         first = next(iter(data.scores.get((category, row.configuration.number), ())), None)
         pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []
@@ -187,7 +205,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
         "promises": promises(board, category),
-        "limits": limit_table(data.limits, board, category),
+        "limits": limit_table(data.limits, best_rows(board), category),
         "plots": _svg(board, data, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,
     }

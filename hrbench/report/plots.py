@@ -34,7 +34,10 @@ from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
 from hrbench.runs.store import Run
 
-__all__ = ["KINDS", "PlotData", "figures", "gather", "write_plots"]
+__all__ = ["KINDS", "MOST_ROWS", "PlotData", "best_rows", "figures", "gather", "write_plots"]
+
+MOST_ROWS = 12
+"""Rows of a leaderboard, from the best, in plots and detection limits: a legend of more cannot be told apart."""
 
 log = logging.getLogger("hrbench")
 
@@ -69,12 +72,17 @@ class PlotData:
     scores: AllScores = dataclasses.field(default_factory=dict)
 
 
+def best_rows(board: Leaderboard) -> Leaderboard:
+    """Return the leaderboard with those of its rows that plots show."""
+    return dataclasses.replace(board, rows=board.rows[:MOST_ROWS])
+
+
 def gather(board: Leaderboard) -> PlotData:
-    """Read areas, curves and limits from the runs' evidence; a run whose evidence is gone or damaged has none."""
+    """Read areas, curves and limits from the evidence of the best rows' runs; one whose evidence is damaged has none."""
     areas: dict[str, npt.NDArray[np.int64]] = {}
     curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, int], Reliability] = {}
-    for counted in sorted(board.runs, key=lambda run: run.seed):
+    for counted in sorted((run for row in best_rows(board).rows for run in row.runs), key=lambda run: run.seed):
         category = counted.category
         try:  # not kept: the evidence of a whole benchmark does not fit in memory
             evidence = counted.run.load_evidence(board.protocol)
@@ -177,7 +185,7 @@ def figures(
         "detection": lambda: draw_detection(
             sheet.detections(), protocol.pod, title, protocol.threshold, sheet.threshold
         ),
-        "cost": lambda: None if category else draw_cost(tradeoff(board), axis, title),
+        "cost": lambda: None if category else draw_cost(tradeoff(sheet.board), axis, title),
     }
     for kind, draw in maybe.items():
         if kind in kinds and (figure := draw()) is not None:
@@ -189,14 +197,16 @@ class _Sheet:
     """What the plots of one category, or of a dataset's average, have in common."""
 
     def __init__(self, board: Leaderboard, data: PlotData, category: str) -> None:
-        self.board, self.data, self.category = board, data, category
+        self.rows_in_all, self.data, self.category = len(board.rows), data, category
+        self.board = board = best_rows(board)
         self.categories = [category] if category else board.categories
         self.rows = [row for row in board.rows if category not in row.missing]
 
     def title(self) -> str:
+        best = f", best {MOST_ROWS} of {self.rows_in_all} rows" if self.rows_in_all > MOST_ROWS else ""
         if len(self.categories) == 1:
-            return f"{self.board.dataset} / {self.categories[0]}"
-        return f"{self.board.dataset}, mean over {len(self.categories)} categories"
+            return f"{self.board.dataset} / {self.categories[0]}{best}"
+        return f"{self.board.dataset}, mean over {len(self.categories)} categories{best}"
 
     def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
         label = row.configuration.short if self.category else row.short_of_average

@@ -37,12 +37,12 @@ def promise_of(run: CountedRun, protocol: Protocol) -> Promise | None:
     rule = protocol.threshold
     if rule.rule == "mean+k*sigma":
         return None
-    records = run.run.records
-    records = records[(records["protocol"] == protocol.name) & (records["subset"] == "all")]
+    records, metric = run.run.records, "fpr" if rule.rule == "normal-quantile" else "alarms"
+    rows = records[records["metric"] == metric]
+    rows = rows[(rows["protocol"] == protocol.name) & (rows["subset"] == "all")]
     held_out = run.held_out
     if rule.rule == "normal-quantile":
-        return _of_pixels(records, rule.fpr)
-    rows = records[records["metric"] == "alarms"]
+        return _of_pixels(rows, rule.fpr)
     if rows.empty or not rows["n"].iloc[0]:
         return None
     value, good = float(rows["value"].iloc[0]), int(rows["n"].iloc[0])
@@ -67,8 +67,7 @@ def promise_of(run: CountedRun, protocol: Protocol) -> Promise | None:
 _DRIFT = ". DRIFT: the good test images are unlike the training images, so no threshold set on these can be trusted."
 
 
-def _of_pixels(records: pd.DataFrame, share: float) -> Promise | None:
-    rows = records[records["metric"] == "fpr"]
+def _of_pixels(rows: pd.DataFrame, share: float) -> Promise | None:
     if rows.empty or math.isnan(value := float(rows["value"].iloc[0])):
         return None
     low, high = float(rows["ci_low"].iloc[0]), float(rows["ci_high"].iloc[0])

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from hrbench.metrics import DISJOINT, size_subsets
 from hrbench.metrics.alarms import FalseAlarms, allowed, matched_limits
@@ -127,7 +126,11 @@ AllScores = Mapping[tuple[str, int], Sequence[Scores]]
 
 
 def read_scores(board: Leaderboard) -> dict[tuple[str, int], list[Scores]]:
-    """Read the scores of a dataset's runs; what an earlier version measured has none."""
+    """Read the scores of a dataset's runs, once for all reports; what an earlier version measured has none."""
+    return board.once(_read)
+
+
+def _read(board: Leaderboard) -> dict[tuple[str, int], list[Scores]]:
     found: dict[tuple[str, int], list[Scores]] = {}
     for counted in sorted(board.runs, key=lambda run: run.seed):
         scores = scores_of(counted.run, board.protocol, counted.seed)
@@ -169,22 +172,20 @@ def quarters(areas: Ints, bins: SizeBins) -> Ints:
 
 
 def _intervals(run: Run, protocol: Protocol) -> dict[float, Intervals]:
-    records = run.records
-    records = records[(records["protocol"] == protocol.name) & (records["subset"] == "all")]
+    names, numbers = ("protocol", "subset", "metric"), ("fpr_limit", "ci_low", "ci_high")
+    columns = (
+        run.records[name].astype(kind).tolist() for part, kind in ((names, str), (numbers, float)) for name in part
+    )
+    ends: dict[tuple[str, float], Interval] = {}
+    for of, subset, metric, limit, low, high in zip(*columns, strict=True):
+        if (of, subset) == (protocol.name, "all") and not (math.isnan(low) or math.isnan(high)):
+            ends.setdefault((metric, round(limit, 9)), (low, high))
     found = {}
     for budget in protocol.alarm.budgets:
-        at = records[np.isclose(records["fpr_limit"].astype(float), budget, rtol=0, atol=1e-9)]
-        ends = Intervals(*(_interval(at[at["metric"] == metric]) for metric in ("a90_matched", "recall_matched")))
-        if any(ends):
-            found[budget] = ends
+        of_budget = (ends.get((metric, round(budget, 9))) for metric in ("a90_matched", "recall_matched"))
+        if any(both := Intervals(*of_budget)):
+            found[budget] = both
     return found
-
-
-def _interval(rows: pd.DataFrame) -> Interval | None:
-    if rows.empty:
-        return None
-    low, high = (float(rows[end].iloc[0]) for end in ("ci_low", "ci_high"))
-    return None if math.isnan(low) or math.isnan(high) else (low, high)
 
 
 def steps(good: int, budgets: Sequence[float]) -> Ints:

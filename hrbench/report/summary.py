@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,8 @@ SIZED = (
 """Metrics by size of defect that the rule applies to; of images by their largest defect, it is about these images."""
 
 _METRIC = ["metric", "subset", "fpr_limit"]
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +201,16 @@ class Leaderboard:
     rows: tuple[Row, ...]
     estimates: Estimates
     notes: list[str]
+    _kept: dict[Callable[..., Any], Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def once(self, function: Callable[[Leaderboard], T]) -> T:
+        """Return a function of the leaderboard that several reports need, computed at the first call."""
+        if function not in self._kept:
+            self._kept[function] = function(self)
+        result: T = self._kept[function]
+        return result
 
     @property
     def categories(self) -> list[str]:

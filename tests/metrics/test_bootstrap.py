@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import hrbench
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
-from hrbench.metrics import bootstrap, compute
+from hrbench.evidence.histograms import SortedKeys, next_key, ranked
+from hrbench.metrics import bootstrap, compute, weighted
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.segmentation import MATCHED
 from hrbench.protocol import Bootstrap, Curve
@@ -403,3 +404,22 @@ def test_any_weights_give_values_in_range(seed, levels, offset):
     known = result.values[~np.isnan(result.values)]
     assert ((known >= -1e-12) & (known <= 1 + 1e-12)).all()
     assert np.abs(result.estimate - compute(evidence, NATIVE, threshold=THRESHOLD + offset)["value"]).max() < 0.05
+
+
+@pytest.mark.parametrize("decimals", [None, 1, 3])
+def test_exact_scores_are_ranked_without_pooling_them(decimals: int | None) -> None:
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=size).astype(np.float32) for size in (1, 5000, 3001)]
+    parts = [SortedKeys.of(part if decimals is None else part.round(decimals)) for part in maps]
+    pooled = parts[0].pooled(parts[1:])
+    ranks = rng.integers(0, pooled.total, 100)
+    assert np.array_equal(ranked(parts, ranks), pooled.ranked(ranks))
+    assert np.array_equal(weighted._edges(parts), weighted._edges([pooled.histogram()]))
+    distinct = np.unique(pooled.keys)
+    assert np.array_equal(next_key(parts, distinct[:-1]), distinct[1:])
+
+
+def test_exact_intervals_keep_no_copy_of_all_scores() -> None:
+    evidence = collect(case(), exact=True)
+    bootstrap.replicates(evidence, rules(draws=2))
+    assert "normal" not in evidence.__dict__

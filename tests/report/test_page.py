@@ -13,8 +13,9 @@ from PIL import Image
 
 import hrbench.report
 from hrbench.protocol import Protocol
-from hrbench.report import write_leaderboard
+from hrbench.report import page, plots, write_leaderboard
 from hrbench.report.embedding import inline_jpeg
+from hrbench.report.summary import summarise
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, NASTY, PROTOCOL, write_run
@@ -187,3 +188,22 @@ def test_report_knows_no_torch() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split(".")[0] for name in names} & {"torch", "timm", "pylab"}
             assert "matplotlib.pyplot" not in names
+
+
+def test_of_many_rows_the_best_are_drawn_and_a_sentence_says_so(
+    make_run: Factory, tmp_path: Path, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(config) for config in CONFIGS[:3]]
+    for module in (page, plots):
+        monkeypatch.setattr(module, "MOST_ROWS", 2)
+    monkeypatch.setattr(page, "_PICTURED", 1)
+    text = write_leaderboard(runs, tmp_path, protocol)["html"].read_text(encoding="utf-8")
+    read = Reader(text)
+    assert "Plots and detection limits show the best 2 of 3 rows." in read.texts
+    assert any(one.startswith("Pictures are of the best 1 of 3 rows") for one in read.texts)
+    assert len(read.all("img")) == 4
+    (board,) = summarise(runs, protocol).leaderboards
+    legend = plots.figures(board, plots.gather(board), "", kinds=["sizes"])["sizes"].legends[0]
+    shown = [label.get_text().strip() for label in legend.get_texts()]
+    assert [row.configuration.short for row in board.rows[:2]] == shown[:2]
+    assert board.rows[2].configuration.short not in shown

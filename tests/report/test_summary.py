@@ -85,12 +85,20 @@ def test_weights_that_lay_elsewhere_are_the_same_weights(make_run: Factory, prot
     assert [configuration.weights for configuration in configurations(board)] == ["mobilenetv2_100 file"]
 
 
-def test_rows_that_would_look_alike_carry_a_digest(make_run: Factory, protocol: Protocol) -> None:
+def test_rows_that_would_look_alike_say_which_options_differ(make_run: Factory, protocol: Protocol) -> None:
     run, other = make_run(seed=0), make_run(seed=1)
     alter(other, "method.options.steps", 99)
-    labels = {configuration.label for configuration in configurations(board_of([run, other], protocol))}
-    assert len(labels) == 2
-    assert all(re.search(r"#[0-9a-f]{6}", label) for label in labels)
+    first, second = configurations(board_of([run, other], protocol))
+    assert {first.label.split(" · ")[-1], second.label.split(" · ")[-1]} == {"steps = 20", "steps = 99"}
+    assert {first.short, second.short} == {"FastFlow · steps = 20", "FastFlow · steps = 99"}
+
+
+def test_what_no_short_text_tells_apart_carries_a_digest(make_run: Factory, protocol: Protocol) -> None:
+    run, other = make_run(seed=0), make_run(seed=1)
+    alter(other, "method.options.steps", list(range(100)))
+    texts = [configuration.differs for configuration in configurations(board_of([run, other], protocol))]
+    assert sorted(len(text) for text in texts) == [7, len("steps = 20")]
+    assert any(re.fullmatch(r"#[0-9a-f]{6}", text) for text in texts)
 
 
 def test_short_labels_tell_only_what_differs(make_run: Factory, protocol: Protocol) -> None:

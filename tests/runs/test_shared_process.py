@@ -158,7 +158,7 @@ def test_a_method_that_exits_when_it_is_imported_is_refused_before_anything_runs
     quitter = adapter(toy, tmp_path / "quitter.py", last="raise SystemExit(0)")
     words = ["run", "--root", str(tree), "--preset", "demo", "--output", str(tmp_path / "out")]
     assert main([*words, "--methods", toy, quitter]) == 2
-    assert "quitter.py' called sys.exit(0)" in capsys.readouterr().err
+    assert "quitter.py' cannot be imported: SystemExit: 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -172,7 +172,7 @@ def test_no_link_leads_out_of_a_run(run: Run, name: str, tmp_path: Path) -> None
     path, secret = run.folder / name, tmp_path / "secret"
     shutil.move(path, secret)  # what it leads to would be good
     path.symlink_to(secret)
-    with pytest.raises(HrbenchError, match=r"leads out of .*no link"):
+    with pytest.raises(HrbenchError, match="leads out of"):
         _ = Run(run.folder).records, Run(run.folder).pictures, Run(run.folder).evidence
 
 
@@ -191,7 +191,7 @@ def test_names_in_a_record_lead_nowhere(run: Run, name: str) -> None:
     table["files"] = {"../../../notes": {"bytes": 1, "sha256": ""}}
     run.files.record.write_text(json.dumps(table), encoding="utf-8")
     again = Run(run.folder)
-    with pytest.raises(HrbenchError, match="leads out of"):
+    with pytest.raises(HrbenchError, match="leaves its folder"):
         _ = again.evidence
     with pytest.raises(HrbenchError, match="leads out of"):
         again.damaged()
