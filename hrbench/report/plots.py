@@ -78,7 +78,7 @@ def best_rows(board: Leaderboard) -> Leaderboard:
 
 
 def gather(board: Leaderboard) -> PlotData:
-    """Read areas, curves and limits from the evidence of the best rows' runs; one whose evidence is damaged has none."""
+    """Read areas, curves and limits from the evidence of the runs of the best rows; one that is damaged has none."""
     areas: dict[str, npt.NDArray[np.int64]] = {}
     curves: dict[tuple[str, int], list[tuple[Floats, Floats]]] = {}
     limits: dict[tuple[str, int], Reliability] = {}
