@@ -40,10 +40,12 @@ def play(case: Case, world: World, place: Path, *, keep: bool) -> Result:
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         finding = worst([Finding("other", f"campaign: {type(error).__name__}: {error} ({where})"), *stage.judge()])
     shown = finding.why.replace(f"{place}/", "").replace(f"{world.root}/", "")
-    finding = Finding(finding.verdict, " ".join(shown.split()))
+    finding = Finding(finding.verdict, " ".join(shown.split()).encode("utf-8", "backslashreplace").decode())
     if finding.verdict != "ok" and keep:
         for number, outcome in enumerate(stage.outcomes):
-            (place / f"said-{number}.txt").write_text(f"{outcome}\n\n{outcome.text}", encoding="utf-8")
+            (place / f"said-{number}.txt").write_text(
+                f"{outcome}\n\n{outcome.text}", encoding="utf-8", errors="replace"
+            )
     else:
         shutil.rmtree(place, ignore_errors=True)
     return case, finding, time.monotonic() - began
@@ -160,7 +162,11 @@ def main() -> int:
     about = (
         f"Commit {commit_of(args.python)}, families {' '.join(args.family)}, seed {args.seed}, {minutes:.1f} minutes."
     )
-    text = "\n".join([*heading, about, "", *table(results), ""])
+    struck = [
+        f"{kills.STRUCK.total()} kills: " + ", ".join(f"{n} {name}" for name, n in kills.STRUCK.items()) + ".",
+        "",
+    ]
+    text = "\n".join([*heading, about, "", *(struck if kills.STRUCK else ()), *table(results), ""])
     print(text)
     if args.output:
         before = args.output.read_text(encoding="utf-8") + "\n" if args.append and args.output.is_file() else ""

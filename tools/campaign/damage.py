@@ -454,12 +454,13 @@ ODD_JSON = {
 def cases(args: argparse.Namespace) -> Iterable[Case]:
     """Yield all cases of the family."""
     of: dict[str, Sequence[str]] = {
-        "run.json": ("leaderboard", "run"),
         "records.parquet": ("leaderboard", "run", "plot"),
     }
     for pattern in FILES:
         for kind in KINDS:
             rest = ("leaderboard", "run") if kind in ("flip", "delete") else ("run",)
+            if (pattern, kind) == ("run.json", "delete"):
+                continue  # the run is not done, see lost_record
             for command in of.get(pattern, rest):
                 for number in range(3 if kind == "flip" and command == "run" else 1):
                     yield bytes_damaged(pattern, kind, command, number, args.seed)

@@ -441,7 +441,7 @@ def wrong_output(kind: str) -> Case:
             "a dangling link": str(stage.path / "given/link/out"),
             "too long": str(stage.out / ("x" * 300)),
             "NUL": "a\0b",
-            "not UTF-8": str(stage.out) + "\udcff",
+            "not UTF-8": str(stage.out / "\udcff"),
         }[kind]
         if kind == "a dangling link":
             (stage.path / "given").mkdir(exist_ok=True)
@@ -452,7 +452,7 @@ def wrong_output(kind: str) -> Case:
             outcome = stage.hrbench(*argv)
             yield from judge_end(outcome)
         else:
-            yield from judge_refusal(stage.hrbench(*argv), r"out|a-file|/dev/full|nowhere|file name|NUL|null")
+            yield from judge_refusal(stage.hrbench(*argv), r"out|a-file|/dev/full|nowhere|link|file name|NUL|null")
 
     return Case("inputs", "10" if kind not in ("not UTF-8", "NUL", "too long") else "17", f"output is {kind}", play)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from .verdict import Finding, digests, judge_bits, judge_end
+from .verdict import Finding, Outcome, digests, judge_bits, judge_end, last_line
 from .world import QUICK, Case, Stage, World
 
 SMALL = {  # a configuration of each method that fits in a second
@@ -62,12 +64,15 @@ def _data_make(world: World) -> list[str]:
 
 
 TARGETS = {
-    "toy": Target(60, _toy),
+    "toy": Target(70, _toy),
     **{name: Target(28, partial(_method, name)) for name in SMALL},
     "evaluate": Target(40, _evaluate),
-    "leaderboard": Target(30, _leaderboard),
+    "leaderboard": Target(20, _leaderboard),
     "data make": Target(30, _data_make),
 }
+
+
+STRUCK: Counter[str] = Counter()  # kills that have found their command alive, by target
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,7 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
     expected: Undisturbed = stage.world.once(f"undisturbed {name}", lambda: undisturbed(name, stage))
     command, struck, moments = with_output(TARGETS[name].command(stage.world), stage), 0, []
     stage.set()
-    for _ in range(8 * kills):  # some end before their moment has come
-        if struck == kills:
-            break
+    while struck < kills:  # some end before their moment has come, and are begun anew
         if rng.random() < 0.5:
             moment = rng.uniform(0.01, 0.95) * expected.seconds
             how = {"signals": [[moment, signal.SIGKILL]]}
@@ -121,21 +124,22 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
         outcome = stage.hrbench(*command, tune=QUICK, writes_below=str(stage.out), timeout=120, **how)
         killed = outcome.code == -signal.SIGKILL and not outcome.ended_by
         stage.outcomes.remove(outcome)
-        yield from [] if killed else judge_end(outcome)
-        if not killed and outcome.code == 0 and not stage.out.is_dir():
-            yield Finding("lost", f"{text}: exit 0 and no output")
-        struck += killed
-        moments += [text] * killed
-    yield from (
-        replace(finding, why=f"{finding.why}; killed {', '.join(moments)}")
-        for finding in _end(stage, command, expected)
-    )
-
-
-def _end(stage: Stage, command: list[str], expected: Undisturbed) -> Iterable[Finding]:
+        if killed:
+            struck += 1
+            moments.append(text)
+            STRUCK[name] += 1
+        else:
+            yield from _ended(outcome, stage, expected)
+            shutil.rmtree(stage.out, ignore_errors=True)
     last = stage.hrbench(*command, tune=QUICK, timeout=120)
-    if last.code:
-        yield Finding("lost", f"cannot go on, exit {last.code}: {last.text.strip().splitlines()[-1:]}")
+    for finding in _ended(last, stage, expected):
+        yield replace(finding, why=f"{finding.why}; killed {', '.join(moments)}")
+
+
+def _ended(outcome: Outcome, stage: Stage, expected: Undisturbed) -> Iterable[Finding]:
+    yield from judge_end(outcome)
+    if outcome.code:
+        yield Finding("lost", f"cannot go on, exit {outcome.code}: {last_line(outcome.text)}")
     yield from judge_bits(digests(stage.out), expected.files)
 
 
@@ -144,11 +148,8 @@ def cases(args: argparse.Namespace) -> Iterable[Case]:
     names = args.targets or list(TARGETS)
     shares = sum(TARGETS[name].share for name in names)
     for name in names:
-        left, number, rng = (
-            max(1, round(args.kills * TARGETS[name].share / shares)),
-            0,
-            random.Random(f"{args.seed} {name}"),
-        )
+        left, number = max(1, round(args.kills * TARGETS[name].share / shares)), 0
+        rng = random.Random(f"{args.seed} {name}")
         while left:
             kills = min(left, rng.choice((1, 1, 2, 3)))
             seed = f"{args.seed} {name} {number}"

@@ -165,6 +165,7 @@ def attend(pid: int, ask: dict[str, Any], began: float, texts: dict[int, bytearr
             now = time.monotonic()
             break
         time.sleep(LOOK_SECONDS)
+    read_all(texts)
     with contextlib.suppress(ProcessLookupError):  # what it may have started and left behind
         os.killpg(pid, signal.SIGKILL)
     return {
