@@ -32,13 +32,15 @@ Result = tuple[Case, Finding, float]
 def play(case: Case, world: World, place: Path, *, keep: bool) -> Result:
     """Play a case in a folder of its own, and judge it."""
     began = time.monotonic()
-    stage = Stage(world, place)
+    stage, findings = Stage(world, place), []
     try:
-        finding = worst([*case.play(stage), *stage.judge()])
+        for found in case.play(stage):
+            findings.append(found)  # one by one: what was found before an error counts
     except Exception as error:  # the campaign's own fault, or what it reads is not there: the other cases go on
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
-        finding = worst([Finding("other", f"campaign: {type(error).__name__}: {error} ({where})"), *stage.judge()])
+        findings.append(Finding("other", f"campaign: {type(error).__name__}: {error} ({where})"))
+    finding = worst([*findings, *stage.judge()])
     shown = finding.why.replace(f"{place}/", "").replace(f"{world.root}/", "")
     finding = Finding(finding.verdict, " ".join(shown.split()).encode("utf-8", "backslashreplace").decode())
     if finding.verdict != "ok" and keep:

@@ -72,6 +72,7 @@ TARGETS = {
 }
 
 
+CHECKPOINTS = (0.02, 0.1, 5.0)  # seconds between them: with few, much is done again
 STRUCK: Counter[str] = Counter()  # kills that have found their command alive, by target
 
 
@@ -112,6 +113,7 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
     expected: Undisturbed = stage.world.once(f"undisturbed {name}", lambda: undisturbed(name, stage))
     command, struck, moments = with_output(TARGETS[name].command(stage.world), stage), 0, []
     stage.set()
+    tune = {**QUICK, "hrbench.engine.training:CHECKPOINT_SECONDS": rng.choice(CHECKPOINTS)}
     while struck < kills:  # some end before their moment has come, and are begun anew
         if rng.random() < 0.5:
             moment = rng.uniform(0.01, 0.95) * expected.seconds
@@ -121,7 +123,7 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
             write = rng.randint(1, max(1, expected.writes))
             how = {"kill_at_write": write}
             text = f"before change {write} of {expected.writes}"
-        outcome = stage.hrbench(*command, tune=QUICK, writes_below=str(stage.out), timeout=120, **how)
+        outcome = stage.hrbench(*command, tune=tune, writes_below=str(stage.out), timeout=120, **how)
         killed = outcome.code == -signal.SIGKILL and not outcome.ended_by
         stage.outcomes.remove(outcome)
         if killed:
@@ -131,7 +133,7 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
         else:
             yield from _ended(outcome, stage, expected)
             shutil.rmtree(stage.out, ignore_errors=True)
-    last = stage.hrbench(*command, tune=QUICK, timeout=120)
+    last = stage.hrbench(*command, tune=tune, timeout=120)
     for finding in _ended(last, stage, expected):
         yield replace(finding, why=f"{finding.why}; killed {', '.join(moments)}")
 

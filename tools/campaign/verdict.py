@@ -89,9 +89,9 @@ def judge_refusal(outcome: Outcome, words: str, *, silent: str = "silent", own_f
 
 
 def judge_words(outcome: Outcome, words: str) -> list[Finding]:
-    """Return what is wrong where a line must match `words`, among few others."""
+    """Return what is wrong where a line must match `words`, all that `` & `` joins, among few others."""
     lines = [line for line in outcome.text.splitlines() if line.strip()]
-    if not any(re.search(words, line, re.IGNORECASE) for line in lines):
+    if not any(all(re.search(word, line, re.IGNORECASE) for word in words.split(" & ")) for line in lines):
         return [Finding("other", f"exit {outcome.code}, no line says {words!r}: {last_line(outcome.text)}")]
     if len(lines) > MOST_LINES and "usage:" not in outcome.text:
         return [Finding("other", f"exit {outcome.code}, {len(lines)} lines")]
