@@ -131,18 +131,18 @@ def trial(name: str, seed: str, kills: int, stage: Stage) -> Iterable[Finding]:
             moments.append(text)
             STRUCK[name] += 1
         else:
-            yield from _ended(outcome, stage, expected)
+            yield from _ended(outcome, stage, expected, moments)
             shutil.rmtree(stage.out, ignore_errors=True)
     last = stage.hrbench(*command, tune=tune, timeout=120)
-    for finding in _ended(last, stage, expected):
-        yield replace(finding, why=f"{finding.why}; killed {', '.join(moments)}")
+    yield from _ended(last, stage, expected, moments)
 
 
-def _ended(outcome: Outcome, stage: Stage, expected: Undisturbed) -> Iterable[Finding]:
-    yield from judge_end(outcome)
+def _ended(outcome: Outcome, stage: Stage, expected: Undisturbed, moments: list[str]) -> Iterable[Finding]:
+    findings = [*judge_end(outcome), *judge_bits(digests(stage.out), expected.files)]
     if outcome.code:
-        yield Finding("lost", f"cannot go on, exit {outcome.code}: {last_line(outcome.text)}")
-    yield from judge_bits(digests(stage.out), expected.files)
+        findings.append(Finding("lost", f"cannot go on, exit {outcome.code}: {last_line(outcome.text)}"))
+    for finding in findings:
+        yield replace(finding, why=f"{finding.why}; killed {', '.join(moments) or 'never'}")
 
 
 def cases(args: argparse.Namespace) -> Iterable[Case]:
