@@ -594,7 +594,8 @@ BAD_OPTIONS: Sequence[tuple[str, Argv, str]] = (
     *(
         (f"{option} of {name}", lambda s, name=name, option=option: _small(s, name, option), option.split("=")[0])
         for name, options in (
-            ("fastflow", ("batch_size=0", "lr=-1", "flow_steps=0", "steps=-1", "steps=0", "lr=nan", "strides=[]", "kernels=[]")),
+            ("fastflow", ("batch_size=0", "lr=-1", "flow_steps=0", "steps=-1", "steps=0", "lr=nan", "strides=[]",
+                          "kernels=[]")),
             ("uflow", ("batch_size=0", "lr=-1", "flow_steps=0", "steps=-1", "lr=nan")),
             ("l2bt", ("batch_size=0", "lr=-1", "steps=-1", "kernels=[]")),
             ("rstpm", ("batch_size=0", "lr=-1", "steps=-1", "width=0", "strides=[]")),
@@ -641,7 +642,8 @@ BAD_OPTIONS: Sequence[tuple[str, Argv, str]] = (
     ("--protocol a folder", lambda s: [*run()(s), "--protocol", _folder(s, "p.toml")], r"p\.toml"),
     ("--dataset a folder", lambda s: [*run()(s), "--dataset", _folder(s, "d.toml")], r"d\.toml"),
     ("grid a folder", lambda s: ["run", _folder(s, "g.toml"), *list(run()(s))[1:]], r"g\.toml"),
-    ("a NUL in a grid file", lambda s: ["run", s.file("grid.toml", 'root = "a\u0000b"'), "--methods", s.world.toy], "root"),
+    ("a NUL in a grid file", lambda s: ["run", s.file("grid.toml", 'root = "a\\u0000b"'), "--methods", s.world.toy],
+     "root"),
     ("methods a folder", lambda s: [*run(methods=[_folder(s, "m.py")])(s)], r"m\.py"),
     ("maps missing", lambda s: [*evaluate()(s), "--maps", "/nowhere"], "/nowhere"),
     ("--name of nothing", lambda s: [*evaluate()(s), "--name", ""], ""),
