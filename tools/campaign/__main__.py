@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,13 +60,15 @@ def play_all(cases: Sequence[Case], args: argparse.Namespace, work: Path) -> lis
     for numbered in enumerate(cases):
         todo.put(numbered)
     results: dict[int, Result] = {}
-    said = threading.Lock()
+    said, stop = threading.Lock(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the cases that are begun are ended, and the table is written
+        signal.signal(number, lambda *_: stop.set())
 
     def serve(number: int) -> None:
         server = Server(args.python, work / f"server-{number}")
         world = World(work / f"world-{number}", server, args.seed)
         world.root.mkdir()
-        while True:
+        while not stop.is_set():
             try:
                 at, case = todo.get_nowait()
             except queue.Empty:
