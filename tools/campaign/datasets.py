@@ -279,7 +279,7 @@ def deep_root(levels: int) -> Case:
 # -- item 13: names that lead outside
 
 HOSTILE = ("../" * 7 + "victim", "../" * 4 + "victim", "../victim", "..", ".", "a/../../victim",
-           "/tmp/campaign-victim", "./..//..//victim", "~", "~root", "-rf", "$(touch victim)", "a\nb", "a\tb", "con",
+           "ABSOLUTE/victim", "./..//..//victim", "~", "~root", "-rf", "$(touch victim)", "a\nb", "a\tb", "con",
            "a\\..\\..\\victim", "．．/victim", "%2e%2e/victim",
            ".hidden", " ", "runs/..", "a:b", "\u202etxt", LONG, "x" * 255)  # fmt: skip
 
@@ -288,15 +288,13 @@ def hostile_category(name: str) -> Case:
     """Return a case of a descriptor whose category has a hostile name, where a tree lies."""
 
     def play(stage: Stage) -> Iterable[Finding]:
-        root = stage.path / "given/1/2/3/4/5/6/7/8/data"
+        root, called = stage.path / "given/1/2/3/4/5/6/7/8/data", name.replace("ABSOLUTE", str(stage.path / "given/a"))
         root.mkdir(parents=True)
-        for number in range(2):
-            place = root / (name if number == 0 else "bolt")
-            if not name.startswith(("/", "~")) and not (place / "train").is_dir():
-                write_tree(place.parent, categories=(place.name,)) if place.name not in ("", "..", ".") else write_tree(
-                    place.resolve().parent, categories=(place.resolve().name,)
-                )
-        more = f"[categories.{json.dumps(name)}]\n[categories.bolt]\n"
+        for category in (called, "bolt"):
+            place = (root / category).resolve()
+            if place.is_relative_to(stage.path) and not (place / "train").is_dir():
+                write_tree(place.parent, categories=(place.name,))
+        more = f"[categories.{json.dumps(called)}]\n[categories.bolt]\n"
         dataset = stage.file("hostile.toml", descriptor_text("parts", layout="mvtec", more=more))
         stage.set()
         argv = stage.world.run_toy("--dataset", dataset, "--save-maps", root=root)

@@ -177,8 +177,7 @@ class Server:
         with (work / "server.log").open("a") as log:
             self._process = subprocess.Popen(
                 [python, "-P", str(HERE / "server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                text=True, env=self.environment, cwd=work,
-                start_new_session=True,
+                text=True, env=self.environment, cwd=work, start_new_session=True,
             )  # fmt: skip
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
