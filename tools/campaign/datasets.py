@@ -175,10 +175,8 @@ BAD_DATA: Sequence[tuple[str, Damage, str, bool]] = (
     ("no training image", _remove("train/good/*.png"), "train", True),
     ("no defective image", _remove("test/dent", "ground_truth"), "defect", True),
     ("a training image copied into test", _copy(TRAINING, "test/good/900.png"), "900|003", False),
-    ("the same image twice in training", _copy(TRAINING, "train/good/900.png"), "900|003", False),
     ("images in a sub-folder that is not read", _copy(TRAINING, "train/good/more/900.png"), "more", False),
     ("images beside train/good", _copy(TRAINING, "train/bad/900.png"), "bad|900", False),
-    ("a half-made set", _write(".000.png.1-abcd.tmp", b"x"), "tmp|half|unfinished", False),
     ("an image without a mask", _remove(MASK), "004", True),
     ("a mask without an image", _remove(IMAGE), "004", True),
     ("two files of one stem", _copy(IMAGE, "test/dent/004.bmp"), "004", True),
@@ -228,6 +226,25 @@ def run_on(name: str, damage: Damage, words: str) -> Case:
             yield Finding("other", f"found after the fit: exit {outcome.code}: {last_line(outcome.err)}")
 
     return Case("inputs", "12", f"run: {name}", play)
+
+
+def half_made(command: str) -> Case:
+    """Return a case of a procedural dataset of which files are missing, because it was made only in part."""
+
+    def play(stage: Stage) -> Iterable[Finding]:
+        root = stage.path / "given/data"
+        argv = ["data", "make", str(root), "--size", "64", "--categories", "weave", "--train", "3", "--test-good", "2",
+                "--test-defective", "3"]  # fmt: skip
+        stage.world.server.ask(argv=argv, cwd=str(stage.path))
+        (root / "weave/test/good/001.png").unlink()
+        stage.set()
+        run = [*stage.world.run_toy(root=root), "--output", str(stage.out)]
+        check = ["data", "check", "--root", str(root)]
+        yield from judge_refusal(stage.hrbench(*(run if command == "run" else check)), "001")
+        if stage.fits():
+            yield Finding("other", "found after the fit")
+
+    return Case("inputs", "12", f"{command}: a half-made set", play)
 
 
 def fifo(place: str, command: str) -> Case:
@@ -434,6 +451,8 @@ def cases() -> Iterable[Case]:
         yield checked(name, damage, words)
         if before_fit:
             yield run_on(name, damage, words)
+    for command in ("data check", "run"):
+        yield half_made(command)
     for name in HOSTILE:
         yield hostile_category(name)
     for name in HOSTILE[:8] + HOSTILE[12:16] + HOSTILE[-2:]:
