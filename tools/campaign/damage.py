@@ -104,7 +104,7 @@ KINDS: dict[str, Callable[[Path, random.Random], None]] = {
 }  # fmt: skip
 FILES = (
     "run.json", "records.parquet", "components.parquet", "images.parquet", "replicates.parquet", "weights.safetensors",
-    "evidence/*/images.parquet", "evidence/*/components.parquet", "evidence/*/calibration.parquet", "evidence/*/*",
+    "evidence/*/images.parquet", "evidence/*/components.parquet", "evidence/*/calibration.parquet",
     "pictures/pictures.json", "pictures/00-*.jpg", "maps/bolt/test/dent/004.tiff",
 )  # fmt: skip
 
