@@ -148,7 +148,7 @@ def _digest(path: Path) -> str:
         return f"link {path.readlink()}"
     if path.is_dir():
         return "folder"
-    with contextlib.suppress(ValueError, TypeError, OSError, pa.ArrowException):  # what is damaged counts by its bytes
+    with contextlib.suppress(ValueError, TypeError, OSError, RecursionError, pa.ArrowException):  # what is damaged counts by its bytes
         if path.name == "images.parquet" and "evidence" in path.parts:
             return hashlib.sha256(_without_seconds(path)).hexdigest()
         if path.name == "run.json":
