@@ -173,7 +173,6 @@ EXITS = {
     "sys.exit(0) in __init__": {"init": "sys.exit(0)"},
     "sys.exit(0) at import": {"at_import": "sys.exit(0)"},
     "sys.exit('words') in fit": {"fit": "sys.exit('words')"},
-    "GeneratorExit in fit": {"fit": "raise GeneratorExit"},
     "StopIteration in fit": {"fit": "raise StopIteration"},
     "a BaseException of its own in fit": {"fit": "raise type('Own', (BaseException,), {})('why')"},
 }

@@ -23,6 +23,7 @@ TRACEBACK = re.compile(r"Traceback \(most recent call last\)|terminate called|Fa
 PYTHON_FRAME = re.compile(r'^\s+File "([^"]+)", line \d+', re.MULTILINE)
 REFUSALS = (1, 2, 75)
 MOST_LINES = 40
+UNREADABLE = (ValueError, TypeError, OSError, RecursionError, pa.ArrowException)
 NOT_OF_THE_JOB = {"cost", "created", "environment", "device"}  # in run.json: when, where and at what cost
 
 
@@ -148,7 +149,7 @@ def _digest(path: Path) -> str:
         return f"link {path.readlink()}"
     if path.is_dir():
         return "folder"
-    with contextlib.suppress(ValueError, TypeError, OSError, RecursionError, pa.ArrowException):  # what is damaged counts by its bytes
+    with contextlib.suppress(*UNREADABLE):  # what is damaged counts by its bytes
         if path.name == "images.parquet" and "evidence" in path.parts:
             return hashlib.sha256(_without_seconds(path)).hexdigest()
         if path.name == "run.json":
