@@ -15,6 +15,7 @@ import json
 import os
 import pkgutil
 import resource
+import runpy
 import signal
 import sys
 import tempfile
@@ -105,9 +106,8 @@ def child(ask: dict[str, Any], told: int, pipes: list[int]) -> int:
         exec(compile(ask["code"], "<campaign>", "exec"), {"__name__": "__main__", "ARGUMENTS": ask.get("arguments")})
         return 0
     sys.argv = ["hrbench", *ask["argv"]]
-    from hrbench.cli import main
-
-    return int(main(ask["argv"]) or 0)
+    runpy.run_module("hrbench", run_name="__main__", alter_sys=True)
+    return 0
 
 
 def forked(ask: dict[str, Any], told: int, pipes: list[int]) -> None:
