@@ -575,7 +575,7 @@ def signal_cases() -> Iterable[Case]:
     """Yield the cases of signals."""
     for command in ("run", "evaluate", "leaderboard", "data make"):
         for number in (signal.SIGINT, signal.SIGTERM):
-            for share in (0.2, 0.6):
+            for share in (0.4, 0.7):
                 yield signalled(command, number, share)
     for seconds in (0.1, 0.5, 1.0, 2.0, 3.5):
         yield interrupted_import(seconds, signal.SIGINT)

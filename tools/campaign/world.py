@@ -376,6 +376,8 @@ class Stage:
             return findings
         harmless = ("'here/out'", "'here/report'", "'journal'", "'home/.cache", "'home/.config")
         for words in changes(self._before, self._listing()):
+            if words.startswith("'tmp/torchinductor"):
+                continue  # torch makes it when it is imported
             if words.startswith("'tmp/"):
                 findings.append(Finding("other", f"left over in the temporary folder: {words}"))
             elif not words.startswith(harmless):
