@@ -288,7 +288,7 @@ def deep_root(levels: int) -> Case:
                        -1: (tree.parent, tree)}[levels]  # fmt: skip
         stage.set()
         outcome = stage.hrbench(*stage.world.run_toy(root=root), "--output", str(stage.out))
-        yield from judge_refusal(outcome, rf"did you mean.*{re.escape(str(meant))}")
+        yield from judge_refusal(outcome, rf"did you mean.*{re.escape(meant.name)}")
 
     return Case("inputs", "17", f"a root {abs(levels)} too {'deep' if levels > 0 else 'shallow'}", play)
 
