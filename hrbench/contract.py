@@ -34,6 +34,13 @@ __all__ = [
 
 log = logging.getLogger("hrbench")
 
+_CALLS = {
+    "fit": "fit(self, normals, context)",
+    "predict": "predict(self, batch)",
+    "predict_inputs": "predict_inputs(self, batch, inputs_per_image)",
+    "finish": "finish(self, maps)",
+    "calibrate": "calibrate(self, maps)",
+}
 FRAMES = 5  # of the adapter's, that an error shows: the last ones
 _FOREIGN = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")] + [Path(__file__).parent]
 
@@ -55,7 +62,9 @@ def breach(source: Any, found: str, expected: str) -> HrbenchError:
 
 
 def check_class(cls: type[Method]) -> None:
-    """Raise an error unless the presets of a method are presets by name."""
+    """Raise an error unless the presets of a method are presets by name, and its image score a rule in words."""
+    if not isinstance(cls.image_score, str):
+        raise breach(cls, f"has {_described(cls.image_score)} as image_score", '"max", "mean" or "top:SHARE"')
     presets: Any = cls.presets
     expected = 'a dict of presets by name, {"native": hrbench.Preset("tiled:256:64", {"option": value})}'
     if not isinstance(presets, Mapping):
@@ -87,15 +96,30 @@ def make(cls: type[Method], options: Mapping[str, Any]) -> Method:
     if not begun:
         raise breach(cls.__init__, "begins without super().__init__()", "that before all else")
     if cls.fit is Method.fit:
-        raise breach(cls, "has no fit", "fit(self, normals, context)")
+        raise breach(cls, "has no fit", _CALLS["fit"])
     if cls.predict is Method.predict and cls.predict_inputs is Method.predict_inputs:
-        raise breach(cls, "has no predict", "predict(self, batch)")
+        raise breach(cls, "has no predict", _CALLS["predict"])
+    for name, expected in _CALLS.items():
+        _check_call(cls, name, expected)
     if not _is_size(method.multiple):
         raise breach(cls, f"has multiple {method.multiple!r}", "a whole number of at least 1")
     size = method.input_size
     if size is not None and not (_is_size(size) and size % method.multiple == 0):
         raise breach(cls, f"has input_size {size!r}", f"None or a multiple of {method.multiple}")
     return method
+
+
+def _check_call(cls: type[Method], name: str, expected: str) -> None:
+    """Raise an error unless the suite can call a method of an adapter as it does."""
+    call = getattr(cls, name)
+    if not callable(call):
+        raise breach(cls, f"has {_described(call)} as {name}", expected)
+    try:
+        inspect.signature(call).bind(*range(expected.count(",") + 1))
+    except TypeError as error:
+        raise breach(call, f"cannot be called ({error})", expected) from None
+    except ValueError:  # of a call that does not say what it takes
+        return
 
 
 def check_features(extract: Callable[..., Any], given: Any, inputs: int) -> Sequence[Tensor]:

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+MAX_DRAWS = 100_000  # of a bootstrap: each keeps a weight for every image
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageScoreRule:
     """How the native anomaly map becomes one score: ``max``, ``mean`` or ``top:SHARE``.
@@ -248,7 +251,8 @@ class Protocol:
             require(alarm.headline in alarm.budgets, "alarm.headline", alarm.headline, f"one of {alarm.budgets}")
         among = set(alarm.summary) <= set(alarm.budgets) and len(set(alarm.summary)) == len(alarm.summary)
         require(among, "alarm.summary", alarm.summary, f"different ones of {alarm.budgets}")
-        require(self.bootstrap.draws >= 0, "bootstrap.draws", self.bootstrap.draws, "0 or more")
+        draws = self.bootstrap.draws
+        require(0 <= draws <= MAX_DRAWS, "bootstrap.draws", draws, f"0 to {MAX_DRAWS:,}")
         require(self.bootstrap.seed >= 0, "bootstrap.seed", self.bootstrap.seed, "0 or more")
         require(0 < self.bootstrap.level < 1, "bootstrap.level", self.bootstrap.level, "a number in (0, 1)")
         for key in ("share", "probability", "level"):

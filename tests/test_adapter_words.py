@@ -51,6 +51,27 @@ def breach(source: str, words: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fit": 3}, r"has 3 as fit, expected fit\(self, normals, context\)"),
+        ({"fit": lambda self: None}, r"cannot be called \(too many .*\), expected fit\(self, normals, context\)"),
+        ({"predict": lambda self: None}, r"cannot be called .*, expected predict\(self, batch\)"),
+        ({"finish": lambda self, a, b: None}, r"cannot be called .*, expected finish\(self, maps\)"),
+        ({"calibrate": None}, r"has None as calibrate, expected calibrate\(self, maps\)"),
+    ],
+)
+def test_what_the_suite_cannot_call(change, words):
+    with pytest.raises(HrbenchError, match=words):
+        make(type("Odd", (Plain,), change), {})
+
+
+@pytest.mark.parametrize("rule", [None, 3, ("max",)])
+def test_an_image_score_is_a_rule_in_words(rule):
+    with pytest.raises(HrbenchError, match='as image_score, expected "max", "mean" or "top:SHARE"'):
+        check_class(type("Odd", (Plain,), {"image_score": rule}))
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         (None, r"gave None, expected hrbench\.Prediction"),

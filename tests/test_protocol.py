@@ -56,6 +56,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("fpr_limits = 0.3\n", "fpr_limits is 0.3, expected a list"),
         ("fpr_limits = [0.0]\n", r"fpr_limits is \(0.0,\), expected numbers in"),
         ("headline_fpr = 0.2\n", "headline_fpr is 0.2"),
+        ("[bootstrap]\ndraws = 1000000000000\n", "bootstrap.draws is 1000000000000, expected 0 to 100,000"),
         ("[bootstrap]\nseed = -1\n", "bootstrap.seed is -1, expected 0 or more"),
         ("connectivity = 6\n", "connectivity is 6, expected one of 4, 8"),
         ("image_score = 'median'\n", "'median', expected max, mean or top:SHARE"),

@@ -453,7 +453,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise HrbenchError(f"{path}: {error}, expected at most {MAX_PIXELS} pixels") from None
     except _DECODER_ERRORS as error:
         size = path.stat().st_size
-        reason = str(error) or type(error).__name__
+        reason = (
+            "too little memory to decode it" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+        )
         raise HrbenchError(
             f"{path}: damaged or truncated ({size} bytes): {reason}; expected a complete image"
         ) from None

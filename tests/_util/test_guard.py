@@ -130,6 +130,16 @@ def test_a_method_cannot_end_the_process() -> None:
         raise SystemExit(0)
 
 
+def test_an_exception_of_its_own_kind_ends_nothing_else() -> None:
+    class Odd(BaseException):
+        pass
+
+    with pytest.raises(HrbenchError, match=r"fit raised Odd\(no\), which is no Exception"), guarded("fit"):
+        raise Odd("no")
+    with pytest.raises(KeyboardInterrupt), guarded("fit"):
+        raise KeyboardInterrupt
+
+
 def test_generators() -> None:
     def draw() -> tuple[float, float, float]:
         return torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002

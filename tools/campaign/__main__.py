@@ -160,6 +160,8 @@ def main() -> int:
             if (not args.only or case.item in args.only) and (not args.match or args.match in case.name)
         ]
         cases += chosen[: args.limit]
+    if args.work:
+        Path(args.work).mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="campaign-", dir=args.work))
     results = play_all(cases, args, work)
     minutes = (time.monotonic() - began) / 60
