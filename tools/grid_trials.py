@@ -33,7 +33,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import hashlib
 import itertools
 import json
 import logging
@@ -58,8 +57,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from campaign.verdict import digests
 from PIL import Image
 
 from hrbench import LocalEngine, RayEngine, load_dataset, load_protocol
@@ -341,35 +339,9 @@ def sabotage(what: str) -> None:
 # -- what is expected --------------------------------------------------------------------------------------------------
 
 
-def fingerprint(root: Path) -> dict[str, str]:
-    """Return the digests of all files below a folder, and what else is there."""
-    return {str(path.relative_to(root)): _digest(path) for path in sorted(root.rglob("*"))}
-
-
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        return "folder"
-    if path.name == "images.parquet" and "evidence" in path.parts:
-        return hashlib.sha256(_without_seconds(path)).hexdigest()
-    if path.name == "run.json":
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return hashlib.sha256(json.dumps({**about, "cost": 0, "created": 0}, sort_keys=True).encode()).hexdigest()
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _without_seconds(path: Path) -> bytes:
-    table = pq.read_table(path)
-    assert "seconds" in table.column_names
-    table = table.drop_columns(["seconds"]).combine_chunks()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
 def differences(world: World, jobs: Sequence[Job], output: Path) -> list[str]:
     """Return in words where a folder is another than expected."""
-    found = in_fork(fingerprint, output, log=world.work / "compare.log")
+    found = in_fork(digests, output, log=world.work / "compare.log")
     expected = world.files_of(jobs, output)
     words = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     words += [f"{name}: left over" for name in sorted(found.keys() - expected.keys())]
@@ -419,7 +391,7 @@ def make_world(work: Path, broken: str) -> World:
     output = work / "alone"
     seconds = solo(world, jobs, output)
     for job in jobs:
-        world.expected[job.name] = in_fork(fingerprint, job.folder(output).path, log=work / "compare.log")
+        world.expected[job.name] = in_fork(digests, job.folder(output).path, log=work / "compare.log")
     world.seconds = _stage_seconds(world.lines())
     words = differences(world, jobs, output)
     if words or Tally.of(world.lines(), jobs).complaints(helpers=False):

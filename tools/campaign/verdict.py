@@ -24,7 +24,8 @@ PYTHON_FRAME = re.compile(r'^\s+File "([^"]+)", line \d+', re.MULTILINE)
 REFUSALS = (1, 2, 75)
 MOST_LINES = 40
 UNREADABLE = (ValueError, TypeError, OSError, RecursionError, pa.ArrowException)
-NOT_OF_THE_JOB = {"cost", "created", "environment", "device"}  # in run.json: when, where and at what cost
+# In run.json and fit.json: when, where and at what cost.
+NOT_OF_THE_JOB = {"cost", "created", "environment", "device", "seconds", "spent", "fit.json"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _digest(path: Path) -> str:
     with contextlib.suppress(*UNREADABLE):  # what is damaged counts by its bytes
         if path.name == "images.parquet" and "evidence" in path.parts:
             return hashlib.sha256(_without_seconds(path)).hexdigest()
-        if path.name == "run.json":
+        if path.name in ("run.json", "fit.json"):
             about = _of_the_job(json.loads(path.read_text(encoding="utf-8")))
             return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()
