@@ -174,7 +174,7 @@ def _match(network: nn.Module, given: Mapping[str, Tensor], whole: str | None) -
 
     A ``features_only`` network renames what it wraps (``blocks.0`` to ``blocks_0``, or a prefix ``model.``),
     so keys are compared with dots as underscores. What the network does not have is left out if the `whole` model has
-    it (heads, later blocks) or it is another network beside it (a decoder).
+    it (a head, later blocks), or if it is the decoder of a masked autoencoder; anything else is of another model.
     """
     flat = {_flat(key): value for key, value in given.items()}
     filled: dict[str, Tensor] = {}
@@ -203,15 +203,10 @@ def _match(network: nn.Module, given: Mapping[str, Tensor], whole: str | None) -
 
 
 def _foreign(model: str, given: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys that belong to parts of the timm model, of which it has no such: the file is another model's."""
+    """Return the keys that the timm model has not."""
     with torch.device("meta"):
-        own = timm.create_model(model, pretrained=False).state_dict()
-    names, parts = {_flat(key) for key in own}, {key.partition(".")[0] for key in own}
-    return [
-        key
-        for key in given
-        if _flat(key) not in names and (key.partition(".")[0] in parts or "." not in key) and not _BESIDE.match(key)
-    ]
+        names = {_flat(key) for key in timm.create_model(model, pretrained=False).state_dict()}
+    return [key for key in given if _flat(key) not in names and not _BESIDE.match(key)]
 
 
 def _flat(key: str) -> str:

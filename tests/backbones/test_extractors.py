@@ -278,6 +278,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda state: {**state, "layer1.7.conv1.weight": torch.ones(2)}, f"{PYRAMID} has no layer1.7.conv1.weight"),
+        (lambda state: {**state, "projector.bias": torch.ones(2)}, f"{PYRAMID} has no projector.bias"),
         (lambda state: {**state, "reg_token": torch.ones(2)}, f"{PYRAMID} has no reg_token"),
         (lambda state: {**state, "conv1.0.weight": state["conv1.0.weight"] + 0j}, "of type complex64, expected float"),
         (lambda state: {**state, "conv1.0.weight": state["conv1.0.weight"].to(torch.int8)}, "int8, expected float32"),
@@ -295,7 +296,7 @@ def test_parts_beside_the_model_are_left_out(tmp_path: Path) -> None:
     path, state = tmp_path / "w.pth", state_of(VIT)
     torch.save(state, path)
     plain = load_tokens(VIT, str(path), (3,)).provenance
-    beside = {"decoder_pos_embed": torch.ones(2), "mask_token": torch.ones(2), "projector.0.weight": torch.ones(2)}
+    beside = {"decoder_pos_embed": torch.ones(2), "mask_token": torch.ones(2), "decoder_norm.bias": torch.ones(2)}
     torch.save({**state, **beside}, path)
     assert load_tokens(VIT, str(path), (3,)).provenance == plain
 
