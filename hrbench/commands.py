@@ -197,7 +197,7 @@ def plot(args: argparse.Namespace) -> int:
 
 def data_make(args: argparse.Namespace) -> int:
     """Write the procedural dataset."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", args.size)
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", args.size)
     if not match:
         raise HrbenchError(f"--size is {args.size!r}, expected HEIGHTxWIDTH or one number, in pixels")
     root = make_dataset(

@@ -29,6 +29,7 @@ VERSION = 1
 """Raised whenever the same arguments give other pictures."""
 
 _MARK = "hrbench-procedural.json"
+MOST_IMAGES = 100_000  # of a kind and category
 _BYTES_PER_PIXEL = 120  # at the peak, measured
 _NOISE_LIMIT = 7.0  # grey levels; below the least change of a defect pixel, which noise thus never hides
 _README = """\
@@ -153,15 +154,15 @@ def _validate(
             f"size is {size[0]} x {size[1]}: to draw that takes {needed / 2**30:,.0f} GiB of memory, "
             f"expected at most {side} x {side} px, for the {room / 2**30:,.0f} GiB that there are"
         )
-    least = {
-        "train": (train, 1),
-        "test_good": (test_good, 0),
-        "test_defective": (test_defective, 0),
-        "seed": (seed, 0),
-    }
-    for option, (value, lowest) in least.items():
-        if value < lowest:
-            raise HrbenchError(f"{option} is {value}, expected at least {lowest}")
+    for option, value, lowest in (
+        ("train", train, 1),
+        ("test_good", test_good, 0),
+        ("test_defective", test_defective, 0),
+    ):
+        if not lowest <= value <= MOST_IMAGES:
+            raise HrbenchError(f"{option} is {value}, expected {lowest} to {MOST_IMAGES:,} images")
+    if seed < 0:
+        raise HrbenchError(f"seed is {seed}, expected at least 0")
     if test_good + test_defective == 0:
         raise HrbenchError("test_good and test_defective are both 0, expected at least one test image")
 

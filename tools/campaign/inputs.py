@@ -637,7 +637,7 @@ BAD_OPTIONS: Sequence[tuple[str, Argv, str]] = (
     ("--categories unknown", lambda s: [*run("--categories", "unknown")(s)], "unknown"),
     ("--categories absolute", lambda s: [*run("--categories", "/etc")(s)], "/etc"),
     ("--categories ..", lambda s: [*run("--categories", "..")(s)], r"\.\."),
-    ("--categories not UTF-8", lambda s: [*run("--categories", "a\udcff")(s)], "categor"),
+    ("--categories not UTF-8", lambda s: [*run("--categories", "a\udcff")(s)], "UTF-8"),
     ("--root missing", lambda s: [*run()(s), "--root", "/nowhere"], "/nowhere"),
     ("--root a file", lambda s: [*run()(s), "--root", s.world.toy], "toy.py"),
     ("--root not UTF-8", lambda s: [*run()(s), "--root", "/x\udcff"], "/x"),
