@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import noise_normals
-from hrbench.methods._patch_features import PatchFeatures
-from hrbench.methods.gaussian import Gaussian, Moments
 
 from hrbench import HrbenchError, create_method
 from hrbench.engine.training import Fit, seeded
+from hrbench.methods._patch_features import PatchFeatures
+from hrbench.methods.gaussian import Gaussian, Moments
 
 SMALL = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import noise_normals
-from hrbench.methods import knn
-from hrbench.methods.knn import KNN, Reservoir, covering, nearest
 
 from hrbench import HrbenchError, create_method
 from hrbench.engine.training import Fit, seeded
+from hrbench.methods import knn
+from hrbench.methods.knn import KNN, Reservoir, covering, nearest
 
 SMALL = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
 
