@@ -9,10 +9,10 @@ import argparse
 import pkgutil
 from pathlib import Path
 
-import hrbench.methods
 import pdoc
 
 import hrbench
+import hrbench.methods
 
 
 def public_modules() -> list[str]:
