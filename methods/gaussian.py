@@ -114,7 +114,7 @@ class Gaussian(Method):
         width = self.features.width
         kept = width if channels is None else channels
         self.multiple = self.features.multiple
-        self._check(kept, width, per_position, reduction, shrinkage, ridge, blur, input_size, batch_size)
+        self._check(kept, width, per_position, reduction, shrinkage, ridge, blur, input_size)
         self.input_size = input_size if per_position else None
         self._reduction, self._per_position = reduction, per_position
         self._shrinkage, self._ridge, self._blur, self._batch_size = shrinkage, ridge, blur, batch_size
@@ -133,7 +133,6 @@ class Gaussian(Method):
         ridge: float,
         blur: float,
         input_size: int | None,
-        batch_size: int,
     ) -> None:
         def require(ok: bool, option: str, found: object, expected: str) -> None:
             if not ok:
@@ -143,7 +142,6 @@ class Gaussian(Method):
         require(0 <= shrinkage <= 1, "shrinkage", shrinkage, "a share from 0 to 1")
         require(ridge >= 0, "ridge", ridge, "0 or more")
         require(blur >= 0, "blur", blur, "0 or more pixels")
-        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         if per_position:
             require(reduction == "random", "reduction", reduction, "'random' with per_position")
             side = self.features.multiple
@@ -188,11 +186,13 @@ class Gaussian(Method):
             variances, directions = torch.linalg.eigh(regular)
             if bool((variances[:, -principal:] <= 0).any()):
                 raise HrbenchError(_SINGULAR)
-            return (directions[..., -principal:] / variances[:, None, -principal:].sqrt()).transpose(1, 2)
+            scaled: Tensor = directions[..., -principal:] / variances[:, None, -principal:].sqrt()
+            return scaled.transpose(1, 2)
         factor, failed = torch.linalg.cholesky_ex(regular)
         if bool(failed.any()):
             raise HrbenchError(_SINGULAR)
-        return torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        whitening: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        return whitening
 
     def predict(self, batch: Tensor) -> Prediction:
         """Return the distance per place of the finest stride; at the input's size where it is blurred."""

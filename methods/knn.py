@@ -114,7 +114,6 @@ class KNN(Method):
         require(projected >= 0, "projected", projected, "0 or more")
         require(neighbours >= 1, "neighbours", neighbours, "1 or more")
         require(blur >= 0, "blur", blur, "0 or more pixels")
-        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         self.features = PatchFeatures(backbone, weights, strides, block, pool=pool, normalise=normalise, join=join)
         self.multiple = self.features.multiple
         self._candidates, self._bank, self._share, self._projected = candidates, bank, share, projected
@@ -135,7 +134,7 @@ class KNN(Method):
             directions = torch.randn(drawn.shape[1], self._projected, generator=random)
             compared = drawn @ directions.to(drawn)
         start = int(torch.randint(len(drawn), (), generator=random))
-        steps = context.track(range(number), total=number, description="choose")
+        steps = context.track(torch.arange(number), total=number, description="choose")
         self.bank = drawn[covering(compared, start, steps)]
 
     def predict(self, batch: Tensor) -> Prediction:
@@ -197,7 +196,7 @@ class Reservoir:
         self.vectors[leave.to(vectors.device)] = vectors[low[come].to(vectors.device)]
 
 
-def covering(vectors: Tensor, start: int, steps: Iterable[int]) -> Tensor:
+def covering(vectors: Tensor, start: int, steps: Iterable[object]) -> Tensor:
     """Return the numbers of vectors, (N, C), each the farthest from those before it: the greedy k-centre choice.
 
     Parameters
@@ -205,8 +204,8 @@ def covering(vectors: Tensor, start: int, steps: Iterable[int]) -> Tensor:
     vectors : Tensor
     start : int
         The first one.
-    steps : iterable of int
-        As many as are chosen: a range, or one that shows progress.
+    steps : iterable
+        Of as many items as are chosen; it may show progress.
 
     Notes
     -----
@@ -238,7 +237,7 @@ def nearest(vectors: Tensor, bank: Tensor, number: int) -> Tensor:
     vectors, bank = vectors - middle, bank - middle
     squares = (bank * bank).sum(dim=1)
     found = []
-    for part in vectors.split(max(1, _DISTANCES // len(bank))):
+    for part in torch.split(vectors, max(1, _DISTANCES // len(bank))):
         places = torch.addmm(squares, part, bank.T, alpha=-2).topk(number, dim=1, largest=False).indices
         found.append(torch.linalg.vector_norm(part[:, None] - bank[places], dim=2).sort(dim=1).values)
     return torch.cat(found)
