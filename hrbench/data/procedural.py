@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hrbench._util.files import atomic
+from hrbench._util.files import atomic, remove_leftovers
 from hrbench.data._defects import KINDS, add_defect
 from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES
@@ -122,6 +122,8 @@ def make_dataset(
     jobs = [job for name in names for job in _jobs(root / name, name, train, test_good, test_defective)]
     for job in progress(jobs) if progress else jobs:
         _make(job, seed, (size[0], size[1]))
+    for folder in {path.parent for job in jobs for path in (job.image, job.mask) if path is not None}:
+        remove_leftovers(folder)
     return root
 
 

@@ -270,7 +270,7 @@ def fifo_map(stage: Stage) -> Iterable[Finding]:
     """Let a FIFO be called like a map."""
     maps = stage.path / "given/maps"
     shutil.copytree(stage.world.maps, maps)
-    path = next(maps.rglob("*.npy"))
+    path = next(path for path in sorted(maps.rglob("*.npy")) if "bolt" in path.parts)
     path.unlink()
     os.mkfifo(path)
     stage.set()
