@@ -174,11 +174,12 @@ def rescore(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
-    from hrbench.report import terminal_table, write_leaderboard
+    from hrbench.report import summarise, terminal_table, write_leaderboard
 
     protocol, runs = load_protocol(args.protocol), read_runs(*args.runs)
-    written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol)
-    print(terminal_table(runs, protocol))
+    summary = summarise(runs, protocol)
+    written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol, summary=summary)
+    print(terminal_table(runs, protocol, summary=summary))
     for path in written.values():
         print(path)
     return 0
@@ -395,13 +396,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
-    from hrbench.report import terminal_table, write_leaderboard, write_plots
+    from hrbench.report import summarise, terminal_table, write_leaderboard, write_plots
 
     if not runs:
         return
-    written = write_leaderboard(runs, folder, protocol)
+    summary = summarise(runs, protocol)
+    written = write_leaderboard(runs, folder, protocol, summary=summary)
     plots = write_plots(runs, folder, protocol)
-    print(terminal_table(runs, protocol))
+    print(terminal_table(runs, protocol, summary=summary))
     print(f"page:  {written['html']}")
     print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
 

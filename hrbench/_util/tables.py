@@ -130,9 +130,10 @@ def as_frame(table: pa.Table, columns: Columns) -> pd.DataFrame:
         elif name in columns and not columns[name].lists:
             column = columns[name]
             types[name] = {"text": "str", "real": "float64"}.get(column.kind, "Int64" if column.gaps else "int64")
-    frame = frame.astype(types)
+    if casts := {name: kind for name, kind in types.items() if str(frame[name].dtype) != kind}:
+        frame = frame.astype(casts)
     missing = {name: pd.Series(dtype="float64") for name in columns if frame.empty and name not in frame}
-    return frame.assign(**missing)
+    return frame.assign(**missing) if missing else frame
 
 
 def _is_list(kind: pa.DataType) -> bool:

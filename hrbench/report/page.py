@@ -50,7 +50,9 @@ _OVERVIEW = (*_AVERAGED, "curves")
 """Plots above the categories; with a single one the others stand in its own section."""
 
 
-def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol) -> dict[str, Path]:
+def write_leaderboard(
+    runs: Sequence[Run], destination: Path, protocol: Protocol, *, summary: Summary | None = None
+) -> dict[str, Path]:
     """Write ``leaderboard.md``, ``.csv``, ``.tex`` and ``.html`` into the folder `destination`.
 
     Parameters
@@ -60,6 +62,8 @@ def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol
         Made if it does not exist.
     protocol : Protocol
         Whose records count.
+    summary : Summary, optional
+        Of these runs, where it is there already.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def write_leaderboard(runs: Sequence[Run], destination: Path, protocol: Protocol
     HrbenchError
         If no run was measured under `protocol`.
     """
-    summary = summarise(runs, protocol)
+    summary = summary or summarise(runs, protocol)
     texts = {
         "md": markdown_page(summary),
         "csv": csv_table(summary),

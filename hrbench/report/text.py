@@ -169,9 +169,10 @@ def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells
     return record
 
 
-def terminal_table(runs: Sequence[Run], protocol: Protocol) -> str:
-    """Return the leaderboards of all datasets as plain text for a terminal."""
-    return "\n\n".join(map(_terminal_board, summarise(runs, protocol).leaderboards))
+def terminal_table(runs: Sequence[Run], protocol: Protocol, *, summary: Summary | None = None) -> str:
+    """Return the leaderboards of all datasets as plain text for a terminal; `summary` as for the page."""
+    summary = summary or summarise(runs, protocol)
+    return "\n\n".join(map(_terminal_board, summary.leaderboards))
 
 
 def _terminal_board(board: Leaderboard) -> str:
