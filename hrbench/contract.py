@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "check_loss",
     "check_prediction",
     "explained",
+    "fails_one_job",
     "import_error",
     "make",
     "parts_of",
@@ -207,7 +209,16 @@ def check_final(method: Method, given: Any, size: torch.Size, sample: str) -> Te
     return given
 
 
-def explained(error: Exception) -> Exception:
+def fails_one_job(error: BaseException) -> bool:
+    """Tell whether an exception concerns one job: any but an end of the process, of which adapters may make none."""
+    if isinstance(error, Exception):
+        return True
+    file = getattr(sys.modules.get(type(error).__module__), "__file__", None)
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return file is not None and any(_adapter_of(frame) == Path(file) for frame in frames)
+
+
+def explained(error: BaseException) -> Exception:
     """Return the one error that tells what an adapter raised and where, by its own lines; of others, the error itself.
 
     Errors that are the user's pass as they are. The whole traceback is logged at level debug.
@@ -216,7 +227,7 @@ def explained(error: Exception) -> Exception:
         return error
     adapter = next(filter(None, (_adapter_of(frame) for frame, _ in traceback.walk_tb(error.__traceback__))), None)
     if adapter is None:
-        return error
+        return error if isinstance(error, Exception) else RuntimeError(repr(error))
     folder = adapter.parent
 
     def own(path: Path) -> bool:

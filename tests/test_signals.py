@@ -26,6 +26,7 @@ sys.exit(main())
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in WORDS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in its background ignore it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

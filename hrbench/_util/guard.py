@@ -216,12 +216,6 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
         raise HrbenchError(
             f"{who} called sys.exit({error.code!r}), expected it to return or to raise an error that says why it cannot"
         ) from None
-    except (Exception, KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # of a kind of its own, which nobody expects
-        raise HrbenchError(
-            f"{who} raised {type(error).__name__}({error}), which is no Exception, expected one that says why it cannot"
-        ) from error
     finally:
         words = {
             setting.name: _difference(setting.name, value, now)

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from hrbench._util.disk import explaining
-from hrbench.contract import explained
+from hrbench.contract import explained, fails_one_job
 from hrbench.engine.device import check_memory, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
 from hrbench.errors import Halted, HrbenchError, Stopped
@@ -99,10 +99,14 @@ class LocalEngine(Engine):
     def rehearse(self, jobs: Sequence[Job], setting: Setting) -> Iterator[tuple[Job, Expected | str]]:
         """Measure a batch of each job on this device."""
         for job in jobs:
+            found: Expected | str
             try:
-                yield job, rehearse(job, setting, self._device)
-            except Exception as error:  # whatever it is, the job fails of it only when it is its turn
-                yield job, f"{type(error).__name__}: {error}".removeprefix("HrbenchError: ")
+                found = rehearse(job, setting, self._device)
+            except BaseException as error:  # whatever it is, the job fails of it only when it is its turn
+                if not fails_one_job(error):
+                    raise
+                found = f"{type(error).__name__}: {error}".removeprefix("HrbenchError: ")
+            yield job, found
 
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:
         """Do the jobs in their order, those of :attr:`only` first."""
@@ -156,7 +160,9 @@ class LocalEngine(Engine):
             return None
         except Halted:  # the others would fail of it as well, and this one goes on later
             raise
-        except Exception as fault:  # whatever it is, the other jobs must not be lost with it
+        except BaseException as fault:  # whatever it is, the other jobs must not be lost with it
+            if not fails_one_job(fault):
+                raise
             error = explained(fault)
             notes.write(folder, job.label, error)
             traceback = "" if isinstance(error, HrbenchError) else tracebacks.format_exc()  # a fault of the suite

@@ -111,6 +111,7 @@ def test_the_next_method_gives_the_same_bits(
     (alone,) = hrbench.run(dataset, [sensitive], output=tmp_path / "alone", **options).runs
     monkeypatch.setattr(guard, "_told", set())
     monkeypatch.chdir(tmp_path)
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "hrbench"):
         study = hrbench.run(dataset, [careless, sensitive], output="both", **options)
     assert not study.failures
@@ -150,6 +151,15 @@ def test_a_method_that_exits_in_its_fit_has_failed_and_stops_no_other(tree: Path
     (failure,) = study.failures
     assert isinstance(failure.error, HrbenchError)  # which the command line tells without a traceback, with status 2
     assert "Toy.fit (quitter.py) called sys.exit(0), expected it to return" in str(failure.error)
+
+
+def test_an_exception_of_a_methods_own_kind_fails_its_job_only(tree: Path, toy: str, tmp_path: Path) -> None:
+    odd = adapter(toy, tmp_path / "odd.py", fit="raise type('Odd', (BaseException,), {'__module__': __name__})('no')")
+    study = hrbench.run("folder", [odd, toy], root=tree, output=tmp_path / "out", categories=["nut"], preset="demo")
+    assert [run.about.method.name for run in study.runs] == ["toy_adapter"]
+    (failure,) = study.failures
+    assert "Odd: no" in str(failure.error)
+    assert "odd.py:" in str(failure.error)
 
 
 def test_a_method_that_exits_when_it_is_imported_is_refused_before_anything_runs(
