@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from hrbench._util.disk import explaining
+from hrbench._util.received import inside
 from hrbench.errors import HrbenchError
 
 __all__ = [
@@ -96,9 +97,7 @@ def below(root: Path, *names: str) -> Path:
         path = root / relative_path(*names)
     except HrbenchError as error:
         raise HrbenchError(f"{root}: {error}") from None
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise HrbenchError(f"{path}: a link leads out of {root}, expected a folder without such links")
-    return path
+    return inside(root, path)
 
 
 def check_utf8(name: str) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hrbench._util.files import atomic, remove_leftovers
+from hrbench._util.memory import host_memory
 from hrbench.data._defects import KINDS, add_defect
 from hrbench.data._render import Scene
 from hrbench.data._surfaces import SURFACES
@@ -149,7 +149,8 @@ def _validate(
         raise HrbenchError(f"no category given, expected some of: {', '.join(SURFACES)}")
     if len(size) != 2 or min(size) < 64:
         raise HrbenchError(f"size is {size}, expected height and width of at least 64 px")
-    needed, room = _BYTES_PER_PIXEL * size[0] * size[1], _memory()
+    most = _BYTES_PER_PIXEL * MAX_PIXELS
+    needed, room = _BYTES_PER_PIXEL * size[0] * size[1], min(most, host_memory() or most)
     if needed > room:
         side = math.isqrt(room // _BYTES_PER_PIXEL)
         raise HrbenchError(
@@ -167,15 +168,6 @@ def _validate(
         raise HrbenchError(f"seed is {seed}, expected at least 0")
     if test_good + test_defective == 0:
         raise HrbenchError("test_good and test_defective are both 0, expected at least one test image")
-
-
-def _memory() -> int:
-    """Return the bytes that this machine has, at most those for the largest image that can be read."""
-    most = _BYTES_PER_PIXEL * MAX_PIXELS
-    try:
-        return min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # no POSIX
-        return most
 
 
 def _claim(root: Path, arguments: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import platform
 import re
 import resource
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hrbench._util.memory import host_memory
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 
@@ -62,17 +62,11 @@ def memory_failed(error: BaseException) -> bool:
 
 
 def _memory(device: torch.device) -> int | None:
-    """Return the bytes of the GPU, or those of the host that its container leaves to this process; None if unknown."""
+    """Return the bytes of the GPU, or of the host; None if unknown."""
     if device.type == "cuda":
         properties: Any = torch.cuda.get_device_properties(device)
         return int(properties.total_memory)
-    try:
-        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return host
+    return host_memory()
 
 
 def device_name(device: torch.device) -> str:

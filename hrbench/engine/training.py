@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from bisect import bisect_right
@@ -11,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -88,7 +88,7 @@ class ViewedNormals:
     @cached_property
     def _ends(self) -> list[int]:
         """Number of inputs up to the end of each image."""
-        return list(itertools.accumulate(self._tiles))
+        return list(accumulate(self._tiles))
 
     def __len__(self) -> int:
         """Return the number of model inputs."""
@@ -311,7 +311,7 @@ class Fit:
 
     def _left(self, seed: int, losses: list[float]) -> list[float]:
         """Return the losses of a stage; what is drawn after it does not depend on whether it was done here."""
-        torch.manual_seed(mix(seed, len(losses)))
+        set_seed(mix(seed, len(losses)))
         return losses
 
     def _end(self, stage: int) -> Path | None:
@@ -321,8 +321,10 @@ class Fit:
 
     def _ends(self) -> list[Path]:
         """Return the files of the stages that are over."""
-        paths = (self._end(stage) for stage in itertools.count())
-        return list(itertools.takewhile(lambda path: path is not None and path.is_file(), paths))  # type: ignore[arg-type]
+        ends: list[Path] = []
+        while (path := self._end(len(ends))) is not None and path.is_file():
+            ends.append(path)
+        return ends
 
     def _restore(self, saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[float]:
         """Let method and optimizer be as they were saved; return the losses until then."""

@@ -161,9 +161,9 @@ class Context(Shared):
         }
 
 
-def _finite(threshold: object) -> float:
+def _finite(threshold: Any) -> float:
     try:
-        value = math.nan if isinstance(threshold, bool | str) else float(threshold)  # type: ignore[arg-type]
+        value = math.nan if isinstance(threshold, bool | str) else float(threshold)
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):

@@ -21,13 +21,14 @@ __all__ = ["FitRecord", "Spent", "spent_together", "timing"]
 _LARGEST = 1 << 20  # bytes of a file of these
 
 
+@dataclasses.dataclass(frozen=True)
 class _Written:
     """What is kept as JSON."""
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")  # type: ignore[call-overload]
+            temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -6,7 +6,6 @@ shown before the next is read, and coloured only then. So a picture takes no mor
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,6 @@ WIDTH = 560  # of one part of a panel, in pixels
 OUTLINE = np.array([64, 255, 120], np.uint8)
 NORMAL = 2 / 3  # of the colour scale: as far as nearly all normal pixels reach
 _ROWS = 256  # of a photograph that are reduced at once
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Box = tuple[slice, slice]
 Image8 = npt.NDArray[np.uint8]
@@ -108,8 +106,6 @@ def draw_pictures(
             with atomic(folder / name) as path:
                 Image.fromarray(panel).save(path, format="JPEG", quality=82)
         except (HrbenchError, MemoryError, OSError, RuntimeError) as error:  # torch's own lack of memory is the last
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise
             failures.append(f"{row.image}: {str(error) or type(error).__name__}")
             continue
         index.append({"file": name, "kind": row.kind, "image": row.image, "caption": row.caption})

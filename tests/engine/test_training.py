@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,7 +98,7 @@ class Patient(Method):
             if held_out > best:
                 break
             best = held_out
-            self.drawn += torch.rand(()) * self.colour.detach().sum()
+            self.drawn += torch.rand(()) * self.colour.detach().sum() + np.random.rand() + random.random()  # noqa: NPY002
             optimizer.param_groups[0]["lr"] *= 0.9
 
     def loss(self, batch):

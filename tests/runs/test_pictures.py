@@ -17,6 +17,7 @@ from PIL import Image
 
 from hrbench import load_dataset, load_protocol
 from hrbench.data.sample import Category, Sample, sample_mask
+from hrbench.errors import Halted
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
 from hrbench.runs.pictures import WIDTH, _levels, _outline, _panel, _photo, _smallest, draw_pictures
@@ -132,11 +133,12 @@ def test_a_file_that_is_gone_is_a_warning(category: Category, tmp_path: Path, ca
     assert "4 of 4 pictures left out" in caplog.text
 
 
-def test_a_full_disk_is_an_error(category: Category, tmp_path: Path) -> None:
-    evidence, _ = scored(category)
+def test_a_full_disk_halts(category: Category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence, maps = scored(category)
 
-    def full(_: Sample) -> np.ndarray:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    with pytest.raises(OSError, match="no space"):
-        draw_pictures(tmp_path, evidence, category, load_protocol("native"), full)
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(Halted, match="no space left on the disk"):
+        draw_pictures(tmp_path, evidence, category, load_protocol("native"), maps)
