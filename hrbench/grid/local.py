@@ -140,7 +140,9 @@ class LocalEngine(Engine):
                 return runner.help(job)
         except Halted:
             raise
-        except Exception as error:  # the other jobs must not be lost with it
+        except BaseException as error:  # the other jobs must not be lost with it
+            if not fails_one_job(error):
+                raise
             log.warning("%s: left to who has begun it: %s", job.label, str(error) or type(error).__name__)
             spoilt.add(job.name)
             return False

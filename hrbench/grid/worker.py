@@ -19,7 +19,7 @@ import torch
 
 from hrbench._util.disk import explaining
 from hrbench._util.guard import guarded
-from hrbench.contract import explained, make
+from hrbench.contract import explained, fails_one_job, make
 from hrbench.data.sample import Category
 from hrbench.engine.device import device_identity, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
@@ -274,7 +274,9 @@ class StageWorker:
         try:
             with explaining(self._output or self._scratch):
                 return stage()
-        except Exception as fault:
+        except BaseException as fault:
+            if not fails_one_job(fault):
+                raise
             error = explained(fault)
             text = traceback.format_exc() if not isinstance(error, HrbenchError | Halted) else ""
             self.close()
