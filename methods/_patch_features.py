@@ -16,9 +16,10 @@ from hrbench.precision import full_precision
 
 from ._image_operations import blurred, resized, size_of
 
-__all__ = ["Join", "PatchFeatures", "at_input_size", "batched"]
+__all__ = ["Join", "Padding", "PatchFeatures", "at_input_size", "batched"]
 
 Join = Literal["bilinear", "nearest"]
+Padding = Literal["zeros", "reflect", "replicate"]
 
 
 class PatchFeatures(nn.Module):
@@ -42,6 +43,9 @@ class PatchFeatures(nn.Module):
     normalise : bool
     join : str
         How coarser maps come to the finest grid: ``bilinear`` or ``nearest``.
+    padding : str
+        What convolutions and `pool` find outside the input: ``zeros``, as networks were trained, which makes features
+        at the border of another kind, and rare; or what continues the input, ``replicate`` or ``reflect``.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class PatchFeatures(nn.Module):
         pool: int,
         normalise: bool,
         join: Join,
+        padding: Padding,
     ) -> None:
         super().__init__()
         if pool < 1 or pool % 2 == 0:
@@ -65,7 +70,11 @@ class PatchFeatures(nn.Module):
         else:
             self.backbone = load_tokens(backbone, weights, (block,))
             self.width, self.multiple = self.backbone.width, self.backbone.patch
-        self._pool, self._normalise, self._join = pool, normalise, join
+        self._pool, self._normalise, self._join, self._zeros = pool, normalise, join, padding == "zeros"
+        if padding != "zeros":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.padding_mode = padding
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return (B, C, h, w) float32 features of (B, 3, H, W) images in [0, 1].
@@ -79,11 +88,9 @@ class PatchFeatures(nn.Module):
             maps = [item.transpose(1, 2).reshape(len(item), -1, *cells) for item in maps]
         if self._normalise:
             maps = [functional.normalize(item, dim=1) for item in maps]
-        if self._pool > 1:  # at the borders the places that are there count
-            maps = [
-                functional.avg_pool2d(item, self._pool, stride=1, padding=self._pool // 2, count_include_pad=False)
-                for item in maps
-            ]
+        if self._pool > 1:
+            mean = nn.AvgPool2d(self._pool, stride=1, padding=self._pool // 2, count_include_pad=self._zeros)
+            maps = [mean(item) for item in maps]
         grid = size_of(maps[0])
         options = {"align_corners": False} if self._join == "bilinear" else {}
         joined = [functional.interpolate(item, grid, mode=self._join, **options) for item in maps[1:]]

@@ -18,7 +18,7 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weig
 from hrbench.precision import full_precision
 
 from ._image_operations import size_of
-from ._patch_features import Join, PatchFeatures, at_input_size, batched
+from ._patch_features import Join, Padding, PatchFeatures, at_input_size, batched
 
 __all__ = ["Gaussian", "Moments"]
 
@@ -28,6 +28,7 @@ _PAPER: Mapping[str, Any] = {
     "strides": (4, 8, 16),
     "pool": 1,
     "normalise": False,
+    "padding": "zeros",
     "join": "nearest",
     "reduction": "random",
     "per_position": True,
@@ -57,6 +58,9 @@ class Gaussian(Method):
         Bring each map's features to unit length first.
     join : str
         How coarser maps come to the finest grid: ``bilinear`` or ``nearest``.
+    padding : str
+        What the network finds outside an input: ``zeros``, as it was trained, or what continues the input,
+        ``replicate`` or ``reflect``. With zeros the map glows along the border of the image.
     reduction : str
         What `channels` are: ``random`` ones, or the ``pca`` directions in which normal features vary most (only where
         one Gaussian serves all positions).
@@ -100,6 +104,7 @@ class Gaussian(Method):
         pool: int = 3,
         normalise: bool = True,
         join: Join = "bilinear",
+        padding: Padding = "replicate",
         reduction: Literal["random", "pca"] = "random",
         channels: int | None = None,
         per_position: bool = False,
@@ -110,7 +115,9 @@ class Gaussian(Method):
         batch_size: int = 8,
     ) -> None:
         super().__init__()
-        self.features = PatchFeatures(backbone, weights, strides, block, pool=pool, normalise=normalise, join=join)
+        self.features = PatchFeatures(
+            backbone, weights, strides, block, pool=pool, normalise=normalise, join=join, padding=padding
+        )
         width = self.features.width
         kept = width if channels is None else channels
         self.multiple = self.features.multiple

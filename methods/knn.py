@@ -18,9 +18,9 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weig
 from hrbench.precision import full_precision
 
 from ._image_operations import size_of
-from ._patch_features import Join, PatchFeatures, at_input_size, batched
+from ._patch_features import Join, Padding, PatchFeatures, at_input_size, batched
 
-__all__ = ["KNN", "Reservoir", "covering", "nearest"]
+__all__ = ["KNN", "Reservoir", "covering", "isolation", "nearest"]
 
 _DISTANCES = 1 << 25  # that are held at once: 128 MiB
 
@@ -28,6 +28,7 @@ _PAPER: Mapping[str, Any] = {
     "backbone": "wide_resnet50_2.tv_in1k",
     "strides": (8, 16),
     "normalise": False,
+    "padding": "zeros",
     "candidates": None,
     "bank": None,
     "share": 0.1,
@@ -54,6 +55,9 @@ class KNN(Method):
         Bring each map's features to unit length first.
     join : str
         How coarser maps come to the finest grid: ``bilinear`` or ``nearest``.
+    padding : str
+        What the network finds outside an input: ``zeros``, as it was trained, or what continues the input,
+        ``replicate`` or ``reflect``. With zeros the map glows along the border of the image.
     candidates : int, optional
         Features that are drawn from all, each with equal probability; None for all of them.
     bank : int, optional
@@ -64,6 +68,9 @@ class KNN(Method):
         Random directions in which the features are compared while the bank is chosen; 0 for the features themselves.
     neighbours : int
         How many of the nearest: the map is the mean of their distances.
+    reweight : int
+        Scale each image's map as the paper does the image score: by how much nearer its farthest feature is to its
+        nearest one of the bank than to those around that one, so many; 0 for none. The paper's are 9.
     blur : float
         Standard deviation of a Gaussian blur of the map, in input pixels; 0 for none: it destroys tiny defects.
     batch_size : int
@@ -94,11 +101,13 @@ class KNN(Method):
         pool: int = 3,
         normalise: bool = True,
         join: Join = "bilinear",
+        padding: Padding = "replicate",
         candidates: int | None = 200_000,
         bank: int | None = 10_000,
         share: float = 0.1,
         projected: int = 128,
         neighbours: int = 1,
+        reweight: int = 0,
         blur: float = 0.0,
         batch_size: int = 8,
     ) -> None:
@@ -113,11 +122,14 @@ class KNN(Method):
         require(0 < share <= 1, "share", share, "more than 0 and at most 1")
         require(projected >= 0, "projected", projected, "0 or more")
         require(neighbours >= 1, "neighbours", neighbours, "1 or more")
+        require(reweight == 0 or reweight >= 2, "reweight", reweight, "0, or 2 or more")
         require(blur >= 0, "blur", blur, "0 or more pixels")
-        self.features = PatchFeatures(backbone, weights, strides, block, pool=pool, normalise=normalise, join=join)
+        self.features = PatchFeatures(
+            backbone, weights, strides, block, pool=pool, normalise=normalise, join=join, padding=padding
+        )
         self.multiple = self.features.multiple
         self._candidates, self._bank, self._share, self._projected = candidates, bank, share, projected
-        self._neighbours, self._blur, self._batch_size = neighbours, blur, batch_size
+        self._neighbours, self._reweight, self._blur, self._batch_size = neighbours, reweight, blur, batch_size
         self.register_buffer("bank", torch.zeros(1, self.features.width))  # its length is learnt
 
     @torch.no_grad()
@@ -140,13 +152,21 @@ class KNN(Method):
     def predict(self, batch: Tensor) -> Prediction:
         """Return the distance per place of the finest stride; at the input's size where it is blurred."""
         found = self.features(batch)
-        grid = size_of(found)
+        shape = (len(batch), *size_of(found))
+        vectors = found.permute(0, 2, 3, 1).flatten(0, 2)
         with full_precision(batch.device):
-            distances = nearest(found.permute(0, 2, 3, 1).flatten(0, 2), self.bank, self._neighbours)
-        maps = distances.mean(dim=1).reshape(len(batch), *grid)
+            distances, places = nearest(vectors, self.bank, self._neighbours)
+            maps = {"distance": distances.mean(dim=1).reshape(shape)}
+            if self._reweight:
+                maps["weight"] = isolation(vectors, self.bank, places[:, 0], self._reweight).reshape(shape)
         if self._blur:
-            maps = at_input_size(maps, size_of(batch), self._blur)
-        return Prediction({"distance": maps})
+            maps["distance"] = at_input_size(maps["distance"], size_of(batch), self._blur)
+        return Prediction(maps)
+
+    def finish(self, maps: dict[str, Tensor]) -> Tensor:
+        """Scale the map, where that is asked for, by the weight of its highest place."""
+        distance = maps["distance"]
+        return distance * maps["weight"].flatten()[distance.argmax()] if self._reweight else distance
 
 
 class Reservoir:
@@ -226,18 +246,51 @@ def covering(vectors: Tensor, start: int, steps: Iterable[object]) -> Tensor:
     return torch.stack(chosen)
 
 
-def nearest(vectors: Tensor, bank: Tensor, number: int) -> Tensor:
-    """Return the distances from each vector, (N, C), to its `number` nearest of the bank, (M, C): (N, number), rising.
+def nearest(vectors: Tensor, bank: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Return distances and places of the `number` nearest of the bank, (M, C), to each vector, (N, C).
 
     Which are nearest is found by a matrix product; their distances are then computed from differences, for the product
     cancels where a vector is close to the bank.
+
+    Returns
+    -------
+    Tensor
+        (N, number) distances, rising.
+    Tensor
+        (N, number) int64 places in the bank.
     """
     number = min(number, len(bank))
     middle = bank.mean(dim=0)
     vectors, bank = vectors - middle, bank - middle
     squares = (bank * bank).sum(dim=1)
-    found = []
+    parts = []
     for part in torch.split(vectors, max(1, _DISTANCES // len(bank))):
         places = torch.addmm(squares, part, bank.T, alpha=-2).topk(number, dim=1, largest=False).indices
-        found.append(torch.linalg.vector_norm(part[:, None] - bank[places], dim=2).sort(dim=1).values)
-    return torch.cat(found)
+        distances, order = _apart(part, bank, places).sort(dim=1)
+        parts.append((distances, places.gather(1, order)))
+    distances, places = (torch.cat(items) for items in zip(*parts, strict=True))
+    return distances, places
+
+
+def isolation(vectors: Tensor, bank: Tensor, places: Tensor, number: int) -> Tensor:
+    """Return PatchCore's weight of each vector, (N, C), in [0, 1): its equation 7.
+
+    One minus the share that the nearest one of the bank, at `places` (N,), has in the sum of exponentials of the
+    distances to the `number` ones around it, itself among them.
+    """
+    middles, inverse = torch.unique(places, return_inverse=True)
+    _, around = nearest(bank[middles], bank, number)
+    weights = []
+    for part, place, near in zip(
+        *(torch.split(item, max(1, _DISTANCES // len(bank))) for item in (vectors, places, around[inverse])),
+        strict=True,
+    ):
+        own = _apart(part, bank, place[:, None])[:, 0]
+        weights.append(1 - torch.exp(own - torch.logsumexp(_apart(part, bank, near), dim=1)))
+    return torch.cat(weights)
+
+
+def _apart(vectors: Tensor, bank: Tensor, places: Tensor) -> Tensor:
+    """Return the distances, (N, K), of vectors, (N, C), from those at `places`, (N, K), of the bank."""
+    apart: Tensor = torch.linalg.vector_norm(vectors[:, None] - bank[places], dim=2)
+    return apart

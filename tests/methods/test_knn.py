@@ -10,7 +10,7 @@ from helpers import noise_normals
 from hrbench import HrbenchError, create_method
 from hrbench.engine.training import Fit, seeded
 from hrbench.methods import knn
-from hrbench.methods.knn import KNN, Reservoir, covering, nearest
+from hrbench.methods.knn import KNN, Reservoir, covering, isolation, nearest
 
 SMALL = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
 
@@ -66,8 +66,35 @@ def test_distances_are_those_to_the_nearest(at_once: int, monkeypatch: pytest.Mo
     vectors, bank = 50 + torch.randn(33, 6, generator=random), 50 + torch.randn(20, 6, generator=random)
     vectors[3] = bank[5] + 1e-4  # where a product of float32 numbers cancels
     expected = np.sort(np.linalg.norm(vectors.double().numpy()[:, None] - bank.double().numpy(), axis=2), axis=1)
-    np.testing.assert_allclose(nearest(vectors, bank, 3), expected[:, :3], rtol=1e-4)
-    assert nearest(vectors, bank, 99).shape == (33, 20)
+    distances, places = nearest(vectors, bank, 3)
+    np.testing.assert_allclose(distances, expected[:, :3], rtol=1e-4)
+    np.testing.assert_allclose(torch.linalg.vector_norm(vectors[:, None] - bank[places], dim=2), distances, rtol=1e-4)
+    assert nearest(vectors, bank, 99)[0].shape == (33, 20)
+
+
+@pytest.mark.parametrize("at_once", [1 << 25, 100])
+def test_an_isolated_vector_weighs_as_in_the_papers_equation(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "_DISTANCES", at_once)
+    random = torch.Generator().manual_seed(0)
+    vectors, bank = (torch.randn(n, 6, generator=random) for n in (33, 20))
+    _, places = nearest(vectors, bank, 1)
+    expected = []
+    for vector, place in zip(vectors.double().numpy(), places[:, 0].tolist(), strict=True):
+        points = bank.double().numpy()
+        around = np.linalg.norm(points - points[place], axis=1).argsort()[:4]
+        shares = np.exp(np.linalg.norm(points[around] - vector, axis=1))
+        expected.append(1 - shares[0] / shares.sum())
+    np.testing.assert_allclose(isolation(vectors, bank, places[:, 0], 4), expected, rtol=1e-4)
+
+
+def test_a_reweighted_map_is_the_map_times_the_weight_of_its_highest_place() -> None:
+    options = {"candidates": 300, "bank": 40}
+    (plain, images), (weighed, _) = fitted(**options), fitted(**options, reweight=3)
+    maps = weighed.predict(images[:1]).maps
+    raw = plain.predict(images[:1]).maps["distance"][0]
+    scaled = weighed.finish({name: item[0] for name, item in maps.items()})
+    torch.testing.assert_close(scaled, raw * maps["weight"].flatten()[raw.argmax()])
+    assert 0 < scaled.max() < raw.max()
 
 
 def test_what_is_in_the_bank_has_no_distance() -> None:
@@ -92,8 +119,8 @@ def test_the_bank_has_the_size_that_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("candidates", 0), ("bank", 0), ("share", 0.0), ("projected", -1), ("neighbours", 0), ("blur", -1.0),
-     ("batch_size", 0)],
+    [("candidates", 0), ("bank", 0), ("share", 0.0), ("projected", -1), ("neighbours", 0), ("reweight", 1),
+     ("blur", -1.0), ("batch_size", 0)],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(option: str, value: float) -> None:
     with pytest.raises(HrbenchError, match=f"{option} of knn is {value}, expected"):
