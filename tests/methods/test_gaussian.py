@@ -92,12 +92,25 @@ def test_a_blurred_map_is_at_the_inputs_size() -> None:
     assert method.predict(images).maps["distance"].shape == (len(images), 64, 64)
 
 
-def test_features_of_one_tile_are_those_of_the_place() -> None:
-    features = PatchFeatures("resnet10t", "random", (4,), None, pool=3, normalise=True, join="bilinear").eval()
-    raw = torch.nn.functional.normalize(features.backbone(torch.ones(1, 3, 64, 64))[0].float(), dim=1)
+@pytest.mark.parametrize(("padding", "places"), [("replicate", 4), ("zeros", 9)])
+def test_features_are_means_over_places_that_are_there_or_over_zeros_too(padding: str, places: int) -> None:
+    shared = {"normalise": True, "join": "bilinear", "padding": padding}
+    with seeded(0):
+        features = PatchFeatures("resnet10t", "random", (4,), None, pool=3, **shared).eval()
+    with seeded(0):
+        raw = PatchFeatures("resnet10t", "random", (4,), None, pool=1, **shared).eval()(torch.ones(1, 3, 64, 64))
     pooled = features(torch.ones(1, 3, 64, 64))
     torch.testing.assert_close(pooled[0, :, 5, 5], raw[0, :, 4:7, 4:7].mean(dim=(1, 2)))
-    torch.testing.assert_close(pooled[0, :, 0, 0], raw[0, :, :2, :2].mean(dim=(1, 2)))  # only places that are there
+    torch.testing.assert_close(pooled[0, :, 0, 0], raw[0, :, :2, :2].sum(dim=(1, 2)) / places)
+
+
+@pytest.mark.parametrize(("padding", "even"), [("zeros", False), ("replicate", True), ("reflect", True)])
+def test_an_even_image_has_one_feature_unless_zeros_surround_it(padding: str, even: bool) -> None:
+    features = PatchFeatures(
+        "resnet10t", "random", (4, 8), None, pool=3, normalise=True, join="bilinear", padding=padding
+    )
+    found = features(torch.full((1, 3, 64, 64), 0.3))
+    assert bool((found.amax(dim=(2, 3)) - found.amin(dim=(2, 3))).max() < 1e-5) == even
 
 
 @pytest.mark.parametrize(
