@@ -88,7 +88,8 @@ class UFlow(Method):
         ``channel``. ``law``: per scale, and let the tests on trees take as many degrees of freedom as the variance of
         the energy on those images says there are, instead of the number of channels, which are not independent.
     checkpoint : str, optional
-        File of a flow that the authors' code has trained; replaces training (see ``uflow.md``).
+        File of a flow that the authors' code has trained; replaces training (see ``uflow.md``). It must have been
+        trained on this backbone with these weights.
     lr, weight_decay : float
         Of Adam.
     batch_size : int
@@ -183,7 +184,8 @@ class UFlow(Method):
         features = context.features(normals, self.features)
         measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         if self._checkpoint is not None:
-            load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms))
+            extractors = [m for m in self.backbone.modules() if isinstance(m, FeaturePyramid | PatchTokens)]
+            load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms), extractors)
         else:
             trainable = [p for p in self.parameters() if p.requires_grad]
             optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
