@@ -251,8 +251,8 @@ def test_the_loss_falls(norm: str) -> None:
     assert context.losses[-1] < context.losses[0]
 
 
-def test_epochs_become_steps_without_the_last_incomplete_batch() -> None:
-    assert fitted(steps=None, epochs=3, batch_size=10)[1].steps == 3 * 2
+def test_epochs_become_steps_with_the_last_incomplete_batch() -> None:
+    assert fitted(steps=None, epochs=3, batch_size=10)[1].steps == 3 * 3  # of 24 inputs
 
 
 # --- Maps ---
