@@ -108,7 +108,8 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     run.add_argument(
         "--view",
         nargs="+",
-        help="whole:SIZE[:square] or tiled:TILE:OVERLAP[@SCALE], VIEW+VIEW to fuse; default: the preset's",
+        help="whole:SIZE[:square][:FILTER] or tiled:TILE:OVERLAP[@SCALE[:FILTER]], where FILTER is bilinear or "
+        "bilinear-aliased (default: bicubic); VIEW+VIEW to fuse; default: the preset's",
     )
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="[METHOD.]OPTION=VALUE",

@@ -6,6 +6,7 @@ computation; a training framework puts its own prefixes before. Hard permutation
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hrbench.backbones import FeaturePyramid, PatchTokens
 from hrbench.errors import HrbenchError
 
 from ._flow import FlowStep
 
 __all__ = ["load_freia"]
+
+log = logging.getLogger("hrbench")
 
 _KEY = re.compile(r"(?P<prefix>.*?)module_list\.(?P<number>\d+)\.(?P<name>.+)")
 _NAMES = {
@@ -28,8 +32,16 @@ _NAMES = {
 }
 
 
-def load_freia(path: Path, steps: Sequence[nn.Module], norms: Sequence[nn.Module]) -> None:
+def load_freia(
+    path: Path,
+    steps: Sequence[nn.Module],
+    norms: Sequence[nn.Module],
+    extractors: Sequence[FeaturePyramid | PatchTokens],
+) -> None:
     """Fill flow steps, and affine layer norms if there are any, from a checkpoint.
+
+    A flow is worth nothing on other features than it was trained on: weights of extractors in the file must be those
+    that are loaded. They are not taken from there, since a backbone is rebuilt from its name and source, not saved.
 
     Parameters
     ----------
@@ -40,6 +52,8 @@ def load_freia(path: Path, steps: Sequence[nn.Module], norms: Sequence[nn.Module
     norms : sequence of Module
         Finest first. Those with a weight per channel and position are filled from the tensors of that shape; others
         are left as they are.
+    extractors : sequence of FeaturePyramid or PatchTokens
+        Compared with the tensors of the same names, below any prefix; a file without any is warned of.
 
     Raises
     ------
@@ -47,6 +61,8 @@ def load_freia(path: Path, steps: Sequence[nn.Module], norms: Sequence[nn.Module
         If the file cannot be read or does not fit.
     """
     state = _read(path)
+    for extractor in extractors:
+        _check_extractor(extractor, state, path)
     blocks: dict[tuple[str, int], dict[str, Tensor]] = {}
     for key, value in state.items():
         if found := _KEY.fullmatch(key):
@@ -65,6 +81,40 @@ def load_freia(path: Path, steps: Sequence[nn.Module], norms: Sequence[nn.Module
         assert isinstance(step, FlowStep)
         _fill_step(step, found_steps[prefix, number], f"checkpoint {str(path)!r}: {where}")
     _fill_norms([norm for norm in norms if isinstance(norm, nn.LayerNorm)], state, path)
+
+
+def _check_extractor(extractor: FeaturePyramid | PatchTokens, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise an error if the file holds an extractor's tensors, by name and shape, but other values."""
+    theirs = {_flat(key): value for key, value in state.items() if value.is_floating_point()}
+    network = extractor.network.state_dict().items()
+    ours = {_flat(key.removeprefix("model.")): value for key, value in network if value.is_floating_point()}
+    shared: dict[str, list[str]] = {}  # by prefix; of one that is not the network's own, few names fit
+    for name, value in ours.items():
+        for key in theirs:
+            if key.endswith(name) and theirs[key].shape == value.shape:
+                shared.setdefault(key.removesuffix(name), []).append(name)
+    if not shared:
+        log.warning(
+            "checkpoint %r holds no weights of %s: whether its flow was trained on them is not known",
+            str(path), extractor.provenance,
+        )  # fmt: skip
+        return
+    most = max(map(len, shared.values()))
+    candidates = [(prefix, names) for prefix, names in shared.items() if len(names) == most]
+    wrong = [[name for name in names if not _equal(ours[name], theirs[prefix + name])] for prefix, names in candidates]
+    if all(wrong):  # two extractors of one architecture: each has its own prefix
+        raise HrbenchError(
+            f"checkpoint {str(path)!r}: its extractor is not {extractor.provenance}, {len(wrong[0])} of {most} tensors "
+            f"of the same names differ; expected as backbone and weights those that its flow was trained on"
+        )
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.equal(ours.detach().cpu().to(theirs.dtype), theirs)  # the file may be in half precision
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")  # a ``features_only`` network renames blocks.0 to blocks_0, or to model.blocks.0
 
 
 def _fill_step(step: FlowStep, block: Mapping[str, Tensor], where: str) -> None:
@@ -86,6 +136,14 @@ def _fill_step(step: FlowStep, block: Mapping[str, Tensor], where: str) -> None:
 
 
 def _fill_norms(norms: Sequence[nn.LayerNorm], state: Mapping[str, Tensor], path: Path) -> None:
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    affine = [key for key, shape in shapes.items() if len(shape) == 3 and key.endswith(".weight")]
+    affine = [key for key in affine if shapes.get(key.removesuffix("weight") + "bias") == shapes[key]]
+    if affine and not norms:
+        raise HrbenchError(
+            f"checkpoint {str(path)!r}: {affine[0]} is a layer norm of shape {shapes[affine[0]]}, expected "
+            f"norm=layer-affine and its input_size"
+        )
     for norm in norms:
         shape = tuple(norm.normalized_shape)
         keys = [key for key, value in state.items() if key.endswith(".weight") and tuple(value.shape) == shape]

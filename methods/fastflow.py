@@ -87,18 +87,21 @@ class FastFlow(Method):
     title = "FastFlow"
     paper = "Yu et al., arXiv 2111.07677"
     weights_licence = (
-        "bundled: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; DeiT, CaiT: Apache-2.0; "
+        "bundled: Apache-2.0; resnet18 (tv_in1k): BSD-3-Clause; wide_resnet50_2 (racm_in1k), DeiT, CaiT: Apache-2.0; "
         "others: see timm"
     )
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:256", {**_PAPER, "kernels": (3,)}),
-        "paper-wrn50": Preset("whole:256", {**_PAPER, "backbone": "wide_resnet50_2.tv_in1k", "kernels": (3, 1)}),
+        "paper": Preset("whole:256:bilinear", {**_PAPER, "kernels": (3,)}),
+        "paper-wrn50": Preset(
+            "whole:256:bilinear",
+            {**_PAPER, "backbone": "wide_resnet50_2.racm_in1k", "kernels": (3, 1)},
+        ),
         "paper-deit": Preset(
-            "whole:384",
+            "whole:384:bilinear",
             {**_PAPER_TRANSFORMER, "backbone": "deit_base_distilled_patch16_384.fb_in1k"},
         ),
-        "paper-cait": Preset("whole:448", {**_PAPER_TRANSFORMER, "backbone": "cait_m48_448.fb_dist_in1k"}),
+        "paper-cait": Preset("whole:448:bilinear", {**_PAPER_TRANSFORMER, "backbone": "cait_m48_448.fb_dist_in1k"}),
         "native": Preset("tiled:512:128"),
         "demo": Preset(
             "tiled:256:64",

@@ -88,7 +88,8 @@ class UFlow(Method):
         ``channel``. ``law``: per scale, and let the tests on trees take as many degrees of freedom as the variance of
         the energy on those images says there are, instead of the number of channels, which are not independent.
     checkpoint : str, optional
-        File of a flow that the authors' code has trained; replaces training (see ``uflow.md``).
+        File of a flow that the authors' code has trained; replaces training (see ``uflow.md``). It must have been
+        trained on this backbone with these weights.
     lr, weight_decay : float
         Of Adam.
     batch_size : int
@@ -96,16 +97,19 @@ class UFlow(Method):
     steps : int, optional
         Training steps.
     epochs : int, optional
-        Passes over the training inputs, instead of `steps`; an incomplete last batch does not count.
+        Passes over the training inputs, instead of `steps`; an incomplete last batch counts.
     """
 
     title = "U-Flow"
     paper = "Tailanian et al., JMIV 2024, arXiv 2211.12353"
-    weights_licence = "bundled, CaiT: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
+    weights_licence = (
+        "bundled, CaiT, resnet18 (a1_in1k), wide_resnet50_2 (racm_in1k): Apache-2.0; resnet18 (tv_in1k): BSD-3-Clause; "
+        "others: see timm"
+    )
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(
-            "whole:448",
+            "whole:448:bilinear",
             {
                 **_PAPER,
                 "backbone": "cait_m48_448.fb_dist_in1k",
@@ -113,8 +117,8 @@ class UFlow(Method):
                 "norm": "none",
             },
         ),
-        "paper-resnet18": Preset("whole:448", {**_PAPER_PYRAMID, "backbone": "resnet18.tv_in1k"}),
-        "paper-wrn50": Preset("whole:448", {**_PAPER_PYRAMID, "backbone": "wide_resnet50_2.tv_in1k"}),
+        "paper-resnet18": Preset("whole:448:bilinear", {**_PAPER_PYRAMID, "backbone": "resnet18.a1_in1k"}),
+        "paper-wrn50": Preset("whole:448:bilinear", {**_PAPER_PYRAMID, "backbone": "wide_resnet50_2.racm_in1k"}),
         "native": Preset("tiled:512:128"),
         "demo": Preset(
             "tiled:256:64",
@@ -183,11 +187,12 @@ class UFlow(Method):
         features = context.features(normals, self.features)
         measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         if self._checkpoint is not None:
-            load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms))
+            extractors = [m for m in self.backbone.modules() if isinstance(m, FeaturePyramid | PatchTokens)]
+            load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms), extractors)
         else:
             trainable = [p for p in self.parameters() if p.requires_grad]
             optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
-            steps = self._budget.of(len(normals))
+            steps = self._budget.of(len(normals), incomplete=True)
             context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
         if self._recalibrate != "none":
             self.recalibrate(context)

@@ -6,11 +6,18 @@
 ``whole:1036:square``     centred in a square by repeating its borders, then resized
 ``tiled:518:112``         tiles of 518 pixels that overlap by at least 112, at camera pitch
 ``tiled:518:112@0.5``     the same on the image shrunk to half its size
+``whole:256:bilinear``    any of these that resizes, by the filter named last
 ``VIEW+VIEW``             several of one input size, fused (see :mod:`hrbench.engine.fusion`): whole:512+tiled:512:128
 ========================  ==================================================================================
 
 A view is a tuple of looks, most often of one. A look is one geometry: pad, resize, cut into a grid of tiles; where it
 takes the whole image, there is a single tile.
+
+Images are resized by an antialiased bicubic filter unless a look names another, to repeat what others have done.
+``bilinear`` is antialiased too: Pillow's filter of that name. ``bilinear-aliased`` reads the four nearest pixels
+however far it shrinks, and so may miss what is small: what torchvision did with tensors before its version 0.17. Both
+are within one grey level of those.
+
 Merging weighs each tile by a product of two one-dimensional windows that sum to one over the tiles of an axis, so the
 weights form a partition of unity by construction. What a network says near the border of a tile is spoilt by the
 padding of its layers: the outer quarter of an overlap is left to the neighbour. Where a quarter of the overlap is no
@@ -24,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +43,7 @@ from hrbench.errors import HrbenchError
 
 __all__ = [
     "DecisionCanvas",
+    "Filter",
     "Look",
     "MapCanvas",
     "Placement",
@@ -48,10 +56,17 @@ __all__ = [
 
 SPOILT = 0.25  # share of an overlap, at either of its ends, that the tile which ends there has no part in
 
+Filter = Literal["bicubic", "bilinear", "bilinear-aliased"]
+
 _PATTERN = re.compile(
-    r"whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
-    r"|tiled:(?P<tile>\d+):(?P<overlap>\d+)(@(?P<scale>[0-9.]+))?"
+    r"(whole:(?P<height>\d+)(x(?P<width>\d+))?(?P<square>:square)?"
+    r"|tiled:(?P<tile>\d+):(?P<overlap>\d+)(@(?P<scale>[0-9.]+))?)(:(?P<filter>[a-z-]+))?"
 )
+_FORMS = (
+    "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE, with :FILTER "
+    "after any that resizes"
+)
+_FILTERS = tuple(name for name in get_args(Filter) if name != "bicubic")  # that a look may name: a view has one text
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,8 @@ class Look:
         Of the image before tiling.
     square : bool
         Pad to a square first.
+    filter : str
+        By which the image is resized: ``bicubic``, ``bilinear`` or ``bilinear-aliased`` (see the module).
     """
 
     text: str
@@ -77,25 +94,35 @@ class Look:
     overlap: int | None = None
     scale: float = 1.0
     square: bool = False
+    filter: Filter = "bicubic"
 
     @staticmethod
     def parse(text: str) -> Look:
         """Read one look from its text; anything else is an error that shows the forms."""
         match = _PATTERN.fullmatch(text)
-        forms = "whole:SIZE, whole:HEIGHTxWIDTH, whole:SIZE:square, tiled:TILE:OVERLAP or tiled:TILE:OVERLAP@SCALE"
         if not match:
-            raise HrbenchError(f"view {text!r}: expected {forms}, sizes in pixels")
+            raise HrbenchError(f"view {text!r}: expected {_FORMS}, sizes in pixels")
+        named = match["filter"]
+        if named == "bicubic":
+            raise HrbenchError(f"view {text!r}: bicubic is the filter where none is named, expected none")
+        if named and named not in _FILTERS:
+            raise HrbenchError(
+                f"view {text!r}: filter {named!r}, expected {' or '.join(_FILTERS)}, or none for bicubic"
+            )
+        filter_ = cast("Filter", named or "bicubic")
         if match["height"]:
             height, width = int(match["height"]), int(match["width"] or match["height"])
-            look = Look(text, (height, width), square=bool(match["square"]))
+            look = Look(text, (height, width), square=bool(match["square"]), filter=filter_)
         else:
             tile, overlap = int(match["tile"]), int(match["overlap"])
             scale = _number(match["scale"] or "1")
             if not (overlap < tile and 0 < scale <= 1):
                 raise HrbenchError(f"view {text!r}: expected an overlap below the tile and a scale in (0, 1]")
-            look = Look(text, (tile, tile), overlap, scale)
+            if named and scale == 1:
+                raise HrbenchError(f"view {text!r}: nothing is resized at camera pitch, expected no filter")
+            look = Look(text, (tile, tile), overlap, scale, filter=filter_)
         if min(look.tile) < 1 or (look.square and look.tile[0] != look.tile[1]):
-            raise HrbenchError(f"view {text!r}: expected {forms}, sizes of at least one pixel")
+            raise HrbenchError(f"view {text!r}: expected {_FORMS}, sizes of at least one pixel")
         return look
 
     def place(self, size: tuple[int, int]) -> Placement:
@@ -133,7 +160,9 @@ class Look:
         if tensor.shape[1:] != placement.grid and placement.grid == (1, 1):  # torch fails on one pixel of 8 bits
             tensor = tensor.double().mean(dim=(1, 2), keepdim=True).to(tensor.dtype)
         elif tensor.shape[1:] != placement.grid:
-            tensor = F.interpolate(tensor[None], placement.grid, mode="bicubic", antialias=True)[0]
+            mode = "bicubic" if self.filter == "bicubic" else "bilinear"
+            antialias = self.filter != "bilinear-aliased"
+            tensor = F.interpolate(tensor[None], placement.grid, mode=mode, antialias=antialias)[0]
             if tensor.is_floating_point():
                 tensor = tensor.clamp(0, 1)
         missing = [max(0, t - n) for t, n in zip(placement.tile, placement.grid, strict=True)]

@@ -10,14 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from hrbench import HrbenchError
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.views import DecisionCanvas, Look, View, tile_starts, to_unit
 
 TILED = ["tiled:32:8", "tiled:32:0", "tiled:16:15", "tiled:32:8@0.5", "tiled:32:24@0.7"]
-PLAIN = ["whole:32", "whole:24x40", "whole:32:square", *TILED]
-PYRAMIDS = ["whole:32+tiled:32:8", "tiled:32:8+tiled:32:8@0.5+tiled:32:8@0.25", "whole:32:square+tiled:32:24@0.7"]
+PLAIN = ["whole:32", "whole:24x40", "whole:32:square", "whole:32:square:bilinear", *TILED]
+PYRAMIDS = [
+    "whole:32+tiled:32:8",
+    "tiled:32:8+tiled:32:8@0.5+tiled:32:8@0.25",
+    "whole:32:square+tiled:32:24@0.7",
+    "whole:32:bilinear+tiled:32:8@0.5:bilinear+whole:32",
+]
 EVERY = st.sampled_from([*PLAIN, *PYRAMIDS])
 VIEWS = st.sampled_from(PLAIN)
 # Any size, and those that leave a remainder of one pixel at tiles of 32 with a step of 24, or lack one.
@@ -164,7 +170,84 @@ def test_small_images_are_padded_with_their_edge():
     assert tiles.eq(9).all()
 
 
-@pytest.mark.parametrize("text", ["tiled:8:0@0.01", "whole:1"])
+def picture(size, dtype=np.uint8):
+    """An image with what photographs have: soft shading, edges and noise."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices(size)[..., None]
+    phase = np.arange(3)
+    soft = 0.5 + 0.25 * np.sin(columns / 17 + phase) * np.cos(rows / 23)
+    edges = 0.15 * ((rows // 19 + columns // 31) % 2)
+    unit = (soft + edges + rng.normal(0, 0.05, (*size, 3))).clip(0, 1)
+    return (unit * np.iinfo(dtype).max).round().astype(dtype)
+
+
+@pytest.mark.parametrize("size", [(300, 210), (210, 300), (40, 50)])
+def test_an_antialiased_filter_is_pillow_s_within_a_grey_level(size):
+    image = picture(size)
+    for name, theirs in (("", Image.Resampling.BICUBIC), (":bilinear", Image.Resampling.BILINEAR)):
+        tiles, _ = Look.parse(f"whole:64x96{name}").split(image)
+        expected = np.asarray(Image.fromarray(image).resize((96, 64), theirs), np.int16)
+        assert np.abs(tiles[0].permute(1, 2, 0).numpy() - expected).max() <= 1, name
+
+
+def test_an_aliased_filter_reads_the_four_nearest_pixels():
+    image = picture((300, 210))
+    tiles, placement = Look.parse("tiled:64:0@0.25:bilinear-aliased").split(image)
+    rows, columns = (4 * np.arange(64) + 1.5, (np.arange(52) + 0.5) * 210 / 52 - 0.5)
+    (top, left), (below, right) = (np.floor(x).astype(int) for x in (rows, columns)), (rows % 1, columns % 1)
+    below, right, image = below[:, None, None], right[None, :, None], image.astype(float)
+    expected = (1 - below) * ((1 - right) * image[top][:, left] + right * image[top][:, left + 1])
+    expected += below * ((1 - right) * image[top + 1][:, left] + right * image[top + 1][:, left + 1])
+    assert placement.grid == (75, 52)
+    assert np.abs(tiles[0, :, :, :52].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+def test_filters_differ_and_only_where_an_image_is_resized():
+    image = picture((64, 64))
+    for other in ("bilinear", "bilinear-aliased"):
+        assert not torch.equal(Look.parse(f"whole:32:{other}").split(image)[0], Look.parse("whole:32").split(image)[0])
+        assert torch.equal(Look.parse(f"whole:64:{other}").split(image)[0], Look.parse("whole:64").split(image)[0])
+
+
+@pytest.mark.parametrize("name", ["", ":bilinear", ":bilinear-aliased"])
+def test_sixteen_bit_images_are_resized_by_the_same_filter(name):
+    look = Look.parse(f"whole:48{name}")
+    deep, _ = look.split(picture((120, 90), np.uint16))
+    flat, _ = look.split(picture((120, 90)))
+    assert deep.dtype == torch.float32
+    torch.testing.assert_close(deep, to_unit(flat, torch.device("cpu")), rtol=0, atol=1.5 / 255)
+
+
+def test_a_look_knows_its_filter():
+    assert [Look.parse(text) for text in ("whole:24x32:bilinear", "whole:32:square:bilinear-aliased")] == [
+        Look("whole:24x32:bilinear", (24, 32), filter="bilinear"),
+        Look("whole:32:square:bilinear-aliased", (32, 32), square=True, filter="bilinear-aliased"),
+    ]
+    assert Look.parse("tiled:32:8@0.5:bilinear") == Look("tiled:32:8@0.5:bilinear", (32, 32), 8, 0.5, filter="bilinear")
+    assert {look.filter for look in View.parse("whole:32+tiled:32:8@0.5+tiled:32:8").looks} == {"bicubic"}
+    assert [look.filter for look in View.parse("whole:32:bilinear+whole:32").looks] == ["bilinear", "bicubic"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("whole:32:lanczos", "filter 'lanczos', expected bilinear or bilinear-aliased, or none for bicubic"),
+        ("whole:32:bicubic", "view 'whole:32:bicubic': bicubic is the filter where none is named, expected none"),
+        ("tiled:32:8:bilinear", "nothing is resized at camera pitch, expected no filter"),
+        ("tiled:32:8@1.0:bilinear", "nothing is resized at camera pitch, expected no filter"),
+        ("whole:32:bilinear:square", "expected whole:SIZE.*with :FILTER after any that resizes"),
+        (
+            "whole:32+whole:32:linear",
+            r"fused view 'whole:32\+whole:32:linear': view 'whole:32:linear': filter 'linear'",
+        ),
+    ],
+)
+def test_filters_that_cannot_be_are_refused(text, message):
+    with pytest.raises(HrbenchError, match=message):
+        View.parse(text)
+
+
+@pytest.mark.parametrize("text", ["tiled:8:0@0.01", "whole:1", "whole:1:bilinear", "whole:1:bilinear-aliased"])
 def test_an_image_may_shrink_to_a_single_pixel(text):
     look = Look.parse(text)
     for dtype, value in ((np.uint8, 9), (np.uint16, 9 * 257)):

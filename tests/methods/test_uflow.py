@@ -251,8 +251,8 @@ def test_the_loss_falls(norm: str) -> None:
     assert context.losses[-1] < context.losses[0]
 
 
-def test_epochs_become_steps_without_the_last_incomplete_batch() -> None:
-    assert fitted(steps=None, epochs=3, batch_size=10)[1].steps == 3 * 2
+def test_epochs_become_steps_with_the_last_incomplete_batch() -> None:
+    assert fitted(steps=None, epochs=3, batch_size=10)[1].steps == 3 * 3  # of 24 inputs
 
 
 # --- Maps ---
@@ -604,6 +604,49 @@ def test_a_checkpoint_brings_its_layer_norms(tmp_path: Path) -> None:
     for number, norm in enumerate(loaded.norms):
         assert torch.equal(norm.weight, state[f"extractor.norms.{number}.weight"])
         assert torch.equal(norm.bias, state[f"extractor.norms.{number}.bias"])
+
+
+def with_extractor(method: Method) -> dict[str, Tensor]:
+    """A state dict of a flow and of the extractors it was trained on."""
+    state = freia_state(method.flow)
+    for part in method.restored():
+        network = method.get_submodule(part).network
+        state |= {f"theirs.{part[::-1]}.{key}": value.detach() for key, value in network.state_dict().items()}
+    return state
+
+
+@pytest.mark.parametrize("options", [SMALL, PAIR], ids=["pyramid", "pair of one architecture"])
+def test_a_flow_is_not_joined_to_another_backbone(options: dict[str, object], tmp_path: Path) -> None:
+    torch.manual_seed(0)  # as in `fitted`, so that the random weights are the same
+    state = with_extractor(create_method("uflow", **options))
+    fitted(**options, checkpoint=saved(state, tmp_path))
+    fitted(**options, checkpoint=saved({key: value.half() for key, value in state.items()}, tmp_path))
+    torch.manual_seed(5)
+    other = with_extractor(create_method("uflow", **options))
+    with pytest.raises(
+        HrbenchError, match=r"its extractor is not \w+ random, \d+ of \d+ tensors of the same names differ"
+    ):
+        fitted(**options, checkpoint=saved(other, tmp_path))
+
+
+def test_a_flow_without_the_extractor_it_was_trained_on_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    method = create_method("uflow", **SMALL)
+    fitted(checkpoint=saved(with_extractor(method), tmp_path))
+    assert not caplog.messages
+    fitted(checkpoint=saved(freia_state(method.flow), tmp_path))
+    assert [message.partition("ckpt' ")[2] for message in caplog.messages] == [
+        "holds no weights of test_resnet random: whether its flow was trained on them is not known"
+    ]
+
+
+def test_layer_norms_of_a_checkpoint_are_not_left_out(tmp_path: Path) -> None:
+    state = freia_state(create_method("uflow", **SMALL).flow)
+    state |= {f"norms.0.{kind}": torch.zeros(64, 16, 16) for kind in ("weight", "bias")}
+    with pytest.raises(HrbenchError, match=r"norms.0.weight is a layer norm of shape \(64, 16, 16\), expected norm="):
+        fitted(checkpoint=saved(state, tmp_path))
 
 
 def test_checkpoints_that_do_not_fit_are_named(tmp_path: Path) -> None:
