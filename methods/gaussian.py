@@ -85,8 +85,8 @@ class Gaussian(Method):
     weights_licence = "bundled: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:256", {**_PAPER, "channels": 100}),
-        "paper-wrn50": Preset("whole:256", {**_PAPER, "backbone": "wide_resnet50_2.tv_in1k", "channels": 550}),
+        "paper": Preset("whole:256:bilinear", {**_PAPER, "channels": 100}),
+        "paper-wrn50": Preset("whole:256:bilinear", {**_PAPER, "backbone": "wide_resnet50_2.tv_in1k", "channels": 550}),
         "native": Preset("tiled:512:128"),
         "demo": Preset("tiled:256:64", {"backbone": "resnet18", "weights": "bundled"}),
     }

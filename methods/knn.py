@@ -82,7 +82,7 @@ class KNN(Method):
     weights_licence = "bundled: Apache-2.0; resnet18, wide_resnet50_2 (tv_in1k): BSD-3-Clause; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:224", _PAPER),
+        "paper": Preset("whole:224:bilinear", _PAPER),
         "native": Preset("tiled:512:128"),
         "demo": Preset(
             "tiled:256:64",
