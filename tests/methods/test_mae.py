@@ -28,7 +28,7 @@ from hrbench.methods._mae import (  # noqa: E402
     sincos_positions,
     unpatchify,
 )
-from hrbench.methods._schedule import adamw, clip_gradients, cosine, set_rate  # noqa: E402
+from hrbench.methods._schedule import adamw, clip_gradients, cosine, set_rate, wave  # noqa: E402
 
 SMALL = {"width": 32, "heads": 4, "depth": 3}
 
@@ -292,6 +292,9 @@ def test_rates_rise_and_fall() -> None:
     assert factors[40 + 265 // 2] == pytest.approx(0.5, abs=0.01)
     assert 0 < factors[-1] < 1e-4
     assert cosine(100, 100, least=0.01) == pytest.approx(0.01)
+    waves = [1e-3 * wave(k * 7 + k % 7, 7, period=30, least=1e-3) for k in range(200)]
+    assert [waves[k] for k in (0, 30, 60, 90, 150)] == pytest.approx([1e-3, 1e-6, 1e-3, 1e-6, 1e-6])
+    assert waves[199] == pytest.approx(2.973e-4, rel=1e-3)  # ISSTAD's at the end of its 200 epochs
 
 
 def steps_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, number: int) -> list[float]:
