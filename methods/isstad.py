@@ -105,8 +105,8 @@ class ISSTAD(Method):
     weights_licence = "bundled: Apache-2.0; MAE (default backbones): CC-BY-NC-4.0, no commercial use; others: see timm"
     image_score = "mean"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:224", _PAPER),
-        "paper-base": Preset("whole:224", {**_PAPER, "backbone": "vit_base_patch16_224.mae"}),
+        "paper": Preset("whole:224:bilinear-aliased", _PAPER),
+        "paper-base": Preset("whole:224:bilinear-aliased", {**_PAPER, "backbone": "vit_base_patch16_224.mae"}),
         "native": Preset("tiled:224:56"),
         "demo": Preset(
             "tiled:128:32",
