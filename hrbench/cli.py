@@ -217,6 +217,8 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         )
         report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+        if name == "leaderboard":
+            _table_arguments(report)
 
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
     make = data.add_parser(
@@ -243,6 +245,26 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
     command("list", "list_all", "List methods with their presets, datasets and protocols.")
     return parser
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a table for a paper, printed; no page is written")
+    group.add_argument(
+        "--table", choices=("category", "average"), help="a column for each category, or numbers averaged over them"
+    )
+    group.add_argument(
+        "--metric", metavar="KEY", help="with category: as image_auroc or aupro@0.05 (default: the headline)"
+    )
+    group.add_argument(
+        "--subset", metavar="SIZE", help="with category: all, tiny, small, medium or large (default: all)"
+    )
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="KEY",
+        help="with average: names as in leaderboard.csv (default: the leaderboard's)",
+    )
+    group.add_argument("--format", choices=("markdown", "latex", "csv"), help="default: markdown")
 
 
 def _protocols_argument(parser: argparse.ArgumentParser) -> None:
