@@ -11,7 +11,7 @@ import pytest
 import hrbench
 from hrbench import cli
 from hrbench.grid.study import Study
-from hrbench.grid_file import OPTIONS, Setting, read_grid
+from hrbench.grid_file import OPTIONS, OptionValue, read_grid
 
 Said = Callable[..., dict[str, Any]]
 FILE = """
@@ -129,7 +129,7 @@ def test_home_is_expanded_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.Mo
         "root": "/home/me/data",
         "methods": ("/home/me/a.py",),
         "protocol": ("a~", "~nobody-here/p.toml"),
-        "settings": [Setting("/home/me/a.py", "w", "/home/me")],
+        "settings": [OptionValue("/home/me/a.py", "w", "/home/me")],
     }
 
 
