@@ -146,7 +146,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
     about = run.about
     method, dataset = about.method, about.dataset
     precision = printable(about.precision)
-    readable = [", ".join(_short_weights(text) for text in method.weights.values()) or "none"]
+    readable = [", ".join(dict.fromkeys(map(_short_weights, method.weights.values()))) or "none"]
     readable += [precision] * (precision != "float32")
     configuration = Configuration(
         method=method.name,

@@ -85,6 +85,13 @@ def test_weights_that_lay_elsewhere_are_the_same_weights(make_run: Factory, prot
     assert [configuration.weights for configuration in configurations(board)] == ["mobilenetv2_100 file"]
 
 
+def test_weights_of_two_networks_that_read_alike_are_said_once(make_run: Factory, protocol: Protocol) -> None:
+    run, text = make_run(), "resnet18 bundled sha256:5fdc2bbf28f0b1ed"
+    alter(run, "method.weights", {"teacher": text, "second_teacher": text, "other": "resnet50 random"})
+    (configuration,) = configurations(board_of([run], protocol))
+    assert configuration.weights == "resnet18 bundled, resnet50 RANDOM"
+
+
 def test_rows_that_would_look_alike_say_which_options_differ(make_run: Factory, protocol: Protocol) -> None:
     run, other = make_run(seed=0), make_run(seed=1)
     alter(other, "method.options.steps", 99)
