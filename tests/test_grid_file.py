@@ -167,6 +167,8 @@ def test_mistakes_name_file_and_key(
         (["{grid}"], "missing methods: expected --methods, or methods in {grid}"),
         (["nowhere.toml"], "nowhere.toml: no such file"),
         (["l2bt"], "l2bt: expected a .toml file"),
+        (["--methods", "l2bt", "g.toml"], "'g.toml' is a grid file, expected before the options: hrbench run g.toml"),
+        (["{grid}", "--set", "a=1", "b.toml"], "--set: 'b.toml' is a grid file, expected before the options"),
     ],
 )
 def test_what_is_missing_is_named(
