@@ -135,6 +135,13 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         help="of the networks: float32, bfloat16, or auto, bfloat16 on GPUs that have it (default: %(default)s)",
     )
     run.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of the normal training images, for thresholds and promises to be set on; 0: fit all, and set none "
+        "(default: a tenth, or 19 where that is at most a third)",
+    )
+    run.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=False,

@@ -54,6 +54,7 @@ class GridFile:
     device: str | None = None
     batch_size: int | None = None
     precision: str | None = None
+    held_out: float | None = None
     compile: bool | None = None
     protocol: Sequence[str] | None = None
     output: str | None = None

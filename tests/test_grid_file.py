@@ -26,6 +26,7 @@ weights = "bundled"
 device = "cpu"
 batch_size = 4
 precision = "float32"
+held_out = 0
 compile = true
 protocol = ["native", "lowres256"]
 output = "out"
@@ -50,6 +51,7 @@ WORDS = [
     *("--dataset", "visa", "--root", "data/visa", "--categories", "candle", "fryum"),
     *("--methods", "fastflow", "my/adapter.py", "--preset", "paper", "--view", "whole:256", "tiled:256:64"),
     *("--seeds", "1", "2", "--weights", "bundled", "--device", "cpu", "--batch-size", "4", "--precision", "float32"),
+    *("--held-out", "0"),
     *("--compile", "--protocol", "native", "lowres256", "--output", "out", "--save-maps"),
     *("--engine", "ray:auto", "--gpus-per-job", "0.5", "--cpus-per-job", "2", "--shared-output"),
     *("--no-check", "--dry-run"),
