@@ -71,9 +71,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for argument in sys.argv[1:] if arguments is None else arguments:
         check_utf8(argument)
     parsed = _parser().parse_args(arguments)
+    _check_lists(parsed)
     if getattr(parsed, "grid", None) is None:
         return parsed
     return _parser(read_grid(parsed.grid, parsed.methods or ())).parse_args(arguments)
+
+
+def _check_lists(parsed: argparse.Namespace) -> None:
+    """Refuse a grid file that a list before it has taken for one of its own words."""
+    for option in ("categories", "methods", "view", "set"):
+        for word in getattr(parsed, option, None) or ():
+            if word.endswith(".toml") and "=" not in word:
+                raise HrbenchError(
+                    f"--{option}: {word!r} is a grid file, expected before the options: hrbench run {word} ..."
+                )
 
 
 def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
@@ -123,6 +134,13 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         "--precision",
         default="auto",
         help="of the networks: float32, bfloat16, or auto, bfloat16 on GPUs that have it (default: %(default)s)",
+    )
+    run.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of the normal training images, for thresholds and promises to be set on; 0: fit all, and set none "
+        "(default: a tenth, or 19 where that is at most a third)",
     )
     run.add_argument(
         "--compile",

@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             protocols=args.protocol,
             device=args.device,
             precision=args.precision,
+            held_out=args.held_out,
             batch_size=args.batch_size,
             save_maps=args.save_maps,
             compiled=args.compile,

@@ -107,7 +107,8 @@ class FitContext(Protocol):
         Of the job; the only source of randomness.
     device : torch.device
     held_out : Normals
-        Normal training images that `normals` does not contain, for stopping rules and scales.
+        Normal training images that `normals` does not contain, for stopping rules and scales. Asking for them is an
+        error where none are held out (``--held-out 0``), so a fit asks first, and only if its options need them.
     """
 
     @property
@@ -252,6 +253,7 @@ class Method(nn.Module):
     def calibrate(self, maps: Iterable[dict[str, Tensor]]) -> None:
         """Look once, after ``fit``, at the merged native maps of held-out normal images.
 
+        It is not called where none are held out (``--held-out 0``): a map must not need it to rank.
         Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
         scales that differ between views are evened out later (see :mod:`hrbench.engine.fusion`).
         """

@@ -27,7 +27,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("flow_steps", "patch", "input_size", "width", "lr_period"), _COUNT),
     **dict.fromkeys(("decoder_width", "decoder_heads", "decoder_depth"), _COUNT),
     **dict.fromkeys(("steps", "epochs", "mae_steps", "mae_epochs", "discriminator_steps"), _COUNT_OR_NONE),
-    **dict.fromkeys(("lr", "mae_lr", "discriminator_lr", "hidden_ratio", "clip"), _POSITIVE),
+    **dict.fromkeys(("lr", "mae_lr", "discriminator_lr", "hidden_ratio", "clip", "loss_factor"), _POSITIVE),
     **dict.fromkeys(("weight_decay", "momentum", "gamma", "l1"), _NOT_NEGATIVE),
     "strides": _COUNTS,
     "kernels": _KERNELS,

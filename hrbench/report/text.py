@@ -134,6 +134,7 @@ def csv_table(summary: Summary) -> str:
         for name in frame.columns
         if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
     ]
+    empty += ["held_out"] * bool(frame["held_out"].isna().all())  # all as by default
     return csv_text(frame.drop(columns=empty))
 
 
@@ -157,7 +158,8 @@ def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells
     record: dict[str, Any] = {"dataset": board.dataset, "category": category}
     record |= {name: math.nan if category else getattr(row, name) for name in ("rank", "rank_low", "rank_high")}
     record |= {"method": of.method, "preset": of.preset, "view": of.view, "weights": of.weights}
-    record |= {"precision": of.precision, "options": of.options, "random": of.random}
+    held_out = math.nan if of.held_out is None else of.held_out
+    record |= {"precision": of.precision, "held_out": held_out, "options": of.options, "random": of.random}
     record |= {"seeds": row.seeds, "categories": row.categories, "missing": ";".join(row.missing)}
     record["device"] = device_text(row)
     for column, cell in zip(table.columns, cells, strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from hrbench._util.resources import methods_package
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import Look
 from hrbench.errors import HrbenchError
-from hrbench.registry import create_method
+from hrbench.registry import all_options, create_method
 from hrbench.testing import StackedNormals
 
 methods_package()
@@ -145,6 +147,48 @@ def test_focal_loss_is_stable_for_any_logit() -> None:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert loss.isfinite()
         assert gradient.isfinite().all()
+
+
+def test_the_students_loss_is_stpm_s_by_paper_or_by_code() -> None:
+    by_paper, by_code = made(), made(loss_factor=1.0)
+    with torch.no_grad():
+        first, second = by_paper.distances(batch())
+        half = torch.stack([level.mean() for level in (*first, *second)]).sum()
+        assert torch.equal(by_paper.student_loss(batch()), half)
+        assert torch.equal(by_code.student_loss(batch()), 2 * half)
+    with pytest.raises(HrbenchError, match="loss_factor of rstpm is 0, expected a number above 0"):
+        made(loss_factor=0)
+
+
+@pytest.mark.parametrize(("inputs", "expected"), [(60, 3000), (961, 3100), (992, 3100), (993, 3200)])
+def test_a_pass_of_the_paper_counts_its_incomplete_batch(inputs: int, expected: int) -> None:
+    class Asked(PlainContext):
+        def train(self, *arguments: object, steps: int, **others: object) -> list[float]:
+            self.steps = steps
+            return []
+
+    preset = RSTPM.presets["paper"].options
+    context = Asked()
+    made(epochs=preset["epochs"], steps=preset["steps"], batch_size=32).fit_students(range(inputs), context)
+    assert context.steps == expected
+
+
+def test_the_page_says_the_options_of_the_paper_preset_as_they_are() -> None:
+    page = Path(methods_package().__path__[0], "rstpm.md").read_text(encoding="utf-8")
+    section = page.split("## Against the reference")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    assert rows.pop(0) == ["option", "here", "reference", "source"]
+    said = {option.strip("`"): here for option, here, _, _ in rows if option.startswith("`")}
+    options = all_options(RSTPM, dict(RSTPM.presets["paper"].options))
+    assert said.keys() == options.keys()
+    assert said.pop("second_weights") == "as `weights`"
+    for option, here in said.items():
+        value, words = options[option], re.split("[`,] ?", here.lstrip("`"))
+        if isinstance(value, str):
+            assert words[0] == value, option
+        else:
+            values = list(value) if isinstance(value, tuple) else [value]
+            assert [float(word) for word in words[: len(values)]] == values, option
 
 
 def test_what_learns_in_which_stage() -> None:
@@ -348,7 +392,7 @@ def test_epochs_and_steps_are_both_least() -> None:
         made(discriminator="off", **options).train().fit(noise_normals(24), context)
         return context.steps
 
-    assert first_stage(steps=2, epochs=3, batch_size=10) == 3 * 2
+    assert first_stage(steps=2, epochs=3, batch_size=10) == 3 * 3
     assert first_stage(steps=9, epochs=1, batch_size=10) == 9
     assert first_stage(steps=2) == 2
 
