@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from hrbench._util.resources import methods_package
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import Look
 from hrbench.errors import HrbenchError
-from hrbench.registry import all_options, create_method
+from hrbench.registry import create_method
 from hrbench.testing import StackedNormals
 
 methods_package()
@@ -171,24 +169,6 @@ def test_a_pass_of_the_paper_counts_its_incomplete_batch(inputs: int, expected: 
     context = Asked()
     made(epochs=preset["epochs"], steps=preset["steps"], batch_size=32).fit_students(range(inputs), context)
     assert context.steps == expected
-
-
-def test_the_page_says_the_options_of_the_paper_preset_as_they_are() -> None:
-    page = Path(methods_package().__path__[0], "rstpm.md").read_text(encoding="utf-8")
-    section = page.split("## Against the reference")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
-    assert rows.pop(0) == ["option", "here", "reference", "source"]
-    said = {option.strip("`"): here for option, here, _, _ in rows if option.startswith("`")}
-    options = all_options(RSTPM, dict(RSTPM.presets["paper"].options))
-    assert said.keys() == options.keys()
-    assert said.pop("second_weights") == "as `weights`"
-    for option, here in said.items():
-        value, words = options[option], re.split("[`,] ?", here.lstrip("`"))
-        if isinstance(value, str):
-            assert words[0] == value, option
-        else:
-            values = list(value) if isinstance(value, tuple) else [value]
-            assert [float(word) for word in words[: len(values)]] == values, option
 
 
 def test_what_learns_in_which_stage() -> None:
