@@ -70,6 +70,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; what a grid file says becomes the defaults, so that options beside it win."""
     for argument in sys.argv[1:] if arguments is None else arguments:
         check_utf8(argument)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        arguments = ["--help"]
     parsed = _parser().parse_args(arguments)
     _check_lists(parsed)
     if getattr(parsed, "grid", None) is None:
@@ -261,7 +263,10 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     new = command("new-method", "new_method", "Write an adapter and its test that passes as written.")
     new.add_argument("name", help="a Python identifier, for example my_method")
     new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
-    command("list", "list_all", "List methods with their presets, datasets and protocols.")
+    listed = command(
+        "list", "list_all", "List methods with their presets, datasets and protocols; or describe methods."
+    )
+    listed.add_argument("methods", nargs="*", metavar="METHOD", help="describe it: its presets, its options")
     return parser
 
 

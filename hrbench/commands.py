@@ -276,9 +276,13 @@ def new_method(args: argparse.Namespace) -> int:
 
 
 def list_all(args: argparse.Namespace) -> int:
-    """List what there is; status 2 if a method that is installed cannot be used."""
+    """List what there is, or describe methods; status 2 if a method that is installed cannot be used."""
+    from hrbench.method_card import method_card
     from hrbench.registry import list_methods, load_method
 
+    if args.methods:
+        print("\n\n".join(map(method_card, args.methods)))
+        return 0
     failures = []
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
@@ -289,7 +293,7 @@ def list_all(args: argparse.Namespace) -> int:
             continue
         print(f"  {name:<12} {cls.title}, {cls.paper}")
         for preset, chosen in cls.presets.items():
-            print(f"      {preset:<12} {chosen.view}")
+            print(f"      {preset:<14} {chosen.view}")
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
         descriptor = load_descriptor(name)
