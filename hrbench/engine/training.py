@@ -7,9 +7,8 @@ import math
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -25,6 +24,7 @@ from hrbench._util.progress import track
 from hrbench.contract import check_features, check_loss
 from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
+from hrbench.engine.prefetch import ahead
 from hrbench.engine.views import Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError, Stopped
 from hrbench.imaging import image_size, read_image
@@ -36,6 +36,8 @@ __all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "
 CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
 WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
 CHECKPOINT_SECONDS = 30.0
+LATE_STEPS = 32  # whose losses are read together where that waits for the device
+WORKERS = 4  # threads that load batches for a device that is not the CPU
 
 
 def mix(*numbers: int) -> int:
@@ -79,6 +81,7 @@ class ViewedNormals:
         self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
         self._cached_bytes = 0
         self._lock = Lock()
+        self._decoding: dict[int, Lock] = {}  # per image
 
     @cached_property
     def _tiles(self) -> list[int]:
@@ -107,15 +110,24 @@ class ViewedNormals:
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting = None
-            for chosen in self.order(batch_size, steps=steps, seed=seed, start=start):
-                following = pool.submit(self._stack, chosen)
-                if waiting is not None:
-                    yield to_unit(waiting.result(), torch.device("cpu"))
-                waiting = following
-            if waiting is not None:
-                yield to_unit(waiting.result(), torch.device("cpu"))
+        with contextlib.closing(self.loaded(batch_size, steps=steps, seed=seed, start=start)) as batches:
+            for batch in batches:
+                yield to_unit(batch, torch.device("cpu"))
+
+    def loaded(
+        self, batch_size: int, *, steps: int, seed: int, start: int = 0, workers: int = 1, pinned: bool = False
+    ) -> Generator[Tensor, None, None]:
+        """Yield what :meth:`batches` does as it was decoded, most often uint8.
+
+        Parameters
+        ----------
+        workers : int
+            Threads that load ahead, each a batch.
+        pinned : bool
+            In memory from which a GPU fetches while the host goes on.
+        """
+        order = self.order(batch_size, steps=steps, seed=seed, start=start)
+        return ahead(partial(self._stack, pinned=pinned), order, workers=workers, depth=workers)
 
     def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
         """Yield the inputs of batches `start` .. `steps` - 1."""
@@ -129,11 +141,12 @@ class ViewedNormals:
         """Return chosen inputs, (N, 3, h, w) float32 in [0, 1]."""
         return to_unit(self._stack(chosen), torch.device("cpu"))
 
-    def _stack(self, chosen: Sequence[int]) -> Tensor:
+    def _stack(self, chosen: Sequence[int], *, pinned: bool = False) -> Tensor:
         ends = self._ends
         images = [bisect_right(ends, number) for number in chosen]
         starts = [ends[image] - self._tiles[image] for image in images]
-        return stack_tiles([self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)])
+        tiles = [self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)]
+        return stack_tiles(tiles, pinned=pinned)
 
     def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
         """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
@@ -155,18 +168,19 @@ class ViewedNormals:
 
     def _prepared(self, index: int) -> list[tuple[Tensor, Placement]]:
         with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
-        pixels = read_image(self.samples[index].image)
-        entry = self.view.prepare(pixels)
-        with self._lock:
-            if index not in self._cache:
+            decoding = self._decoding.setdefault(index, Lock())
+        with decoding:  # another thread may be at it
+            with self._lock:
+                if index in self._cache:
+                    self._cache.move_to_end(index)
+                    return self._cache[index]
+            entry = self.view.prepare(read_image(self.samples[index].image))
+            with self._lock:
                 self._cache[index] = entry
                 self._cached_bytes += _nbytes(entry)
-            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                _, dropped = self._cache.popitem(last=False)
-                self._cached_bytes -= _nbytes(dropped)
+                while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                    _, dropped = self._cache.popitem(last=False)
+                    self._cached_bytes -= _nbytes(dropped)
         return entry
 
 
@@ -210,6 +224,7 @@ class Fit:
     ) -> None:
         self.method = method
         self._held_out = held_out
+        self.late = 1 if device.type == "cpu" else LATE_STEPS
         self.seed = seed
         self.device = device
         self.checkpoint = checkpoint
@@ -273,28 +288,41 @@ class Fit:
         if self._saved.get("stage") == self._stage:
             losses = self._restore(self._saved, optimizer)
         self._saved = {}
-        batches = normals.batches(batch_size, steps=steps, seed=seed, start=len(losses))
+        unread: list[Tensor] = []  # losses that are still on the device
+
+        def read() -> None:
+            """Read the losses of the last steps; on a GPU this waits for them."""
+            for number in torch.stack(unread).tolist() if unread else []:
+                if not math.isfinite(number):
+                    step = f"step {len(losses) + 1} of {steps}"
+                    raise HrbenchError(f"{name}: the loss is {number} at {step}; a lower lr may help")
+                losses.append(number)
+            unread.clear()
+
+        batches = self._stream(normals, batch_size, steps=steps, seed=seed, start=len(losses))
         saved_at = time.monotonic()
-        for batch in self._shown(batches, name, total=steps, unit="step", initial=len(losses)):
-            set_seed(mix(seed, len(losses)))  # a step's randomness does not depend on its past
+        for step, batch in enumerate(
+            self._shown(batches, name, total=steps, unit="step", initial=len(losses)), len(losses)
+        ):
+            set_seed(mix(seed, step))  # a step's randomness does not depend on its past
             optimizer.zero_grad(set_to_none=True)
             inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
             with autocast(self.device, self.precision):
                 value = check_loss(loss, loss(inputs))
-            number = float(value.detach())
-            if not math.isfinite(number):
-                raise HrbenchError(
-                    f"{name}: the loss is {number} at step {len(losses) + 1} of {steps}; a lower lr may help"
-                )
+            unread.append(value.detach().reshape(()))
+            if len(unread) >= self.late:
+                read()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses.append(number)
-            if time.monotonic() - saved_at > CHECKPOINT_SECONDS and len(losses) < steps:
+            if time.monotonic() - saved_at > CHECKPOINT_SECONDS and step + 1 < steps:
+                read()
                 self._save(self.checkpoint, losses, optimizer)
                 saved_at = time.monotonic()
             if self._stop is not None and self._stop():
+                read()
                 self._save(self.checkpoint, losses, optimizer)
                 raise Stopped(name)
+        read()
         self._save(self._end(self._stage), losses, optimizer)
         if self.checkpoint is not None:
             self.checkpoint.unlink(missing_ok=True)
@@ -318,6 +346,15 @@ class Fit:
         if self.checkpoint is not None:
             for path in (self.checkpoint, *self._ends()):
                 path.unlink(missing_ok=True)
+
+    def _stream(
+        self, normals: Batches[Batch], batch_size: int, *, steps: int, seed: int, start: int
+    ) -> Iterator[Batch]:
+        """Draw batches; images of the suite travel to a GPU as they were decoded, several threads ahead."""
+        order = {"steps": steps, "seed": seed, "start": start}
+        if isinstance(normals, ViewedNormals) and self.device.type != "cpu":
+            return normals.loaded(batch_size, **order, workers=WORKERS, pinned=self.device.type == "cuda")
+        return normals.batches(batch_size, **order)
 
     def _left(self, seed: int, losses: list[float]) -> list[float]:
         """Return the losses of a stage; what is drawn after it does not depend on whether it was done here."""

@@ -76,6 +76,44 @@ def test_a_loss_that_is_not_finite_stops_the_fit(toy):
         fit.train(fit.held_out, lambda x: method.colour.sum() * float("nan"), optimizer, steps=3, batch_size=2)
 
 
+@pytest.mark.parametrize("late", [1, 3, 50])
+def test_losses_that_are_read_late_are_the_same_and_a_bad_one_is_named_by_its_step(toy, late):
+    def trained(late, spoilt=None):
+        normals = StackedNormals(torch.rand((6, 3, 4, 4), generator=torch.Generator().manual_seed(0)))
+        with seeded(0):
+            method = create_method(toy)
+            fit = Fit(method, held_out=normals, seed=0, device=CPU)
+            fit.late, taken = late, 0
+
+            def loss(batch):
+                nonlocal taken
+                taken += 1
+                return (batch - method.colour[:, None, None]).square().mean() * (np.nan if taken == spoilt else 1)
+
+            optimizer = torch.optim.Adam(method.parameters(), lr=0.1)
+            return fit.train(normals, loss, optimizer, steps=8, batch_size=2), learnt_state(method)
+
+    losses, state = trained(late)
+    expected, expected_state = trained(1)
+    assert losses == expected
+    assert len(losses) == 8
+    assert all(torch.equal(state[key], value) for key, value in expected_state.items())
+    with pytest.raises(HrbenchError, match="the loss is nan at step 5 of 8"):
+        trained(late, spoilt=5)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_threads_change_neither_the_stream_nor_how_often_an_image_is_decoded(normals, monkeypatch, workers):
+    reads = []
+    expected = list(normals.batches(4, steps=15, seed=5, start=2))
+    monkeypatch.setattr("hrbench.engine.training.read_image", lambda path: reads.append(path) or read_image(path))
+    fresh = ViewedNormals(normals.samples, normals.view)
+    loaded = list(fresh.loaded(4, steps=15, seed=5, start=2, workers=workers))
+    assert {batch.dtype for batch in loaded} == {torch.uint8}
+    assert all(torch.equal(a.float() / 255, b) for a, b in zip(loaded, expected, strict=True))
+    assert sorted(reads) == sorted(sample.image for sample in normals.samples)
+
+
 class Killed(BaseException):
     """As SIGKILL: nobody catches it."""
 
@@ -108,7 +146,9 @@ class Patient(Method):
         return Prediction({"distance": (batch - self.colour[:, None, None]).square().sum(dim=1)})
 
 
-def fitted(make, checkpoint: Path, monkeypatch, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], int]:
+def fitted(
+    make, checkpoint: Path, monkeypatch, kill_at: int | None = None, late: int = 1
+) -> tuple[dict[str, torch.Tensor], int]:
     """Fit, or go on until a step at which the process is killed; return what was learnt, and how many steps it took."""
     real, taken = torch.optim.Adam.step, 0
 
@@ -123,7 +163,9 @@ def fitted(make, checkpoint: Path, monkeypatch, kill_at: int | None = None) -> t
     with monkeypatch.context() as patch, seeded(0):
         patch.setattr(torch.optim.Adam, "step", step)
         method = make()
-        method.fit(normals, Fit(method, held_out=normals, seed=0, device=CPU, checkpoint=checkpoint))
+        fit = Fit(method, held_out=normals, seed=0, device=CPU, checkpoint=checkpoint)
+        fit.late = late
+        method.fit(normals, fit)
     return learnt_state(method), taken
 
 
@@ -136,8 +178,8 @@ def test_a_fit_of_several_stages_continues_to_the_same_bits(toy, tmp_path, monke
         for kill_at in range(1, steps):
             path = tmp_path / f"{name}-{kill_at}" / "fit.pt"
             with pytest.raises(Killed):
-                fitted(make, path, monkeypatch, kill_at)
-            resumed, _ = fitted(make, path, monkeypatch)
+                fitted(make, path, monkeypatch, kill_at, late=1 + kill_at % 3)
+            resumed, _ = fitted(make, path, monkeypatch, late=2)
             assert all(torch.equal(resumed[key], value) for key, value in whole.items()), (name, kill_at)
 
 
