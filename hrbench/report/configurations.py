@@ -349,12 +349,15 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
     for configuration in first.values():
         alike.setdefault(tuple(readable(configuration)), []).append(configuration)
     told = {identity: text for same in alike.values() for identity, text in _differences(same).items()}
-    # A legend repeats nothing that is the same in all rows, but always names the method.
-    differing = [True, *(len(set(texts)) > 1 for texts in list(zip(*map(readable, first.values()), strict=True))[1:])]
+    # A legend names the method, the view where views differ, and the rest where the method is there several times.
+    views = len({configuration.view for configuration in first.values()})
     final = {}
     for number, (identity, configuration) in enumerate(sorted(first.items())):
+        same = [readable(other) for other in first.values() if other.title == configuration.title]
+        differing = [True, *(len(set(texts)) > 1 for texts in list(zip(*same, strict=True))[1:]), True]
+        differing[2] = views > 1
         names = [*readable(configuration), told[identity]]
-        short = _name(name for name, differs in zip(names, [*differing, True], strict=True) if differs)
+        short = _name(name for name, differs in zip(names, differing, strict=True) if differs)
         if configuration.random and "RANDOM" not in short:
             short += " · RANDOM weights"
         final[identity] = dataclasses.replace(

@@ -176,7 +176,7 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
             f"{board.dataset}: no run has {', '.join(dict.fromkeys(each.column.key for each in asked))} of "
             f"{', '.join(dict.fromkeys(each.column.subset for each in asked))} under protocol {protocol.name}"
         )
-    names, how = _names([row.configuration for row in rows])
+    how = _how([row.configuration for row in rows])
     said = [f"{board.dataset}: {what}, at native resolution, protocol {protocol.name}@{protocol.version}; {how}"]
     said.append("Best in bold, second underlined")
     if any(cell.tie for place in kept for cell in lines[place]):
@@ -191,7 +191,7 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
     return _Paper(
         dataset=board.dataset,
         caption=". ".join(said) + ".",
-        names=tuple(name + row.marks for name, row in zip(names, rows, strict=True)),
+        names=tuple(row.configuration.short + row.marks for row in rows),
         heads=tuple(asked[place].head for place in kept),
         cells=tuple(zip(*(lines[place] for place in kept), strict=True)),
     )
@@ -251,12 +251,9 @@ def _value(runs: Sequence[CountedRun], column: Column, category: str, protocol: 
     return column.estimate(estimates, runs[0].configuration.number, category).shown
 
 
-def _names(configurations: Sequence[Configuration]) -> tuple[list[str], str]:
-    """Name rows by what tells them apart, and say how they were run."""
+def _how(configurations: Sequence[Configuration]) -> str:
+    """Say how rows were run, as far as their names do not."""
     titles, views = [one.title for one in configurations], [one.view for one in configurations]
-    names = [", ".join([one.title, *[one.view] * (len(set(views)) > 1)]) for one in configurations]
-    if len(set(names)) < len(names):
-        names = [one.short for one in configurations]
     how = [views[0]] if len(set(views)) == 1 else []
     for about in ("preset", "weights"):
         by_value: dict[str, list[str]] = {}
@@ -267,7 +264,7 @@ def _names(configurations: Sequence[Configuration]) -> tuple[list[str], str]:
             for value, same in by_value.items()
         ]
         how.append(f"{about} {', '.join(texts)}")
-    return names, "; ".join(how)
+    return "; ".join(how)
 
 
 def _frame(paper: _Paper) -> pd.DataFrame:
