@@ -40,6 +40,9 @@ class Sample:
     group : str
         Equal for images that belong together, see :class:`hrbench.data.descriptor.Descriptor`; empty for an image on
         its own. It says how sure results are, not what they are: digests, and so a run's identity, leave it out.
+    condition : str
+        Under which light, or from which side, the image was taken; empty where none is known. Digests leave it out,
+        too.
     """
 
     id: str
@@ -50,6 +53,7 @@ class Sample:
     split: Literal["train", "test"]
     category: str
     group: str = ""
+    condition: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +64,20 @@ class Category:
     ----------
     dataset, name : str
     train, test : tuple of Sample
-        In order of their id. Training samples are all normal.
+        In order of their id. Training samples are all taken as normal.
+    left_out : tuple of str
+        Which images of the test its reader has left out, and why.
+    unread : tuple of str
+        Patterns of the names of folders beside and below those of its images in which others may lie that are no part
+        of it.
     """
 
     dataset: str
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @cached_property
     def names_digest(self) -> str:
