@@ -272,7 +272,7 @@ def list_all(args: argparse.Namespace) -> int:
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
         descriptor = load_descriptor(name)
-        print(f"  {name:<14} {descriptor.title}; {descriptor.licence}")
+        print(f"  {name:<20} {descriptor.title}; {descriptor.licence}")
     print("protocols (--protocol NAME)")
     for name in list_protocols():
         print(f"  {name:<14} {load_protocol(name).title}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from hrbench._util.files import relative_path
@@ -82,7 +82,7 @@ def list_images(folder: Path, report: Report) -> dict[str, Path]:
     return paths
 
 
-def pair_masks(images: dict[str, Path], folder: Path, suffixes: tuple[str, ...], report: Report) -> dict[str, Path]:
+def pair_masks(images: Mapping[str, Path], folder: Path, suffixes: tuple[str, ...], report: Report) -> dict[str, Path]:
     """Return the mask of each image that has one, a dict of paths by the image's stem."""
     masks = list_images(folder, report)
     paired: dict[str, Path] = {}

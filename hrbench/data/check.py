@@ -22,7 +22,7 @@ from hrbench.data.layouts import LAYOUTS
 from hrbench.data.procedural import missing_files
 from hrbench.data.sample import Category, Dataset, Sample, sample_mask
 from hrbench.errors import HrbenchError
-from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image, read_mask
+from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image
 from hrbench.imaging.components import find_components
 
 __all__ = ["Finding", "check_dataset", "check_files", "dataset_stats", "dataset_summary"]
@@ -198,8 +198,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     for name, sample in progress(total) if progress else total:
         size = image_size(sample.image)
         sizes[name].append(size)
-        if sample.mask is not None:
-            found = _areas(sample.mask, size)
+        if sample.label:
+            found = _areas(sample, size)
             areas[name] += found
             shares[name] += [area / (size[0] * size[1]) for area in found]
             pixels[name] += size[0] * size[1]
@@ -327,7 +327,7 @@ def _ignored(category: Category) -> Iterator[tuple[Path, int]]:
     """Yield folders with images that are not read, beside and below those that are, and how many images each has."""
     samples = (*category.train, *category.test)
     images = {sample.image.parent for sample in samples}
-    masks = {sample.mask.parent for sample in samples if sample.mask}
+    masks = {mask.parent for sample in samples for mask in sample.masks}
     truths = {folder.parent for folder in masks}
     for top in sorted({folder.parent for folder in images} | truths):
         for place, folders, files in os.walk(top):
@@ -410,9 +410,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _areas(path: Path, size: tuple[int, int]) -> list[int]:
-    """Return the areas of a mask's 8-connected components in px."""
-    areas = find_components(read_mask(path, size)).areas
-    if not areas.size:
-        raise HrbenchError(f"{path}: mask with no defect pixel, expected at least one for a defective image")
-    return [int(area) for area in areas]
+def _areas(sample: Sample, size: tuple[int, int]) -> list[int]:
+    """Return the areas of the 8-connected components of what a sample's masks mark, in px."""
+    mask = sample_mask(sample, size)
+    return [] if mask is None else [int(area) for area in find_components(mask).areas]

@@ -54,6 +54,11 @@ def load_descriptor(name: str | Path) -> Descriptor:
             relative_path(category)
     except HrbenchError as error:
         raise HrbenchError(f"{path}: [categories]: {error}") from None
+    try:
+        for folder in filter(None, (descriptor.images, descriptor.splits)):
+            relative_path(folder)
+    except HrbenchError as error:
+        raise HrbenchError(f"{path}: {error}") from None
     for key, pattern in (("group", descriptor.group), ("condition", descriptor.condition)):
         try:
             re.compile(pattern)
@@ -168,12 +173,13 @@ def _flaw(sample: Sample) -> str:
     if sample.mask is None:
         return ""
     try:
-        mask, size = read_mask(sample.mask), image_size(sample.image)
+        masks, size = [read_mask(path) for path in sample.masks], image_size(sample.image)
     except HrbenchError:
         return ""  # a damaged file: whoever opens it next says so
-    if mask.shape != size:
-        return f"mask is {mask.shape[0]} x {mask.shape[1]} (height x width), its image {size[0]} x {size[1]}"
-    return "" if mask.any() else "mask with no defect pixel"
+    for height, width in (mask.shape for mask in masks):
+        if (height, width) != size:
+            return f"mask is {height} x {width} (height x width), its image {size[0]} x {size[1]}"
+    return "" if any(mask.any() for mask in masks) else "mask with no defect pixel"
 
 
 def _whole(table: dict[str, Any], path: Traversable) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Descriptor:
         finds names the condition, which all categories share.
     images, splits : str
         Folders below the root, for layouts that have several to choose from: of the images, and of the files that say
-        which of them are for training.
+        which of them are for training. By default both lie in the root itself.
     """
 
     name: str

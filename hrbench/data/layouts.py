@@ -102,11 +102,13 @@ class Tree(Layout):
     def read_category(self, root: Path, folder: Path, dataset: str, name: str, report: Report) -> Category:
         """Index the tree in `folder`."""
 
-        def sample(image: Path, mask: Path | None, kind: str, split: Split) -> Sample:
-            return Sample(sample_id(root, image), image, mask, 0 if mask is None else 1, kind, split, name)
+        def sample(image: Path, masks: Sequence[Path], kind: str, split: Split) -> Sample:
+            mask, more = (masks[0], tuple(masks[1:])) if masks else (None, ())
+            label: Literal[0, 1] = 1 if masks else 0
+            return Sample(sample_id(root, image), image, mask, label, kind, split, name, more_masks=more)
 
         train = [
-            sample(image, None, "good", "train")
+            sample(image, (), "good", "train")
             for part in self.train
             for good in self.good
             for image in list_images(folder / part / good / self.images, report).values()
@@ -117,16 +119,39 @@ class Tree(Layout):
         for kind in kinds:
             images = list_images(kind / self.images, report)
             if kind.name in self.good:
-                test += [sample(image, None, "good", "test") for image in images.values()]
+                test += [sample(image, (), "good", "test") for image in images.values()]
             else:
-                masks = pair_masks(images, truth / kind.name / self.masks, self.mask_suffixes, report)
-                test += [sample(images[stem], mask, kind.name, "test") for stem, mask in masks.items()]
+                masks = self.pair(images, truth / kind.name / self.masks, report)
+                test += [sample(images[stem], paths, kind.name, "test") for stem, paths in masks.items()]
         known = {*self.good, *(kind.name for kind in kinds)}
         for masks_of in subfolders(truth):
             for orphan in list_images(masks_of, report).values() if masks_of.name not in known else ():
                 report(f"{orphan}: mask without image, expected its image in {folder / self.test / masks_of.name}")
         where = " and ".join(str(folder / part / self.good[0] / self.images) for part in self.train)
         return make_category(dataset, name, train, test, where, folder / self.test, report, self.unread)
+
+    def pair(self, images: Mapping[str, Path], folder: Path, report: Report) -> dict[str, Sequence[Path]]:
+        """Return the masks, at least one, of each image that has any, by the image's stem."""
+        paired = pair_masks(images, folder, self.mask_suffixes, report)
+        return {stem: (mask,) for stem, mask in paired.items()}
+
+
+class MaskPerRegion(Tree):
+    """MVTec LOCO AD's trees, where the masks of an image lie in a folder with its stem, one for each region."""
+
+    def pair(self, images: Mapping[str, Path], folder: Path, report: Report) -> dict[str, Sequence[Path]]:
+        """Return the masks, at least one, of each image that has any, by the image's stem."""
+        paired: dict[str, Sequence[Path]] = {}
+        for stem, image in images.items():
+            masks = tuple(list_images(folder / stem, report).values())
+            if masks:
+                paired[stem] = masks
+            else:
+                report(f"{image}: defective image without a mask, expected some in {folder / stem}")
+        for masks_of in subfolders(folder):
+            if masks_of.name not in images:
+                report(f"{masks_of}: masks without image, expected an image of that stem")
+        return paired
 
 
 class AnyFolder(Tree):
@@ -236,7 +261,7 @@ class RealIAD(Layout):
     def _read_category(self, root: Path, descriptor: Descriptor, name: str, report: Report) -> Category:
         file = self._split_file(root, descriptor, name)
         meta, rows = _real_iad_rows(file)
-        folder = f"{descriptor.images}/{meta['prefix']}"
+        folder = f"{descriptor.images}/{meta['prefix']}" if descriptor.images else meta["prefix"]
         samples: dict[Split, list[Sample]] = {"train": [], "test": []}
         for split, number, row in rows:
             where = f"{file}, {split}[{number}]"
@@ -390,6 +415,7 @@ LAYOUTS: Mapping[str, Layout] = {
         mask_suffixes=("",),
         unread=("xyz", "gt"),
     ),
+    "mvtec_loco_ad": MaskPerRegion(train=("train", "validation")),
     "visa": Visa(probes=("Data/Images", "train/good"), mask_suffixes=("", "_mask")),
     "btad": Tree(probes=("train/ok",), good=("ok",), mask_suffixes=("",)),
     "kolektorsdd": Commutators(),

@@ -43,6 +43,8 @@ class Sample:
     condition : str
         Under which light, or from which side, the image was taken; empty where none is known. Digests leave it out,
         too.
+    more_masks : tuple of Path
+        Further masks, where the annotation has one per region: what any of them marks is a defect.
     """
 
     id: str
@@ -54,6 +56,12 @@ class Sample:
     category: str
     group: str = ""
     condition: str = ""
+    more_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks, none for a normal image."""
+        return () if self.mask is None else (self.mask, *self.more_masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +111,7 @@ def content_digest(samples: Sequence[Sample]) -> str:
     """
 
     def row(sample: Sample) -> str:
-        files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+        files = (sample.image, *sample.masks)
         return "\t".join([*_row(sample), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
 
     with ThreadPoolExecutor() as pool:
@@ -111,7 +119,8 @@ def content_digest(samples: Sequence[Sample]) -> str:
 
 
 def _row(sample: Sample) -> tuple[str, ...]:
-    return sample.split, sample.id, str(sample.label), sample.defect_type, sample.mask.name if sample.mask else ""
+    names = [path.name for path in sample.masks] or [""]
+    return sample.split, sample.id, str(sample.label), sample.defect_type, *names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +150,18 @@ class Dataset:
 
 
 def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
-    """Return the (H, W) bool mask of a defective sample, None for a normal one.
+    """Return the (H, W) bool mask of a defective sample, all that its masks mark; None for a normal one.
 
     Raises
     ------
     HrbenchError
-        If the mask is of another size, or has no defect pixel.
+        If a mask is of another size, or all of them have no defect pixel.
     """
     if sample.mask is None:
         return None
     mask = read_mask(sample.mask, (size[0], size[1]))
+    for path in sample.more_masks:
+        mask |= read_mask(path, (size[0], size[1]))
     if not mask.any():
         raise HrbenchError(
             f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective: expected at least one"

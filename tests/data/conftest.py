@@ -176,6 +176,23 @@ def viaduct(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def mvtec_loco_ad(tmp_path: Path) -> Path:
+    """Masks of two regions, side by side, for each defective image; their value is the number of their kind."""
+    root = tmp_path / "mvtec_loco_anomaly_detection"
+    box = write_tree(root / "pushpins", kinds=())
+    write_image(box / "validation/good/000.png")
+    (box / "defects_config.json").write_text("[]")
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        for i in range(2):
+            write_image(box / f"test/{kind}/{i:03d}.png")
+            write_mask(box / f"ground_truth/{kind}/{i:03d}/000.png", value=236)
+            second = np.zeros((12, 16), dtype=np.uint8)
+            second[8:, 10:] = 255
+            Image.fromarray(second).save(box / f"ground_truth/{kind}/{i:03d}/001.png")
+    return root
+
+
+@pytest.fixture
 def kolektorsdd(tmp_path: Path) -> Path:
     """Two commutators for training and two for the test; one image of each has a defect."""
     root = tmp_path / "KolektorSDD"

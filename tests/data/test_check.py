@@ -248,7 +248,19 @@ TREES = {"visa_folders": "visa", "threecad": "3cad", "kolektorsdd": "kolektorsdd
 
 @pytest.mark.parametrize(
     "tree",
-    ["visa", "btad", "mvtec_ad_2", "kolektorsdd2", "mpdd", "goodsad", "viaduct", "mvtec_3d_ad", "real_iad", *TREES],
+    [
+        "visa",
+        "btad",
+        "mvtec_ad_2",
+        "kolektorsdd2",
+        "mpdd",
+        "goodsad",
+        "viaduct",
+        "mvtec_3d_ad",
+        "mvtec_loco_ad",
+        "real_iad",
+        *TREES,
+    ],
 )
 def test_sound_layouts_have_no_findings_in_their_files(tree: str, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(tree)
@@ -304,7 +316,7 @@ def test_stats(tmp_path: Path) -> None:
 def test_stats_name_a_mask_without_defect_and_one_of_another_size(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "gear")
     path = write_mask(root / "ground_truth/crack/001_mask.png", value=0)
-    with pytest.raises(HrbenchError, match=r"001_mask\.png: mask with no defect pixel"):
+    with pytest.raises(HrbenchError, match=r"001_mask\.png: no defect pixel"):
         dataset_stats(load_dataset("folder", root))
     write_mask(path, size=(5, 5))
     with pytest.raises(HrbenchError, match=r"001_mask\.png: mask is 5 x 5 .*expected 12 x 16"):

@@ -10,6 +10,7 @@ from hrbench.errors import HrbenchError
 
 NAMES = [
     "3cad",
+    "autovi",
     "btad",
     "dtd_synthetic",
     "folder",
@@ -20,6 +21,7 @@ NAMES = [
     "mvtec_3d_ad",
     "mvtec_ad",
     "mvtec_ad_2",
+    "mvtec_loco_ad",
     "real_iad",
     "real_iad_1024",
     "viaduct",
@@ -90,6 +92,9 @@ def test_a_descriptor_holds_only_what_differs_from_its_base(tmp_path: Path) -> N
     assert (mine.layout, mine.group, mine.categories) == (base.layout, base.group, base.categories)
     path.write_text('base = "real_iadd"\nname = "mine"\n')
     with pytest.raises(HrbenchError, match=r"mine\.toml: base: unknown dataset 'real_iadd'; did you mean 'real_iad'"):
+        load_descriptor(path)
+    path.write_text('base = "real_iad"\nname = "mine"\nimages = "../elsewhere"\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: '\.\./elsewhere': a path that leaves its folder"):
         load_descriptor(path)
     path.write_text("base = 3\n")
     with pytest.raises(HrbenchError, match=r"mine\.toml: base is 3, expected str"):

@@ -4,9 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hrbench.data import Category, check_dataset, check_files, list_datasets, load_dataset
+from hrbench.data import Category, check_dataset, check_files, dataset_stats, list_datasets, load_dataset
+from hrbench.data.sample import sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.imaging import files as imaging
 
@@ -152,6 +155,54 @@ def test_mvtec_3d_ad_joins_validation_and_reads_colour_images_alone(mvtec_3d_ad:
     assert {sample.image.parent.name for sample in (*bagel.train, *bagel.test)} == {"rgb"}
     assert bagel.test[-1].mask == mvtec_3d_ad / "bagel/test/hole/gt/001.png"
     assert [text for text in map(str, check_dataset("mvtec_3d_ad", mvtec_3d_ad)) if "bagel" in text] == []
+
+
+def test_mvtec_loco_ad_unites_the_masks_of_an_image(mvtec_loco_ad: Path) -> None:
+    (category,) = load_dataset("mvtec_loco_ad", mvtec_loco_ad).categories
+    assert counts(category) == (4, 2, 4)
+    bad = [sample for sample in category.test if sample.label]
+    for sample in bad:
+        folder = mvtec_loco_ad / "pushpins/ground_truth" / sample.defect_type / sample.image.stem
+        assert sample.masks == (folder / "000.png", folder / "001.png")
+        mask = sample_mask(sample, (12, 16))
+        assert mask is not None
+        assert (mask[:3, :4].all(), mask[8:, 10:].all(), mask.sum()) == (True, True, 36)
+    stats = dataset_stats(load_dataset("mvtec_loco_ad", mvtec_loco_ad)).loc[0]
+    assert (stats["components"], stats["area_min"], stats["area_max"]) == (8, 12, 24)
+    assert [text for text in map(str, check_dataset("mvtec_loco_ad", mvtec_loco_ad)) if "missing" not in text] == []
+    digest = category.digest
+    write_mask(bad[0].masks[1])
+    assert load_dataset("mvtec_loco_ad", mvtec_loco_ad).categories[0].digest != digest
+    write_mask(bad[0].masks[1], size=(5, 5))
+    assert "001.png: mask is 5 x 5" in str(check_dataset("mvtec_loco_ad", mvtec_loco_ad))
+
+
+def test_mvtec_loco_ad_image_or_masks_alone(mvtec_loco_ad: Path) -> None:
+    truth = mvtec_loco_ad / "pushpins/ground_truth/logical_anomalies"
+    (truth / "001").rename(truth / "007")
+    problems: list[str] = []
+    (category,) = load_dataset("mvtec_loco_ad", mvtec_loco_ad, report=problems.append).categories
+    assert counts(category) == (4, 2, 3)
+    image = mvtec_loco_ad / "pushpins/test/logical_anomalies/001.png"
+    assert problems == [
+        f"{image}: defective image without a mask, expected some in {truth / '001'}",
+        f"{truth / '007'}: masks without image, expected an image of that stem",
+    ]
+
+
+def test_autovi_is_read_as_mvtec_loco_ad(tmp_path: Path) -> None:
+    screw = write_tree(tmp_path / "AutoVI/tank_screw", kinds=())
+    write_image(screw / "test/missing/000.png")
+    coloured = np.zeros((12, 16, 4), dtype=np.uint8)
+    coloured[..., 3] = 255
+    coloured[2:4, 2:4, :3] = 7
+    (screw / "ground_truth/missing/000").mkdir(parents=True)
+    Image.fromarray(coloured).save(screw / "ground_truth/missing/000/0000.png")
+    (category,) = load_dataset("autovi", tmp_path / "AutoVI").categories
+    assert counts(category) == (3, 2, 1)
+    mask = sample_mask(category.test[-1], (12, 16))
+    assert mask is not None
+    assert mask.sum() == 4
 
 
 def test_kolektorsdd_splits_by_commutator(kolektorsdd: Path) -> None:
