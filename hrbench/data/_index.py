@@ -16,18 +16,12 @@ __all__ = [
     "list_images",
     "make_category",
     "pair_masks",
-    "refuse",
     "sample_id",
     "subfolders",
 ]
 
 Report = Callable[[str], object]
-"""Is told what is wrong with a dataset, one thing after another; where it returns, a reader goes on without that."""
-
-
-def refuse(problem: str) -> None:
-    """Raise the first problem: the :data:`Report` of who wants a sound dataset or none."""
-    raise HrbenchError(problem)
+"""Is told what is wrong with a dataset, one thing after another; a reader goes on without what it concerns."""
 
 
 def make_category(

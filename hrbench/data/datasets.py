@@ -13,7 +13,7 @@ from typing import Any
 from hrbench._util.files import relative_path
 from hrbench._util.resources import protocols_root
 from hrbench._util.toml import build, read_toml
-from hrbench.data._index import Report, refuse, subfolders
+from hrbench.data._index import Report, subfolders
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.layouts import LAYOUTS
 from hrbench.data.sample import Category, Dataset, Sample
@@ -68,7 +68,7 @@ def load_descriptor(name: str | Path) -> Descriptor:
 
 
 def load_dataset(
-    name: str | Path, root: Path | str, categories: Sequence[str] | None = None, report: Report = refuse
+    name: str | Path, root: Path | str, categories: Sequence[str] | None = None, report: Report | None = None
 ) -> Dataset:
     """Index a dataset on disk.
 
@@ -82,8 +82,8 @@ def load_dataset(
     categories : sequence of str, optional
         Read only these. By default all that are there: a partial download is not an error.
     report : callable, optional
-        Is told, in words, each thing that is wrong with single files. Where it returns they are left out, and a
-        category may end up without training or test images. By default the first raises the error.
+        Is told, in words, each thing that is wrong with single files, which are left out: a category may end up
+        without training or test images. By default anything that is wrong is an error.
 
     Returns
     -------
@@ -118,7 +118,11 @@ def load_dataset(
             )
     if descriptor.name == "folder":
         descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
-    read = layout.read(root.absolute(), descriptor, names, report)  # a method may change the current folder
+    problems: list[str] = []
+    read = layout.read(root.absolute(), descriptor, names, report or problems.append)  # a method may change the folder
+    if problems:
+        others = f"; and {len(problems) - 1} more, which `hrbench data check` lists" if problems[1:] else ""
+        raise HrbenchError(f"{problems[0]}{others}")
     return Dataset(
         descriptor.name, root, tuple(_described(_usable(category, descriptor), descriptor) for category in read)
     )

@@ -62,7 +62,7 @@ class Layout(ABC):
     def read(self, root: Path, descriptor: Descriptor, names: Sequence[str], report: Report) -> tuple[Category, ...]:
         """Index the categories called `names`, all of them present, of the dataset called ``descriptor.name``.
 
-        What is wrong with single files goes to `report`, and where that returns, reading goes on without them.
+        What is wrong with single files goes to `report`, and reading goes on without them.
         """
 
 

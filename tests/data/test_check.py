@@ -100,6 +100,8 @@ def test_all_pairing_errors_are_findings_and_the_other_files_are_checked(mini: P
     write_mask(bottle / "ground_truth/bent/000_mask.png")
     write_image(bottle / "train/good/000.jpg")
     (bottle / "test/good/001.png").write_bytes(b"not an image")
+    with pytest.raises(HrbenchError, match=r"same stem as 000\.jpg.*; and 5 more, which `hrbench data check` lists$"):
+        load_dataset(mini, mvtec_ad)
     found = [str(finding).replace(f"{bottle}/", "") for finding in check_dataset(mini, mvtec_ad)]
     assert [text.partition(", expected")[0] for text in found] == [
         "error: bottle: train/good/000.png: same stem as 000.jpg",
