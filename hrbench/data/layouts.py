@@ -125,8 +125,8 @@ class Tree(Layout):
                 test += [sample(images[stem], paths, kind.name, "test") for stem, paths in masks.items()]
         known = {*self.good, *(kind.name for kind in kinds)}
         for masks_of in subfolders(truth):
-            for orphan in list_images(masks_of, report).values() if masks_of.name not in known else ():
-                report(f"{orphan}: mask without image, expected its image in {folder / self.test / masks_of.name}")
+            if masks_of.name not in known:
+                self.pair({}, masks_of, report)  # none of which has an image
         where = " and ".join(str(folder / part / self.good[0] / self.images) for part in self.train)
         return make_category(dataset, name, train, test, where, folder / self.test, report, self.unread)
 

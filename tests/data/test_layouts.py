@@ -180,6 +180,7 @@ def test_mvtec_loco_ad_unites_the_masks_of_an_image(mvtec_loco_ad: Path) -> None
 def test_mvtec_loco_ad_image_or_masks_alone(mvtec_loco_ad: Path) -> None:
     truth = mvtec_loco_ad / "pushpins/ground_truth/logical_anomalies"
     (truth / "001").rename(truth / "007")
+    write_mask(truth.parent / "other/000/000.png")
     problems: list[str] = []
     (category,) = load_dataset("mvtec_loco_ad", mvtec_loco_ad, report=problems.append).categories
     assert counts(category) == (4, 2, 3)
@@ -187,6 +188,7 @@ def test_mvtec_loco_ad_image_or_masks_alone(mvtec_loco_ad: Path) -> None:
     assert problems == [
         f"{image}: defective image without a mask, expected some in {truth / '001'}",
         f"{truth / '007'}: masks without image, expected an image of that stem",
+        f"{truth.parent / 'other/000'}: masks without image, expected an image of that stem",
     ]
 
 
