@@ -70,10 +70,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; what a grid file says becomes the defaults, so that options beside it win."""
     for argument in sys.argv[1:] if arguments is None else arguments:
         check_utf8(argument)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        arguments = ["--help"]
     parsed = _parser().parse_args(arguments)
+    _check_lists(parsed)
     if getattr(parsed, "grid", None) is None:
         return parsed
     return _parser(read_grid(parsed.grid, parsed.methods or ())).parse_args(arguments)
+
+
+def _check_lists(parsed: argparse.Namespace) -> None:
+    """Refuse a grid file that a list before it has taken for one of its own words."""
+    for option in ("categories", "methods", "view", "set"):
+        for word in getattr(parsed, option, None) or ():
+            if word.endswith(".toml") and "=" not in word:
+                raise HrbenchError(
+                    f"--{option}: {word!r} is a grid file, expected before the options: hrbench run {word} ..."
+                )
 
 
 def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
@@ -123,6 +136,13 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         "--precision",
         default="auto",
         help="of the networks: float32, bfloat16, or auto, bfloat16 on GPUs that have it (default: %(default)s)",
+    )
+    run.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of the normal training images, for thresholds and promises to be set on; 0: fit all, and set none "
+        "(default: a tenth, or 19 where that is at most a third)",
     )
     run.add_argument(
         "--compile",
@@ -217,6 +237,8 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         )
         report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+        if name == "leaderboard":
+            _table_arguments(report)
 
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
     make = data.add_parser(
@@ -241,8 +263,31 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     new = command("new-method", "new_method", "Write an adapter and its test that passes as written.")
     new.add_argument("name", help="a Python identifier, for example my_method")
     new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
-    command("list", "list_all", "List methods with their presets, datasets and protocols.")
+    listed = command(
+        "list", "list_all", "List methods with their presets, datasets and protocols; or describe methods."
+    )
+    listed.add_argument("methods", nargs="*", metavar="METHOD", help="describe it: its presets, its options")
     return parser
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a table for a paper, printed; no page is written")
+    group.add_argument(
+        "--table", choices=("category", "average"), help="a column for each category, or numbers averaged over them"
+    )
+    group.add_argument(
+        "--metric", metavar="KEY", help="with category: as image_auroc or aupro@0.05 (default: the headline)"
+    )
+    group.add_argument(
+        "--subset", metavar="SIZE", help="with category: all, tiny, small, medium or large (default: all)"
+    )
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="KEY",
+        help="with average: names as in leaderboard.csv (default: the leaderboard's)",
+    )
+    group.add_argument("--format", choices=("markdown", "latex", "csv"), help="default: markdown")
 
 
 def _protocols_argument(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hrbench.errors import HrbenchError
-from hrbench.grid_file import OPTIONS, Setting
+from hrbench.grid_file import OPTIONS, OptionValue
 
 __all__ = ["options_by_method", "parse_settings", "setting_texts", "write_command"]
 
 
-def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[Setting]:
+def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[OptionValue]:
     """Parse ``[METHOD.]OPTION=VALUE``; values are Python literals, else text.
 
     Raises
@@ -24,7 +24,7 @@ def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[Setting
     Examples
     --------
     >>> parse_settings(["l2bt.steps=20"], ["l2bt"])
-    [Setting(method='l2bt', option='steps', value=20)]
+    [OptionValue(method='l2bt', option='steps', value=20)]
     """
     settings = []
     for text in texts:
@@ -33,7 +33,7 @@ def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[Setting
         if not equals or not option.isidentifier() or (dot and method not in methods):
             named = ", ".join(methods)
             raise HrbenchError(f"--set {text!r}: expected [METHOD.]OPTION=VALUE with a method of {named}")
-        settings.append(Setting(method if dot else None, option, _value(value)))
+        settings.append(OptionValue(method if dot else None, option, _value(value)))
     return settings
 
 
@@ -48,7 +48,7 @@ def setting_texts(options: Mapping[str, Any]) -> list[str]:
     return [f"{option}={_text(value)}" for option, value in options.items()]
 
 
-def options_by_method(settings: Iterable[Setting], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+def options_by_method(settings: Iterable[OptionValue], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the options of each method: a later setting wins over earlier ones, one of another method says nothing."""
     result: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for method, option, value in settings:

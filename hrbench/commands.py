@@ -37,6 +37,7 @@ from hrbench.scaffold import write_adapter
 if TYPE_CHECKING:  # they bring torch along
     from hrbench.grid.engine import Engine
     from hrbench.grid.study import Failure, Study
+    from hrbench.report.columns import Column
 
 __all__ = [
     "data_check",
@@ -104,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             protocols=args.protocol,
             device=args.device,
             precision=args.precision,
+            held_out=args.held_out,
             batch_size=args.batch_size,
             save_maps=args.save_maps,
             compiled=args.compile,
@@ -188,13 +190,32 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
     from hrbench.report import summarise, terminal_table, write_leaderboard
 
-    protocol, runs = load_protocol(args.protocol), read_runs(*args.runs)
+    shown = _paper_columns(args, protocol := load_protocol(args.protocol))
+    runs = read_runs(*args.runs)
     summary = summarise(runs, protocol)
+    if shown is not None:
+        from hrbench.report.paper_table import paper_tables
+
+        print(paper_tables(summary, shown, args.format or "markdown"), end="")
+        return 0
     written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol, summary=summary)
     print(terminal_table(runs, protocol, summary=summary))
     for path in written.values():
         print(path)
     return 0
+
+
+def _paper_columns(args: argparse.Namespace, protocol: Protocol) -> Column | list[Column] | None:
+    """Return what a table for a paper shows; None where none is asked for."""
+    from hrbench.report.paper_table import by_category, on_average
+
+    belong = {"metric": "category", "subset": "category", "columns": "average"}
+    for option in (*belong, "format"):
+        if getattr(args, option) is not None and args.table != belong.get(option, args.table or ""):
+            raise HrbenchError(f"--{option} needs --table" + (f" {belong[option]}" if option in belong else ""))
+    if args.table == "category":
+        return by_category(protocol, args.metric or "", args.subset or "all")
+    return on_average(protocol, args.columns or ()) if args.table else None
 
 
 def plot(args: argparse.Namespace) -> int:
@@ -260,9 +281,13 @@ def new_method(args: argparse.Namespace) -> int:
 
 
 def list_all(args: argparse.Namespace) -> int:
-    """List what there is; status 2 if a method that is installed cannot be used."""
+    """List what there is, or describe methods; status 2 if a method that is installed cannot be used."""
+    from hrbench.method_card import method_card
     from hrbench.registry import list_methods, load_method
 
+    if args.methods:
+        print("\n\n".join(map(method_card, args.methods)))
+        return 0
     failures = []
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
@@ -273,7 +298,7 @@ def list_all(args: argparse.Namespace) -> int:
             continue
         print(f"  {name:<12} {cls.title}, {cls.paper}")
         for preset, chosen in cls.presets.items():
-            print(f"      {preset:<12} {chosen.view}")
+            print(f"      {preset:<14} {chosen.view}")
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
         descriptor = load_descriptor(name)

@@ -108,6 +108,8 @@ def make(cls: type[Method], options: Mapping[str, Any]) -> Method:
     size = method.input_size
     if size is not None and not (_is_size(size) and size % method.multiple == 0):
         raise breach(cls, f"has input_size {size!r}", f"None or a multiple of {method.multiple}")
+    if not isinstance(method.finish_padded, bool):
+        raise breach(cls, f"has finish_padded {method.finish_padded!r}", "True or False")
     return method
 
 

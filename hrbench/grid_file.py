@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 from hrbench._util.toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
 
-__all__ = ["OPTIONS", "GridFile", "Setting", "read_grid"]
+__all__ = ["OPTIONS", "GridFile", "OptionValue", "read_grid"]
 
 
-class Setting(NamedTuple):
+class OptionValue(NamedTuple):
     """A value for an option of a method; of all methods where `method` is None."""
 
     method: str | None
@@ -54,6 +54,7 @@ class GridFile:
     device: str | None = None
     batch_size: int | None = None
     precision: str | None = None
+    held_out: float | None = None
     compile: bool | None = None
     protocol: Sequence[str] | None = None
     output: str | None = None
@@ -85,7 +86,7 @@ def read_grid(path: Path, methods: Sequence[str] = ()) -> dict[str, Any]:
     -------
     dict
         Of `OPTIONS` those that the file has. In the place of ``set`` and ``weights`` stands ``settings``, a list of
-        :class:`Setting` of which a later one wins.
+        :class:`OptionValue` of which a later one wins.
 
     Raises
     ------
@@ -96,21 +97,21 @@ def read_grid(path: Path, methods: Sequence[str] = ()) -> dict[str, Any]:
         raise HrbenchError(f"{path}: expected a .toml file with the options of `hrbench run`")
     grid = build(GridFile, _as_typed(read_toml(path)), str(path))
     said = {name: getattr(grid, name) for name in OPTIONS if getattr(grid, name) is not None}
-    settings = [Setting(None, "weights", said.pop("weights"))] if "weights" in said else []
+    settings = [OptionValue(None, "weights", said.pop("weights"))] if "weights" in said else []
     settings += _settings(said.pop("set", {}), [*said.get("methods", ()), *methods], str(path))
     return {**said, "settings": settings}
 
 
-def _settings(table: Mapping[str, Any], methods: Sequence[str], where: str) -> Iterator[Setting]:
+def _settings(table: Mapping[str, Any], methods: Sequence[str], where: str) -> Iterator[OptionValue]:
     """Yield the options of all methods, then those of one, which win."""
     for option, value in table.items():
         if not isinstance(value, dict):
-            yield Setting(None, option, value)
+            yield OptionValue(None, option, value)
     for method, options in table.items():
         if isinstance(options, dict):
             if method not in methods:
                 raise HrbenchError(f"{where}: set.{method}: {unknown_name('method', method, methods)}")
-            yield from (Setting(method, option, value) for option, value in options.items())
+            yield from (OptionValue(method, option, value) for option, value in options.items())
 
 
 def _as_typed(value: Any) -> Any:

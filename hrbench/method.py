@@ -107,7 +107,8 @@ class FitContext(Protocol):
         Of the job; the only source of randomness.
     device : torch.device
     held_out : Normals
-        Normal training images that `normals` does not contain, for stopping rules and scales.
+        Normal training images that `normals` does not contain, for stopping rules and scales. Asking for them is an
+        error where none are held out (``--held-out 0``), so a fit asks first, and only if its options need them.
     """
 
     @property
@@ -192,6 +193,10 @@ class Method(nn.Module):
         Height and width of an input must be multiples of this.
     input_size : int, optional
         The only height and width of an input, where something in the method is tied to it. By default any multiple.
+    finish_padded : bool
+        Where a view pads images to a square (``whole:SIZE:square``), `finish` and `calibrate` get the maps of the whole
+        square, still in native pixels, and what `finish` returns is cropped to the image. By default they get the
+        image's part.
     image_score : str
         The paper's rule from merged native map to image score: ``max``, ``mean`` or ``top:SHARE``.
     presets : dict of str to Preset
@@ -203,6 +208,7 @@ class Method(nn.Module):
     weights_licence: ClassVar[str] = "none"
     multiple: int = 1
     input_size: int | None = None
+    finish_padded: bool = False
     image_score: ClassVar[str] = "max"
     presets: ClassVar[Mapping[str, Preset]] = {}
 
@@ -237,13 +243,17 @@ class Method(nn.Module):
         return self.predict(batch)
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
-        """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map."""
+        """Combine the merged native maps of one view, each (H, W), into the (H, W) anomaly map.
+
+        With `finish_padded` H and W are those of the padded square, if the view makes one.
+        """
         (only,) = maps.values()
         return only
 
     def calibrate(self, maps: Iterable[dict[str, Tensor]]) -> None:
         """Look once, after ``fit``, at the merged native maps of held-out normal images.
 
+        It is not called where none are held out (``--held-out 0``): a map must not need it to rank.
         Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
         scales that differ between views are evened out later (see :mod:`hrbench.engine.fusion`).
         """

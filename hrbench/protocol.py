@@ -315,5 +315,5 @@ def load_protocol(name: str | Path | Protocol) -> Protocol:
     elif str(name) in _shipped():
         path = protocols_root() / f"{name}.toml"
     else:
-        raise unknown_name("protocol", str(name), list_protocols())
+        raise unknown_name("protocol", str(name), _shipped())
     return build(Protocol, read_toml(path), str(path))

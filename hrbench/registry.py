@@ -30,6 +30,7 @@ __all__ = [
     "find_preset",
     "list_methods",
     "load_method",
+    "option_types",
     "source_digest",
     "weights_options",
 ]
@@ -187,6 +188,12 @@ def all_options(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]
         found = f"has no default of option {missing[0]}, and no value is given"
         raise breach(cls.__init__, found, "a default, as every option has")
     return complete
+
+
+def option_types(cls: type[Method]) -> dict[str, Any]:
+    """Return the types of the options, by the constructor's annotations."""
+    hints = _hints(cls)
+    return {key: hints.get(key, Any) for key in _parameters(cls)}
 
 
 def _parameters(cls: type[Method]) -> dict[str, Any]:

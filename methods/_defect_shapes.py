@@ -45,8 +45,17 @@ def perlin_noise(size: tuple[int, int], cells: tuple[int, int], rng: np.random.G
     return math.sqrt(2) * torch.lerp(upper, lower, fade(y))
 
 
-def simple_shape(size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """Return a rectangle, an ellipse or a polygon of 3 to 8 corners (even-odd), (h, w) bool."""
+def simple_shape(size: tuple[int, int], rng: np.random.Generator, *, unit: float = 1.0) -> Tensor:
+    """Return a rectangle, an ellipse or a polygon of 3 to 8 corners (even-odd), (h, w) bool.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Height and width in pixels.
+    rng : numpy.random.Generator
+    unit : float
+        Pixels of `size` that a pixel of the published margin and least side is.
+    """
     height, width = size
     rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
     kind = rng.integers(3)
@@ -60,9 +69,10 @@ def simple_shape(size: tuple[int, int], rng: np.random.Generator) -> Tensor:
             inside ^= crossed & (columns < x0 + (rows - y0) * ((x1 - x0) / (y1 - y0)))
         return inside
     # The published margin of 50 px and least side of 10 px, within reason for small tiles.
-    margin = [min(50, n // 2) for n in size]
+    least = 10 * unit
+    margin = [min(50 * unit, n // 2) for n in size]
     top, left = (rng.uniform(0, n - m) for n, m in zip(size, margin, strict=True))
-    tall, wide = (rng.uniform(10, max(10, n - start)) for n, start in zip(size, (top, left), strict=True))
+    tall, wide = (rng.uniform(least, max(least, n - start)) for n, start in zip(size, (top, left), strict=True))
     if kind == 0:
         return (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
     y, x = (rows - top - tall / 2) / (tall / 2), (columns - left - wide / 2) / (wide / 2)

@@ -6,13 +6,26 @@ Where an operation is random, a generator is the only source of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["OPERATIONS", "blurred", "grey", "jittered", "per_channel", "recoloured", "resized", "rotated", "size_of"]
+__all__ = [
+    "OPERATIONS",
+    "blurred",
+    "colour_jittered",
+    "grey",
+    "hue_turned",
+    "jittered",
+    "per_channel",
+    "recoloured",
+    "resized",
+    "rotated",
+    "size_of",
+]
 
 _LUMA = (0.299, 0.587, 0.114)
 _YIQ = np.array([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])  # brightness and two axes of colour
@@ -67,6 +80,31 @@ def jittered(image: Tensor, strength: float, hue: float, rng: np.random.Generato
     brighter = (image * bright).clamp(0, 1)
     contrasted = torch.lerp(grey(brighter).mean(), brighter, float(contrast)).clamp(0, 1)
     return recoloured(contrasted, rng.uniform(-hue, hue), float(saturation)).clamp(0, 1)
+
+
+def colour_jittered(image: Tensor, strength: float, hue: float, rng: np.random.Generator) -> Tensor:
+    """Do what :func:`jittered` does in random order and with the hue of HSV, as torchvision's ``ColorJitter``."""
+    bright, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).tolist()
+    turns = rng.uniform(-hue, hue)
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: x * bright,
+        lambda x: torch.lerp(grey(x).mean(), x, contrast),
+        lambda x: torch.lerp(grey(x), x, saturation),
+        lambda x: hue_turned(x, turns),
+    )
+    for chosen in rng.permutation(len(changes)):
+        image = changes[chosen](image).clamp(0, 1)
+    return image
+
+
+def hue_turned(image: Tensor, turns: float) -> Tensor:
+    """Turn the hue of an image in [0, 1] on the hexagon of HSV."""
+    value, chroma = image.amax(dim=0), image.amax(dim=0) - image.amin(dim=0)
+    red, green, blue = image / chroma.clamp(min=1e-12)  # differences of channels are in [-1, 1]
+    sector = torch.where(value == image[1], 2 + blue - red, 4 + red - green)
+    sector = torch.where(value == image[0], green - blue, sector) + 6 * turns
+    away = (sector + torch.tensor((5.0, 3.0, 1.0)).to(image).view(3, 1, 1)).remainder(6)
+    return value - chroma * torch.minimum(away, 4 - away).clamp(0, 1)
 
 
 def recoloured(image: Tensor, turns: float, saturation: float) -> Tensor:

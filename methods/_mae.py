@@ -59,9 +59,12 @@ class MaskedAutoencoder(nn.Module):
         ``pretrained``, ``bundled``, ``random`` or a path: an encoder of a masked autoencoder, or one with its decoder,
         whose first blocks are then used too.
     patch : int, optional
-        Height and width of a patch in pixels; by default the backbone's.
+        Height and width of a patch in pixels; by default the backbone's. Given weights are resampled to another one:
+        the encoder's filters by timm, the decoder's last layer as the patches that it paints.
     width, heads, depth : int
         Of the decoder: channels, attention heads, blocks.
+    given_depth : int, optional
+        Most decoder blocks that are taken from a file; by default all.
 
     Attributes
     ----------
@@ -87,9 +90,16 @@ class MaskedAutoencoder(nn.Module):
         width: int = 512,
         heads: int = 16,
         depth: int = 8,
+        given_depth: int | None = None,
     ) -> None:
         super().__init__()
-        network, self.origin, rest = load_transformer(backbone, weights, **({"patch_size": patch} if patch else {}))
+        options: dict[str, Any] = {"patch_size": patch} if patch else {}
+        if patch and weights not in ("random", "bundled"):
+            # An input of as many patches as the weights know: timm would resample their positions to others.
+            with torch.device("meta"):
+                plain: Any = load_transformer(backbone, "random")[0]
+            options["img_size"] = tuple(patch * n for n in plain.patch_embed.grid_size)
+        network, self.origin, rest = load_transformer(backbone, weights, **options)
         vit: Any = network
         parts = {key.partition(".")[0] for key in network.state_dict()}
         if parts != _PARTS:
@@ -106,7 +116,8 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(vit.embed_dim, width, heads, depth, self.patch)
         found = _decoder_weights(rest)
         if found:
-            self.decoder.fill(found, str(weights))
+            found |= {key: _repatched(found[key], self.patch) for key in found if key.startswith("pixels.")}
+            self.decoder.fill(found, str(weights), depth if given_depth is None else given_depth)
             self.origin += f" with {self.decoder.filled} decoder blocks"
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
@@ -248,8 +259,8 @@ class Decoder(nn.Module):
             found.append(x[:, 1:])
         return found
 
-    def fill(self, given: Mapping[str, Tensor], source: str) -> None:
-        """Load weights as named here; blocks that only one of both has are left out.
+    def fill(self, given: Mapping[str, Tensor], source: str, depth: int) -> None:
+        """Load weights as named here, at most `depth` blocks; blocks that only one of both has are left out.
 
         Raises
         ------
@@ -258,7 +269,7 @@ class Decoder(nn.Module):
         """
         own = self.state_dict()
         blocks = {int(key.split(".")[1]) for key in given if key.startswith("blocks.")}
-        self.filled = min(len(blocks), len(self.blocks))
+        self.filled = min(len(blocks), len(self.blocks), depth)
         wanted = [key for key in own if not key.startswith("blocks.") or int(key.split(".")[1]) < self.filled]
         wrong = [
             f"{key} is {tuple(given[key].shape) if key in given else 'missing'}, expected {tuple(own[key].shape)}"
@@ -395,3 +406,20 @@ def _decoder_weights(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 name = re.sub(pattern, replacement, name)
             found[name] = value
     return found
+
+
+def _repatched(rows: Tensor, patch: int) -> Tensor:
+    """Return the weight or bias of a layer that paints patches, so that it paints them at another size.
+
+    Parameters
+    ----------
+    rows : Tensor
+        (3 * p * p, ...), channels last within a patch; of any other length it is returned as it is.
+    patch : int
+    """
+    side = math.isqrt(len(rows) // 3)
+    if side == patch or 3 * side**2 != len(rows):
+        return rows
+    painted = rows.reshape(side, side, 3, -1).permute(3, 2, 0, 1)
+    painted = functional.interpolate(painted, (patch, patch), mode="bicubic", antialias=True)
+    return painted.permute(2, 3, 1, 0).reshape(-1, *rows.shape[1:])

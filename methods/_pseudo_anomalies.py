@@ -7,11 +7,13 @@ Five generators, all free of downloads, for methods that learn to tell a defect 
     of other images of the batch, or procedural, with three random colour operations.
 ``polygon``, ``patches``
     ISSTAD's two (arXiv 2303.17354): the whole image is altered once and seen through up to three large shapes; or
-    up to a hundred rectangles are altered in place.
+    up to a hundred rectangles are altered in place. ``polygon`` was published for whole images at camera pitch: its
+    lengths in pixels are here thousandths of the shorter side.
 ``tiny``, ``sized``
     This project's: blobs with log-uniform area, of 3 to 32 px diameter, or of 3 px to a third of the image.
 ``mixture``
-    Per image: ``patches`` with probability 0.4, ``polygon`` 0.3, ``tiny`` 0.3.
+    Per image: kin of ``patches`` with probability 0.4, of ``polygon`` 0.3, or ``tiny`` 0.3. The first two are this
+    project's, for tiles: lengths are in pixels, grey and flip always happen, colours change in a fixed order.
 
 A label marks what really changed: at most 8/255 of difference in every channel is no defect, so that flipping a flat
 region teaches nothing false. Pixels that are not labelled are bit-equal to the clean image.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,7 +37,7 @@ from torch.nn import functional
 from hrbench.errors import HrbenchError, unknown_name
 
 from ._defect_shapes import blob, perlin_noise, simple_shape
-from ._image_operations import blurred, grey, jittered, per_channel, rotated, size_of
+from ._image_operations import blurred, colour_jittered, grey, jittered, per_channel, rotated, size_of
 from ._textures import texture
 
 __all__ = ["GENERATORS", "VISIBLE", "Corrupted", "Generator", "corrupt"]
@@ -46,7 +49,6 @@ VISIBLE = 8 / 255
 """Least change of a channel, in [0, 1], that makes a pixel a defect."""
 
 _LEAST_SIDE = 16
-_MIXTURE = (("patches", 0.4), ("polygon", 0.3), ("tiny", 0.3))
 _SMALLEST, _TINY = 3.0, 32.0  # equivalent diameters of blobs in pixels
 
 _FLIPS = ((1,), (2,), (1, 2))
@@ -58,11 +60,21 @@ _COLOUR: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
 }
 _COLOUR_CHANGES = (("jitter",), ("grey",), ("blur",), ("jitter", "grey"), ("jitter", "blur"), ("grey", "blur"))
 
+_PUBLISHED_COLOUR = _COLOUR | {
+    "jitter": lambda image, rng: colour_jittered(image, 0.8, 0.4, rng),
+    "blur": lambda image, rng: blurred(image, _thousandth(image) * rng.uniform(15, 20)),
+}
+
 _PATCH: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "jitter": lambda image, rng: jittered(image, 0.4, 0.1, rng),
     "grey": lambda image, rng: grey(image),
     "blur": lambda image, rng: blurred(image, rng.uniform(0.1, 2)),
     "flip": lambda image, rng: image.flip(_FLIPS[rng.integers(2)]),
+}
+_PUBLISHED_PATCH = _PATCH | {
+    "jitter": lambda image, rng: colour_jittered(image, 0.4, 0.1, rng),
+    "grey": lambda image, rng: grey(image) if rng.random() < 0.5 else image,
+    "flip": lambda image, rng: image.flip(_FLIPS[rng.integers(2)]) if rng.random() < 0.5 else image,
 }
 _PATCH_CHANGES = (
     ("jitter",),
@@ -139,10 +151,8 @@ def corrupt(
     for index, clean in enumerate(batch):
         if rng.random() >= probability:
             continue
-        kind: str = generator
-        if kind == "mixture":
-            kind = str(rng.choice([name for name, _ in _MIXTURE], p=[share for _, share in _MIXTURE]))
-        drawn, mask = _DRAW[kind](clean, batch, rng)
+        draw = _DRAW.get(generator) or _MIXTURE[rng.choice(len(_MIXTURE), p=_SHARES)]
+        drawn, mask = draw(clean, batch, rng)
         if within is not None:
             mask &= within[index]
         labels[index] = _changed(clean, drawn, mask)
@@ -173,25 +183,31 @@ def _perlin(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[T
     return torch.lerp(clean, texture(sources, size, rng), opacity), mask
 
 
-def _polygon(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _polygon(
+    clean: Tensor, sources: Tensor, rng: np.random.Generator, *, published: bool = False
+) -> tuple[Tensor, Tensor]:
     del sources
+    colour, unit = (_PUBLISHED_COLOUR, _thousandth(clean)) if published else (_COLOUR, 1.0)
     kind = rng.integers(3)
     if kind == 0:
         drawn = clean
         for change in _COLOUR_CHANGES[rng.integers(len(_COLOUR_CHANGES))]:
-            drawn = _COLOUR[change](drawn, rng)
+            drawn = colour[change](drawn, rng)
     elif kind == 1:
         drawn = clean.flip(_FLIPS[rng.integers(3)])
     else:
         drawn = (clean + _uniform(clean, rng)) / 2
     mask = torch.zeros_like(clean[0], dtype=torch.bool)
     for _ in range(rng.integers(1, 4)):
-        mask |= simple_shape(size_of(clean), rng).to(clean.device)
+        mask |= simple_shape(size_of(clean), rng, unit=unit).to(clean.device)
     return drawn, mask
 
 
-def _patches(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _patches(
+    clean: Tensor, sources: Tensor, rng: np.random.Generator, *, published: bool = False
+) -> tuple[Tensor, Tensor]:
     del sources
+    changes = _PUBLISHED_PATCH if published else _PATCH
     height, width = size_of(clean)
     drawn, mask = clean.clone(), torch.zeros_like(clean[0], dtype=torch.bool)
     for _ in range(rng.integers(1, 101)):
@@ -200,7 +216,7 @@ def _patches(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[
         window = (..., slice(top, top + rows), slice(left, left + columns))
         patch = drawn[window]
         for change in _PATCH_CHANGES[rng.integers(len(_PATCH_CHANGES))]:
-            patch = _PATCH[change](patch, rng)
+            patch = changes[change](patch, rng)
         drawn[window] = patch
         mask[window] = True
     return drawn, mask
@@ -259,14 +275,19 @@ def _smudge(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
 _BLOB_CONTENT = (_shift, _noise, _pasted, _smudge)
 
 
+def _thousandth(image: Tensor) -> float:
+    return min(size_of(image)) / 1000
+
+
 def _uniform(image: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(image.device)
 
 
 _DRAW: dict[str, Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]] = {
     "perlin": _perlin,
-    "polygon": _polygon,
-    "patches": _patches,
+    "polygon": partial(_polygon, published=True),
+    "patches": partial(_patches, published=True),
     "tiny": _tiny,
     "sized": _sized,
 }
+_MIXTURE, _SHARES = (_patches, _polygon, _tiny), (0.4, 0.3, 0.3)

@@ -24,10 +24,10 @@ _KERNELS: Rule = ("at least one number, each 1 or 3", lambda x: len(x) > 0 and s
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("batch_size", "mae_batch_size", "discriminator_batch_size"), _COUNT),
-    **dict.fromkeys(("flow_steps", "patch", "input_size", "width"), _COUNT),
+    **dict.fromkeys(("flow_steps", "patch", "input_size", "width", "lr_period"), _COUNT),
     **dict.fromkeys(("decoder_width", "decoder_heads", "decoder_depth"), _COUNT),
     **dict.fromkeys(("steps", "epochs", "mae_steps", "mae_epochs", "discriminator_steps"), _COUNT_OR_NONE),
-    **dict.fromkeys(("lr", "mae_lr", "discriminator_lr", "hidden_ratio"), _POSITIVE),
+    **dict.fromkeys(("lr", "mae_lr", "discriminator_lr", "hidden_ratio", "clip", "loss_factor"), _POSITIVE),
     **dict.fromkeys(("weight_decay", "momentum", "gamma", "l1"), _NOT_NEGATIVE),
     "strides": _COUNTS,
     "kernels": _KERNELS,

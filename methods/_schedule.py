@@ -7,7 +7,7 @@ has taken, which its state remembers, so that a fit that is continued ends with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Budget", "adamw", "clip_gradients", "cosine", "set_rate"]
+__all__ = ["Budget", "adamw", "clip_gradients", "cosine", "set_rate", "set_wave", "wave"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,12 @@ class Budget:
         """Return the number of steps; of each pass, an incomplete last batch counts if `incomplete`."""
         if self.steps is not None:
             return self.steps
+        return (self.epochs or 0) * self.of_a_pass(inputs, incomplete=incomplete)
+
+    def of_a_pass(self, inputs: int, *, incomplete: bool = False) -> int:
+        """Return the number of steps of one pass."""
         size = max(1, self.batch_size)  # the fit loop refuses others
-        return (self.epochs or 0) * (math.ceil(inputs / size) if incomplete else max(1, inputs // size))
+        return math.ceil(inputs / size) if incomplete else max(1, inputs // size)
 
 
 def cosine(step: int, steps: int, *, warmup: int = 0, least: float = 0.0) -> float:
@@ -76,14 +80,39 @@ def cosine(step: int, steps: int, *, warmup: int = 0, least: float = 0.0) -> flo
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def wave(step: int, of_a_pass: int, *, period: int, least: float = 0.0) -> float:
+    """Return the factor of the learning rate at a step: half a cosine down to `least`, half a cosine up, and so on.
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    of_a_pass : int
+        Steps of a pass over the inputs, during which the factor stays.
+    period : int
+        Passes from 1 to `least`, and as many back.
+    least : float
+    """
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (step // of_a_pass) / period))
+
+
 def set_rate(optimizer: torch.optim.Optimizer, steps: int, *, warmup: int = 0, least: float = 0.0) -> None:
     """Let the optimizer's learning rates follow :func:`cosine` over the next `steps` steps of a fresh optimizer."""
+    _follow(optimizer, lambda taken: cosine(taken, steps, warmup=warmup, least=least))
+
+
+def set_wave(optimizer: torch.optim.Optimizer, of_a_pass: int, *, period: int, least: float = 0.0) -> None:
+    """Let the learning rates of a fresh optimizer follow :func:`wave`."""
+    _follow(optimizer, lambda taken: wave(taken, of_a_pass, period=period, least=least))
+
+
+def _follow(optimizer: torch.optim.Optimizer, factor_at: Callable[[int], float]) -> None:
     base = [float(group["lr"]) for group in optimizer.param_groups]
 
     def before(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs
         taken = int(next((state["step"] for state in opt.state.values()), 0))
-        factor = cosine(taken, steps, warmup=warmup, least=least)
+        factor = factor_at(taken)
         for group, rate in zip(opt.param_groups, base, strict=True):
             group["lr"] = rate * factor
 

@@ -24,12 +24,12 @@ from hrbench.precision import full_precision
 
 from ._mae import MaskedAutoencoder, masked_error, random_crops, unpatchify
 from ._pseudo_anomalies import Generator, corrupt
-from ._schedule import Budget, adamw, clip_gradients, set_rate
+from ._schedule import Budget, adamw, clip_gradients, set_rate, set_wave
 
 __all__ = ["ISSTAD", "classification_loss", "gaussian_blur", "ssim"]
 
 _WARMUP = 40 / 305  # share of stage 1's steps
-_LEAST_RATE = 1e-3  # of stage 2's, at its end
+_LEAST_RATE = 1e-3  # of stage 2's highest
 _CLASS_WEIGHTS = (3.0, 1.0)  # normal, defective
 _REPAIR_WEIGHT, _SSIM_WEIGHT = 0.5, 0.1
 _RESIDUAL_QUANTILE = 0.995
@@ -37,12 +37,16 @@ _BAND = 256  # rows that a blur computes at a time: its cost stays linear in the
 
 _PAPER: Mapping[str, Any] = {
     "corruption": "polygon",
-    "blur": 4.0,
-    "input_size": 224,
+    "lr": 1e-3,
+    "lr_period": 30,
+    "clip": None,
     "mae_steps": None,
     "mae_epochs": 305,
     "steps": None,
     "epochs": 200,
+    "residual": "minmax",
+    "blur": 4.0,
+    "input_size": 224,
 }
 
 
@@ -57,12 +61,11 @@ class ISSTAD(Method):
         Where stage 1 starts: ``pretrained``, ``bundled``, ``random``, or a path to a masked autoencoder's encoder, with
         or without its decoder (see :mod:`hrbench.backbones`).
     patch : int, optional
-        Height and width of a patch in pixels; by default the backbone's. To another one timm
-        resamples the filters of given weights.
+        Height and width of a patch in pixels; by default the backbone's. Given weights are resampled to another one.
     decoder_width, decoder_heads, decoder_depth : int
         Of the decoder: channels, attention heads, blocks in stage 2.
     mae_depth : int
-        Decoder blocks in stage 1; the others are first used in stage 2.
+        Decoder blocks in stage 1, which a file of weights may fill; the others are first used in stage 2.
     mask_ratio : float
         Share of the patches that stage 1 hides.
     crop_area : float
@@ -74,12 +77,17 @@ class ISSTAD(Method):
         Share of stage 2's inputs with drawn defects.
     mae_lr, lr : float
         Highest learning rates of the stages, both AdamW.
+    lr_period : int, optional
+        Passes over the inputs in which stage 2's learning rate falls to a thousandth, and in as many rises again; by
+        default it falls once, over the whole stage.
+    clip : float, optional
+        Greatest length of stage 2's gradients; None does not clip.
     mae_batch_size, batch_size : int
         Inputs per training step.
     mae_steps, steps : int, optional
         Training steps.
     mae_epochs, epochs : int, optional
-        Passes over the training inputs, instead of steps; an incomplete last batch does not count.
+        Passes over the training inputs, instead of steps; an incomplete last batch counts in stage 2 only.
     map : str
         ``product``, or one factor alone: ``classification`` or ``repair``.
     residual : str
@@ -97,8 +105,8 @@ class ISSTAD(Method):
     weights_licence = "bundled: Apache-2.0; MAE (default backbones): CC-BY-NC-4.0, no commercial use; others: see timm"
     image_score = "mean"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:224", _PAPER),
-        "paper-base": Preset("whole:224", {**_PAPER, "backbone": "vit_base_patch16_224.mae"}),
+        "paper": Preset("whole:224:bilinear-aliased", _PAPER),
+        "paper-base": Preset("whole:224:bilinear-aliased", {**_PAPER, "backbone": "vit_base_patch16_224.mae"}),
         "native": Preset("tiled:224:56"),
         "demo": Preset(
             "tiled:128:32",
@@ -136,6 +144,8 @@ class ISSTAD(Method):
         corruption_share: float = 2 / 3,
         mae_lr: float = 1e-3 * 20 / 256,
         lr: float = 5e-4,
+        lr_period: int | None = None,
+        clip: float | None = 1.0,
         mae_batch_size: int = 20,
         batch_size: int = 16,
         mae_steps: int | None = 4000,
@@ -160,8 +170,15 @@ class ISSTAD(Method):
         self._painting = Budget("isstad", mae_batch_size, mae_steps, mae_epochs, "mae_")
         self._repairing = Budget("isstad", batch_size, steps, epochs)
         self._painting_lr, self._repairing_lr = mae_lr, lr
+        self._lr_period, self._clip = lr_period, clip
         self.network = MaskedAutoencoder(
-            backbone, weights, patch=patch, width=decoder_width, heads=decoder_heads, depth=decoder_depth
+            backbone,
+            weights,
+            patch=patch,
+            width=decoder_width,
+            heads=decoder_heads,
+            depth=decoder_depth,
+            given_depth=mae_depth,
         )
         self.classifier = nn.Linear(decoder_width, 2 * self.network.patch**2)
         self.multiple = self.network.patch
@@ -187,9 +204,14 @@ class ISSTAD(Method):
             description="paint",
         )
         repairing = adamw(self.repairing_parameters(), self._repairing_lr)
-        steps = self._repairing.of(len(normals))
-        set_rate(repairing, steps, least=_LEAST_RATE)
-        clip_gradients(repairing, 1.0)
+        steps = self._repairing.of(len(normals), incomplete=True)
+        if self._lr_period is None:
+            set_rate(repairing, steps, least=_LEAST_RATE)
+        else:
+            of_a_pass = self._repairing.of_a_pass(len(normals), incomplete=True)
+            set_wave(repairing, of_a_pass, period=self._lr_period, least=_LEAST_RATE)
+        if self._clip is not None:
+            clip_gradients(repairing, self._clip)
         context.train(
             normals, self.loss, repairing, steps=steps, batch_size=self._repairing.batch_size, description="repair"
         )
@@ -331,21 +353,31 @@ def gaussian_blur(
     radius : int, optional
         Reach of the window in pixels; by default four standard deviations.
     zeros : bool
-        Outside the image there are zeros. By default the weights that are left count, which keeps a constant image
-        constant.
+        Outside the image there are zeros. By default it is mirrored there, with its border pixels twice.
     """
 
     def along(x: Tensor, deviation: float) -> Tensor:
         # Bands of a dense matrix: on a CPU ten times as fast as a convolution with one channel.
         reach = math.ceil(4 * deviation) if radius is None else radius
-        total = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation).square()).sum()
+
+        def window(distance: Tensor) -> Tensor:
+            return torch.exp(-0.5 * (distance / deviation).square()) * (distance.abs() <= reach)
+
+        total = window(torch.arange(-reach, reach + 1)).sum()
         length, bands = x.shape[-2], []
         position = torch.arange(length, device=x.device)
         for start in range(0, length, _BAND):
-            rows = position[start : start + _BAND]
+            rows = position[start : start + _BAND, None]
             near = slice(max(0, start - reach), start + len(rows) + reach)
-            distance = rows[:, None] - position[near]
-            weights = torch.exp(-0.5 * (distance / deviation).square()) * (distance.abs() <= reach)
+            columns = position[near]
+            weights = window(rows - columns)
+            if not zeros and len(columns) < len(rows) + 2 * reach:
+                # Mirrored at both ends, the axis has twice its length as period.
+                turns = reach // (2 * length) + 1
+                for shift in range(-2 * turns * length, 2 * turns * length + 1, 2 * length):
+                    weights += window(rows + columns + 1 - shift)
+                    if shift:
+                        weights += window(rows - columns - shift)
             weights = weights / (total.to(weights) if zeros else weights.sum(dim=1, keepdim=True))
             bands.append(weights.to(x.dtype) @ x[..., near, :])
         return torch.cat(bands, dim=-2)

@@ -50,13 +50,14 @@ class L2BT(Method):
         Passes over the training inputs, instead of `steps`.
     blur_padding : str
         Of the final blur: ``reflect``, or ``zero`` as in the paper, which darkens the map's borders (to 0.28
-        at an edge, 0.08 at a corner).
+        at an edge, 0.08 at a corner). Where the view pads images to a square, these are the square's borders.
     """
 
     title = "L2BT"
     paper = "Costanzino et al., arXiv 2407.04092"
     weights_licence = "bundled: Apache-2.0; DINOv2 (default teacher): Apache-2.0; others: see timm"
     image_score = "top:0.001"
+    finish_padded = True  # the blur takes in what lies under the padding, and is cropped after it
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset("whole:1036:square", {"steps": None, "epochs": 50, "blur_padding": "zero"}),
         "native": Preset("tiled:518:112"),
@@ -126,7 +127,7 @@ class L2BT(Method):
         return Prediction({"anomaly": (backward * forward).reshape(len(batch), *self.teacher.grid(batch))})
 
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
-        """Blur the merged map in native pixels."""
+        """Blur the merged map, of the square where the view pads to one, in native pixels."""
         return blur(maps["anomaly"], padding=self._blur_padding)
 
 

@@ -6,11 +6,13 @@ arXiv 2210.07548 (IROS 2022); without the discriminator arXiv 2111.15376. The fi
 reconstructs the features of a second teacher, which tells it by one attention plane per level where to look. What
 both pairs miss or invent, a discriminator learns to correct from pseudo-anomalies.
 
-There is no official code, and the paper's figures leave much open; the page beside this file says what is ours.
+There is no official code, and the paper's figures leave much open; the page beside this file says what is ours. What
+the plain pair is trained with is that of STPM's code.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -65,6 +67,8 @@ class RSTPM(Method):
         Of the focal loss.
     l1 : float
         Weight of an additional mean absolute error of the discriminator's probability.
+    loss_factor : float
+        Of the squared distances in the students' loss: 1/2 in STPM's paper, 1 in its code.
     lr, momentum, weight_decay : float
         Of the students' SGD.
     batch_size : int
@@ -72,7 +76,7 @@ class RSTPM(Method):
     steps : int
         Least number of the students' steps.
     epochs : int
-        Least number of passes over the training inputs by the students.
+        Least number of passes over the training inputs by the students, an incomplete last batch counted as a step.
     discriminator_lr : float
         Of the discriminator's Adam.
     discriminator_batch_size, discriminator_steps : int
@@ -84,7 +88,10 @@ class RSTPM(Method):
     weights_licence = "bundled: Apache-2.0; resnet18, resnet50 (tv_in1k): BSD-3-Clause; others: see timm"
     image_score = "max"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset("whole:256", {"anomalies": "perlin", "epochs": 100, "steps": 3000}),
+        "paper": Preset(
+            "whole:256:bilinear",
+            {"anomalies": "perlin", "probability": 0.5, "loss_factor": 1.0, "epochs": 100, "steps": 3000},
+        ),
         "native": Preset("tiled:512:128", {"batch_size": 16, "discriminator_batch_size": 8}),
         "demo": Preset(
             "tiled:256:64",
@@ -118,6 +125,7 @@ class RSTPM(Method):
         width: int = 32,
         gamma: float = 2.0,
         l1: float = 0.0,
+        loss_factor: float = 0.5,
         lr: float = 0.4,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -151,6 +159,7 @@ class RSTPM(Method):
 
         self._combine, self._mode = combine, discriminator
         self._anomalies, self._probability, self._gamma, self._l1 = anomalies, probability, gamma, l1
+        self._loss_factor = loss_factor
         self._lr, self._momentum, self._weight_decay = lr, momentum, weight_decay
         self._batch_size, self._steps, self._epochs = batch_size, steps, epochs
         self._discriminator_lr, self._discriminator_steps = discriminator_lr, discriminator_steps
@@ -166,7 +175,7 @@ class RSTPM(Method):
         """Train both students on normal images (SGD, constant learning rate)."""
         students = [*self.student.parameters(), *self.second_student.parameters()]
         optimizer = torch.optim.SGD(students, self._lr, self._momentum, weight_decay=self._weight_decay)
-        steps = max(self._steps, self._epochs * max(1, len(normals) // self._batch_size))
+        steps = max(self._steps, self._epochs * math.ceil(len(normals) / max(1, self._batch_size)))
         context.train(
             normals, self.student_loss, optimizer, steps=steps, batch_size=self._batch_size, description="students"
         )
@@ -202,9 +211,9 @@ class RSTPM(Method):
         return torch.cat([functional.interpolate(m, size, mode="bilinear", align_corners=False) for m in sums], dim=1)
 
     def student_loss(self, batch: Tensor) -> Tensor:
-        """Return the sum over pairs and levels of the mean distance."""
+        """Return the sum over pairs and levels of the mean squared distance, times its factor."""
         first, second = self.distances(batch)
-        return torch.stack([m.mean() for m in (*first, *second)]).sum()
+        return 2 * self._loss_factor * torch.stack([m.mean() for m in (*first, *second)]).sum()
 
     def discriminator_loss(self, batch: Tensor) -> Tensor:
         """Draw pseudo-anomalies into the batch and return the focal loss of finding them."""

@@ -184,6 +184,7 @@ class UFlow(Method):
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Maximise the likelihood of the features of normal images (Adam, constant learning rate)."""
+        held_out = None if self._recalibrate == "none" else context.held_out  # where there are none, an error now
         features = context.features(normals, self.features)
         measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         if self._checkpoint is not None:
@@ -194,7 +195,7 @@ class UFlow(Method):
             optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
             steps = self._budget.of(len(normals), incomplete=True)
             context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
-        if self._recalibrate != "none":
+        if held_out is not None:
             self.recalibrate(context)
 
     def features(self, batch: Tensor) -> list[Tensor]:

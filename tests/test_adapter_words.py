@@ -195,6 +195,7 @@ class NoSuperModules(Plain):
             "Bad",
             "has input_size 7, expected None or a multiple",
         ),
+        (type("Bad", (Plain,), {"finish_padded": "yes"}), "Bad", "has finish_padded 'yes', expected True or False"),
         (type("Bad", (Plain,), {"fit": Method.fit}), "Bad", r"has no fit, expected fit\(self, normals, context\)"),
         (type("Bad", (Plain,), {"predict": Method.predict}), "Bad", r"has no predict, expected predict\(self, batch\)"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import hrbench
 from hrbench import cli
 from hrbench.grid.study import Study
-from hrbench.grid_file import OPTIONS, Setting, read_grid
+from hrbench.grid_file import OPTIONS, OptionValue, read_grid
 
 Said = Callable[..., dict[str, Any]]
 FILE = """
@@ -26,6 +26,7 @@ weights = "bundled"
 device = "cpu"
 batch_size = 4
 precision = "float32"
+held_out = 0
 compile = true
 protocol = ["native", "lowres256"]
 output = "out"
@@ -50,6 +51,7 @@ WORDS = [
     *("--dataset", "visa", "--root", "data/visa", "--categories", "candle", "fryum"),
     *("--methods", "fastflow", "my/adapter.py", "--preset", "paper", "--view", "whole:256", "tiled:256:64"),
     *("--seeds", "1", "2", "--weights", "bundled", "--device", "cpu", "--batch-size", "4", "--precision", "float32"),
+    *("--held-out", "0"),
     *("--compile", "--protocol", "native", "lowres256", "--output", "out", "--save-maps"),
     *("--engine", "ray:auto", "--gpus-per-job", "0.5", "--cpus-per-job", "2", "--shared-output"),
     *("--no-check", "--dry-run"),
@@ -129,7 +131,7 @@ def test_home_is_expanded_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.Mo
         "root": "/home/me/data",
         "methods": ("/home/me/a.py",),
         "protocol": ("a~", "~nobody-here/p.toml"),
-        "settings": [Setting("/home/me/a.py", "w", "/home/me")],
+        "settings": [OptionValue("/home/me/a.py", "w", "/home/me")],
     }
 
 
@@ -167,6 +169,8 @@ def test_mistakes_name_file_and_key(
         (["{grid}"], "missing methods: expected --methods, or methods in {grid}"),
         (["nowhere.toml"], "nowhere.toml: no such file"),
         (["l2bt"], "l2bt: expected a .toml file"),
+        (["--methods", "l2bt", "g.toml"], "'g.toml' is a grid file, expected before the options: hrbench run g.toml"),
+        (["{grid}", "--set", "a=1", "b.toml"], "--set: 'b.toml' is a grid file, expected before the options"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -84,7 +84,7 @@ def test_missing_keys_and_files(tmp_path):
         load_protocol(path)
     with pytest.raises(HrbenchError, match="no such file"):
         load_protocol(tmp_path / "none.toml")
-    with pytest.raises(HrbenchError, match="unknown protocol"):
+    with pytest.raises(HrbenchError, match=r"unknown protocol 'nativ'; did you mean 'native'.*, native@1"):
         load_protocol("nativ")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "nbytes"]
+__all__ = ["duration", "held_out_text", "nbytes"]
 
 
 def duration(seconds: float) -> str:
@@ -19,6 +19,19 @@ def duration(seconds: float) -> str:
             rest = whole % size // part
             return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{whole} s"
+
+
+def held_out_text(share: float | None) -> str:
+    """Return what share of the normal training images was held out; nothing for the default.
+
+    Examples
+    --------
+    >>> [held_out_text(x) for x in (None, 0.0, 0.125)]
+    ['', 'none held out', '12.5 % held out']
+    """
+    if share is None:
+        return ""
+    return f"{100 * share:g} % held out" if share else "none held out"
 
 
 def nbytes(count: int) -> str:

@@ -82,7 +82,7 @@ class Source:
             with contextlib.suppress(Exception):
                 inner = getattr(network, "model", network)
                 convert = sys.modules[type(inner).__module__].checkpoint_filter_fn
-                matched = _match(network, convert(given, inner), whole)
+                matched = _match(network, convert(dict(given), inner), whole)  # it takes keys out
         if isinstance(matched, list):
             shown = "; ".join(matched[:3]) + (f"; and {len(matched) - 3} more" if len(matched) > 3 else "")
             if self.bundled:

@@ -115,7 +115,11 @@ def check_dataset(
 
 
 def check_files(
-    dataset: Dataset, descriptor: Descriptor | None = None, progress: Progress | None = None
+    dataset: Dataset,
+    descriptor: Descriptor | None = None,
+    progress: Progress | None = None,
+    *,
+    held_out: bool = True,
 ) -> list[Finding]:
     """Look for what would make a job on a dataset fail, or its numbers wrong: quickly, no image is decoded.
 
@@ -126,6 +130,8 @@ def check_files(
         With the counts that are expected.
     progress : callable, optional
         Wraps the iterable of samples, e.g. ``tqdm``.
+    held_out : bool
+        Whether jobs hold out normal training images, one at least.
 
     Returns
     -------
@@ -138,7 +144,7 @@ def check_files(
     """
     findings = _count_findings(dataset.categories, descriptor, whole=False) if descriptor else []
     findings += _unfinished(dataset.root, [category.name for category in dataset.categories])
-    return findings + _file_findings(dataset.categories, progress, decode=False)
+    return findings + _file_findings(dataset.categories, progress, decode=False, held_out=held_out)
 
 
 def dataset_summary(name: str | Path, root: Path | str, categories: Sequence[str] | None = None) -> list[str]:
@@ -295,7 +301,9 @@ def _unfinished(root: Path, categories: Sequence[str] | None) -> list[Finding]:
     return []
 
 
-def _file_findings(categories: Sequence[Category], progress: Progress | None, *, decode: bool) -> list[Finding]:
+def _file_findings(
+    categories: Sequence[Category], progress: Progress | None, *, decode: bool, held_out: bool = True
+) -> list[Finding]:
     """Check categories, and all their files side by side."""
     pool = ThreadPoolExecutor(_THREADS)
     try:
@@ -303,17 +311,17 @@ def _file_findings(categories: Sequence[Category], progress: Progress | None, *,
         jobs = [pool.submit(_sample_findings, sample, decode) for sample in samples]
         of_files = [job.result() for job in (progress(jobs) if progress else jobs)]
         sound = [sample for sample, found in zip(samples, of_files, strict=True) if not found]
-        findings = [finding for category in categories for finding in _category_findings(category)]
+        findings = [finding for category in categories for finding in _category_findings(category, held_out)]
         return [*findings, *(finding for found in of_files for finding in found), *_copies(sound, pool)]
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
 
 
-def _category_findings(category: Category) -> Iterator[Finding]:
+def _category_findings(category: Category, held_out: bool) -> Iterator[Finding]:
     name, (train, good, defective) = category.name, _numbers(category)
     for text in category.left_out:
         yield Finding("warning", text)
-    if train == 1:  # without any it was not read
+    if train == 1 and held_out:  # without any it is told already
         yield Finding("error", f"{name}: {train} training image, expected at least 2: one is held out")
     if category.test and not defective:
         yield Finding("error", f"{name}: no defective test image, expected at least one: there is nothing to measure")

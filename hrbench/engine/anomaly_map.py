@@ -96,11 +96,12 @@ def finish_looks(method: Method, item: NativeMaps) -> list[Tensor]:
 
 def _finals(method: Method, item: NativeMaps) -> list[Tensor]:
     finals = []
-    for maps in item.looks:
+    for maps, (left, right, top, bottom) in zip(item.looks, item.pads or [(0, 0, 0, 0)] * len(item.looks), strict=True):
         with guarded(call_name(method, "finish"), briefly=True):
             final = method.finish(maps)
         size = next(iter(maps.values())).shape
-        finals.append(check_final(method, final, size, item.sample.id).float())
+        final = check_final(method, final, size, item.sample.id).float()
+        finals.append(final[top : size[0] - bottom, left : size[1] - right].contiguous())
     return finals
 
 

@@ -48,17 +48,21 @@ class NativeMaps:
     ----------
     sample : Sample
     looks : tuple of dict of str to Tensor
-        Per look of the view: (H, W) float32 on the device, as the method named them.
+        Per look of the view: (H, W) float32 on the device, as the method named them; of the padded image where the
+        method asks for it (``Method.finish_padded``).
     decision : Tensor or None
         (H, W) bool on the device, of all looks: a pixel is predicted as a defect if any look predicts so.
     spans : tuple of Span
         When the device worked on this image: batches that it shared, and its merging.
+    pads : tuple of (int, int, int, int)
+        Per look what its maps have beyond the image at the left, right, top and bottom; empty where none has anything.
     """
 
     sample: Sample
     looks: tuple[dict[str, Tensor], ...]
     decision: Tensor | None
     spans: tuple[Span, ...]
+    pads: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
     def maps(self) -> dict[str, Tensor]:
@@ -104,17 +108,18 @@ class _Pending:
         """Return the number of inputs, those of all looks."""
         return sum(len(look.placement) for look in self.looks)
 
-    def finish(self, device: torch.device) -> NativeMaps:
+    def finish(self, device: torch.device, *, padded: bool) -> NativeMaps:
         """Hand out the maps, and keep none: the last batch still knows this image."""
         started = mark(device)
-        maps = tuple({name: canvas.result() for name, canvas in look.maps.items()} for look in self.looks)
+        maps = tuple({name: canvas.result(padded=padded) for name, canvas in look.maps.items()} for look in self.looks)
+        pads = tuple(look.placement.pad for look in self.looks) if padded else ()
         decision: Tensor | None = None
         for look in self.looks:
             if look.decision is not None:
                 decided = look.decision.result()
                 decision = decided if decision is None else decision | decided
         self.looks.clear()
-        return NativeMaps(self.sample, maps, decision, (*self.spans, (started, mark(device), 1.0)))
+        return NativeMaps(self.sample, maps, decision, (*self.spans, (started, mark(device), 1.0)), pads)
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ class _Queue:
 
     batch_size: int
     seeds: Mapping[int, int]
+    padded: bool  # the maps of square views are handed out with their padding
     images: deque[_Pending] = field(default_factory=deque)
     parts: Sequence[str] = ()  # of the predictions so far
 
@@ -181,7 +187,7 @@ class _Queue:
     def finished(self, device: torch.device) -> Iterator[NativeMaps]:
         """Let out the images all of whose inputs are predicted."""
         while self.images and self.images[0].done == len(self.images[0]):
-            yield self.images.popleft().finish(device)
+            yield self.images.popleft().finish(device, padded=self.padded)
 
 
 def predict(
@@ -224,7 +230,7 @@ def predict(
     """
     method.eval()
     on_gpu = device.type == "cuda"
-    queue = _Queue(batch_size, {} if seeds is None else seeds)
+    queue = _Queue(batch_size, {} if seeds is None else seeds, method.finish_padded)
     gathered = queue.batches(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)
     with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
         for batch in batches:

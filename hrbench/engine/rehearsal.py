@@ -123,7 +123,7 @@ class _Rehearsal:
 
     def _first_fit(self) -> list[Work]:
         works = self._fit(1)
-        if self._calibrates:
+        if self._calibrates and self.held_out:
             maps = self._native_maps(self.held_out[:1], Work(math.inf))
             with torch.no_grad(), closing(maps), suppress(_EnoughError), self._guarded("calibrate"):
                 self.method.calibrate(looks for item in maps for looks in item.looks)
@@ -132,7 +132,7 @@ class _Rehearsal:
     def _fit(self, factor: int) -> list[Work]:
         """Fit on so many times the inputs, as far as the method can tell, and return what it did."""
         meter = _Meter(self.device)
-        held_out = _Few(self.held_out, self.view, factor, meter)
+        held_out = _Few(self.held_out, self.view, factor, meter) if self.held_out else None
         options = {"held_out": held_out, "seed": self.seed, "device": self.device, "precision": self.precision}
         context = _Context(self.method, meter, label=type(self.method).__name__, **options)
         self.method.train()
@@ -157,7 +157,7 @@ class _Rehearsal:
         """Return the seconds per predicted input."""
         batch = Work(math.inf)
         with (
-            closing(self._native_maps(itertools.cycle(self.held_out), batch)) as items,
+            closing(self._native_maps(itertools.cycle(self.held_out or self.fit_samples), batch)) as items,
             closing(ahead(AnomalyMap.scores, (finish(self.method, item) for item in items))) as scores,
             suppress(_EnoughError),
         ):

@@ -176,8 +176,8 @@ class Fit:
     Parameters
     ----------
     method : Method
-    held_out : Normals
-        Normal training images that the fit does not see.
+    held_out : Normals or None
+        Normal training images that the fit does not see; None where it sees all.
     seed : int
     device : torch.device
     checkpoint : Path, optional
@@ -199,7 +199,7 @@ class Fit:
         self,
         method: Method,
         *,
-        held_out: Normals,
+        held_out: Normals | None,
         seed: int,
         device: torch.device,
         checkpoint: Path | None = None,
@@ -209,7 +209,7 @@ class Fit:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.method = method
-        self.held_out = held_out
+        self._held_out = held_out
         self.seed = seed
         self.device = device
         self.checkpoint = checkpoint
@@ -223,6 +223,16 @@ class Fit:
         newest = self._saved or _load_checkpoint(ended[-1] if ended else None)
         self._earlier: float = newest.get("seconds", 0.0)
         self._started = time.monotonic()
+
+    @property
+    def held_out(self) -> Normals:
+        """Normal training images that the fit does not see; an error where none are held out."""
+        if self._held_out is None:
+            raise HrbenchError(
+                f"{self.label or type(self.method).__name__}: its fit looks at held-out normal images, and held_out is "
+                "0; expected a share above 0, or options that need none"
+            )
+        return self._held_out
 
     def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Batches[list[Tensor]]:
         """Return the features of `normals`, computed once; see :meth:`hrbench.method.FitContext.features`."""

@@ -273,6 +273,12 @@ class Placement:
         """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
 
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the image after padding, in native pixels."""
+        left, right, top, bottom = self.pad
+        return self.native[0] + top + bottom, self.native[1] + left + right
+
     def cut(self, prepared: Tensor, index: int) -> Tensor:
         """Return what lies under tile `index`, row by row, of a prepared (3, h, w) image or an (h, w) canvas."""
         row, column = divmod(index, len(self.columns))
@@ -320,14 +326,13 @@ class _Canvas:
         assert self._merged is not None, "no tile was added"
         return self._merged[: self.placement.grid[0], : self.placement.grid[1]]
 
-    def _native(self, merged: Tensor) -> Tensor:
-        """Bring what was merged to the native size; no copy is made of what has it already."""
+    def _native(self, merged: Tensor, *, keep_padding: bool = False) -> Tensor:
+        """Bring what was merged to the native size, with or without padding; no copy is made of what has it already."""
         placement = self.placement
-        if not any(placement.pad):
-            return self._resize(merged, placement.native).contiguous()
-        left, right, top, bottom = placement.pad
-        height, width = placement.native
-        padded = (height + top + bottom, width + left + right)
+        padded = placement.padded
+        if keep_padding or not any(placement.pad):
+            return self._resize(merged, padded).contiguous()
+        left, _, top, bottom = placement.pad
         # The padded axis first: what lies in the padding is then never made at full size.
         for axis in (0, 1) if top + bottom else (1, 0):
             size = (padded[0], merged.shape[1]) if axis == 0 else (merged.shape[0], padded[1])
@@ -356,9 +361,12 @@ class MapCanvas(_Canvas):
         under, rows, columns = self._at(index)
         under.add_(full * rows * columns)
 
-    def result(self) -> Tensor:
-        """Return the native map, (H, W) float32; a canvas that is as large as the image is itself handed out."""
-        return self._native(self._grid() if self._single is None else self._single)
+    def result(self, *, padded: bool = False) -> Tensor:
+        """Return the native map, (H, W) float32; a canvas that is as large as the image is itself handed out.
+
+        With `padded` the map is as large as the padded image, in native pixels too.
+        """
+        return self._native(self._grid() if self._single is None else self._single, keep_padding=padded)
 
 
 class DecisionCanvas(_Canvas):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hrbench._util.words import duration
+from hrbench._util.words import duration, held_out_text
 from hrbench.engine.rehearsal import Expected, JobInputs, job_seconds
 from hrbench.errors import HrbenchError
-from hrbench.runs.job import Job, split_normals
+from hrbench.runs.job import Job
 
 __all__ = ["Plan", "PlannedJob", "make_plan", "samples_of"]
 
@@ -88,7 +88,9 @@ class Plan:
         counts = {state: states.count(state) for state in ("done", "begun", "to do")}
         parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         plural = "s" * (len(self.jobs) != 1)
-        yield f"{len(self.jobs)} job{plural}: {parts}; {self.where}"
+        asked = dict.fromkeys(held_out_text(planned.job.held_out) for planned in self.jobs)
+        held_out = "".join(f"; normal training images: {text}" for text in asked if text)
+        yield f"{len(self.jobs)} job{plural}: {parts}; {self.where}{held_out}"
         if not self.left:
             return
         rows = [("method", "view", "jobs", "left", "each", "together", "memory", "on device")]
@@ -174,7 +176,7 @@ def state_of(job: Job, output: Path) -> State:
 
 def _sizes(job: Job) -> JobInputs | None:
     """Return how many model inputs a job has; None where an image cannot be read: the job will say so."""
-    fitted, held_out = split_normals(job.category)
+    fitted, held_out = job.split()
     try:
         return JobInputs.of(fitted, held_out, job.category.test, job.view)
     except HrbenchError:

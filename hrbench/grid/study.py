@@ -93,6 +93,7 @@ def run(
     protocols: Sequence[str | Path | Protocol] = ("native",),
     device: str = "auto",
     precision: str = "auto",
+    held_out: float | None = None,
     batch_size: int = 8,
     save_maps: bool = False,
     compiled: bool = False,
@@ -134,6 +135,9 @@ def run(
         ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ... of this process; an `engine` has its own.
     precision : str
         ``float32``, ``bfloat16`` or ``auto``, see :mod:`hrbench.precision`.
+    held_out : float, optional
+        Share of the normal training images that no fit sees, for thresholds and promises to be set on; with 0 all are
+        fitted, and there are neither. By default a tenth, or 19 images where that is at most a third.
     batch_size : int
         Tiles per forward pass at prediction.
     save_maps : bool
@@ -190,6 +194,7 @@ def run(
                 options=(options or {}).get(method),
                 seed=seed,
                 precision=found,
+                held_out=held_out,
             )
             for method in dict.fromkeys(methods)
             for view in dict.fromkeys(asked)
@@ -199,7 +204,8 @@ def run(
         workers.check(jobs)
         unfinished = {job.category.name for job in jobs if state_of(job, Path(output)) != "done"}
         if check and unfinished:
-            _check_files(replace(dataset, categories=dataset.select(sorted(unfinished))), descriptor)
+            chosen = replace(dataset, categories=dataset.select(sorted(unfinished)))
+            _check_files(chosen, descriptor, held_out=held_out != 0)
         plan = _plan(workers, jobs, Path(output), setting, measured=(dry_run or len(jobs) > 1) and not stop())
         for line in plan.lines():
             log.info("%s", line)
@@ -222,9 +228,9 @@ def run(
     )
 
 
-def _check_files(dataset: Dataset, descriptor: Descriptor | None) -> None:
+def _check_files(dataset: Dataset, descriptor: Descriptor | None, *, held_out: bool) -> None:
     """Tell what is odd about the files, and end with what is wrong."""
-    found = check_files(dataset, descriptor, tracker("checking files"))
+    found = check_files(dataset, descriptor, tracker("checking files"), held_out=held_out)
     errors = [finding.text for finding in found if finding.severity == "error"]
     warnings = [str(finding) for finding in found if finding.severity == "warning"]
     if warnings:

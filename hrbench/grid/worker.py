@@ -30,7 +30,7 @@ from hrbench.registry import load_method, source_digest
 from hrbench.runs.environment import environment
 from hrbench.runs.job import Job, identities
 from hrbench.runs.parcel import Parcel, packed, unpack
-from hrbench.runs.stages import Setting, Workbench, rehearse, shards_of, specs_for
+from hrbench.runs.stages import Setting, Workbench, calibrations, rehearse, shards_of
 from hrbench.runs.store import RunFolder
 
 __all__ = ["Facts", "Failed", "Needs", "StageWorker", "fit_files", "listing", "needs_of"]
@@ -286,8 +286,7 @@ class StageWorker:
 def fit_files(job: Job, folder: RunFolder, setting: Setting) -> list[Path]:
     """Return the files that a fit leaves; the last one says that all are there."""
     fusion = [folder.fusion] if folder.fusion.is_file() else []
-    calibrations = [folder.calibration(spec.name) for spec in specs_for(job, setting)]
-    return [folder.weights, folder.fit_cost, *fusion, *calibrations, folder.calibrated]
+    return [folder.weights, folder.fit_cost, *fusion, *calibrations(job, folder, setting), folder.calibrated]
 
 
 def run_files(folder: RunFolder) -> list[Path]:

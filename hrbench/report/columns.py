@@ -295,5 +295,5 @@ def why_missing(column: Column, estimate: Estimate) -> str:
     if column.metric == "aupimo":
         return "no good images, or too few pixels in them for a false-positive rate of 1e-5"
     if at is AUTOMATIC:
-        return "no automatic threshold: no held-out normal images"
+        return "no automatic threshold: no held-out normal images, or too few"
     return "undefined here"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hrbench._util.words import held_out_text
 from hrbench.protocol import Protocol
 from hrbench.runs.record import Cost
 from hrbench.runs.store import Run
@@ -80,6 +81,8 @@ class Configuration:
         else a digest, ``#1f2e3d``.
     label, short : str
         Its whole name, and only what tells it from the others.
+    held_out : float or None
+        Share of the normal training images that was asked to be held out; None for the default.
     """
 
     method: str
@@ -96,16 +99,24 @@ class Configuration:
     differs: str = ""
     label: str = ""
     short: str = ""
+    held_out: float | None = None
 
     @property
     def identity(self) -> tuple[str, ...]:
         """What runs must share to belong to one row."""
-        return self.method, self.preset, self.view, self.weights_id, self.precision, self.options, self.rules
+        shared = self.method, self.preset, self.view, self.weights_id, self.precision, self.options, self.rules
+        return shared if self.held_out is None else (*shared, str(self.held_out))
+
+    @property
+    def held_out_text(self) -> str:
+        """The held-out share in words, where it is not the default."""
+        return held_out_text(self.held_out)
 
     @property
     def weights_text(self) -> str:
-        """The weights, with the options that differ where rows would otherwise look alike."""
-        return " ".join(part for part in (self.weights, self.differs) if part)
+        """The weights, with a held-out share of its own, and the options that differ where rows would look alike."""
+        weights = ", ".join(part for part in (self.weights, self.held_out_text) if part)
+        return " ".join(part for part in (weights, self.differs) if part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +157,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
     about = run.about
     method, dataset = about.method, about.dataset
     precision = printable(about.precision)
-    readable = [", ".join(_short_weights(text) for text in method.weights.values()) or "none"]
+    readable = [", ".join(dict.fromkeys(map(_short_weights, method.weights.values()))) or "none"]
     readable += [precision] * (precision != "float32")
     configuration = Configuration(
         method=method.name,
@@ -159,6 +170,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         title=printable(method.title or method.name),
         weights=printable(" in ".join(readable)),
         random=any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in method.weights.values()),
+        held_out=dataset.held_out_share,
     )
     return CountedRun(
         run=run,
@@ -330,7 +342,8 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
         first.setdefault(run.configuration.identity, run.configuration)
 
     def readable(configuration: Configuration) -> list[str]:
-        return [configuration.title, configuration.preset, configuration.view, configuration.weights]
+        of = configuration
+        return [of.title, of.preset, of.view, of.weights, of.held_out_text]
 
     alike: dict[tuple[str, ...], list[Configuration]] = {}
     for configuration in first.values():

@@ -140,7 +140,7 @@ def _upper_cell(entry: Reliability | None) -> Cell:
     if entry is None:
         return Cell("–", "no run, or its evidence is gone")
     if entry.detection is None:
-        return Cell("–", "no operating threshold: no held-out normal images")
+        return Cell("–", "no operating threshold: no held-out normal images, or too few")
     return _limit_cell(entry.detection.a90_95)
 
 

@@ -16,7 +16,7 @@ from hrbench.report.columns import limit_text
 from hrbench.report.configurations import CountedRun
 from hrbench.report.summary import Leaderboard, Row
 
-__all__ = ["Difference", "Differences", "paired_differences"]
+__all__ = ["Difference", "Differences", "paired_differences", "ties"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,42 @@ def paired_differences(board: Leaderboard, category: str = "") -> Differences | 
         (row, [entry for entry, there in zip(entries, present, strict=True) if there]) for row, entries in compared
     ]
     return Differences(first, metrics, f"recall at {100 * protocol.alarm.headline:g} per 100, by size", compared)
+
+
+def ties(
+    board: Leaderboard, best: Row, rows: Sequence[Row], key: tuple[str, str, float | None], category: str = ""
+) -> set[int]:
+    """Return which rows are not told from the `best` one in a category, or on average (``""``).
+
+    Parameters
+    ----------
+    board : Leaderboard
+    best : Row
+    rows : sequence of Row
+    key : (str, str, float or None)
+        Metric, subset and limit.
+    category : str
+
+    Returns
+    -------
+    set of int
+        Numbers of the configurations for which the interval of the paired difference holds zero; those without
+        replicates over the same images are none of them.
+    """
+    protocol, found = board.protocol, set[int]()
+    reference = _replicates(best, protocol, category)
+    for row in rows:
+        part = _replicates(row, protocol, category)
+        if row is best or part is None or reference is None:
+            continue
+        try:
+            table = paired_difference(part, reference, level=protocol.bootstrap.level)
+        except HrbenchError:  # other images
+            continue
+        entry = _entry(table, *key)
+        if entry is not None and entry.low <= 0 <= entry.high:
+            found.add(row.configuration.number)
+    return found
 
 
 def _lines(protocol: Protocol) -> dict[str, tuple[str, str, float | None]]:

@@ -14,21 +14,21 @@ from hrbench.report.scores import read_scores
 from hrbench.report.summary import Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, overview_table
 
-__all__ = ["latex_tables"]
+__all__ = ["latex_tables", "latex_text"]
 
 
 def latex_tables(summary: Summary) -> str:
     r"""Return the answer, where there is one, and AUPRO of each dataset as a ``table*``; input them with ``\input``."""
     protocol = summary.protocol
-    parts = [f"% Protocol {_latex(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
+    parts = [f"% Protocol {latex_text(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
     labels = _labels([board.dataset for board in summary.leaderboards])
     for board, label in zip(summary.leaderboards, labels, strict=True):
         parts += [answer] if (answer := _answer(board, label)) else []
         table = overview_table(board)
         caption = (
-            f"{_latex(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
+            f"{latex_text(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
             f"(AUPRO@{limit_text(protocol.headline_fpr)}), at native resolution; mean over seeds, then over "
-            rf"categories. Best in bold, second underlined. {' '.join(map(_latex, table.notes))}"
+            rf"categories. Best in bold, second underlined. {' '.join(map(latex_text, table.notes))}"
         )
         # Rows have their short name, as a page of paper has no room for more.
         table = _chosen(table, [place for place, column in enumerate(table.columns) if column.metric])
@@ -48,8 +48,8 @@ def _answer(board: Leaderboard, label: str) -> str:
         about = "Sizes that are found reliably belong to categories: see the page."
     at = heading_text(scores, board.protocol.alarm.headline)
     caption = (
-        f"{_latex(board.dataset)}: how small a defect is found, and what else, at {_latex(at)}. "
-        f"Best in bold, second underlined. {' '.join(map(_latex, (about, *table.notes)))}"
+        f"{latex_text(board.dataset)}: how small a defect is found, and what else, at {latex_text(at)}. "
+        f"Best in bold, second underlined. {' '.join(map(latex_text, (about, *table.notes)))}"
     )
     return _latex_table(table, caption, f"{label}-answer")
 
@@ -75,15 +75,15 @@ def _chosen(table: Table, places: Sequence[int]) -> Table:
 def _latex_table(table: Table, caption: str, label: str) -> str:
     spans, rules, start = [""], [], 2
     for name, width in table.groups:
-        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}")
+        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_text(name)}}}")
         rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
         start += width
     lines = [" & ".join(spans) + r" \\", " ".join(rules)]
-    lines += [" & ".join(["Method", *(_latex(column.head) for column in table.columns)]) + r" \\", r"\midrule"]
+    lines += [" & ".join(["Method", *(latex_text(column.head) for column in table.columns)]) + r" \\", r"\midrule"]
     for row, cells in zip(table.rows, table.cells, strict=True):
         marks = row.marks if isinstance(row, Row) else ""
         texts = (_latex_cell(column, cell) for column, cell in zip(table.columns, cells, strict=True))
-        lines.append(" & ".join([_latex(table.name(row)) + _latex(marks), *texts]) + r" \\")
+        lines.append(" & ".join([latex_text(table.name(row)) + latex_text(marks), *texts]) + r" \\")
     return "\n".join(
         [
             r"\begin{table*}[t]",
@@ -106,18 +106,19 @@ _LATEX = {
     ">": r"\textgreater{}",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after a line break they would be its options
     "|": r"\textbar{}", "†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}", "–": "--",
-    "·": r"$\cdot$", "ρ": r"$\rho$", "′": "$'$", "≥": r"$\ge$", "≤": r"$\le$", "⌀": r"\O{}", "`": r"\textasciigrave{}",
+    "·": r"$\cdot$", "ρ": r"$\rho$", "′": "$'$", "≥": r"$\ge$", "≤": r"$\le$", "⌀": r"\O{}",
+    "±": r"$\pm$", "≈": r"$\approx$", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     """Escape all that LaTeX reads as markup."""
     return "".join(_LATEX.get(c, c) for c in printable(text))
 
 
 def _latex_cell(column: Column, cell: Cell) -> str:
-    text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[cell.place].format(_latex(cell.text))
+    text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[cell.place].format(latex_text(cell.text))
     interval = interval_text(cell.estimate) if column.interval else ""
-    small = [interval] if interval else [] if column.metric else [_latex(line) for line in cell.small]
+    small = [interval] if interval else [] if column.metric else [latex_text(line) for line in cell.small]
     below = "".join(rf"\\{{\tiny {line}}}" for line in small)
     return rf"\shortstack[r]{{{text}{below}}}" if below else text

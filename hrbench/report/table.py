@@ -276,7 +276,10 @@ def overview_table(board: Leaderboard) -> Table:
     """Return the table that a leaderboard opens with: how each row was run, averages, and what they stand on."""
     numbers = metric_table(board, overview_columns(board.protocol))
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
-    weights = "Pretrained weights of the backbone, and the precision of networks where it is not float32"
+    weights = (
+        "Pretrained weights of the backbone, the precision of networks where it is not float32, and the share of the "
+        "normal training images that was held out where it is not the default"
+    )
     rows = board.rows
     names = [(of.preset, of.view, of.weights_text) for of in (row.configuration for row in rows)]
     columns = (("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights))

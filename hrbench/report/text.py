@@ -29,7 +29,7 @@ from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summa
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
 from hrbench.runs.store import Run
 
-__all__ = ["csv_table", "csv_text", "markdown_page", "terminal_table"]
+__all__ = ["csv_table", "csv_text", "markdown_page", "markdown_text", "terminal_table"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a cell begins with that spreadsheets evaluate."""
@@ -43,13 +43,13 @@ def markdown_page(summary: Summary) -> str:
         "The first table is ranked by recall at equal false alarms, the others" if protocol.alarm.budgets else "Ranked"
     )
     parts = [
-        f"# Leaderboard, protocol {_markdown(protocol.name)} version {protocol.version}",
+        f"# Leaderboard, protocol {markdown_text(protocol.name)} version {protocol.version}",
         f"{ranked} by AUPRO up to a false-positive rate of {headline}, at native resolution; "
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
     for board in summary.leaderboards:
-        parts.append(f"## {_markdown(board.dataset)}")
+        parts.append(f"## {markdown_text(board.dataset)}")
         scores = read_scores(board)
         if (answer := answer_table(scores, board)) is not None:
             at = heading_text(scores, protocol.alarm.headline)
@@ -61,7 +61,7 @@ def markdown_page(summary: Summary) -> str:
         if (cost := cost_table(board)) is not None:
             parts += ["### What it costs", _markdown_table(cost), *([_markdown_list(cost.notes)] if cost.notes else [])]
         if (comparison := compare_protocols(board)) is not None:
-            notes = [_markdown(note.replace("Small:", "In brackets:")) for note in comparison.notes]
+            notes = [markdown_text(note.replace("Small:", "In brackets:")) for note in comparison.notes]
             parts += ["### What the protocol is worth", SENTENCE, _markdown_table(comparison), *notes]
     return "\n\n".join(parts) + "\n"
 
@@ -69,7 +69,7 @@ def markdown_page(summary: Summary) -> str:
 def _markdown_table(table: Table) -> str:
     """Write a table; a heading of its rows becomes their first column, where others have the rank."""
     by_metric = table.kind == "protocol-comparison"
-    heads = ["Metric" if by_metric else "#", "Method", *[_markdown(column.one_line) for column in table.columns]]
+    heads = ["Metric" if by_metric else "#", "Method", *[markdown_text(column.one_line) for column in table.columns]]
     rules = [":--" if by_metric else "--:", ":--", *[":--" if column.text else "--:" for column in table.columns]]
     lines, metric = [heads, rules], ""
     for row, cells in zip(table.rows, table.cells, strict=True):
@@ -77,11 +77,11 @@ def _markdown_table(table: Table) -> str:
             rank = _rank(row) if table.kind == "overview" else row.rank_text
             small = 1 if by_metric else 2 if table.kind == "answer" else 0
             texts = [_markdown_cell(column, cell, small) for column, cell in zip(table.columns, cells, strict=True)]
-            lines.append([metric or rank, _markdown(table.name(row) + row.marks), *texts])
+            lines.append([metric or rank, markdown_text(table.name(row) + row.marks), *texts])
             continue
-        metric = _markdown(table.name(row))
+        metric = markdown_text(table.name(row))
         if any(cell.text for cell in cells):
-            lines.append([metric, "*defects counted*", *[_markdown(cell.text) for cell in cells]])
+            lines.append([metric, "*defects counted*", *[markdown_text(cell.text) for cell in cells]])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -90,19 +90,19 @@ def _rank(row: Row) -> str:
 
 
 def _markdown_cell(column: Column, cell: Cell, small: int) -> str:
-    text = ("{}", "**{}**", "*{}*")[cell.place].format(_markdown(cell.text))
+    text = ("{}", "**{}**", "*{}*")[cell.place].format(markdown_text(cell.text))
     beside = interval_text(cell.estimate) if column.interval else ""
     if any(cell.small[:small]):
-        beside = f"({_markdown('; '.join(cell.small[:small]))})"
+        beside = f"({markdown_text('; '.join(cell.small[:small]))})"
     return f"{text} {beside}" if beside else text
 
 
 def _markdown_list(notes: Sequence[str]) -> str:
     # A note that begins like a list would open one in its item.
-    return "\n".join("- " + re.sub(r"^(\d*)([-+.)])(?=[\s-])", r"\1\\\2", _markdown(note)) for note in notes)
+    return "\n".join("- " + re.sub(r"^(\d*)([-+.)])(?=[\s-])", r"\1\\\2", markdown_text(note)) for note in notes)
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Escape what Markdown or the HTML inside it would read as markup, or as an address."""
     text = printable(text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]|#~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)
@@ -134,6 +134,7 @@ def csv_table(summary: Summary) -> str:
         for name in frame.columns
         if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
     ]
+    empty += ["held_out"] * bool(frame["held_out"].isna().all())  # all as by default
     return csv_text(frame.drop(columns=empty))
 
 
@@ -157,7 +158,8 @@ def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells
     record: dict[str, Any] = {"dataset": board.dataset, "category": category}
     record |= {name: math.nan if category else getattr(row, name) for name in ("rank", "rank_low", "rank_high")}
     record |= {"method": of.method, "preset": of.preset, "view": of.view, "weights": of.weights}
-    record |= {"precision": of.precision, "options": of.options, "random": of.random}
+    held_out = math.nan if of.held_out is None else of.held_out
+    record |= {"precision": of.precision, "held_out": held_out, "options": of.options, "random": of.random}
     record |= {"seeds": row.seeds, "categories": row.categories, "missing": ";".join(row.missing)}
     record["device"] = device_text(row)
     for column, cell in zip(table.columns, cells, strict=True):

@@ -51,6 +51,8 @@ class Job:
     precision : str
         ``float32`` or ``bfloat16``, see :mod:`hrbench.precision`. It changes values far more than another device does,
         so that runs of different precision are different runs.
+    held_out : float or None
+        Share of the normal training images that is held out from the fit, see :func:`split_normals`.
     """
 
     category: Category
@@ -62,6 +64,7 @@ class Job:
     view: View
     seed: int
     precision: str = "float32"
+    held_out: float | None = None
 
     @property
     def method_name(self) -> str:
@@ -83,6 +86,15 @@ class Job:
         """Where the backbone's weights come from: ``pretrained``, ``random``, a file's name, or ``none``."""
         return re.sub(r" sha256:\w+", "", str(self.recorded_options.get("weights", "none")))
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are held-out images, on which thresholds and promises can be set."""
+        return self.held_out != 0
+
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        """Return the normal training images to fit, and those held out."""
+        return split_normals(self.category, self.held_out)
+
     def folder(self, output: Path) -> RunFolder:
         """Return where the run is kept below `output`."""
         return RunFolder.of(output, self.category.dataset, self.category.name, self.name)
@@ -97,13 +109,15 @@ def make_job(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     precision: str = "float32",
+    held_out: float | None = None,
 ) -> Job:
     """Check a job's names against what exists and fill in the preset.
 
     Raises
     ------
     HrbenchError
-        For an unknown method, preset, option or precision, or a malformed view.
+        For an unknown method, preset, option or precision, a malformed view, or a share that is out of range or too
+        small for the view.
     """
     cls = load_method(method)
     named = find_preset(cls, method, preset)
@@ -120,16 +134,18 @@ def make_job(
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:])
     looked_at = View.parse(named.view if view is None else view)
+    held_out = _checked_share(held_out, looked_at)
     recorded = identities(cls, complete)
     identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
     if precision != "float32":
         identity.append(precision)
-    held_out = _held_out(len(category.train))
-    if held_out != _tenth(len(category.train)):  # before there were promises a tenth was all
-        identity.append(f"{held_out} held out")
+    if held_out is not None:
+        identity.append(f"share {held_out} held out")
+    elif (held := _held_out(len(category.train), None)) != _tenth(len(category.train)):
+        identity.append(f"{held} held out")  # before there were promises a tenth was all
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = f"{plain_name(f'{method_name(method)}-{preset}-s{seed}')}-{digest[:8]}"
-    return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision)
+    return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision, held_out)
 
 
 def method_name(reference: str) -> str:
@@ -137,25 +153,51 @@ def method_name(reference: str) -> str:
     return Path(reference).stem if reference.endswith(".py") else reference.rpartition(":")[2]
 
 
-def split_normals(category: Category) -> tuple[list[Sample], list[Sample]]:
+def split_normals(category: Category, share: float | None = None) -> tuple[list[Sample], list[Sample]]:
     """Split the normal training images into those to fit and those held out, the same for every method and seed.
 
-    A tenth is held out, and at least the 19 images that a promise of 5 false alarms per 100 needs where they are at
-    most a third of all.
+    Parameters
+    ----------
+    category : Category
+    share : float, optional
+        That is held out: none for 0, else one image or more, and never all. By default a tenth, and at least the 19
+        images that a promise of 5 false alarms per 100 needs where they are at most a third of all.
     """
     train = list(category.train)
-    if len(train) < 2:
+    if not train:
+        raise HrbenchError(f"category {category.name!r}: no normal training image, expected some to fit on")
+    if len(train) < 2 and share != 0:
         raise HrbenchError(
-            f"category {category.name!r}: {len(train)} normal training images, expected at least 2 (one is held out)"
+            f"category {category.name!r}: {len(train)} normal training image, expected at least 2 (one is held out) "
+            "or --held-out 0"
         )
-    held = _held_out(len(train))
+    held = _held_out(len(train), share)
     held_out = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
     fitted = [sample for index, sample in enumerate(train) if index not in held_out]
     return fitted, [train[index] for index in sorted(held_out)]
 
 
-def _held_out(train: int) -> int:
-    return max(_tenth(train), ENOUGH_HELD_OUT if train >= 3 * ENOUGH_HELD_OUT else 0)
+def _checked_share(share: float | None, view: View) -> float | None:
+    """Return the share of held-out images as it is recorded; an error if it is none, or too small for the view."""
+    if share is None:
+        return None
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise HrbenchError(
+            f"held_out is {share!r}, expected a share of the normal training images from 0 to below 1, such as 0.2"
+        )
+    if share == 0 and len(view.looks) > 1:
+        raise HrbenchError(
+            f"held_out is 0 with view {view.text!r}: its looks are brought to one scale on held-out normal images; "
+            "expected a share above 0, or one look"
+        )
+    return float(share)
+
+
+def _held_out(train: int, share: float | None) -> int:
+    """Return how many of so many normal training images are held out."""
+    if share is None:
+        return max(_tenth(train), ENOUGH_HELD_OUT if train >= 3 * ENOUGH_HELD_OUT else 0)
+    return min(train - 1, max(1, round(share * train))) if share else 0
 
 
 def _tenth(train: int) -> int:

@@ -61,6 +61,8 @@ class ViewedImages(_Section):
         Over paths, labels and content of all images and masks, see :attr:`hrbench.data.sample.Category.digest`.
     train, held_out, test, test_defective : int
         Images; those held out are among the normal training images.
+    held_out_share : float or None
+        That was asked for; None for what is held out by default.
     groups_sha256 : str
         Over which test images belong together, see :func:`groups_digest`; empty if each stands on its own.
     """
@@ -72,6 +74,7 @@ class ViewedImages(_Section):
     held_out: int = 0
     test: int = 0
     test_defective: int = 0
+    held_out_share: float | None = None
     groups_sha256: str = ""
 
     @staticmethod

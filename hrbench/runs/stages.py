@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,13 +46,23 @@ from hrbench.method import Method
 from hrbench.protocol import Protocol
 from hrbench.registry import load_method, source_digest
 from hrbench.runs.cost import FitRecord, Spent, spent_together
-from hrbench.runs.job import Job, split_normals
+from hrbench.runs.job import Job
 from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
 from hrbench.runs.scoring import finish_run
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.store import Run, RunFolder, text_of
 
-__all__ = ["Setting", "Workbench", "is_fitted", "noted", "rehearse", "settle", "shards_of", "specs_for"]
+__all__ = [
+    "Setting",
+    "Workbench",
+    "calibrations",
+    "is_fitted",
+    "noted",
+    "rehearse",
+    "settle",
+    "shards_of",
+    "specs_for",
+]
 
 log = logging.getLogger("hrbench")
 
@@ -84,14 +95,19 @@ def specs_for(job: Job, setting: Setting) -> list[EvidenceSpec]:
     return specs_of(setting.protocols, load_method(job.method).image_score)
 
 
+def calibrations(job: Job, folder: RunFolder, setting: Setting) -> list[Path]:
+    """Return the files with what thresholds are set on, in the order of :func:`specs_for`; none without such images."""
+    return [folder.calibration(spec.name) for spec in specs_for(job, setting)] if job.holds_out else []
+
+
 def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
     """Tell whether the fit has left all that prediction and scoring need."""
     if not (folder.weights.is_file() and folder.fit_cost.is_file()):
         return False
     try:  # what is damaged is made again
         Spent.read(folder.calibrated)
-        for spec in specs_for(job, setting):
-            Calibration.load(folder.calibration(spec.name))
+        for path in calibrations(job, folder, setting):
+            Calibration.load(path)
     except HrbenchError:
         return False
     return len(job.view.looks) == 1 or _fusion_of(folder) is not None
@@ -218,7 +234,7 @@ class Workbench:
         self._workers = workers
         self._stop = stop
         self._compiled = False
-        self._fit_samples, self._held_out = split_normals(job.category)
+        self._fit_samples, self._held_out = job.split()
         self._fusion: Fusion | None = None
         self._learnt = False  # the method has learnt, here or before
         self._warm = False
@@ -267,10 +283,12 @@ class Workbench:
         """Merge the evidence of all test images and measure it; write records, pictures and ``run.json``."""
         began = time.time()
         self._load()
-        evidence = [
-            dataclasses.replace(part, calibration=Calibration.load(self._folder.calibration(part.spec.name)))
-            for part in shards.merged()
-        ]
+        evidence = shards.merged()
+        if self._job.holds_out:
+            evidence = [
+                dataclasses.replace(part, calibration=Calibration.load(self._folder.calibration(part.spec.name)))
+                for part in evidence
+            ]
         fit = FitRecord.read(self._folder.fit_cost)
         fitted, parts = fit.spent, shards.spent()
         before = [fitted, Spent.read(self._folder.calibrated), *parts]
@@ -296,7 +314,7 @@ class Workbench:
         memory, began = MemoryPeaks(self._device), time.time()
         fit = Fit(
             self.method,
-            held_out=ViewedNormals(self._held_out, job.view),
+            held_out=ViewedNormals(self._held_out, job.view) if job.holds_out else None,
             seed=job.seed,
             device=self._device,
             checkpoint=folder.checkpoint,
@@ -310,7 +328,7 @@ class Workbench:
         with self._guarded("fit"):
             self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
         self.method.eval()
-        if type(self.method).calibrate is not Method.calibrate:
+        if job.holds_out and type(self.method).calibrate is not Method.calibrate:
             with torch.no_grad(), self._guarded("calibrate"):
                 self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
         spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
@@ -324,20 +342,25 @@ class Workbench:
     def _calibrate(self) -> None:
         """Predict the held-out normals: for the scales of several looks, and for what thresholds are set on."""
         self._load()
-        began, folder, looks = time.time(), self._folder, self._job.view.looks
+        began = time.time()
+        if self._job.holds_out:
+            self._predict_held_out()
+        self._spent(began).write(self._folder.calibrated)
+
+    def _predict_held_out(self) -> None:
+        folder, looks = self._folder, self._job.view.looks
         if len(looks) > 1 and self._fusion is None:
             maps = self._held_out_maps("fusion")
             self._fusion = Fusion.of([look.text for look in looks], (finish_looks(self.method, item) for item in maps))
             with atomic(folder.fusion) as path:
                 path.write_text(json.dumps(self._fusion.record()), encoding="utf-8")
-        specs = specs_for(self._job, self._setting)
+        sides = [spec.side for spec in specs_for(self._job, self._setting)]
         finished = (finish(self.method, item, self._fusion) for item in self._held_out_maps("held-out"))
         with closing(ahead(AnomalyMap.scores, finished)) as scores:
-            calibrations = Calibration.of(scores, [spec.side for spec in specs])
-        for spec, calibration in zip(specs, calibrations, strict=True):
-            with atomic(folder.calibration(spec.name)) as path:
+            found = Calibration.of(scores, sides)
+        for target, calibration in zip(calibrations(self._job, folder, self._setting), found, strict=True):
+            with atomic(target) as path:
                 calibration.save(path)
-        self._spent(began).write(folder.calibrated)
         self._warm = True
 
     def _guarded(self, call: str) -> AbstractContextManager[object]:
@@ -353,9 +376,9 @@ class Workbench:
             self._fusion = _fusion_of(self._folder)
 
     def _warm_up(self) -> None:
-        """Predict one batch of held-out normals where this process has predicted nothing yet: the first is slow."""
+        """Predict one batch of normals where this process has predicted nothing yet: the first is slow."""
         if not self._warm:
-            with closing(self._native_maps(self._held_out)) as maps:
+            with closing(self._native_maps(self._held_out or self._fit_samples)) as maps:
                 next(maps, None)
             self._warm = True
 
@@ -395,7 +418,7 @@ class Workbench:
         job, method = self._job, self.method
         parameters = list(method.parameters())
         return RunRecord(
-            dataset=ViewedImages.of(job.category),
+            dataset=dataclasses.replace(ViewedImages.of(job.category), held_out_share=job.held_out),
             method=MethodRecord(
                 name=job.method_name,
                 title=method.title or job.method_name,
@@ -424,7 +447,7 @@ def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
     """Measure a few steps of a job, see :func:`hrbench.engine.rehearsal.rehearse`."""
     with guarded(job.method_name), seeded(job.seed):
         method = _make(job, device)
-        fit_samples, held_out = split_normals(job.category)
+        fit_samples, held_out = job.split()
         return rehearsal.rehearse(
             method,
             fit_samples,

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from PIL import Image
 from hrbench import HrbenchError
 from hrbench.data.sample import Sample
 from hrbench.engine import inference as inference_module
+from hrbench.engine.anomaly_map import finish, finish_looks
+from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import predict
 from hrbench.engine.views import DecisionCanvas, Look, MapCanvas, View, to_unit
 from hrbench.imaging import read_image
@@ -280,3 +283,36 @@ def test_padding_is_cut_away_axis_by_axis_and_the_map_is_the_same(size):
     square = torch.nn.functional.interpolate(tile[None, None], (side, side), mode="bilinear")[0, 0]
     expected = square[top : top + size[0], left : left + size[1]]
     torch.testing.assert_close(canvas.result(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(canvas.result(padded=True), square)
+
+
+def test_a_method_may_finish_the_padded_square(samples):
+    view = "whole:16+whole:16:square+tiled:16:4"
+
+    class Finishing(Probe):
+        seen: ClassVar[list[torch.Size]] = []
+
+        def finish(self, maps):
+            self.seen.append(maps["anomaly"].shape)
+            return maps["anomaly"].cumsum(dim=0)  # what lies above an image counts in it
+
+    class Padded(Finishing):
+        finish_padded = True
+        seen: ClassVar[list[torch.Size]] = []
+
+    padded, plain = ([*predict(cls(), samples, View.parse(view), CPU)] for cls in (Padded, Finishing))
+    for size, own, other in zip(SIZES, padded, plain, strict=True):
+        finals = finish_looks(Padded(), own)
+        assert [tuple(final.shape) for final in finals] == [size] * 3
+        assert Padded.seen[-3:] == [size, (max(size), max(size)), size]
+        others = finish_looks(Finishing(), other)
+        assert Finishing.seen[-3:] == [size] * 3
+        above = max(0, size[1] - size[0]) // 2
+        square = own.looks[1]["anomaly"]
+        assert torch.equal(finals[0], others[0])
+        assert torch.equal(finals[2], others[2])
+        assert torch.equal(
+            finals[1], square.cumsum(dim=0)[above : above + size[0], (max(size) - size[1]) // 2 :][:, : size[1]]
+        )
+        fused = finish(Padded(), own, Fusion(("",) * 3, (0.0,) * 3, (1.0,) * 3))
+        assert fused.scores().shape == own.decision.shape == size

@@ -111,6 +111,17 @@ def test_the_slower_a_step_the_fewer_are_taken(bolt, clock, step, taken):
     assert found.fit_seconds(36) == pytest.approx(5000 * step)
 
 
+def test_nothing_is_held_out(bolt, clock):
+    class Calibrating(Worker):
+        def calibrate(self, maps):
+            raise AssertionError("a job does not ask for it")
+
+    found = rehearsed(Calibrating(clock, step=0.5, predicted=0.25), bolt, held_out=0)
+    assert found.fit_seconds(36) == pytest.approx(5000 * 0.5)
+    assert found.predict_seconds(8) == pytest.approx(8 * 0.25)
+    assert found.reason == ""
+
+
 def test_no_more_steps_than_the_method_wants(bolt, clock):
     method = Worker(clock, step=0.001, steps=3)
     assert rehearsed(method, bolt).fit_seconds(36) == pytest.approx(0.003)

@@ -22,6 +22,7 @@ from hrbench.testing import StackedNormals
 
 methods_package()
 from hrbench.methods._mae import sincos_positions  # noqa: E402
+from hrbench.methods._schedule import cosine  # noqa: E402
 from hrbench.methods.isstad import classification_loss, gaussian_blur, ssim  # noqa: E402
 
 SMALL = {
@@ -130,17 +131,14 @@ def test_ssim_is_scikit_images() -> None:
 
 
 def test_blur() -> None:
-    x = torch.rand(60, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = gaussian_blur(x, (2.0, 3.0))
-    expected = gaussian_filter(x.numpy(), (2.0, 3.0), truncate=4.0)
-    np.testing.assert_allclose(found[12:-12, 12:-12], expected[12:-12, 12:-12], atol=1e-6)
+    for size in ((700, 300), (60, 70), (9, 1), (3, 5)):  # several bands of rows; less than the window
+        x = torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        expected = gaussian_filter(x.numpy(), (2.0, 3.0), truncate=4.0)  # mirrors at borders
+        np.testing.assert_allclose(gaussian_blur(x, (2.0, 3.0)), expected, rtol=2e-6)
     torch.testing.assert_close(gaussian_blur(torch.ones(30, 9), (4.0, 4.0)), torch.ones(30, 9))
     impulse = torch.zeros(60, 60)
     impulse[30, 30] = 1
     assert float(gaussian_blur(impulse, (4.0, 4.0)).sum()) == pytest.approx(1, abs=1e-5)
-    large = torch.rand((700, 300), generator=torch.Generator().manual_seed(1)).double()  # several bands of rows
-    both = [gaussian_filter(m, (2, 3), mode="constant", radius=(8, 12)) for m in (large, np.ones((700, 300)))]
-    np.testing.assert_allclose(gaussian_blur(large, (2.0, 3.0)).numpy(), both[0] / both[1], rtol=1e-6)
     edge = gaussian_blur(torch.ones(1, 40, 40), (1.5, 1.5), radius=5, zeros=True)
     assert float(edge[0, 20, 20]) == pytest.approx(1)
     assert float(edge[0, 0, 20]) == pytest.approx(0.5 + 0.266 / 2, abs=1e-2)
@@ -312,7 +310,39 @@ def test_epochs_become_steps() -> None:
     context = Context()
     options = {"mae_steps": None, "mae_epochs": 3, "steps": None, "epochs": 2, "mae_batch_size": 4, "batch_size": 3}
     made(**options).fit(noise_normals(11), context)
-    assert asked == [3 * 2, 2 * 3]  # an incomplete last batch does not count
+    assert asked == [3 * 2, 2 * 4]  # an incomplete last batch counts in stage 2 only
+
+
+def test_stage_two_of_the_paper_waves_and_does_not_clip() -> None:
+    seen: list[tuple[float, float]] = []
+
+    def stages(**options: object) -> list[tuple[float, float]]:
+        seen.clear()
+        method = made(**{"batch_size": 3, **options})
+        method.loss = lambda images: 1e3 * sum(p.sum() for p in method.repairing_parameters())
+
+        class Context(PlainContext):
+            def train(self, normals: Any, loss: Any, optimizer: Any, **kwargs: Any) -> list[float]:
+                def noted(opt: Any, args: Any, kwargs: Any) -> None:
+                    length = torch.stack([p.grad.norm() for g in opt.param_groups for p in g["params"]]).norm()
+                    seen.append((opt.param_groups[0]["lr"], float(length)))
+
+                if kwargs["description"] == "paint":
+                    return []
+                optimizer.register_step_pre_hook(noted)
+                return super().train(normals, loss, optimizer, **kwargs)
+
+        method.fit(noise_normals(7), Context())
+        return seen
+
+    # Three steps are a pass of seven inputs.
+    found = stages(steps=None, epochs=5, lr=1e-3, lr_period=2, clip=None)
+    assert [rate for rate, _ in found[::3]] == pytest.approx([1e-3, 5.005e-4, 1e-6, 5.005e-4, 1e-3])
+    assert all(found[k] == found[k - k % 3] for k in range(15))
+    assert found[0][1] > 1e3
+    found = stages(steps=5)
+    assert [rate for rate, _ in found] == pytest.approx([5e-4 * cosine(k, 5, least=1e-3) for k in range(5)])
+    assert all(length == pytest.approx(1, rel=1e-3) for _, length in found)
 
 
 def test_a_drawn_defect_is_found_after_a_short_fit() -> None:
@@ -351,6 +381,8 @@ def test_positions_take_any_multiple_of_the_patch() -> None:
         ({"crop_area": 0.0}, "crop_area of isstad is 0.0"),
         ({"mae_depth": 4}, "mae_depth of isstad is 4, expected 1 to decoder_depth, 3"),
         ({"blur": -1.0}, "blur of isstad is -1.0"),
+        ({"clip": 0.0}, "clip of isstad is 0.0, expected a number above 0"),
+        ({"lr_period": 0}, "lr_period of isstad is 0, expected at least 1"),
         ({"mae_epochs": 2}, "expected mae_steps or mae_epochs, one of them; got 2 and 2"),
         ({"steps": None}, "expected steps or epochs, one of them; got None and None"),
         ({"backbone": "resnet18"}, "timm model 'resnet18' gives no patch tokens"),

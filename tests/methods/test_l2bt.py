@@ -8,13 +8,17 @@ import pytest
 import timm
 import torch
 from helpers import PlainContext, noise_normals
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrbench._util.resources import methods_package
+from hrbench.data.sample import Sample
+from hrbench.engine.anomaly_map import finish
+from hrbench.engine.inference import predict
 from hrbench.engine.views import Look, View
 from hrbench.errors import HrbenchError
-from hrbench.method import Method
+from hrbench.method import Method, Prediction
 from hrbench.registry import create_method
 
 methods_package()
@@ -215,6 +219,19 @@ def test_finish_blurs_with_the_chosen_padding() -> None:
     for padding in ("reflect", "zero"):
         method = create_method("l2bt", **SMALL, blur_padding=padding)
         assert torch.equal(method.finish({"anomaly": x}), blur(x, padding=padding))
+
+
+def test_the_paper_blurs_the_padded_square_and_crops_then(tmp_path: Path) -> None:
+    Image.new("RGB", (1500, 1000)).save(tmp_path / "flat.png")
+    sample = Sample("flat.png", tmp_path / "flat.png", None, 0, "good", "test", "bolt")
+    method = create_method("l2bt", **SMALL, blur_padding="zero")
+    method.predict = lambda images: Prediction({"anomaly": torch.ones(len(images), 4, 4)})
+    (item,) = predict(method, [sample], View.parse("whole:64:square"), torch.device("cpu"))
+    found = finish(method, item).scores()
+    assert found.shape == (1000, 1500)
+    for row in (0, 500, 999):
+        assert found[row, 750] == pytest.approx(1, abs=1e-5)
+        assert found[row, 0] == found[row, -1] == pytest.approx(0.280, abs=5e-4)  # a border of the square as well
 
 
 @pytest.mark.parametrize("size", [(1500, 1000), (1000, 1500), (1024, 1024)])

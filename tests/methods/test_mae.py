@@ -11,6 +11,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import resample_patch_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from hrbench.methods._mae import (  # noqa: E402
     sincos_positions,
     unpatchify,
 )
-from hrbench.methods._schedule import adamw, clip_gradients, cosine, set_rate  # noqa: E402
+from hrbench.methods._schedule import adamw, clip_gradients, cosine, set_rate, wave  # noqa: E402
 
 SMALL = {"width": 32, "heads": 4, "depth": 3}
 
@@ -194,6 +195,8 @@ def test_checkpoints_with_a_decoder(tmp_path: Path, depth: int) -> None:
         painted = nn.functional.linear(normed, state["decoder_pred.weight"], state["decoder_pred.bias"])
         torch.testing.assert_close(patchify(network.pixels(found, (4, 4)), 16), painted, rtol=1e-3, atol=1e-3)
     assert torch.equal(network.decoder.mask_token, state["mask_token"])
+    fewer = MaskedAutoencoder("test_vit", str(tmp_path / "mae.pth"), **SMALL, given_depth=1)
+    assert fewer.origin.endswith("with 1 decoder blocks")
 
 
 def test_checkpoints_without_a_decoder(tmp_path: Path) -> None:
@@ -222,6 +225,31 @@ def test_the_patch_can_be_chosen() -> None:
     network = small(patch=8)
     assert network.patch == 8
     assert network.encode(network.normalised(images())).shape == (2, 1 + 64, 64)
+
+
+@pytest.mark.parametrize("patch", [8, 32])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_given_weights_take_another_patch(tmp_path: Path, patch: int, decoder: bool) -> None:
+    state = authors_checkpoint(3, decoder=decoder)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    own, other = (
+        MaskedAutoencoder("test_vit", str(tmp_path / "mae.pth"), patch=p, **SMALL).eval() for p in (16, patch)
+    )
+    assert other.patch == patch
+    x, resized = images(1, 160, 160), images(1, 10 * patch, 10 * patch)
+    with torch.no_grad():
+        # As many patches as the weights know, and hence their positions.
+        filters = other.encoder.patch_embed.proj.weight
+        torch.testing.assert_close(filters, resample_patch_embed(state["patch_embed.proj.weight"], [patch, patch]))
+        other.encoder.patch_embed.forward = lambda _: own.encoder.patch_embed(x)
+        assert torch.equal(other.encode(resized), own.encode(x))
+        del other.encoder.patch_embed.forward
+        assert other.encode(x).shape == (1, 1 + (160 // patch) ** 2, 64)
+    if decoder:
+        assert torch.equal(other.decoder.mask_token, state["mask_token"])
+        tokens = torch.randn(1, 1, 32)
+        painted = nn.functional.interpolate(own.pixels(tokens, (1, 1)), patch, mode="bicubic", antialias=True)
+        torch.testing.assert_close(other.pixels(tokens, (1, 1)), painted, rtol=1e-4, atol=1e-4)
 
 
 def test_painting_is_learnt() -> None:
@@ -264,6 +292,9 @@ def test_rates_rise_and_fall() -> None:
     assert factors[40 + 265 // 2] == pytest.approx(0.5, abs=0.01)
     assert 0 < factors[-1] < 1e-4
     assert cosine(100, 100, least=0.01) == pytest.approx(0.01)
+    waves = [1e-3 * wave(k * 7 + k % 7, 7, period=30, least=1e-3) for k in range(200)]
+    assert [waves[k] for k in (0, 30, 60, 90, 150)] == pytest.approx([1e-3, 1e-6, 1e-3, 1e-6, 1e-6])
+    assert waves[199] == pytest.approx(2.973e-4, rel=1e-3)  # ISSTAD's at the end of its 200 epochs
 
 
 def steps_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, number: int) -> list[float]:

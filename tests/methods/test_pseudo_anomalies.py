@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
+from torchvision.transforms import functional as torchvision
 
 from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
 
 methods_package()
 from hrbench.methods._defect_shapes import blob, perlin_noise, simple_shape  # noqa: E402
-from hrbench.methods._image_operations import blurred, grey, recoloured, rotated  # noqa: E402
-from hrbench.methods._pseudo_anomalies import GENERATORS, VISIBLE, corrupt  # noqa: E402
+from hrbench.methods._image_operations import blurred, colour_jittered, grey, hue_turned, recoloured, rotated  # noqa: E402
+from hrbench.methods._pseudo_anomalies import _PUBLISHED_PATCH, GENERATORS, VISIBLE, corrupt  # noqa: E402
 from hrbench.methods._textures import texture  # noqa: E402
 
 
@@ -197,6 +198,49 @@ def test_hue_keeps_brightness_and_grey() -> None:
     assert (turned - image).abs().max() > 0.1
     torch.testing.assert_close(recoloured(image, 1.0, 1.0), image, atol=1e-5, rtol=0)
     torch.testing.assert_close(recoloured(image, 0.4, 0.0), grey(image), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("turns", [-0.4, 0.0, 0.1, 0.37])
+def test_hue_turns_as_torchvisions(turns: float) -> None:
+    image = torch.rand((3, 9, 8), generator=torch.Generator().manual_seed(0))
+    image[:, 0] = image[:1, 0]  # grey
+    image[:, 1] = torch.eye(3)[:, torch.arange(8) % 3]
+    image[:, 2] = 1 - image[:, 1]
+    torch.testing.assert_close(hue_turned(image, turns), torchvision.adjust_hue(image, turns), atol=1e-5, rtol=0)
+
+
+def test_published_jitter_is_torchvisions_in_random_order() -> None:
+    image = torch.rand((3, 9, 8), generator=torch.Generator().manual_seed(0))
+    changes = ("brightness", "contrast", "saturation", "hue")
+    orders = set()
+    for seed in range(12):
+        found = colour_jittered(image, 0.8, 0.4, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        amounts = [*rng.uniform(0.2, 1.8, 3), rng.uniform(-0.4, 0.4)]
+        order, expected = rng.permutation(4), image
+        for k in order:
+            expected = getattr(torchvision, f"adjust_{changes[k]}")(expected, float(amounts[k]))
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)  # its greys have weights of four digits
+        orders.add(tuple(order))
+    assert len(orders) > 6
+
+
+@pytest.mark.parametrize("change", ["grey", "flip"])
+def test_published_patches_are_grey_or_flipped_half_the_time(change: str) -> None:
+    image, rng = torch.rand((3, 9, 8), generator=torch.Generator().manual_seed(0)), np.random.default_rng(0)
+    unchanged = [torch.equal(_PUBLISHED_PATCH[change](image, rng), image) for _ in range(400)]
+    assert 0.42 < np.mean(unchanged) < 0.58
+
+
+def test_published_shapes_are_of_one_size_relative_to_the_image() -> None:
+    shapes = [
+        [simple_shape((n, n), np.random.default_rng(seed), unit=n / 1000).float().mean() for seed in range(100)]
+        for n in (112, 448)
+    ]
+    np.testing.assert_allclose(*shapes, atol=0.02)
+    # Without a unit the margin keeps corners away from more than a fifth of a small image.
+    small = [simple_shape((112, 112), np.random.default_rng(seed)).float().mean() for seed in range(100)]
+    assert np.abs(np.subtract(small, shapes[1])).max() > 0.05
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])

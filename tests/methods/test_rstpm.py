@@ -147,6 +147,30 @@ def test_focal_loss_is_stable_for_any_logit() -> None:
         assert gradient.isfinite().all()
 
 
+def test_the_students_loss_is_stpm_s_by_paper_or_by_code() -> None:
+    by_paper, by_code = made(), made(loss_factor=1.0)
+    with torch.no_grad():
+        first, second = by_paper.distances(batch())
+        half = torch.stack([level.mean() for level in (*first, *second)]).sum()
+        assert torch.equal(by_paper.student_loss(batch()), half)
+        assert torch.equal(by_code.student_loss(batch()), 2 * half)
+    with pytest.raises(HrbenchError, match="loss_factor of rstpm is 0, expected a number above 0"):
+        made(loss_factor=0)
+
+
+@pytest.mark.parametrize(("inputs", "expected"), [(60, 3000), (961, 3100), (992, 3100), (993, 3200)])
+def test_a_pass_of_the_paper_counts_its_incomplete_batch(inputs: int, expected: int) -> None:
+    class Asked(PlainContext):
+        def train(self, *arguments: object, steps: int, **others: object) -> list[float]:
+            self.steps = steps
+            return []
+
+    preset = RSTPM.presets["paper"].options
+    context = Asked()
+    made(epochs=preset["epochs"], steps=preset["steps"], batch_size=32).fit_students(range(inputs), context)
+    assert context.steps == expected
+
+
 def test_what_learns_in_which_stage() -> None:
     method = made(teacher="resnet10t").train()  # of which timm builds nothing beyond the levels asked for
     method.student_loss(batch()).backward()
@@ -348,7 +372,7 @@ def test_epochs_and_steps_are_both_least() -> None:
         made(discriminator="off", **options).train().fit(noise_normals(24), context)
         return context.steps
 
-    assert first_stage(steps=2, epochs=3, batch_size=10) == 3 * 2
+    assert first_stage(steps=2, epochs=3, batch_size=10) == 3 * 3
     assert first_stage(steps=9, epochs=1, batch_size=10) == 9
     assert first_stage(steps=2) == 2
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from hrbench._util.resources import methods_package
 from hrbench.data.sample import Sample
 from hrbench.engine.inference import predict
-from hrbench.engine.training import learnt_state, load_learnt_state
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
@@ -493,6 +493,12 @@ def test_recalibrated_latents_of_held_out_images_have_unit_variance() -> None:
             assert (len(spread.variance.unique()) == 1) == (kind == "scale")
         assert not torch.equal(map_of(method, batch()), map_of(plain, batch()))
     assert all((s.variance == 1).all() for s in plain.spreads)
+
+
+def test_recalibration_without_held_out_images_is_refused_before_the_training() -> None:
+    method = create_method("uflow", preset="demo", recalibrate="law")
+    with pytest.raises(HrbenchError, match="fit looks at held-out normal images, and held_out is 0"):
+        method.fit(noise_normals(4), Fit(method, held_out=None, seed=0, device=torch.device("cpu")))
 
 
 def test_recalibration_quiets_a_wide_latent() -> None:

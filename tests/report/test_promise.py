@@ -35,6 +35,7 @@ def pixels(rule: str) -> Protocol:
         (40 / 60, 60, 50, False, "DRIFT"),
         (18 / 172, 172, 50, True, "more than promised but within what 50 held-out images allow"),
         (math.nan, 60, 12, None, "12 normal images held out, 19 are needed"),
+        (math.nan, 60, 0, None, "0 normal images held out, 19 are needed"),
         (math.nan, 60, 40, None, "run it again"),
     ],
 )

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import Configuration, card_facts
 from hrbench.report.summary import NO_ESTIMATE, Estimates, Leaderboard, summarise
+from hrbench.report.text import csv_table
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS, alter, board_of
@@ -85,12 +88,50 @@ def test_weights_that_lay_elsewhere_are_the_same_weights(make_run: Factory, prot
     assert [configuration.weights for configuration in configurations(board)] == ["mobilenetv2_100 file"]
 
 
+def test_weights_of_two_networks_that_read_alike_are_said_once(make_run: Factory, protocol: Protocol) -> None:
+    run, text = make_run(), "resnet18 bundled sha256:5fdc2bbf28f0b1ed"
+    alter(run, "method.weights", {"teacher": text, "second_teacher": text, "other": "resnet50 random"})
+    (configuration,) = configurations(board_of([run], protocol))
+    assert configuration.weights == "resnet18 bundled, resnet50 RANDOM"
+
+
 def test_rows_that_would_look_alike_say_which_options_differ(make_run: Factory, protocol: Protocol) -> None:
     run, other = make_run(seed=0), make_run(seed=1)
     alter(other, "method.options.steps", 99)
     first, second = configurations(board_of([run, other], protocol))
     assert {first.label.split(" · ")[-1], second.label.split(" · ")[-1]} == {"steps = 20", "steps = 99"}
     assert {first.short, second.short} == {"FastFlow · steps = 20", "FastFlow · steps = 99"}
+
+
+def test_another_held_out_share_is_another_row(make_run: Factory, protocol: Protocol) -> None:
+    runs = [make_run(seed=seed) for seed in range(4)]
+    for run, share in zip(runs, (None, 0.0, 0.25, 0.250000001), strict=True):
+        if share is not None:
+            alter(run, "dataset.held_out_share", share)
+    found = configurations(board_of(runs, protocol))
+    assert [(of.held_out, of.held_out_text) for of in found] == [
+        (None, ""),
+        (0.0, "none held out"),
+        (0.25, "25 % held out"),
+        (0.250000001, "25 % held out"),
+    ]
+    assert [of.weights_text.partition(" #")[0] for of in found] == [
+        "mobilenetv2_100 file",
+        "mobilenetv2_100 file, none held out",
+        *["mobilenetv2_100 file, 25 % held out"] * 2,
+    ]
+    assert found[1].short == "FastFlow · none held out"
+    assert len({of.label for of in found}) == len({of.short for of in found}) == 4
+
+
+def test_a_table_of_numbers_has_the_held_out_share_where_it_is_not_the_default(
+    make_run: Factory, protocol: Protocol
+) -> None:
+    run, other = make_run(seed=0), make_run(seed=1)
+    assert "held_out" not in csv_table(summarise([run], protocol)).splitlines()[0].split(",")
+    alter(other, "dataset.held_out_share", 0.0)
+    table = pd.read_csv(io.StringIO(csv_table(summarise([run, other], protocol))))
+    assert set(table["held_out"].fillna(-1)) == {-1, 0}
 
 
 def test_what_no_short_text_tells_apart_carries_a_digest(make_run: Factory, protocol: Protocol) -> None:

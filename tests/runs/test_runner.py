@@ -365,7 +365,7 @@ def test_a_method_that_gives_nan_is_stopped(tree, toy, tmp_path, monkeypatch):
 
 def test_one_training_image_is_too_few(tmp_path, toy):
     root = write_tree(tmp_path / "one", train=1)
-    with pytest.raises(HrbenchError, match="1 normal training images, expected at least 2"):
+    with pytest.raises(HrbenchError, match="1 normal training image, expected at least 2"):
         run(root, toy, tmp_path / "out")
 
 

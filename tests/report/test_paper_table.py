@@ -1,0 +1,146 @@
+"""Tables for a paper: what is in them, what tells best from tied, and every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hrbench
+from hrbench.cli import main
+from hrbench.errors import HrbenchError
+from hrbench.metrics.bootstrap import Replicates
+from hrbench.protocol import Protocol
+from hrbench.report import differences
+from hrbench.report.columns import number_text
+from hrbench.report.paper_table import by_category, on_average, paper_tables
+from hrbench.report.summary import Summary, summarise
+from hrbench.runs.store import Run
+
+
+@pytest.fixture
+def summary(runs: list[Run], protocol: Protocol) -> Summary:
+    return summarise(runs, protocol)
+
+
+def lines_of(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_a_table_by_category_holds_the_numbers_of_the_leaderboard(summary: Summary, protocol: Protocol) -> None:
+    rows = list(csv.DictReader(io.StringIO(paper_tables(summary, by_category(protocol, "aupro@0.3", "tiny"), "csv"))))
+    board = summary.leaderboards[-1]
+    assert board.dataset == "weave & grain"
+    found = [row for row in rows if row["dataset"] == board.dataset]
+    assert len(found) == len(board.rows)
+    for row, line in zip(board.rows, found, strict=True):
+        for category in board.categories:
+            value = board.estimates.get((row.configuration.number, category, "aupro", "tiny", 0.3))
+            shown = "–" if value is None else number_text("aupro", value.shown)
+            assert line.get(category, "–").split(" ± ")[0] == shown
+        assert (line["mean"] == "–") == bool(row.missing)
+
+
+def test_seeds_give_a_deviation(summary: Summary, runs: list[Run], protocol: Protocol) -> None:
+    first = lines_of(paper_tables(summary, by_category(protocol)))[2]
+    text, deviation = re.fullmatch(r"\**([\d.]+) ± ([\d.]+)\**", first[1]).groups()  # type: ignore[union-attr]
+    same = [run for run in runs if run.about.dataset.category == "ballscrew" and run.about.method.name == "fastflow"]
+    same = [run for run in same if run.about.view in first[0]]
+    values = [
+        float(t.loc[(t["metric"] == "aupro") & (t["subset"] == "all") & (t["fpr_limit"] == 0.05), "value"].iloc[0])
+        for t in (run.records for run in same)
+    ]
+    assert [text, deviation] == [f"{np.mean(values):.3f}", f"{np.std(values, ddof=1):.3f}"]
+
+
+def test_averages_have_the_columns_that_are_asked_for(summary: Summary, protocol: Protocol) -> None:
+    text = paper_tables(summary, on_average(protocol, ["image_auroc", "aupro@0.05_tiny"]))
+    heads = [line for line in lines_of(text) if line[0] == "Method"]
+    assert heads == [["Method", "ROC-AUC image", "AUPRO@0.05 tiny"]] * 2
+    assert "AUPRO@0.3" in paper_tables(summary, on_average(protocol))
+
+
+def test_ties_are_marked(summary: Summary, protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best row is told from those that differ by a constant, and not from those that differ by chance."""
+    board = summary.leaderboards[0]
+    rng = np.random.default_rng(0)
+    shared, numbers = rng.normal(size=200), [row.configuration.number for row in board.rows]
+
+    def replicates(row: SimpleNamespace, *_: object) -> Replicates:
+        place = numbers.index(row.configuration.number)
+        noise = rng.normal(size=200) if place == 1 else 0
+        keys = pd.DataFrame({"metric": ["aupro"], "subset": ["all"], "fpr_limit": [0.05]})
+        values = (0.9 - 0.001 * place + shared + noise)[:, None]
+        many = np.array([100])
+        return Replicates(keys, np.array([0.9 - 0.001 * place]), values, many, many, "same")
+
+    monkeypatch.setattr(differences, "_replicates", replicates)
+    tied = differences.ties(board, board.rows[0], board.rows, ("aupro", "all", 0.05))
+    assert tied == {numbers[1]}
+    table = lines_of(paper_tables(Summary(protocol, (board,)), by_category(protocol)))[2:]
+    assert [line[1].endswith("≈") for line in table] == [False, True, *[False] * (len(table) - 2)]
+
+
+def test_every_row_has_a_name_of_its_own_and_the_caption_the_rest(summary: Summary, protocol: Protocol) -> None:
+    for text in paper_tables(summary, by_category(protocol)).split("\n\n")[1::2]:
+        names = [line[0] for line in lines_of(text)[2:]]
+        assert len(set(names)) == len(names)
+    assert "preset" in paper_tables(summary, by_category(protocol))
+
+
+def test_latex_compiles_or_is_at_least_balanced(summary: Summary, protocol: Protocol, tmp_path: Path) -> None:
+    text = paper_tables(summary, by_category(protocol), "latex")
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    for tabular in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, flags=re.DOTALL):
+        widths = {line.replace(r"\&", "").count(" & ") for line in tabular.splitlines() if line.endswith(r"\\")}
+        assert len(widths) == 1
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+    (tmp_path / "t.tex").write_text(document, encoding="utf-8")
+    try:
+        done = subprocess.run(
+            ["pdflatex", "-interaction=batchmode", "-halt-on-error", "t.tex"], cwd=tmp_path, check=False, timeout=60
+        )
+    except FileNotFoundError:
+        pytest.skip("no pdflatex on this machine; braces and columns were counted")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "iou"], "--metric needs --table category"),
+        (["--table", "average", "--subset", "tiny"], "--subset needs --table category"),
+        (["--table", "category", "--columns", "iou"], "--columns needs --table average"),
+        (["--format", "latex"], "--format needs --table"),
+        (["--table", "category", "--metric", "auproo"], "unknown metric 'auproo'"),
+        (["--table", "category", "--metric", "image_auroc@0.1"], "image_auroc has no limit"),
+        (["--table", "category", "--metric", "aupro@x"], "expected aupro@LIMIT"),
+        (["--table", "average", "--columns", "nix"], "unknown column 'nix'"),
+    ],
+)
+def test_what_does_not_belong_together_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["leaderboard", "nowhere", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_number_that_no_run_has_is_an_error(summary: Summary, protocol: Protocol) -> None:
+    with pytest.raises(HrbenchError, match=r"no run has aupro@0\.07 of tiny under protocol native"):
+        paper_tables(summary, by_category(protocol, "aupro@0.07", "tiny"))
+
+
+def test_the_command_prints_the_table_and_writes_nothing(
+    runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hrbench.commands, "read_runs", lambda *_: runs)
+    assert main(["leaderboard", str(tmp_path), "--table", "category", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("dataset,method,")
+    assert not list(tmp_path.iterdir())
