@@ -23,6 +23,7 @@ _HOMES = {
     "RayEngine": "hrbench.grid.on_ray",
     "Run": "hrbench.runs.store",
     "Study": "hrbench.grid.study",
+    "by_condition": "hrbench.evaluation",
     "compare": "hrbench.evaluation",
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from hrbench.errors import HrbenchError as HrbenchError
     from hrbench.evaluation import Comparison as Comparison
     from hrbench.evaluation import Evaluation as Evaluation
+    from hrbench.evaluation import by_condition as by_condition
     from hrbench.evaluation import compare as compare
     from hrbench.evaluation import evaluate as evaluate
     from hrbench.grid.local import LocalEngine as LocalEngine

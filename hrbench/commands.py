@@ -19,6 +19,7 @@ from hrbench._util.files import atomic
 from hrbench._util.progress import track, tracker
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
+    Dataset,
     Descriptor,
     check_dataset,
     dataset_stats,
@@ -136,8 +137,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from hrbench.runs.scoring import distinct_protocols
 
     protocols = distinct_protocols(args.protocol)
+    dataset = load_dataset(args.dataset, args.root, args.categories)
+    _say_left_out(dataset)
     runs = score_maps(
-        load_dataset(args.dataset, args.root, args.categories).categories,
+        dataset.categories,
         args.maps,
         args.output,
         protocols,
@@ -261,7 +264,9 @@ def data_check(args: argparse.Namespace) -> int:
 
 def data_stats(args: argparse.Namespace) -> int:
     """Print sizes of images and components per category."""
-    stats = dataset_stats(load_dataset(args.dataset, args.root, args.categories), progress=tracker("measuring"))
+    dataset = load_dataset(args.dataset, args.root, args.categories)
+    _say_left_out(dataset)
+    stats = dataset_stats(dataset, progress=tracker("measuring"))
     print(stats.set_index("category").T.to_string(float_format=lambda x: f"{x:.6g}"))
     return 0
 
@@ -297,7 +302,7 @@ def list_all(args: argparse.Namespace) -> int:
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
         descriptor = load_descriptor(name)
-        print(f"  {name:<14} {descriptor.title}; {descriptor.licence}")
+        print(f"  {name:<20} {descriptor.title}; {descriptor.licence}")
     print("protocols (--protocol NAME)")
     for name in list_protocols():
         print(f"  {name:<14} {load_protocol(name).title}")
@@ -335,6 +340,12 @@ def _rescored_copy(run: Run, target: Path, protocols: Sequence[Protocol], descri
         except HrbenchError as error:  # of the run, not of its unfinished copy
             raise HrbenchError(str(error).replace(str(path), str(run.folder))) from None
     return Run(target)
+
+
+def _say_left_out(dataset: Dataset) -> None:
+    for category in dataset.categories:
+        for text in category.left_out:
+            print(f"hrbench: {text}", file=sys.stderr)
 
 
 def _say_failures(study: Study) -> int:

@@ -181,6 +181,28 @@ def test_data_commands(tmp_path, capsys):
     assert main(["data", "check", "--dataset", "mvtec_ad", "--root", str(root)]) in (1, 2)
 
 
+def test_stats_and_evaluate_name_the_images_that_are_left_out(tmp_path, capsys):
+    root, maps = tmp_path / "BTAD", tmp_path / "maps"
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:4, :4] = 255
+    maps.mkdir()
+    for place, numbers in (("train/ok", (0, 1)), ("test/ok", (2,)), ("test/ko", (3, 4))):
+        (root / "01" / place).mkdir(parents=True)
+        for number in numbers:
+            Image.fromarray(np.full((16, 16), number, np.uint8)).save(root / "01" / place / f"{number}.bmp")
+            np.save(maps / f"{number}.npy", mask.astype(np.float32))
+    (root / "01/ground_truth/ko").mkdir(parents=True)
+    Image.fromarray(mask).save(root / "01/ground_truth/ko/3.png")
+    Image.fromarray(mask * 0).save(root / "01/ground_truth/ko/4.png")
+    data = ["--dataset", "btad", "--root", str(root)]
+    for command in (
+        ["data", "stats", *data],
+        ["evaluate", *data, "--maps", str(maps), "--output", str(tmp_path / "out")],
+    ):
+        assert main(command) == 0
+        assert "4.png: mask with no defect pixel: 01/test/ko/4.bmp is left out" in capsys.readouterr().err
+
+
 def test_list_names_what_there_is(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ import pandas as pd
 
 from hrbench.data.datasets import load_dataset, load_descriptor, present_categories
 from hrbench.data.descriptor import Counts, Descriptor
+from hrbench.data.layouts import LAYOUTS
 from hrbench.data.procedural import missing_files
 from hrbench.data.sample import Category, Dataset, Sample, sample_mask
 from hrbench.errors import HrbenchError
-from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image, read_mask
+from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image
 from hrbench.imaging.components import find_components
 
 __all__ = ["Finding", "check_dataset", "check_files", "dataset_stats", "dataset_summary"]
@@ -34,7 +36,7 @@ _ONE_LARGE = threading.Lock()
 _QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """What is not as it should be in a dataset.
 
@@ -71,8 +73,9 @@ def check_dataset(
     Returns
     -------
     list of Finding
-        Empty if all is as expected: missing categories, pairing errors, counts that differ, images that the
-        descriptor's `group` does not match, and what :func:`check_files` finds, with every image decoded.
+        Empty if all is as expected: missing categories, all that keeps a reader from indexing files (such as defective
+        images without a mask), counts that differ in categories without it, images that the descriptor's `group` or
+        `condition` does not match, and what :func:`check_files` finds, with every image decoded.
         :func:`dataset_summary` has the figures.
 
     Raises
@@ -81,23 +84,32 @@ def check_dataset(
         If `name` or a category is unknown or `root` is not such a dataset at all.
     """
     descriptor, root, present = _opened(name, root, categories)
+    layout = LAYOUTS[descriptor.layout]
     findings = [
-        Finding("warning", f"{category}: missing, expected the folder {root / category}")
+        Finding("warning", f"{category}: missing, expected {layout.places(root, descriptor, category)}")
         for category in (descriptor.categories if categories is None else ())
         if category not in present
     ]
     read: list[Category] = []
+    sound: list[Category] = []
+    told: set[str] = set()  # a split file may be of several categories
     for category in present:
+        problems: list[str] = []
+        loaded: tuple[Category, ...] = ()
         try:
-            read += load_dataset(name, root, [category]).categories
+            loaded = load_dataset(name, root, [category], problems.append).categories
         except HrbenchError as error:
-            findings.append(Finding("error", f"{category}: {error}"))
-    findings += _count_findings(read, descriptor, whole=categories is None and not findings)
-    for each in read if descriptor.group else ():
-        alone = [sample.id for sample in (*each.train, *each.test) if not sample.group]
-        if alone:
-            what = f"{len(alone)} images in which group = {descriptor.group!r} finds nothing"
-            findings.append(Finding("warning", f"{each.name}: {what}, such as {alone[0]}: each stands on its own"))
+            problems.append(str(error))
+        findings += [Finding("error", f"{category}: {problem}") for problem in problems if problem not in told]
+        told.update(problems)
+        if problems:  # which have kept folders from being read
+            read += (dataclasses.replace(each, unread=("*",)) for each in loaded)
+        else:
+            read += loaded
+            sound += loaded
+    findings += _count_findings(sound, descriptor, whole=categories is None and not findings)
+    for each in read:
+        findings += _pattern_findings(each, descriptor)
     findings += _unfinished(root, categories)
     return findings + _file_findings(read, progress, decode=True)
 
@@ -127,8 +139,8 @@ def check_files(
         Errors: a file that is unreadable, truncated or of a type without a fixed white (floats, stacks); a mask that is
         of another size than its image, lossy or empty; a test image with a defect that is a training image as well;
         too few images to fit on or to measure; a procedural dataset that is made only in part.
-        Warnings: other test images that are training images as well; no good test image; images in folders that the
-        dataset's layout ignores; counts that differ.
+        Warnings: other test images that are training images as well; no good test image; defective images that are
+        left out for their masks; images in folders that the dataset's layout ignores; counts that differ.
     """
     findings = _count_findings(dataset.categories, descriptor, whole=False) if descriptor else []
     findings += _unfinished(dataset.root, [category.name for category in dataset.categories])
@@ -172,7 +184,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     -------
     DataFrame
         One row per category: ``category, train, test_good, test_defective``; where images belong together ``groups``
-        of test images, ``groups_good, groups_defective`` with at least one such image; ``height_min, height_max,
+        of test images, ``groups_good, groups_defective`` with at least one such image; where they are known
+        ``conditions`` of test images; ``height_min, height_max,
         width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
         area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
         mostly slips of annotation; ``share_median``, the median component's share of its image;
@@ -191,8 +204,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     for name, sample in progress(total) if progress else total:
         size = image_size(sample.image)
         sizes[name].append(size)
-        if sample.mask is not None:
-            found = _areas(sample.mask, size)
+        if sample.label:
+            found = _areas(sample, size)
             areas[name] += found
             shares[name] += [area / (size[0] * size[1]) for area in found]
             pixels[name] += size[0] * size[1]
@@ -204,6 +217,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         row |= dict(zip(("train", "test_good", "test_defective"), _numbers(category), strict=True))
         if any(sample.group for each in dataset.categories for sample in each.test):
             row |= _groups(category)
+        if any(sample.condition for each in dataset.categories for sample in each.test):
+            row["conditions"] = len({sample.condition for sample in category.test} - {""})
         row |= {"height_min": int(height.min()), "height_max": int(height.max())}
         row |= {"width_min": int(width.min()), "width_max": int(width.max())}
         row["components"] = area.size
@@ -263,6 +278,19 @@ def _count_findings(categories: Sequence[Category], descriptor: Descriptor, *, w
     ]
 
 
+def _pattern_findings(category: Category, descriptor: Descriptor) -> Iterator[Finding]:
+    """Find images that a descriptor's patterns do not match."""
+    samples = (*category.train, *category.test)
+    for key, pattern, names, outcome in (
+        ("group", descriptor.group, [sample.group for sample in samples], "each stands on its own"),
+        ("condition", descriptor.condition, [sample.condition for sample in samples], "theirs is not known"),
+    ):
+        without = [sample.id for sample, name in zip(samples, names, strict=True) if not name]
+        if pattern and without:
+            what = f"{len(without)} images in which {key} = {pattern!r} finds nothing"
+            yield Finding("warning", f"{category.name}: {what}, such as {without[0]}: {outcome}")
+
+
 def _unfinished(root: Path, categories: Sequence[str] | None) -> list[Finding]:
     """Find that a procedural dataset, of which `root` may also be one category, is not made to its end."""
     inner = root.resolve()
@@ -291,12 +319,13 @@ def _file_findings(
 
 def _category_findings(category: Category, held_out: bool) -> Iterator[Finding]:
     name, (train, good, defective) = category.name, _numbers(category)
-    if train < 1 + held_out:
-        expected = "at least 2: one is held out" if held_out else "some to fit on"
-        yield Finding("error", f"{name}: {train} training image, expected {expected}")
-    if not defective:
+    for text in category.left_out:
+        yield Finding("warning", text)
+    if train == 1 and held_out:  # without any it is told already
+        yield Finding("error", f"{name}: {train} training image, expected at least 2: one is held out")
+    if category.test and not defective:
         yield Finding("error", f"{name}: no defective test image, expected at least one: there is nothing to measure")
-    if not good:
+    if category.test and not good:
         yield Finding("warning", f"{name}: no good test image, expected some: false alarms per image are not known")
     for folder, number in _ignored(category):
         yield Finding("warning", f"{folder}: {number} images in a folder that is not read, expected none there")
@@ -306,12 +335,18 @@ def _ignored(category: Category) -> Iterator[tuple[Path, int]]:
     """Yield folders with images that are not read, beside and below those that are, and how many images each has."""
     samples = (*category.train, *category.test)
     images = {sample.image.parent for sample in samples}
-    masks = {sample.mask.parent for sample in samples if sample.mask}
+    masks = {mask.parent for sample in samples for mask in sample.masks}
     truths = {folder.parent for folder in masks}
     for top in sorted({folder.parent for folder in images} | truths):
         for place, folders, files in os.walk(top):
             folder = Path(place)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and folder / name not in truths)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith(".")
+                and folder / name not in truths
+                and not any(fnmatchcase(name, pattern) for pattern in category.unread)
+            )
             if folder in images | masks or (folder.parent in truths and folder.name in _GOOD):
                 continue
             number = sum(not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files)
@@ -383,9 +418,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _areas(path: Path, size: tuple[int, int]) -> list[int]:
-    """Return the areas of a mask's 8-connected components in px."""
-    areas = find_components(read_mask(path, size)).areas
-    if not areas.size:
-        raise HrbenchError(f"{path}: mask with no defect pixel, expected at least one for a defective image")
-    return [int(area) for area in areas]
+def _areas(sample: Sample, size: tuple[int, int]) -> list[int]:
+    """Return the areas of the 8-connected components of what a sample's masks mark, in px."""
+    mask = sample_mask(sample, size)
+    return [] if mask is None else [int(area) for area in find_components(mask).areas]

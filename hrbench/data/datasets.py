@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from hrbench._util.files import relative_path
 from hrbench._util.resources import protocols_root
 from hrbench._util.toml import build, read_toml
-from hrbench.data._index import subfolders
+from hrbench.data._index import Report, subfolders
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.layouts import LAYOUTS
-from hrbench.data.sample import Category, Dataset
+from hrbench.data.sample import Category, Dataset, Sample
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.imaging import image_size, read_mask
 
 __all__ = ["list_datasets", "load_dataset", "load_descriptor", "present_categories"]
 
@@ -31,21 +34,16 @@ def load_descriptor(name: str | Path) -> Descriptor:
     Parameters
     ----------
     name : str or Path
-        A built-in name, or the path of a ``.toml`` file.
+        A built-in name, or the path of a ``.toml`` file. Such a file may name a built-in one as its ``base``, and then
+        holds only what differs.
 
     Raises
     ------
     HrbenchError
         For an unknown name, or a file that is not a valid descriptor.
     """
-    if str(name).endswith(".toml"):
-        path: Traversable = Path(name)
-    else:
-        names = _builtin()
-        if str(name) not in names:
-            raise unknown_name("dataset", str(name), names)
-        path = names[str(name)]
-    descriptor = build(Descriptor, read_toml(path), str(path))
+    path = Path(name) if str(name).endswith(".toml") else _builtin_path(str(name))
+    descriptor = build(Descriptor, _whole(read_toml(path), path), str(path))
     if descriptor.layout not in LAYOUTS:
         expected = ", ".join(map(repr, LAYOUTS))
         raise HrbenchError(f"{path}: layout is {descriptor.layout!r}, expected one of {expected}")
@@ -57,13 +55,21 @@ def load_descriptor(name: str | Path) -> Descriptor:
     except HrbenchError as error:
         raise HrbenchError(f"{path}: [categories]: {error}") from None
     try:
-        re.compile(descriptor.group)
-    except re.error as error:
-        raise HrbenchError(f"{path}: group is {descriptor.group!r}, not a regular expression: {error}") from None
+        for folder in filter(None, (descriptor.images, descriptor.splits)):
+            relative_path(folder)
+    except HrbenchError as error:
+        raise HrbenchError(f"{path}: {error}") from None
+    for key, pattern in (("group", descriptor.group), ("condition", descriptor.condition)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise HrbenchError(f"{path}: {key} is {pattern!r}, not a regular expression: {error}") from None
     return descriptor
 
 
-def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] | None = None) -> Dataset:
+def load_dataset(
+    name: str | Path, root: Path | str, categories: Sequence[str] | None = None, report: Report | None = None
+) -> Dataset:
     """Index a dataset on disk.
 
     Parameters
@@ -75,6 +81,9 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
         The folder that the descriptor's layout starts from.
     categories : sequence of str, optional
         Read only these. By default all that are there: a partial download is not an error.
+    report : callable, optional
+        Is told, in words, each thing that is wrong with single files, which are left out: a category may end up
+        without training or test images. By default anything that is wrong is an error.
 
     Returns
     -------
@@ -103,15 +112,20 @@ def load_dataset(name: str | Path, root: Path | str, categories: Sequence[str] |
     names = present if categories is None else list(dict.fromkeys(categories))
     for category in names:
         if category not in present:
-            places = " or ".join(str(root / category / probe) for probe in layout.probes)
             raise HrbenchError(
-                f"{root}: category {category!r} of {descriptor.title} is not there, expected {places}; "
-                f"found: {', '.join(present)}"
+                f"{root}: category {category!r} of {descriptor.title} is not there, expected "
+                f"{layout.places(root, descriptor, category)}; found: {', '.join(present)}"
             )
     if descriptor.name == "folder":
         descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
-    read = layout.read(root.absolute(), descriptor, names)  # a method may change the current folder
-    return Dataset(descriptor.name, root, tuple(_grouped(category, descriptor) for category in read))
+    problems: list[str] = []
+    read = layout.read(root.absolute(), descriptor, names, report or problems.append)  # a method may change the folder
+    if problems:
+        others = f"; and {len(problems) - 1} more, which `hrbench data check` lists" if problems[1:] else ""
+        raise HrbenchError(f"{problems[0]}{others}")
+    return Dataset(
+        descriptor.name, root, tuple(_described(_usable(category, descriptor), descriptor) for category in read)
+    )
 
 
 def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
@@ -128,15 +142,69 @@ def present_categories(root: Path, descriptor: Descriptor) -> list[str]:
     return present
 
 
-def _grouped(category: Category, descriptor: Descriptor) -> Category:
-    """Return the category with the group of every sample."""
-    if not descriptor.group:
+def _described(category: Category, descriptor: Descriptor) -> Category:
+    """Return the category with the group and the condition of every sample."""
+    if not (descriptor.group or descriptor.condition):
         return category
     train, test = (
-        tuple(dataclasses.replace(s, group=descriptor.group_of(category.name, s.id)) for s in part)
+        tuple(
+            dataclasses.replace(
+                s, group=descriptor.group_of(category.name, s.id), condition=descriptor.condition_of(s.id)
+            )
+            for s in part
+        )
         for part in (category.train, category.test)
     )
     return dataclasses.replace(category, train=train, test=test)
+
+
+def _usable(category: Category, descriptor: Descriptor) -> Category:
+    """Return the category without the images whose masks are of no use, if the descriptor leaves them out."""
+    if descriptor.mask.unusable == "error":
+        return category
+    with ThreadPoolExecutor() as pool:
+        flaws = list(pool.map(_flaw, category.test))
+    judged = list(zip(category.test, flaws, strict=True))
+    return dataclasses.replace(
+        category,
+        test=tuple(sample for sample, flaw in judged if not flaw),
+        left_out=tuple(f"{sample.mask}: {flaw}: {sample.id} is left out" for sample, flaw in judged if flaw),
+    )
+
+
+def _flaw(sample: Sample) -> str:
+    """Return why a sample's mask is of no use, nothing if it is."""
+    if sample.mask is None:
+        return ""
+    try:
+        masks, size = [read_mask(path) for path in sample.masks], image_size(sample.image)
+    except HrbenchError:
+        return ""  # a damaged file: whoever opens it next says so
+    for height, width in (mask.shape for mask in masks):
+        if (height, width) != size:
+            return f"mask is {height} x {width} (height x width), its image {size[0]} x {size[1]}"
+    return "" if any(mask.any() for mask in masks) else "mask with no defect pixel"
+
+
+def _whole(table: dict[str, Any], path: Traversable) -> dict[str, Any]:
+    """Return a descriptor's table with the keys that it leaves to its base."""
+    if "base" not in table:
+        return table
+    base = table.pop("base")
+    if not isinstance(base, str):
+        raise HrbenchError(f"{path}: base is {base!r}, expected str")
+    try:
+        below = _builtin_path(base)
+    except HrbenchError as error:
+        raise HrbenchError(f"{path}: base: {error}") from None
+    return _whole(read_toml(below), below) | table
+
+
+def _builtin_path(name: str) -> Traversable:
+    names = _builtin()
+    if name not in names:
+        raise unknown_name("dataset", name, names)
+    return names[name]
 
 
 def _builtin() -> dict[str, Traversable]:

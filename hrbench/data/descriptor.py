@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 __all__ = ["Counts", "Descriptor", "MaskCoding"]
 
@@ -33,10 +34,15 @@ class MaskCoding:
         What a mask's stem has more than its image's, e.g. ``_mask``.
     values : str
         The coding in words. Readers take every non-zero value as defect.
+    unusable : {"error", "leave_out"}
+        What becomes of a defective image whose mask has no defect pixel or another size: a mistake that ends a run
+        before it begins, or the image is left out of the test, and every check and run says so. Only the latter makes
+        readers open masks.
     """
 
     suffix: str = ""
     values: str = "0 = normal, anything else = defect"
+    unusable: Literal["error", "leave_out"] = "error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,12 @@ class Descriptor:
         Which images belong together, because they show one part or one place: a regular expression, searched in a
         sample's id. What its first group matches (all of the match if it has none) names the group, inside the
         category. An image in which it finds nothing stands on its own. Without it all images do.
+    condition : str
+        Under which light, or from which side, an image was taken: a regular expression as that of `group`. What it
+        finds names the condition, which all categories share.
+    images, splits : str
+        Folders below the root, for layouts that have several to choose from: of the images, and of the files that say
+        which of them are for training. By default both lie in the root itself.
     """
 
     name: str
@@ -74,6 +86,9 @@ class Descriptor:
     total: Counts = Counts()
     categories: dict[str, Counts] = dataclasses.field(default_factory=dict)
     group: str = ""
+    condition: str = ""
+    images: str = ""
+    splits: str = ""
 
     def expected(self, category: str) -> Counts:
         """Return the expected counts of a category, all None if there are none."""
@@ -82,6 +97,14 @@ class Descriptor:
 
     def group_of(self, category: str, sample_id: str) -> str:
         """Return the name of a sample's group, empty if it stands on its own."""
-        found = re.search(self.group, sample_id) if self.group else None
-        name = found[1 if found.re.groups else 0] if found else None
+        name = _found(self.group, sample_id)
         return f"{category}/{name}" if name else ""
+
+    def condition_of(self, sample_id: str) -> str:
+        """Return the name of a sample's condition, empty if none is known."""
+        return _found(self.condition, sample_id)
+
+
+def _found(pattern: str, sample_id: str) -> str:
+    found = re.search(pattern, sample_id) if pattern else None
+    return (found[1 if found.re.groups else 0] or "") if found else ""

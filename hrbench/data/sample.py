@@ -40,6 +40,11 @@ class Sample:
     group : str
         Equal for images that belong together, see :class:`hrbench.data.descriptor.Descriptor`; empty for an image on
         its own. It says how sure results are, not what they are: digests, and so a run's identity, leave it out.
+    condition : str
+        Under which light, or from which side, the image was taken; empty where none is known. Digests leave it out,
+        too.
+    more_masks : tuple of Path
+        Further masks, where the annotation has one per region: what any of them marks is a defect.
     """
 
     id: str
@@ -50,6 +55,13 @@ class Sample:
     split: Literal["train", "test"]
     category: str
     group: str = ""
+    condition: str = ""
+    more_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks, none for a normal image."""
+        return () if self.mask is None else (self.mask, *self.more_masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +72,20 @@ class Category:
     ----------
     dataset, name : str
     train, test : tuple of Sample
-        In order of their id. Training samples are all normal.
+        In order of their id. Training samples are all taken as normal.
+    left_out : tuple of str
+        Which images of the test its reader has left out, and why.
+    unread : tuple of str
+        Patterns of the names of folders beside and below those of its images in which others may lie that are no part
+        of it.
     """
 
     dataset: str
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @cached_property
     def names_digest(self) -> str:
@@ -92,7 +111,7 @@ def content_digest(samples: Sequence[Sample]) -> str:
     """
 
     def row(sample: Sample) -> str:
-        files = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+        files = (sample.image, *sample.masks)
         return "\t".join([*_row(sample), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)])
 
     with ThreadPoolExecutor() as pool:
@@ -100,7 +119,8 @@ def content_digest(samples: Sequence[Sample]) -> str:
 
 
 def _row(sample: Sample) -> tuple[str, ...]:
-    return sample.split, sample.id, str(sample.label), sample.defect_type, sample.mask.name if sample.mask else ""
+    names = [path.name for path in sample.masks] or [""]
+    return sample.split, sample.id, str(sample.label), sample.defect_type, *names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,16 +150,18 @@ class Dataset:
 
 
 def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
-    """Return the (H, W) bool mask of a defective sample, None for a normal one.
+    """Return the (H, W) bool mask of a defective sample, all that its masks mark; None for a normal one.
 
     Raises
     ------
     HrbenchError
-        If the mask is of another size, or has no defect pixel.
+        If a mask is of another size, or all of them have no defect pixel.
     """
     if sample.mask is None:
         return None
     mask = read_mask(sample.mask, (size[0], size[1]))
+    for path in sample.more_masks:
+        mask |= read_mask(path, (size[0], size[1]))
     if not mask.any():
         raise HrbenchError(
             f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective: expected at least one"

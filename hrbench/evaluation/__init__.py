@@ -2,6 +2,7 @@
 
 from hrbench.evaluation.collecting import evaluate
 from hrbench.evaluation.comparison import Comparison, compare
+from hrbench.evaluation.conditions import by_condition
 from hrbench.evaluation.result import Evaluation
 
-__all__ = ["Comparison", "Evaluation", "compare", "evaluate"]
+__all__ = ["Comparison", "Evaluation", "by_condition", "compare", "evaluate"]

@@ -19,7 +19,7 @@ from hrbench.metrics.catalogue import METRICS, Key
 from hrbench.metrics.words import budget_text, counted
 from hrbench.protocol import Protocol, load_protocol
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "Measurable", "as_evaluation", "compare"]
 
 _IMAGE = ["id", "label", "height", "width", "normal_pixels", "defect_pixels"]
 _COMPONENT = ["image", "area", "top", "left", "bottom", "right"]
@@ -156,7 +156,7 @@ def compare(
     >>> result.difference("aupro") > 0, result.interval("aupro")[0] > 0
     (True, True)
     """
-    first, second = (_measured(item, protocol) for item in (a, b))
+    first, second = (as_evaluation(item, protocol) for item in (a, b))
     rules = first.protocol
     if rules.digest != second.protocol.digest:
         versions = (f"{p.name!r} (version {p.version})" for p in (rules, second.protocol))
@@ -172,7 +172,14 @@ def compare(
     return Comparison(frame, rules, len(first.evidence.images), len(first.evidence.components))
 
 
-def _measured(item: Evaluation | Measurable, protocol: str | Path | Protocol | None) -> Evaluation:
+def as_evaluation(item: Evaluation | Measurable, protocol: str | Path | Protocol | None) -> Evaluation:
+    """Return an evaluation as it is, and one of a finished run under `protocol`.
+
+    Raises
+    ------
+    HrbenchError
+        If `protocol` is not the one that an evaluation was made under.
+    """
     if not isinstance(item, Evaluation):
         if not hasattr(item, "load_evidence"):
             raise HrbenchError(f"cannot compare {item!r}: expected what hrbench.evaluate returns, or a finished run")

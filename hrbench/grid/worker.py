@@ -109,9 +109,8 @@ def listing(category: Category) -> str:
     """
     state = hashlib.sha256(category.names_digest.encode())
     for sample in (*category.train, *category.test):
-        for path in (sample.image, sample.mask):
-            if path is not None:
-                state.update(f"{path.stat().st_size}\n".encode())
+        for path in (sample.image, *sample.masks):
+            state.update(f"{path.stat().st_size}\n".encode())
     return state.hexdigest()
 
 

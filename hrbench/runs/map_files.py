@@ -220,7 +220,7 @@ def _find(
             for base in bases
             for place in places[sample.id]
             for path in listing.candidates(base, place)
-            if path != sample.image and path != sample.mask
+            if path != sample.image and path not in sample.masks
         }
         paths = list(candidates)
         if len(paths) > 1:

@@ -21,11 +21,11 @@ from PIL import Image
 from scipy import ndimage
 
 from hrbench._util.files import atomic
-from hrbench.data.sample import Category, Sample
+from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import NormalScores, Scores, key_scores, ranked
-from hrbench.imaging import image_size, read_image, read_mask
+from hrbench.imaging import image_size, read_image
 from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
 
@@ -166,10 +166,10 @@ def _panel(
     levels = [_levels(scores[part], size, low, high) for part, size in parts]
     del scores
     outlines: list[Mask | None] = [None, None]
-    if sample.mask:
-        mask = read_mask(sample.mask, native)
+    mask = sample_mask(sample, native)
+    if mask is not None:
         outlines = [_outline(mask[part], size) for part, size in parts]
-        del mask
+    del mask
     image = read_image(sample.image)
     photos = [_photo(image[part], size) for part, size in parts]
     del image

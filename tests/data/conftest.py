@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,3 +130,124 @@ def kolektorsdd2(tmp_path: Path) -> Path:
             write_image(root / split / f"{number}.png")
             write_mask(root / split / f"{number}_GT.png", value=255 * (number % 10 == 1))
     return root
+
+
+@pytest.fixture
+def mpdd(tmp_path: Path) -> Path:
+    root = tmp_path / "MPDD"
+    write_tree(root / "tubes", kinds=("anomalous",))
+    return root
+
+
+@pytest.fixture
+def dtd_synthetic(tmp_path: Path) -> Path:
+    root = tmp_path / "DTD-Synthetic"
+    write_tree(root / "Mesh_114", kinds=("bad",))
+    return root
+
+
+@pytest.fixture
+def goodsad(tmp_path: Path) -> Path:
+    root = tmp_path / "GoodsAD"
+    write_tree(root / "box", kinds=("opened", "surface"), suffix="", image_suffix=".jpg")
+    return root
+
+
+@pytest.fixture
+def threecad(tmp_path: Path) -> Path:
+    root = tmp_path / "3CAD"
+    write_tree(root / "Iron_Stator", suffix="")
+    return root
+
+
+@pytest.fixture
+def viaduct(tmp_path: Path) -> Path:
+    """Two views of every part."""
+    root = tmp_path / "VIADUCT"
+    cog = root / "07Cog"
+    for view in range(2):
+        for part in range(3):
+            write_image(cog / f"train/good/{part:03d}_view{view}.png")
+        write_image(cog / f"val/good/000_view{view}.png")
+        for kind in ("good", "dent"):
+            write_image(cog / f"test/{kind}/000_view{view}.png")
+        write_mask(cog / f"ground_truth/dent/000_view{view}.png")
+    return root
+
+
+@pytest.fixture
+def mvtec_loco_ad(tmp_path: Path) -> Path:
+    """Masks of two regions, side by side, for each defective image; their value is the number of their kind."""
+    root = tmp_path / "mvtec_loco_anomaly_detection"
+    box = write_tree(root / "pushpins", kinds=())
+    write_image(box / "validation/good/000.png")
+    (box / "defects_config.json").write_text("[]")
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        for i in range(2):
+            write_image(box / f"test/{kind}/{i:03d}.png")
+            write_mask(box / f"ground_truth/{kind}/{i:03d}/000.png", value=236)
+            second = np.zeros((12, 16), dtype=np.uint8)
+            second[8:, 10:] = 255
+            Image.fromarray(second).save(box / f"ground_truth/{kind}/{i:03d}/001.png")
+    return root
+
+
+@pytest.fixture
+def kolektorsdd(tmp_path: Path) -> Path:
+    """Two commutators for training and two for the test; one image of each has a defect."""
+    root = tmp_path / "KolektorSDD"
+    for commutator in (1, 35, 36, 50):
+        for part in range(3):
+            stem = root / f"kos{commutator:02d}" / f"Part{part}"
+            write_image(stem.with_suffix(".jpg"))
+            write_mask(stem.with_name(f"Part{part}_label.bmp"), value=255 * (part == 1))
+    return root
+
+
+@pytest.fixture
+def mvtec_3d_ad(tmp_path: Path) -> Path:
+    root = tmp_path / "mvtec_3d_anomaly_detection"
+    for place, number in (("train/good", 3), ("validation/good", 1), ("test/good", 2), ("test/hole", 2)):
+        for i in range(number):
+            folder = root / "bagel" / place
+            write_image(folder / "rgb" / f"{i:03d}.png")
+            write_image(folder / "xyz" / f"{i:03d}.tiff")
+            write_mask(folder / "gt" / f"{i:03d}.png", value=255 * (place == "test/hole"))
+    return root
+
+
+@pytest.fixture
+def real_iad(tmp_path: Path) -> Path:
+    """Two views of two good samples for training and of a good and a defective one for the test.
+
+    The defective sample shows its defect in its first view only. The noisy split trains on a defective image as well.
+    """
+    root = tmp_path / "Real-IAD"
+    rows: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
+    for number, split in ((1, "train"), (2, "train"), (3, "test"), (4, "test")):
+        for view in (1, 2):
+            sample, kind = (f"OK/S{number:04d}", "OK") if number < 4 else (f"NG/HS/S{number:04d}", "NG_HS")
+            stem = f"{sample}/usb_{number:04d}_{kind}_C{view}_20231023"
+            write_image(root / "realiad_raw/usb" / f"{stem}.jpg")
+            defective = number == 4 and view == 1
+            if defective:
+                write_mask(root / "realiad_raw/usb" / f"{stem}.png")
+            rows[split].append(real_iad_row(stem, "HS" if defective else "OK", masked=defective))
+    write_real_iad_split(root / "realiad_jsons/usb.json", rows)
+    noise = real_iad_row("NG/HS/S0005/usb_0005_NG_HS_C1_20231023", "HS", masked=True)
+    write_image(root / "realiad_raw/usb" / str(noise["image_path"]))
+    write_mask(root / "realiad_raw/usb" / str(noise["mask_path"]))
+    noisy = {"train": [*rows["train"], noise], "test": rows["test"]}
+    write_real_iad_split(root / "realiad_jsons/realiad_jsons_fuiad_0.1/usb.json", noisy)
+    return root
+
+
+def real_iad_row(stem: str, kind: str, *, masked: bool) -> dict[str, str | None]:
+    mask = f"{stem}.png" if masked else None
+    return {"category": "usb", "anomaly_class": kind, "image_path": f"{stem}.jpg", "mask_path": mask}
+
+
+def write_real_iad_split(path: Path, rows: dict[str, list[dict[str, str | None]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = {"prefix": "usb/", "normal_class": "OK", "pre_transform": "pass"}
+    path.write_text(json.dumps({"meta": meta, **rows}))

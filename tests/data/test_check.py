@@ -92,6 +92,48 @@ def test_pairing_errors_are_findings_and_do_not_hide_other_categories(mini: Path
     assert count == "warning: cable: train: found 2 images, expected 3"
 
 
+def test_all_pairing_errors_are_findings_and_the_other_files_are_checked(mini: Path, mvtec_ad: Path) -> None:
+    bottle = mvtec_ad / "bottle"
+    for name in ("crack/000", "spot/000", "spot/001"):
+        (bottle / f"ground_truth/{name}_mask.png").unlink()
+    write_mask(bottle / "ground_truth/spot/007_mask.png")
+    write_mask(bottle / "ground_truth/bent/000_mask.png")
+    write_image(bottle / "train/good/000.jpg")
+    (bottle / "test/good/001.png").write_bytes(b"not an image")
+    with pytest.raises(HrbenchError, match=r"same stem as 000\.jpg.*; and 5 more, which `hrbench data check` lists$"):
+        load_dataset(mini, mvtec_ad)
+    found = [str(finding).replace(f"{bottle}/", "") for finding in check_dataset(mini, mvtec_ad)]
+    assert [text.partition(", expected")[0] for text in found] == [
+        "error: bottle: train/good/000.png: same stem as 000.jpg",
+        "error: bottle: test/crack/000.png: defective image without a mask",
+        "error: bottle: test/spot/000.png: defective image without a mask",
+        "error: bottle: test/spot/001.png: defective image without a mask",
+        "error: bottle: ground_truth/spot/007_mask.png: mask without image",
+        "error: bottle: ground_truth/bent/000_mask.png: mask without image",
+        "error: test/good/001.png: not a readable image (it starts with 6e 6f 74 20 61 6e 20 69)",
+    ]
+
+
+def test_a_category_without_training_images_is_checked_all_the_same(mini: Path, mvtec_ad: Path) -> None:
+    for path in (mvtec_ad / "bottle/train/good").iterdir():
+        path.unlink()
+    cut(mvtec_ad / "bottle/test/good/001.png")
+    missing, damaged = map(str, check_dataset(mini, mvtec_ad))
+    assert "no training images for bottle" in missing
+    assert "001.png: damaged or truncated" in damaged
+
+
+def test_all_bad_rows_of_a_split_file_are_findings_and_each_is_told_once(visa: Path) -> None:
+    table = visa / "split_csv/1cls.csv"
+    table.write_text(table.read_text() + "candel,test,normal,a.JPG,\ncandle,tset,normal,a.JPG,\npcb1,test,bad,a.JPG,\n")
+    found = [str(finding) for finding in check_dataset("visa", visa, ["candle", "pcb1"])]
+    assert [finding.partition("1cls.csv, ")[2].partition(",")[0] for finding in found] == [
+        "line 14: 'candel'; did you mean 'candle'? Known: candle",
+        "line 15: candle",
+        "line 16",
+    ]
+
+
 def test_check_raises_for_what_is_no_dataset(mini: Path, tmp_path: Path) -> None:
     with pytest.raises(HrbenchError, match="no such folder"):
         check_dataset(mini, tmp_path / "gone")
@@ -203,10 +245,28 @@ def test_all_findings_are_told_not_only_the_first(tmp_path: Path) -> None:
     assert [finding.severity for finding in check_files(load_dataset("folder", tmp_path))] == ["error"] * 3
 
 
-@pytest.mark.parametrize("name", ["visa", "btad", "mvtec_ad_2", "kolektorsdd2", "visa_folders"])
-def test_sound_layouts_have_no_findings_in_their_files(name: str, request: pytest.FixtureRequest) -> None:
-    root = request.getfixturevalue(name)
-    found = check_files(load_dataset(name.removesuffix("_folders"), root))
+TREES = {"visa_folders": "visa", "threecad": "3cad", "kolektorsdd": "kolektorsdd_first35"}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        "visa",
+        "btad",
+        "mvtec_ad_2",
+        "kolektorsdd2",
+        "mpdd",
+        "goodsad",
+        "viaduct",
+        "mvtec_3d_ad",
+        "mvtec_loco_ad",
+        "real_iad",
+        *TREES,
+    ],
+)
+def test_sound_layouts_have_no_findings_in_their_files(tree: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(tree)
+    found = check_files(load_dataset(TREES.get(tree, tree), root))
     assert [finding for finding in found if finding.severity == "error" or "not read" in finding.text] == []
 
 
@@ -258,7 +318,7 @@ def test_stats(tmp_path: Path) -> None:
 def test_stats_name_a_mask_without_defect_and_one_of_another_size(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "gear")
     path = write_mask(root / "ground_truth/crack/001_mask.png", value=0)
-    with pytest.raises(HrbenchError, match=r"001_mask\.png: mask with no defect pixel"):
+    with pytest.raises(HrbenchError, match=r"001_mask\.png: no defect pixel"):
         dataset_stats(load_dataset("folder", root))
     write_mask(path, size=(5, 5))
     with pytest.raises(HrbenchError, match=r"001_mask\.png: mask is 5 x 5 .*expected 12 x 16"):

@@ -8,7 +8,25 @@ from hrbench.data import list_datasets, load_descriptor
 from hrbench.data.layouts import LAYOUTS
 from hrbench.errors import HrbenchError
 
-NAMES = ["btad", "folder", "kolektorsdd2", "mvtec_ad", "mvtec_ad_2", "visa"]
+NAMES = [
+    "3cad",
+    "autovi",
+    "btad",
+    "dtd_synthetic",
+    "folder",
+    "goodsad",
+    "kolektorsdd2",
+    "kolektorsdd_first35",
+    "mpdd",
+    "mvtec_3d_ad",
+    "mvtec_ad",
+    "mvtec_ad_2",
+    "mvtec_loco_ad",
+    "real_iad",
+    "real_iad_1024",
+    "viaduct",
+    "visa",
+]
 
 
 def test_lists_the_built_in_datasets() -> None:
@@ -64,3 +82,27 @@ def test_reads_a_descriptor_from_a_path(tmp_path: Path) -> None:
         load_descriptor(path)
     with pytest.raises(HrbenchError, match=r"gone\.toml: no such file"):
         load_descriptor(tmp_path / "gone.toml")
+
+
+def test_a_descriptor_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "real_iad_1024"\nname = "mine"\nsplits = "realiad_jsons_sv"\n')
+    mine, base = load_descriptor(path), load_descriptor("real_iad")
+    assert (mine.name, mine.images, mine.splits) == ("mine", "realiad_1024", "realiad_jsons_sv")
+    assert (mine.layout, mine.group, mine.categories) == (base.layout, base.group, base.categories)
+    path.write_text('base = "real_iadd"\nname = "mine"\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: base: unknown dataset 'real_iadd'; did you mean 'real_iad'"):
+        load_descriptor(path)
+    path.write_text('base = "real_iad"\nname = "mine"\nimages = "../elsewhere"\n')
+    with pytest.raises(HrbenchError, match=r"mine\.toml: '\.\./elsewhere': a path that leaves its folder"):
+        load_descriptor(path)
+    path.write_text("base = 3\n")
+    with pytest.raises(HrbenchError, match=r"mine\.toml: base is 3, expected str"):
+        load_descriptor(path)
+
+
+def test_what_becomes_of_unusable_masks_is_one_of_two_things(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "btad"\n[mask]\nunusable = "skip"\n')
+    with pytest.raises(HrbenchError, match=r"mask\.unusable is 'skip', expected one of 'error', 'leave_out'"):
+        load_descriptor(path)

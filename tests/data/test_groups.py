@@ -54,6 +54,37 @@ def test_mvtec_ad_2_groups_the_lights_of_a_part(mvtec_ad_2: Path) -> None:
     assert {group_of("can", f"can/test_public/bad/012_{light}.png") for light in lights} == {"can/test_public/bad/012"}
 
 
+def test_mvtec_ad_2_names_the_light_of_an_image(mvtec_ad_2: Path) -> None:
+    (can,) = load_dataset("mvtec_ad_2", mvtec_ad_2).categories
+    assert {sample.id.rsplit("/", 1)[1]: sample.condition for sample in can.test} == {
+        "000_regular.png": "regular",
+        "000_overexposed.png": "overexposed",
+    }
+    assert {sample.condition for sample in can.train} == {"regular"}
+    condition_of = load_descriptor("mvtec_ad_2").condition_of
+    assert condition_of("can/test_public/bad/012_shift_2.png") == "shift_2"
+    row = dataset_stats(load_dataset("mvtec_ad_2", mvtec_ad_2)).loc[0]
+    assert (row["groups"], row["conditions"]) == (2, 2)
+
+
+def test_conditions_leave_digests_as_they_are(mvtec_ad: Path, tmp_path: Path) -> None:
+    path = write_descriptor(tmp_path / "mine.toml", "")
+    path.write_text(f"{path.read_text()}condition = 'crack|good'\n")
+    described, plain = load_dataset(path, mvtec_ad).categories, load_dataset("folder", mvtec_ad).categories
+    for with_conditions, without in zip(described, plain, strict=True):
+        assert {sample.condition for sample in with_conditions.test} == {"crack", "good", ""}
+        assert (with_conditions.digest, with_conditions.names_digest) == (without.digest, without.names_digest)
+    assert [str(finding) for finding in check_dataset(path, mvtec_ad)] == [
+        f"warning: {category}: 2 images in which condition = 'crack|good' finds nothing, such as "
+        f"{category}/test/spot/000.png: theirs is not known"
+        for category in ("bottle", "cable")
+    ]
+    assert "conditions" not in dataset_stats(load_dataset("folder", mvtec_ad))
+    path.write_text(path.read_text().replace("crack|good", "("))
+    with pytest.raises(HrbenchError, match=r"mine\.toml: condition is '\(', not a regular expression"):
+        load_descriptor(path)
+
+
 def test_what_is_no_regular_expression_is_named(tmp_path: Path) -> None:
     with pytest.raises(HrbenchError, match=r"mine\.toml: group is '\(good', not a regular expression: missing \)"):
         load_descriptor(write_descriptor(tmp_path / "mine.toml", "(good"))

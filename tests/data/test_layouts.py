@@ -4,13 +4,16 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hrbench.data import Category, check_dataset, load_dataset
+from hrbench.data import Category, check_dataset, check_files, dataset_stats, list_datasets, load_dataset
+from hrbench.data.sample import sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.imaging import files as imaging
 
-from .conftest import write_image, write_mask, write_split, write_tree
+from .conftest import real_iad_row, write_image, write_mask, write_real_iad_split, write_split, write_tree
 
 
 def counts(category: Category) -> tuple[int, int, int]:
@@ -101,6 +104,211 @@ def test_kolektorsdd2_labels_by_masks_and_trains_on_good_images(kolektorsdd2: Pa
     assert [sample.id for sample in category.test if sample.label] == ["test/20001.png"]
 
 
+@pytest.mark.parametrize(
+    ("name", "tree", "category", "suffix", "expected"),
+    [
+        ("mpdd", "mpdd", "tubes", "_mask", (3, 2, 2)),
+        ("dtd_synthetic", "dtd_synthetic", "Mesh_114", "_mask", (3, 2, 2)),
+        ("goodsad", "goodsad", "box", "", (3, 2, 4)),
+        ("3cad", "threecad", "Iron_Stator", "", (3, 2, 4)),
+        ("viaduct", "viaduct", "07Cog", "", (6, 2, 2)),
+        ("mvtec_3d_ad", "mvtec_3d_ad", "bagel", "", (4, 2, 2)),
+    ],
+)
+def test_trees_like_that_of_mvtec_ad(
+    name: str, tree: str, category: str, suffix: str, expected: tuple[int, int, int], request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue(tree)
+    dataset = load_dataset(name, root)
+    assert dataset.name == name
+    (read,) = dataset.categories
+    assert (read.name, counts(read)) == (category, expected)
+    check_pairs(read, root, suffix)
+    masked = [sample for sample in read.test if sample.mask]
+    masked[0].mask.unlink()  # type: ignore[union-attr]
+    write_mask(orphan := masked[1].mask.with_stem(f"lost{suffix}"))  # type: ignore[union-attr]
+    problems: list[str] = []
+    (read,) = load_dataset(name, root, report=problems.append).categories
+    assert counts(read) == (*expected[:2], expected[2] - 1)
+    assert {problem.partition(": ")[0] for problem in problems} == {str(masked[0].image), str(orphan)}
+
+
+def test_listed_categories_over_the_folder_reader_are_no_others(mpdd: Path) -> None:
+    write_tree(mpdd / "screw")
+    assert [category.name for category in load_dataset("mpdd", mpdd).categories] == ["tubes"]
+    with pytest.raises(HrbenchError, match=rf"not the root of MPDD.*a category such as .*; did you mean {mpdd}\?"):
+        load_dataset("mpdd", mpdd / "tubes")
+
+
+def test_viaduct_groups_the_views_of_a_part_and_leaves_its_validation_images_out(viaduct: Path) -> None:
+    (cog,) = load_dataset("viaduct", viaduct).categories
+    assert {sample.group for sample in cog.test} == {"07Cog/test/dent/000", "07Cog/test/good/000"}
+    assert {sample.condition for sample in cog.test} == {"view0", "view1"}
+    assert len({sample.group for sample in cog.train}) == 3
+    assert not any("val" in sample.id.split("/") for sample in cog.train)
+    assert check_dataset("viaduct", viaduct) == []
+
+
+def test_mvtec_3d_ad_joins_validation_and_reads_colour_images_alone(mvtec_3d_ad: Path) -> None:
+    (bagel,) = load_dataset("mvtec_3d_ad", mvtec_3d_ad).categories
+    assert {sample.id.split("/")[1] for sample in bagel.train} == {"train", "validation"}
+    assert {sample.image.parent.name for sample in (*bagel.train, *bagel.test)} == {"rgb"}
+    assert bagel.test[-1].mask == mvtec_3d_ad / "bagel/test/hole/gt/001.png"
+    assert [text for text in map(str, check_dataset("mvtec_3d_ad", mvtec_3d_ad)) if "bagel" in text] == []
+
+
+def test_mvtec_loco_ad_unites_the_masks_of_an_image(mvtec_loco_ad: Path) -> None:
+    (category,) = load_dataset("mvtec_loco_ad", mvtec_loco_ad).categories
+    assert counts(category) == (4, 2, 4)
+    bad = [sample for sample in category.test if sample.label]
+    for sample in bad:
+        folder = mvtec_loco_ad / "pushpins/ground_truth" / sample.defect_type / sample.image.stem
+        assert sample.masks == (folder / "000.png", folder / "001.png")
+        mask = sample_mask(sample, (12, 16))
+        assert mask is not None
+        assert (mask[:3, :4].all(), mask[8:, 10:].all(), mask.sum()) == (True, True, 36)
+    stats = dataset_stats(load_dataset("mvtec_loco_ad", mvtec_loco_ad)).loc[0]
+    assert (stats["components"], stats["area_min"], stats["area_max"]) == (8, 12, 24)
+    assert [text for text in map(str, check_dataset("mvtec_loco_ad", mvtec_loco_ad)) if "missing" not in text] == []
+    digest = category.digest
+    write_mask(bad[0].masks[1])
+    assert load_dataset("mvtec_loco_ad", mvtec_loco_ad).categories[0].digest != digest
+    write_mask(bad[0].masks[1], size=(5, 5))
+    assert "001.png: mask is 5 x 5" in str(check_dataset("mvtec_loco_ad", mvtec_loco_ad))
+
+
+def test_mvtec_loco_ad_image_or_masks_alone(mvtec_loco_ad: Path) -> None:
+    truth = mvtec_loco_ad / "pushpins/ground_truth/logical_anomalies"
+    (truth / "001").rename(truth / "007")
+    write_mask(truth.parent / "other/000/000.png")
+    problems: list[str] = []
+    (category,) = load_dataset("mvtec_loco_ad", mvtec_loco_ad, report=problems.append).categories
+    assert counts(category) == (4, 2, 3)
+    image = mvtec_loco_ad / "pushpins/test/logical_anomalies/001.png"
+    assert problems == [
+        f"{image}: defective image without a mask, expected some in {truth / '001'}",
+        f"{truth / '007'}: masks without image, expected an image of that stem",
+        f"{truth.parent / 'other/000'}: masks without image, expected an image of that stem",
+    ]
+
+
+def test_autovi_is_read_as_mvtec_loco_ad(tmp_path: Path) -> None:
+    screw = write_tree(tmp_path / "AutoVI/tank_screw", kinds=())
+    write_image(screw / "test/missing/000.png")
+    coloured = np.zeros((12, 16, 4), dtype=np.uint8)
+    coloured[..., 3] = 255
+    coloured[2:4, 2:4, :3] = 7
+    (screw / "ground_truth/missing/000").mkdir(parents=True)
+    Image.fromarray(coloured).save(screw / "ground_truth/missing/000/0000.png")
+    (category,) = load_dataset("autovi", tmp_path / "AutoVI").categories
+    assert counts(category) == (3, 2, 1)
+    mask = sample_mask(category.test[-1], (12, 16))
+    assert mask is not None
+    assert mask.sum() == 4
+
+
+def test_kolektorsdd_splits_by_commutator(kolektorsdd: Path) -> None:
+    dataset = load_dataset("kolektorsdd_first35", kolektorsdd)
+    (category,) = dataset.categories
+    assert (dataset.name, category.name) == ("kolektorsdd_first35", "kolektorsdd")
+    assert counts(category) == (4, 4, 2)
+    check_pairs(category, kolektorsdd, "_label")
+    assert {sample.id.split("/")[0] for sample in category.train} == {"kos01", "kos35"}
+    assert [sample.id for sample in category.test if sample.label] == ["kos36/Part1.jpg", "kos50/Part1.jpg"]
+    assert {sample.group for sample in category.test} == {"kolektorsdd/kos36", "kolektorsdd/kos50"}
+    assert check_dataset("kolektorsdd_first35", kolektorsdd) == []
+    (kolektorsdd / "kos36/Part0_label.bmp").unlink()
+    (kolektorsdd / "kos50/Part0_label.bmp").write_bytes(b"BM")
+    with pytest.raises(HrbenchError, match=r"Part0\.jpg: image without mask, expected .*kos36.Part0_label\.bmp"):
+        load_dataset("kolektorsdd_first35", kolektorsdd)
+    assert len(check_dataset("kolektorsdd_first35", kolektorsdd)) == 2
+
+
+def test_kolektorsdd_needs_both_sides_of_its_split(kolektorsdd: Path) -> None:
+    for commutator in ("kos36", "kos50"):
+        shutil.rmtree(kolektorsdd / commutator)
+    with pytest.raises(HrbenchError, match=r"not the root of KolektorSDD, .*; looked for kos01 and kos36"):
+        load_dataset("kolektorsdd_first35", kolektorsdd)
+
+
+def test_real_iad_by_its_split_files(real_iad: Path) -> None:
+    (usb,) = load_dataset("real_iad", real_iad).categories
+    assert counts(usb) == (4, 3, 1)
+    check_pairs(usb, real_iad, "")
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for sample in usb.test:
+        groups.setdefault(sample.group, []).append((sample.condition, sample.label))
+    assert groups == {"usb/NG/HS/S0004": [("C1", 1), ("C2", 0)], "usb/OK/S0003": [("C1", 0), ("C2", 0)]}
+    assert [sample.defect_type for sample in usb.test] == ["HS", "good", "good", "good"]
+    missing = check_dataset("real_iad", real_iad)
+    assert len(missing) == 29
+    assert str(missing[0]).endswith(
+        f"audiojack: missing, expected {real_iad}/realiad_raw/audiojack and {real_iad}/realiad_jsons/audiojack.json"
+    )
+
+
+def test_real_iad_takes_what_a_noisy_split_trains_on_as_normal(real_iad: Path, tmp_path: Path) -> None:
+    noisy = tmp_path / "noisy.toml"
+    noisy.write_text('base = "real_iad"\nname = "real_iad_fuiad_0.1"\nsplits = "realiad_jsons_fuiad_0.1"\n')
+    (usb,) = load_dataset(noisy, real_iad).categories  # from the folder of folders that archives unpack into
+    assert counts(usb) == (5, 3, 1)
+    check_pairs(usb, real_iad, "")
+    (noise,) = [sample for sample in usb.train if "/NG/" in sample.id]
+    assert (noise.label, noise.mask, noise.defect_type) == (0, None, "good")
+
+
+GOOD_ROW = real_iad_row("OK/S0003/usb_0003_OK_C1_20231023", "OK", masked=False)
+BAD_ROW = real_iad_row("NG/HS/S0004/usb_0004_NG_HS_C1_20231023", "HS", masked=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (BAD_ROW | {"image_path": "../../secret.png"}, "leaves its folder"),
+        (BAD_ROW | {"image_path": "OK/S0009/x.jpg"}, r"x\.jpg: no such file, expected by .*usb\.json, test\[1\]"),
+        (BAD_ROW | {"mask_path": None}, r"test\[1\]: defective image .*_C1_20231023\.jpg has no mask"),
+        (BAD_ROW | {"anomaly_class": "OK"}, r"test\[1\]: normal image .* with mask"),
+        (GOOD_ROW | {"anomaly_class": "HS", "mask_path": BAD_ROW["mask_path"]}, "does not carry the stem"),
+        ({"image_path": 3}, r"test\[1\]: \{'image_path': 3\}, expected image_path, anomaly_class and mask_path"),
+        (GOOD_ROW, r"usb_0003_OK_C1_20231023\.jpg is listed twice"),
+    ],
+)
+def test_real_iad_split_file_with_a_bad_row(real_iad: Path, row: dict[str, str | None], message: str) -> None:
+    rows = {
+        "train": [real_iad_row(f"OK/S000{i}/usb_000{i}_OK_C1_20231023", "OK", masked=False) for i in (1, 2)],
+        "test": [GOOD_ROW, row],
+    }
+    write_real_iad_split(real_iad / "realiad_jsons/usb.json", rows)
+    write_image(real_iad / "secret.png")
+    with pytest.raises(HrbenchError, match=message):
+        load_dataset("real_iad", real_iad)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"meta": {"prefix": "usb/"}}', '{"meta": {"prefix": 1, "normal_class": "OK"}}', "[" * 100_000]
+)
+def test_real_iad_split_file_that_is_none(real_iad: Path, text: str) -> None:
+    (real_iad / "realiad_jsons/usb.json").write_text(text)
+    with pytest.raises(HrbenchError, match=r"usb\.json: not a split file, expected JSON with .*meta\.prefix"):
+        load_dataset("real_iad", real_iad)
+
+
+def test_btad_leaves_images_out_whose_masks_are_of_no_use_and_says_so(btad: Path) -> None:
+    empty = write_mask(btad / "01/ground_truth/ko/000.png", value=0)
+    other = write_mask(btad / "02/ground_truth/ko/001.png", size=(12, 17))
+    first, second = load_dataset("btad", btad).categories
+    assert (counts(first), counts(second)) == ((3, 2, 1), (3, 2, 1))
+    assert first.left_out == (f"{empty}: mask with no defect pixel: 01/test/ko/000.bmp is left out",)
+    assert second.left_out == (
+        f"{other}: mask is 12 x 17 (height x width), its image 12 x 16: 02/test/ko/001.png is left out",
+    )
+    findings = list(map(str, check_files(load_dataset("btad", btad))))
+    assert findings == [f"warning: {text}" for text in (*first.left_out, *second.left_out)]
+    other.write_bytes(b"no mask")  # that is damage, not a quirk of the dataset
+    assert counts(load_dataset("btad", btad, ["02"]).categories[0]) == (3, 2, 2)
+    assert [finding.severity for finding in check_files(load_dataset("btad", btad, ["02"]))] == ["error"]
+
+
 @pytest.mark.parametrize("suffix", ["_mask", ""])
 def test_folder_of_several_categories(tmp_path: Path, suffix: str) -> None:
     root = tmp_path / "my parts"
@@ -152,7 +360,7 @@ def test_a_broken_category_does_not_matter_to_another(mvtec_ad: Path) -> None:
         load_dataset("mvtec_ad", mvtec_ad)
 
 
-@pytest.mark.parametrize("name", ["mvtec_ad", "mvtec_ad_2", "visa", "btad", "kolektorsdd2", "folder"])
+@pytest.mark.parametrize("name", list_datasets())
 def test_root_that_is_not_one(name: str, tmp_path: Path) -> None:
     with pytest.raises(HrbenchError, match=r"gone: no such folder, expected the root of"):
         load_dataset(name, tmp_path / "gone")
@@ -172,6 +380,9 @@ def test_root_that_is_not_one(name: str, tmp_path: Path) -> None:
         ("visa", "candle"),
         ("btad", "01/test"),
         ("kolektorsdd2", "train"),
+        ("mpdd", "tubes/test"),
+        ("mvtec_3d_ad", "bagel/train/good"),
+        ("real_iad", "realiad_raw/usb"),
     ],
 )
 def test_a_root_that_lies_too_deep_is_hinted_at(name: str, below: str, request: pytest.FixtureRequest) -> None:
@@ -196,7 +407,7 @@ def test_a_pipe_is_named_and_never_opened(mvtec_ad: Path, place: str) -> None:
     os.mkfifo(path)
     with pytest.raises(HrbenchError, match=rf"{path.name}: is a pipe, socket or device, expected a PNG"):
         load_dataset("mvtec_ad", mvtec_ad)
-    (found,) = check_dataset("mvtec_ad", mvtec_ad, ["bottle"])
+    found, *_ = check_dataset("mvtec_ad", mvtec_ad, ["bottle"])
     assert "is a pipe" in str(found)
 
 
