@@ -190,6 +190,23 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     evaluate.add_argument("--exact", action="store_true", help="no error bound; memory grows with every pixel")
     evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
 
+    predict = command("predict", "predict", "Apply a finished run's method to new images, which need no masks.")
+    predict.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or what Detector.save wrote")
+    predict.add_argument("--images", type=Path, nargs="+", required=True, metavar="FOLDER", help="folders or files")
+    predict.add_argument("--output", type=Path, required=True, help="folder for tables, maps and overlays")
+    predict.add_argument("--view", help="another than that of the fit; without verdicts (default: that of the fit)")
+    predict.add_argument("--method", metavar="ADAPTER.py", help="where the adapter lies, if the method is one")
+    predict.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
+                         help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    predict.add_argument("--batch-size", type=int, help="tiles per forward pass (default: that of the run)")
+    predict.add_argument(
+        "--save-maps",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep every native anomaly map as TIFF (default: --save-maps)",
+    )
+
     rescore = command("rescore", "rescore", "Score finished runs anew from their evidence; no image is read.")
     rescore.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
     _protocols_argument(rescore)

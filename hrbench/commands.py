@@ -28,6 +28,7 @@ from hrbench.data import (
     load_descriptor,
     make_dataset,
 )
+from hrbench.data.loose import find_loose
 from hrbench.errors import UNFINISHED_STATUS, HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
 from hrbench.runs.store import Run, find_runs, read_runs
@@ -36,6 +37,7 @@ from hrbench.scaffold import write_adapter
 if TYPE_CHECKING:  # they bring torch along
     from hrbench.grid.engine import Engine
     from hrbench.grid.study import Failure, Study
+    from hrbench.runs.detector import Detector
 
 __all__ = [
     "data_check",
@@ -47,6 +49,7 @@ __all__ = [
     "list_all",
     "new_method",
     "plot",
+    "predict",
     "rescore",
     "run",
 ]
@@ -149,6 +152,43 @@ def evaluate(args: argparse.Namespace) -> int:
         with atomic(done.folder / "records.csv") as path:
             path.write_text(csv_text(done.records), encoding="utf-8", newline="\n")
     return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict new images, and say what alarms; status 2 if an image could not be predicted."""
+    from hrbench.runs.predictions import ALARM, predict_files
+
+    for folder in args.images:
+        if args.output.resolve().is_relative_to(folder.resolve()):
+            raise HrbenchError(f"--output {args.output}: lies in {folder}, expected a folder outside of the images")
+    samples = find_loose(args.images)
+    settings = parse_settings(args.set, ())
+    detector = hrbench.Detector.load(
+        args.run,
+        method=args.method,
+        options={option: value for _, option, value in settings},
+        view=args.view,
+        device=args.device,
+        batch_size=args.batch_size,
+    )
+    found = predict_files(detector, samples, args.output, save_maps=args.save_maps)
+    about, done = detector.about, [row for row in found.rows if row["score"]]
+    alarms = sum(row["verdict"] == ALARM for row in done)
+    said = f"{alarms} alarm" if detector.threshold is not None else "no verdicts"
+    print(
+        f"{about.method.title}, {detector.view.text}, fitted on {about.dataset.category}: {_threshold_text(detector)}"
+    )
+    print(f"{_counted(len(done), 'image')}, {found.new} predicted now: {said}")
+    for name in ("predictions.csv", "components.csv", "overlays", *["maps"] * args.save_maps):
+        print(args.output / name)
+    for failure in found.failures:
+        print(f"hrbench: {failure}", file=sys.stderr)
+    if found.failures:
+        print(
+            f"hrbench: {len(found.failures)} of {_counted(len(samples), 'image')} could not be predicted",
+            file=sys.stderr,
+        )
+    return 2 if found.failures else 0
 
 
 def rescore(args: argparse.Namespace) -> int:
@@ -281,6 +321,19 @@ def list_all(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
+def _threshold_text(detector: Detector) -> str:
+    """Return in words where the threshold lies and what it was set on; or why there is none."""
+    if detector.threshold is None:
+        return detector.without
+    said = detector.about.threshold
+    held_out = _counted(said.normal_images, "held-out normal image")
+    return f"threshold {detector.threshold:.6g} ({said.rule}), set on {held_out}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
     about, groups = run.about.dataset, None
     if descriptor and descriptor.name == about.name:
@@ -334,7 +387,7 @@ def _say_left(study: Study, *, stopped: bool) -> int:
 
 
 def _jobs(labels: Sequence[str]) -> str:
-    return f"{len(labels)} job{'s' * (len(labels) != 1)}"
+    return _counted(len(labels), "job")
 
 
 def _engine(args: argparse.Namespace) -> Engine:
