@@ -173,22 +173,18 @@ def predict(args: argparse.Namespace) -> int:
     )
     found = predict_files(detector, samples, args.output, save_maps=args.save_maps)
     about, done = detector.about, [row for row in found.rows if row["score"]]
-    alarms = sum(row["verdict"] == ALARM for row in done)
-    said = f"{alarms} alarm" if detector.threshold is not None else "no verdicts"
-    print(
-        f"{about.method.title}, {detector.view.text}, fitted on {about.dataset.category}: {_threshold_text(detector)}"
-    )
-    print(f"{_counted(len(done), 'image')}, {found.new} predicted now: {said}")
+    alarms, failed = sum(row["verdict"] == ALARM for row in done), len(found.failures)
+    said = [f"{alarms} alarm, {len(done) - alarms} do not" if detector.threshold is not None else "no verdicts"]
+    said += [f"{failed} could not be predicted"] * (failed > 0)
+    said += [f"{found.before} predicted by an earlier call"] * (found.before > 0)
+    fitted = f"{about.method.title}, {detector.view.text}, fitted on {about.dataset.category}"
+    print(f"{fitted}: {_threshold_text(detector)}")
+    print(f"{_counted(len(samples), 'image')}: {'; '.join(said)}")
     for name in ("predictions.csv", "components.csv", "overlays", *["maps"] * args.save_maps):
         print(args.output / name)
     for failure in found.failures:
         print(f"hrbench: {failure}", file=sys.stderr)
-    if found.failures:
-        print(
-            f"hrbench: {len(found.failures)} of {_counted(len(samples), 'image')} could not be predicted",
-            file=sys.stderr,
-        )
-    return 2 if found.failures else 0
+    return 2 if failed else 0
 
 
 def rescore(args: argparse.Namespace) -> int:

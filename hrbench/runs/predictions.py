@@ -68,14 +68,14 @@ class Predicted:
     ----------
     rows : list of dict
         Of ``predictions.csv``, those of the images that were asked for, as texts.
-    new : int
-        How many of them were predicted now.
+    before : int
+        How many of them an earlier call has predicted.
     failures : list of str
         Why images could not be predicted, one line each.
     """
 
     rows: list[Row]
-    new: int
+    before: int
     failures: list[str]
 
 
@@ -142,7 +142,7 @@ class _Folder:
         rows = self._kept()
         asked = [rows[name] for name in told.values() if name in rows]
         failures += [row["note"] for row in asked if not row["score"]]
-        return Predicted(asked, len(left) + len(again), failures)
+        return Predicted(asked, len(told) - len(left) - len(again), failures)
 
     def _begin(self) -> None:
         """Note what predicts; an error if something else has begun the folder."""
@@ -166,9 +166,7 @@ class _Folder:
             return
         for path in (self._images, self._components):
             if path.exists():
-                raise HrbenchError(
-                    f"{path}: exists already, and not of `hrbench predict`; choose another output folder"
-                )
+                raise HrbenchError(f"{path}: exists and is not of `hrbench predict`; choose another output folder")
         with atomic(self._note) as path:
             path.write_text(json.dumps(now, indent=1), encoding="utf-8")
 

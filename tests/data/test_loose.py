@@ -37,7 +37,7 @@ def test_names_whose_results_would_collide_are_refused(folder: Path) -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     for find in (lambda: find_loose([tmp_path]), lambda: list(loose_samples(tmp_path))):
-        with pytest.raises(HrbenchError, match="no image in this folder or below it, expected .png"):
+        with pytest.raises(HrbenchError, match=r"no image in this folder or below it, expected \.png"):
             find()
 
 

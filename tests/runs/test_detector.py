@@ -22,29 +22,7 @@ from hrbench.runs.runner import run_job
 from hrbench.runs.store import Run
 
 CPU = torch.device("cpu")
-ADAPTER = '''
-import torch
-from hrbench.method import Method, Prediction, Preset
-
-class Drawing(Method):
-    """The distance to the mean colour, with noise that is drawn at prediction."""
-
-    multiple = 2
-    image_score = "top:0.01"
-    presets = {"native": Preset("tiled:16:4", {})}
-
-    def __init__(self, strides: tuple[int, ...] = (1, 2)) -> None:
-        super().__init__()
-        assert isinstance(strides, tuple)
-        self.register_buffer("colour", torch.zeros(3))
-
-    def fit(self, normals, context):
-        self.colour = torch.stack([item.mean(dim=(1, 2)) for item in normals]).mean(dim=0)
-
-    def predict(self, batch):
-        distance = (batch - self.colour[:, None, None]).square().sum(dim=1)
-        return Prediction({"map": distance + 1e-3 * torch.rand_like(distance)})
-'''
+DRAWING = Path(__file__).parents[1] / "drawing_adapter.py"  # whose predictions are random
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +32,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("adapter") / "drawing.py"
-    path.write_text(ADAPTER)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(root: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     job = make_job(
-        load_dataset("folder", root).categories[0], str(adapter), preset="native", view="tiled:16:4+whole:16"
+        load_dataset("folder", root).categories[0], str(DRAWING), preset="native", view="tiled:16:4+whole:16"
     )
     protocols = [load_protocol("native@1")]  # whose threshold takes a single held-out image
     return run_job(job, tmp_path_factory.mktemp("runs"), protocols, device=CPU, batch_size=5, save_maps=True)
 
 
 @pytest.fixture
-def detector(run: Run, adapter: Path) -> Detector:
-    return Detector.load(run.folder, method=str(adapter), device="cpu")
+def detector(run: Run) -> Detector:
+    return Detector.load(run.folder, method=str(DRAWING), device="cpu")
 
 
 def maps_of(run: Run) -> dict[str, np.ndarray]:
@@ -79,10 +50,10 @@ def maps_of(run: Run) -> dict[str, np.ndarray]:
     return {path.relative_to(maps).with_suffix("").as_posix(): tifffile.imread(path) for path in maps.rglob("*.tiff")}
 
 
-def test_the_maps_are_those_of_the_run_to_the_last_bit(run: Run, root: Path, adapter: Path) -> None:
+def test_the_maps_are_those_of_the_run_to_the_last_bit(run: Run, root: Path) -> None:
     before = torch.get_rng_state()
     expected, images = maps_of(run), run.images[run.images["protocol"] == "native"].set_index("image")
-    verdicts = list(hrbench.load_run(run.folder).predict(root / "bolt/test", method=str(adapter), device="cpu"))
+    verdicts = list(hrbench.load_run(run.folder).predict(root / "bolt/test", method=str(DRAWING), device="cpu"))
     assert [verdict.image.removesuffix(".png") for verdict in verdicts] == sorted(expected)
     for verdict in verdicts:
         assert np.array_equal(verdict.anomaly_map, expected[verdict.image.removesuffix(".png")])
@@ -151,19 +122,19 @@ def test_a_bad_image_is_told_and_the_others_go_on(root: Path, detector: Detector
         list(detector.predict(tmp_path / "new"))
 
 
-def test_another_view_has_no_threshold(run: Run, root: Path, adapter: Path) -> None:
-    detector = Detector.load(run.folder, method=str(adapter), view="whole:16", device="cpu")
+def test_another_view_has_no_threshold(run: Run, root: Path) -> None:
+    detector = Detector.load(run.folder, method=str(DRAWING), view="whole:16", device="cpu")
     (verdict,) = detector.predict(root / "bolt/test/dent/004.png")
     assert (verdict.called, verdict.threshold, verdict.components) == (None, None, ())
     assert detector.without == "no threshold: it was set through tiled:16:4+whole:16, not through whole:16"
     with pytest.raises(HrbenchError, match="how these views are fused was not measured by the fit"):
-        Detector.load(run.folder, method=str(adapter), view="whole:16+whole:16:square", device="cpu")
+        Detector.load(run.folder, method=str(DRAWING), view="whole:16+whole:16:square", device="cpu")
 
 
-def test_a_saved_detector_gives_the_same(run: Run, root: Path, adapter: Path, detector: Detector, tmp_path) -> None:
+def test_a_saved_detector_gives_the_same(run: Run, root: Path, detector: Detector, tmp_path) -> None:
     saved = detector.save(tmp_path / "saved")
     assert sorted(path.name for path in saved.iterdir()) == ["detector.json", "evidence", "weights.safetensors"]
-    again = Detector.load(saved, method=str(adapter), device="cpu")
+    again = Detector.load(saved, method=str(DRAWING), device="cpu")
     assert (again.threshold, again.scale) == (detector.threshold, detector.scale)
     pairs = zip(again.predict(root / "bolt/test"), detector.predict(root / "bolt/test"), strict=True)
     assert all(np.array_equal(own.anomaly_map, other.anomaly_map) for own, other in pairs)
@@ -171,14 +142,14 @@ def test_a_saved_detector_gives_the_same(run: Run, root: Path, adapter: Path, de
         detector.save(saved)
 
 
-def test_a_method_is_fitted_on_a_folder_as_a_run_fits_it(run: Run, root: Path, adapter: Path, tmp_path: Path) -> None:
-    fitted = hrbench.fit(str(adapter), root / "bolt/train", view="tiled:16:4+whole:16", protocol="native@1",
+def test_a_method_is_fitted_on_a_folder_as_a_run_fits_it(run: Run, root: Path, tmp_path: Path) -> None:
+    fitted = hrbench.fit(str(DRAWING), root / "bolt/train", view="tiled:16:4+whole:16", protocol="native@1",
                          device="cpu", batch_size=5)  # fmt: skip
     assert fitted.threshold == run.about.threshold.value
     expected = maps_of(run)
     for verdict in fitted.predict(root / "bolt/test"):
         assert np.array_equal(verdict.anomaly_map, expected[verdict.image.removesuffix(".png")])
-    again = Detector.load(fitted.save(tmp_path / "mine"), method=str(adapter), device="cpu")
+    again = Detector.load(fitted.save(tmp_path / "mine"), method=str(DRAWING), device="cpu")
     assert again.threshold == fitted.threshold
     assert np.array_equal(load_file(tmp_path / "mine/weights.safetensors")["colour"], fitted.method.colour)
 
@@ -199,28 +170,28 @@ def test_images_that_cannot_be_fitted_on_are_named(toy: str, tmp_path: Path) -> 
         hrbench.fit(toy, tmp_path)
 
 
-def test_a_method_that_is_not_as_it_was_fitted_is_refused(run: Run, adapter: Path, tmp_path: Path, caplog) -> None:
-    with pytest.raises(HrbenchError, match=r"the method is the adapter drawing\.py, expected where it lies"):
+def test_a_method_that_is_not_as_it_was_fitted_is_refused(run: Run, tmp_path: Path, caplog) -> None:
+    with pytest.raises(HrbenchError, match=r"the method is the adapter drawing_adapter\.py, expected where it lies"):
         Detector.load(run.folder)
-    with pytest.raises(HrbenchError, match="unknown option of drawing 'stride'; did you mean 'strides'"):
-        Detector.load(run.folder, method=str(adapter), options={"stride": 1})
-    with pytest.raises(HrbenchError, match=r"option strides of drawing is \[1\], expected \(?\[?1, 2"):
-        Detector.load(run.folder, method=str(adapter), options={"strides": (1,)})
-    changed = tmp_path / "drawing.py"
-    changed.write_text(ADAPTER + "\n# another line\n")
+    with pytest.raises(HrbenchError, match="unknown option of drawing_adapter 'stride'; did you mean 'strides'"):
+        Detector.load(run.folder, method=str(DRAWING), options={"stride": 1})
+    with pytest.raises(HrbenchError, match=r"option strides of drawing_adapter is \[1\], expected \(?\[?1, 2"):
+        Detector.load(run.folder, method=str(DRAWING), options={"strides": (1,)})
+    changed = tmp_path / "drawing_adapter.py"
+    changed.write_text(DRAWING.read_text() + "\n# another line\n")
     Detector.load(run.folder, method=str(changed), device="cpu")
-    assert "the source of drawing has changed since the fit" in caplog.text
+    assert "the source of drawing_adapter has changed since the fit" in caplog.text
 
 
-def test_what_is_damaged_or_missing_is_named(run: Run, adapter: Path, tmp_path: Path) -> None:
+def test_what_is_damaged_or_missing_is_named(run: Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run.folder, tmp_path / "copy"))
     state = load_file(copy / "weights.safetensors")
     save_file({key: value + 1 for key, value in state.items()}, copy / "weights.safetensors")
     with pytest.raises(HrbenchError, match=r"weights\.safetensors: is not as it was written"):
-        Detector.load(copy, method=str(adapter))
+        Detector.load(copy, method=str(DRAWING))
     (copy / "weights.safetensors").unlink()
     with pytest.raises(HrbenchError, match=r"weights\.safetensors: no such file, expected what the method has learnt"):
-        Detector.load(copy, method=str(adapter))
+        Detector.load(copy, method=str(DRAWING))
     with pytest.raises(HrbenchError, match="no finished run in this folder"):
         hrbench.load_run(tmp_path / "nowhere")
     shutil.copytree(copy, tmp_path / "other")
