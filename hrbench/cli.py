@@ -207,6 +207,12 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         help="keep every native anomaly map as TIFF (default: --save-maps)",
     )
 
+    compare = command("compare", "compare", "Compare two runs on the same images: paired differences, all and by size.")
+    for name in ("a", "b"):
+        compare.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="folder of a run")
+    compare.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric's difference there")
+
     rescore = command("rescore", "rescore", "Score finished runs anew from their evidence; no image is read.")
     rescore.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
     _protocols_argument(rescore)

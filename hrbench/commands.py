@@ -31,7 +31,7 @@ from hrbench.data import (
 from hrbench.data.loose import find_loose
 from hrbench.errors import UNFINISHED_STATUS, HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.runs.store import Run, find_runs, read_runs
+from hrbench.runs.store import Run, find_runs, load_run, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # they bring torch along
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # they bring torch along
     from hrbench.runs.detector import Detector
 
 __all__ = [
+    "compare",
     "data_check",
     "data_make",
     "data_stats",
@@ -185,6 +186,24 @@ def predict(args: argparse.Namespace) -> int:
     for failure in found.failures:
         print(f"hrbench: {failure}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Print which of two runs is better by how much, and how sure that is."""
+    from hrbench.report.text import csv_text
+
+    runs = {"a": load_run(args.run_a), "b": load_run(args.run_b)}
+    found = hrbench.compare(*runs.values(), protocol=args.protocol)
+    for name, run in runs.items():
+        method, about = run.about.method, run.about
+        weights = f"weights {method.weights_source}, " * (method.weights_source != "none")
+        print(f"{name}: {method.title or method.name}, {about.view}, {weights}seed {about.seed} ({run.folder})")
+    print(f"\n{found}")
+    if args.csv is not None:
+        with atomic(args.csv) as path:
+            path.write_text(csv_text(found.frame), encoding="utf-8", newline="\n")
+        print(f"\nevery metric: {args.csv}")
+    return 0
 
 
 def rescore(args: argparse.Namespace) -> int:
