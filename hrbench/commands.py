@@ -46,6 +46,7 @@ __all__ = [
     "data_stats",
     "demo",
     "evaluate",
+    "fit",
     "leaderboard",
     "list_all",
     "new_method",
@@ -155,6 +156,28 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def fit(args: argparse.Namespace) -> int:
+    """Fit a method on normal images and keep it."""
+    if args.output.exists():  # before hours are spent
+        raise HrbenchError(f"--output {args.output}: exists already, expected the path of a new folder")
+    detector = hrbench.fit(
+        args.method,
+        args.images,
+        preset=args.preset,
+        view=args.view,
+        options={option: value for _, option, value in parse_settings(args.set, ())},
+        seed=args.seed,
+        protocol=args.protocol,
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+    )
+    detector.save(args.output)
+    print(_described(detector))
+    print(f"apply it: hrbench predict {args.output} --images FOLDER --output FOUND")
+    return 0
+
+
 def predict(args: argparse.Namespace) -> int:
     """Predict new images, and say what alarms; status 2 if an image could not be predicted."""
     from hrbench.runs.predictions import ALARM, predict_files
@@ -173,13 +196,12 @@ def predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     found = predict_files(detector, samples, args.output, save_maps=args.save_maps)
-    about, done = detector.about, [row for row in found.rows if row["score"]]
+    done = [row for row in found.rows if row["score"]]
     alarms, failed = sum(row["verdict"] == ALARM for row in done), len(found.failures)
     said = [f"{alarms} alarm, {len(done) - alarms} do not" if detector.threshold is not None else "no verdicts"]
     said += [f"{failed} could not be predicted"] * (failed > 0)
     said += [f"{found.before} predicted by an earlier call"] * (found.before > 0)
-    fitted = f"{about.method.title}, {detector.view.text}, fitted on {about.dataset.category}"
-    print(f"{fitted}: {_threshold_text(detector)}")
+    print(_described(detector))
     print(f"{_counted(len(samples), 'image')}: {'; '.join(said)}")
     for name in ("predictions.csv", "components.csv", "overlays", *["maps"] * args.save_maps):
         print(args.output / name)
@@ -336,13 +358,14 @@ def list_all(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def _threshold_text(detector: Detector) -> str:
-    """Return in words where the threshold lies and what it was set on; or why there is none."""
-    if detector.threshold is None:
-        return detector.without
-    said = detector.about.threshold
-    held_out = _counted(said.normal_images, "held-out normal image")
-    return f"threshold {detector.threshold:.6g} ({said.rule}), set on {held_out}"
+def _described(detector: Detector) -> str:
+    """Return in words what a detector is, and where its threshold lies or why there is none."""
+    about, threshold = detector.about, detector.without
+    if detector.threshold is not None:
+        held_out = _counted(about.threshold.normal_images, "held-out normal image")
+        threshold = f"threshold {detector.threshold:.6g} ({about.threshold.rule}), set on {held_out}"
+    name = about.method.title or about.method.name
+    return f"{name}, {detector.view.text}, fitted on {about.dataset.category}: {threshold}"
 
 
 def _counted(count: int, noun: str) -> str:

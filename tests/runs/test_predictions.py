@@ -179,6 +179,23 @@ def test_predictions_of_others_do_not_mix(run, images, tmp_path, capsys) -> None
     assert "expected a folder outside of the images" in capsys.readouterr().err
 
 
+def test_a_method_that_is_fitted_on_normal_images_alone(root: Path, toy: str, images: Path, tmp_path, capsys) -> None:
+    saved, out = tmp_path / "saved", tmp_path / "out"
+    command = ["fit", toy, "--images", str(root / "bolt/train/good"), "--output", str(saved), "--set", "steps=4",
+               "--protocol", "native@1", "--device", "cpu"]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Toy, tiled:32:8, fitted on good: threshold ")
+    assert f"hrbench predict {saved} --images" in printed
+    apply = ["predict", str(saved), "--images", str(images), "--output", str(out), "--method", toy, "--device", "cpu"]
+    assert main(apply) == 0
+    assert len(rows(out / "predictions.csv")) == 20
+    assert main(command) == 2
+    assert "saved: exists already, expected the path of a new folder" in capsys.readouterr().err
+    assert main([*apply, "--set", "toy.weights=mine.pth"]) == 2
+    assert "--set 'toy.weights=mine.pth': expected OPTION=VALUE\n" in capsys.readouterr().err
+
+
 def test_odd_names_stay_below_their_folder_and_are_no_formulas(run, images, tmp_path, capsys) -> None:
     source = images / "good/000.png"
     for name in ("=1+1.png", "back\\slash.png", f"{'ä' * 123}.png"):
