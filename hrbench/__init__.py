@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # Scoring finished maps must not wait for torch: names are imported when they are first used.
 _HOMES = {
     "Comparison": "hrbench.evaluation",
+    "Detector": "hrbench.runs.detector",
     "Evaluation": "hrbench.evaluation",
     "Failure": "hrbench.grid.study",
     "HrbenchError": "hrbench.errors",
@@ -23,13 +24,16 @@ _HOMES = {
     "RayEngine": "hrbench.grid.on_ray",
     "Run": "hrbench.runs.store",
     "Study": "hrbench.grid.study",
+    "Verdict": "hrbench.runs.detector",
     "by_condition": "hrbench.evaluation",
     "compare": "hrbench.evaluation",
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
+    "fit": "hrbench.runs.detector",
     "list_methods": "hrbench.registry",
     "load_dataset": "hrbench.data",
     "load_protocol": "hrbench.protocol",
+    "load_run": "hrbench.runs.store",
     "read_runs": "hrbench.runs.store",
     "rescore": "hrbench.runs.scoring",
     "run": "hrbench.grid.study",
@@ -55,8 +59,12 @@ if TYPE_CHECKING:
     from hrbench.protocol import load_protocol as load_protocol
     from hrbench.registry import create_method as create_method
     from hrbench.registry import list_methods as list_methods
+    from hrbench.runs.detector import Detector as Detector
+    from hrbench.runs.detector import Verdict as Verdict
+    from hrbench.runs.detector import fit as fit
     from hrbench.runs.scoring import rescore as rescore
     from hrbench.runs.store import Run as Run
+    from hrbench.runs.store import load_run as load_run
     from hrbench.runs.store import read_runs as read_runs
 
 

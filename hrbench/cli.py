@@ -210,6 +210,43 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     evaluate.add_argument("--exact", action="store_true", help="no error bound; memory grows with every pixel")
     evaluate.add_argument("--output", type=Path, default=Path("runs"), help="folder (default: %(default)s)")
 
+    fit = command("fit", "fit", "Fit a method on normal images where there is no test set: nothing is measured.")
+    fit.add_argument("method", metavar="METHOD", help="name, adapter.py or package:Class")
+    fit.add_argument("--images", type=Path, nargs="+", required=True, metavar="FOLDER", help="normal: folders or files")
+    fit.add_argument("--output", type=Path, required=True, help="new folder, which predict takes for a RUN")
+    fit.add_argument("--preset", default="native", help="of the method (default: %(default)s)")
+    fit.add_argument("--view", help="as of run; default: the preset's")
+    fit.add_argument("--seed", type=int, default=0, help="default: 0")
+    fit.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=VALUE",
+                     help="options of the method, such as weights=bundled steps=2000")  # fmt: skip
+    fit.add_argument("--protocol", default="native", help="whose rule sets the threshold (default: %(default)s)")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    fit.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: %(default)s)")
+    fit.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
+
+    predict = command("predict", "predict", "Apply a fitted method to new images, which need no masks.")
+    predict.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or what fit wrote")
+    predict.add_argument("--images", type=Path, nargs="+", required=True, metavar="FOLDER", help="folders or files")
+    predict.add_argument("--output", type=Path, required=True, help="folder for tables, maps and overlays")
+    predict.add_argument("--view", help="another than that of the fit; without verdicts (default: that of the fit)")
+    predict.add_argument("--method", metavar="ADAPTER.py", help="where the adapter lies, if the method is one")
+    predict.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
+                         help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    predict.add_argument("--batch-size", type=int, help="tiles per forward pass (default: that of the run)")
+    predict.add_argument(
+        "--save-maps",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep every native anomaly map as TIFF (default: --save-maps)",
+    )
+
+    compare = command("compare", "compare", "Compare two runs on the same images: paired differences, all and by size.")
+    for name in ("a", "b"):
+        compare.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="folder of a run")
+    compare.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric's difference there")
+
     rescore = command("rescore", "rescore", "Score finished runs anew from their evidence; no image is read.")
     rescore.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
     _protocols_argument(rescore)

@@ -14,7 +14,7 @@ __all__ = ["options_by_method", "parse_settings", "setting_texts", "write_comman
 
 
 def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[OptionValue]:
-    """Parse ``[METHOD.]OPTION=VALUE``; values are Python literals, else text.
+    """Parse ``[METHOD.]OPTION=VALUE``, without methods only ``OPTION=VALUE``; values are Python literals, else text.
 
     Raises
     ------
@@ -31,8 +31,8 @@ def parse_settings(texts: Iterable[str], methods: Sequence[str]) -> list[OptionV
         target, equals, value = text.partition("=")
         method, dot, option = target.rpartition(".")
         if not equals or not option.isidentifier() or (dot and method not in methods):
-            named = ", ".join(methods)
-            raise HrbenchError(f"--set {text!r}: expected [METHOD.]OPTION=VALUE with a method of {named}")
+            form = f"[METHOD.]OPTION=VALUE with a method of {', '.join(methods)}" if methods else "OPTION=VALUE"
+            raise HrbenchError(f"--set {text!r}: expected {form}")
         settings.append(OptionValue(method if dot else None, option, _value(value)))
     return settings
 

@@ -29,26 +29,31 @@ from hrbench.data import (
     load_descriptor,
     make_dataset,
 )
+from hrbench.data.loose import find_loose
 from hrbench.errors import UNFINISHED_STATUS, HrbenchError
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.runs.store import Run, find_runs, read_runs
+from hrbench.runs.store import Run, find_runs, load_run, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # they bring torch along
     from hrbench.grid.engine import Engine
     from hrbench.grid.study import Failure, Study
     from hrbench.report.columns import Column
+    from hrbench.runs.detector import Detector
 
 __all__ = [
+    "compare",
     "data_check",
     "data_make",
     "data_stats",
     "demo",
     "evaluate",
+    "fit",
     "leaderboard",
     "list_all",
     "new_method",
     "plot",
+    "predict",
     "rescore",
     "run",
 ]
@@ -153,6 +158,78 @@ def evaluate(args: argparse.Namespace) -> int:
         print(f"{done.about.dataset.category}: every metric with its error bound in {done.folder / 'records.csv'}")
         with atomic(done.folder / "records.csv") as path:
             path.write_text(csv_text(done.records), encoding="utf-8", newline="\n")
+    return 0
+
+
+def fit(args: argparse.Namespace) -> int:
+    """Fit a method on normal images and keep it."""
+    if args.output.exists():  # before hours are spent
+        raise HrbenchError(f"--output {args.output}: exists already, expected the path of a new folder")
+    detector = hrbench.fit(
+        args.method,
+        args.images,
+        preset=args.preset,
+        view=args.view,
+        options={option: value for _, option, value in parse_settings(args.set, ())},
+        seed=args.seed,
+        protocol=args.protocol,
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+    )
+    detector.save(args.output)
+    print(_described(detector))
+    print(f"apply it: hrbench predict {args.output} --images FOLDER --output FOUND")
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict new images, and say what alarms; status 2 if an image could not be predicted."""
+    from hrbench.runs.predictions import ALARM, predict_files
+
+    for folder in args.images:
+        if args.output.resolve().is_relative_to(folder.resolve()):
+            raise HrbenchError(f"--output {args.output}: lies in {folder}, expected a folder outside of the images")
+    samples = find_loose(args.images)
+    settings = parse_settings(args.set, ())
+    detector = hrbench.Detector.load(
+        args.run,
+        method=args.method,
+        options={option: value for _, option, value in settings},
+        view=args.view,
+        device=args.device,
+        batch_size=args.batch_size,
+    )
+    found = predict_files(detector, samples, args.output, save_maps=args.save_maps)
+    done = [row for row in found.rows if row["score"]]
+    alarms, failed = sum(row["verdict"] == ALARM for row in done), len(found.failures)
+    said = [f"{alarms} alarm, {len(done) - alarms} do not" if detector.threshold is not None else "no verdicts"]
+    said += [f"{failed} could not be predicted"] * (failed > 0)
+    said += [f"{found.before} predicted by an earlier call"] * (found.before > 0)
+    print(_described(detector))
+    print(f"{_counted(len(samples), 'image')}: {'; '.join(said)}")
+    for name in ("predictions.csv", "components.csv", "overlays", *["maps"] * args.save_maps):
+        print(args.output / name)
+    for failure in found.failures:
+        print(f"hrbench: {failure}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Print which of two runs is better by how much, and how sure that is."""
+    from hrbench.report.text import csv_text
+
+    runs = {"a": load_run(args.run_a), "b": load_run(args.run_b)}
+    found = hrbench.compare(*runs.values(), protocol=args.protocol)
+    for name, run in runs.items():
+        method, about = run.about.method, run.about
+        weights = f"weights {method.weights_source}, " * (method.weights_source != "none")
+        print(f"{name}: {method.title or method.name}, {about.view}, {weights}seed {about.seed} ({run.folder})")
+    print(f"\n{found}")
+    if args.csv is not None:
+        with atomic(args.csv) as path:
+            path.write_text(csv_text(found.frame), encoding="utf-8", newline="\n")
+        print(f"\nevery metric: {args.csv}")
     return 0
 
 
@@ -311,6 +388,20 @@ def list_all(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
+def _described(detector: Detector) -> str:
+    """Return in words what a detector is, and where its threshold lies or why there is none."""
+    about, threshold = detector.about, detector.without
+    if detector.threshold is not None:
+        held_out = _counted(about.threshold.normal_images, "held-out normal image")
+        threshold = f"threshold {detector.threshold:.6g} ({about.threshold.rule}), set on {held_out}"
+    name = about.method.title or about.method.name
+    return f"{name}, {detector.view.text}, fitted on {about.dataset.category}: {threshold}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
     about, groups = run.about.dataset, None
     if descriptor and descriptor.name == about.name:
@@ -370,7 +461,7 @@ def _say_left(study: Study, *, stopped: bool) -> int:
 
 
 def _jobs(labels: Sequence[str]) -> str:
-    return f"{len(labels)} job{'s' * (len(labels) != 1)}"
+    return _counted(len(labels), "job")
 
 
 def _engine(args: argparse.Namespace) -> Engine:

@@ -53,6 +53,23 @@ def test_maps_of_a_run_score_the_same_when_evaluated(tree, toy, tmp_path, capsys
     assert "theirs" in capsys.readouterr().out
 
 
+def test_compare_two_runs(tree, toy, tmp_path, capsys):
+    out, table = tmp_path / "out", tmp_path / "differences.csv"
+    command = ["run", "--root", str(tree), "--methods", toy, "--categories", "nut", "--output", str(out)]
+    assert main([*command, "--view", "tiled:32:8", "whole:32", "--set", "steps=4"]) == 0
+    tiled, whole = sorted(read_runs(out), key=lambda run: run.about.view)
+    capsys.readouterr()
+    assert main(["compare", str(tiled.folder), str(whole.folder), "--csv", str(table)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"a: Toy, tiled:32:8, weights random, seed 0 ({tiled.folder})\nb: Toy, whole:32, ")
+    assert printed.count("the same, of medium defects") == 2
+    frame = pd.read_csv(table)
+    aupro = frame[(frame["metric"] == "aupro") & (frame["subset"] == "all") & (frame["fpr_limit"] == 0.05)].iloc[0]
+    assert aupro["difference"] == hrbench.compare(tiled, whole).difference("aupro")
+    assert main(["compare", str(out), str(whole.folder)]) == 2
+    assert "2 runs in this folder, expected that of one" in capsys.readouterr().err
+
+
 def test_rescore(tree, toy, tmp_path, capsys):
     out, command = tmp_path / "out", ["--root", str(tree), "--methods", toy, "--set", "steps=2"]
     assert main(["run", *command, "--output", str(out), "--protocol", "native@1"]) == 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.imaging import read_mask
 
-__all__ = ["Category", "Dataset", "Sample", "content_digest", "sample_mask"]
+__all__ = ["ArraySample", "Category", "Dataset", "Sample", "content_digest", "sample_mask"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,19 @@ class Sample:
     def masks(self) -> tuple[Path, ...]:
         """All masks, none for a normal image."""
         return () if self.mask is None else (self.mask, *self.more_masks)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ArraySample(Sample):
+    """An image that is in memory and has no file.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8 or uint16, (H, W, 3)
+        As :func:`hrbench.imaging.read_image` gives it.
+    """
+
+    pixels: npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hrbench._util.guard import call_name, guarded, set_seed
 from hrbench.contract import check_prediction, parts_of
-from hrbench.data.sample import Sample
+from hrbench.data.sample import ArraySample, Sample
 from hrbench.engine.device_timer import Span, mark, seconds_of
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.views import DecisionCanvas, MapCanvas, Placement, View, stack_tiles, to_unit
@@ -38,6 +38,8 @@ WORKERS_CPU = 2  # that decode; the forward pass needs the cores
 WORKERS_GPU = min(8, os.cpu_count() or 1)
 AHEAD_PIXELS = 1 << 25  # of decoded images that wait, the last one not counted
 BATCHES = 2  # that wait
+
+_Decoded = tuple[Sample, list[tuple[Tensor, Placement]] | HrbenchError]  # or why its image cannot be read
 
 
 @dataclass(frozen=True)
@@ -160,27 +162,37 @@ class _Queue:
     batch_size: int
     seeds: Mapping[int, int]
     padded: bool  # the maps of square views are handed out with their padding
+    failed: Callable[[Sample, HrbenchError], None] | None
     images: deque[_Pending] = field(default_factory=deque)
     parts: Sequence[str] = ()  # of the predictions so far
 
     def batches(self, samples: Iterable[Sample], view: View, workers: int) -> Iterator[_OpenBatch]:
-        """Let the images in and fill batches across looks and images; at a position with a seed a batch begins."""
+        """Let the images in and fill batches across looks and images; at a position with a seed a batch begins.
+
+        An image that cannot be read is left out where `failed` is told, and else an error.
+        """
         batch = _OpenBatch()
-        for position, (sample, looks) in enumerate(_decoded(samples, view, workers)):
-            if position in self.seeds:
-                if batch.inputs:
-                    yield batch
-                batch = _OpenBatch(self.seeds[position])
-            image = _Pending(sample, [_Canvases(placement) for _, placement in looks])
-            self.images.append(image)
-            for look, (prepared, placement) in zip(image.looks, looks, strict=True):
-                for index in range(len(placement)):
-                    batch.inputs.append(_Input(image, look, index))
-                    batch.tiles.append(placement.cut(prepared, index))
-                    if len(batch.inputs) >= self.batch_size:
+        with closing(_decoded(samples, view, workers)) as decoded:
+            for position, (sample, looks) in enumerate(decoded):
+                if position in self.seeds:
+                    if batch.inputs:
                         yield batch
-                        batch = _OpenBatch()
-            del looks, prepared  # before the next image is waited for
+                    batch = _OpenBatch(self.seeds[position])
+                if isinstance(looks, HrbenchError):
+                    if self.failed is None:
+                        raise looks
+                    self.failed(sample, looks)
+                    continue
+                image = _Pending(sample, [_Canvases(placement) for _, placement in looks])
+                self.images.append(image)
+                for look, (prepared, placement) in zip(image.looks, looks, strict=True):
+                    for index in range(len(placement)):
+                        batch.inputs.append(_Input(image, look, index))
+                        batch.tiles.append(placement.cut(prepared, index))
+                        if len(batch.inputs) >= self.batch_size:
+                            yield batch
+                            batch = _OpenBatch()
+                del looks, prepared  # before the next image is waited for
         if batch.inputs:
             yield batch
 
@@ -199,6 +211,7 @@ def predict(
     batch_size: int = 8,
     precision: str = "float32",
     seeds: Mapping[int, int] | None = None,
+    failed: Callable[[Sample, HrbenchError], None] | None = None,
 ) -> Generator[NativeMaps, None, None]:
     """Yield the native maps of every sample, in order.
 
@@ -221,16 +234,19 @@ def predict(
     seeds : mapping of int to int, optional
         Position in `samples` to a seed of the generators: a batch begins there, and what follows does not depend on
         what came before. Looked up when the sample was drawn: what yields samples may add to it.
+    failed : callable, optional
+        Is told of a sample whose image cannot be read, and why: it has no maps then, and the others go on.
 
     Raises
     ------
     HrbenchError
-        For a bad image file, after the maps of the images before it were yielded as far as their batches were full;
-        for what is no prediction (see :mod:`hrbench.contract`), or a device too small for a single input.
+        For a bad image file unless `failed` is told, after the maps of the images before it were yielded as far as
+        their batches were full; for what is no prediction (see :mod:`hrbench.contract`), or a device too small for a
+        single input.
     """
     method.eval()
     on_gpu = device.type == "cuda"
-    queue = _Queue(batch_size, {} if seeds is None else seeds, method.finish_padded)
+    queue = _Queue(batch_size, {} if seeds is None else seeds, method.finish_padded, failed)
     gathered = queue.batches(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)
     with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
         for batch in batches:
@@ -247,13 +263,17 @@ def predict(
             yield from queue.finished(device)
 
 
-def _decoded(
-    samples: Iterable[Sample], view: View, workers: int
-) -> Iterator[tuple[Sample, list[tuple[Tensor, Placement]]]]:
-    def prepared(sample: Sample) -> tuple[Sample, list[tuple[Tensor, Placement]]]:
-        return sample, view.prepare(read_image(sample.image))
+def _decoded(samples: Iterable[Sample], view: View, workers: int) -> Generator[_Decoded, None, None]:
+    def prepared(sample: Sample) -> _Decoded:
+        try:
+            pixels = sample.pixels if isinstance(sample, ArraySample) else read_image(sample.image)
+        except HrbenchError as error:
+            return sample, error
+        return sample, view.prepare(pixels)
 
     def pixels_of(sample: Sample) -> int:
+        if isinstance(sample, ArraySample):
+            return math.prod(sample.pixels.shape[:2])
         try:
             return math.prod(image_size(sample.image))
         except HrbenchError:

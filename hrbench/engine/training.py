@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from bisect import bisect_right
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +32,9 @@ from hrbench.imaging import image_size, read_image
 from hrbench.method import Batch, Batches, Method, Normals
 from hrbench.precision import autocast
 
-__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "seeded"]
+__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "secluded", "seeded"]
+
+T = TypeVar("T")
 
 CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
 WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
@@ -62,6 +65,27 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(before)
             memory.fill_uninitialized_memory = filled
+
+
+def secluded(items: Iterator[T], seed: int) -> Iterator[T]:
+    """Draw from an iterator as in one block that is :func:`seeded`; between two items its user is outside of it."""
+    on_gpu, states = torch.cuda.is_available(), None
+    while True:
+        with seeded(seed):
+            if states is not None:
+                torch.set_rng_state(states[0])
+                np.random.set_state(states[1])  # noqa: NPY002
+                random.setstate(states[2])
+                if on_gpu:
+                    torch.cuda.set_rng_state_all(states[3])
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            gpus = torch.cuda.get_rng_state_all() if on_gpu else []
+            states = torch.get_rng_state(), np.random.get_state(), random.getstate(), gpus  # noqa: NPY002
+        yield item
+        del item  # it may be large
 
 
 class ViewedNormals:

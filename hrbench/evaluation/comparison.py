@@ -14,6 +14,7 @@ from hrbench.evaluation.result import Evaluation
 from hrbench.evaluation.rows import row_of
 from hrbench.evaluation.sheet import Grid, Sheet
 from hrbench.evidence import Evidence
+from hrbench.metrics import DISJOINT
 from hrbench.metrics.bootstrap import paired_difference
 from hrbench.metrics.catalogue import METRICS, Key
 from hrbench.metrics.words import budget_text, counted
@@ -78,10 +79,10 @@ class Comparison:
         fpr = f"{self.protocol.headline_fpr:g}"
         rows = [
             ("recall_matched", "all", f"recall at {budget} alarms per 100 good images"),
-            ("recall_matched", "tiny", "the same, of tiny defects"),
+            *(("recall_matched", size, f"the same, of {size} defects") for size in DISJOINT),
             ("mean_recall", "all", f"mean recall at {mean}"),
             ("aupro", "all", f"AUPRO up to FPR {fpr}"),
-            ("aupro", "tiny", "the same, of tiny defects"),
+            *(("aupro", size, f"the same, of {size} defects") for size in DISJOINT),
             ("rho", "all", "its robustness to size"),
             ("image_auroc", "all", "image ROC-AUC"),
         ]

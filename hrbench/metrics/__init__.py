@@ -10,7 +10,7 @@ from hrbench.metrics.curves import (
     roc_curve,
 )
 from hrbench.metrics.robustness import size_robustness
-from hrbench.metrics.segmentation import automatic_threshold
+from hrbench.metrics.segmentation import automatic_threshold, calibrated_threshold
 from hrbench.metrics.sizes import (
     CUMULATIVE,
     DISJOINT,
@@ -31,6 +31,7 @@ __all__ = [
     "automatic_threshold",
     "binary_auroc",
     "binary_average_precision",
+    "calibrated_threshold",
     "component_areas",
     "component_table",
     "compute",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Evidence
+from hrbench.evidence import Calibration, Evidence
 from hrbench.evidence.histograms import KEY_SHIFT, Keys, SortedKeys, key_scores, score_keys
 from hrbench.metrics.alarms import conformal_threshold
 from hrbench.metrics.curves import Certified
@@ -37,6 +37,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def automatic_threshold(evidence: Evidence, rule: ThresholdRule, pixels: int = 1) -> float | None:
+    """Return the operating threshold of evidence, see :func:`calibrated_threshold`; None without held-out images."""
+    return None if evidence.calibration is None else calibrated_threshold(evidence.calibration, rule, pixels)
+
+
+def calibrated_threshold(calibration: Calibration, rule: ThresholdRule, pixels: int = 1) -> float | None:
     """Return the operating threshold that `rule` sets on held-out normal images; None without enough of them.
 
     `pixels` are those that make an image alarm, for the conformal rule; the others need a single image.
@@ -44,9 +49,6 @@ def automatic_threshold(evidence: Evidence, rule: ThresholdRule, pixels: int = 1
     A pixel is predicted defective if its score is at least the threshold, which is rounded up to the next edge of
     the evidence's bins (a relative step of 2**-13), so that false positives are counted and not estimated.
     """
-    calibration = evidence.calibration
-    if calibration is None:
-        return None
     if rule.rule == "conformal":
         return conformal_threshold(calibration, rule.alarms, pixels)
     normal = calibration.scores

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hrbench._util.spreadsheet import plain_cell
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.protocol import Protocol
 from hrbench.report.answer import MOST_SIZES, answer_table, best_sentences, heading_text
@@ -30,9 +31,6 @@ from hrbench.report.table import Cell, Table, interval_text, metric_table, overv
 from hrbench.runs.store import Run
 
 __all__ = ["csv_table", "csv_text", "markdown_page", "markdown_text", "terminal_table"]
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell begins with that spreadsheets evaluate."""
 
 
 def markdown_page(summary: Summary) -> str:
@@ -139,15 +137,10 @@ def csv_table(summary: Summary) -> str:
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """Return a table as CSV in which a spreadsheet takes no text for a formula: what begins like one gets a ``'``.
-
-    Lines of a text are joined, because not every reader takes the quotes around them for the sign that they are one.
-    """
+    """Return a table as CSV in which a spreadsheet takes no text for a formula."""
 
     def tamed(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return "'" * value.startswith(_FORMULA) + " ".join(value.splitlines())
+        return plain_cell(value) if isinstance(value, str) else value
 
     texts = {name: table[name].map(tamed) for name in table.select_dtypes(exclude="number").columns}
     return str(table.assign(**texts).to_csv(index=False, lineterminator="\n"))

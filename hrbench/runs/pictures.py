@@ -29,11 +29,13 @@ from hrbench.imaging import image_size, read_image
 from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
 
-__all__ = ["draw_pictures", "select"]
+__all__ = ["draw_pictures", "overlay", "select"]
 
 log = logging.getLogger("hrbench")
 
 WIDTH = 560  # of one part of a panel, in pixels
+LONGEST = 2048  # side of an overlay, in pixels
+GLOW = 0.45  # of the heat's colour, where an overlay glows most: the defect below stays visible
 OUTLINE = np.array([64, 255, 120], np.uint8)
 NORMAL = 2 / 3  # of the colour scale: as far as nearly all normal pixels reach
 _ROWS = 256  # of a photograph that are reduced at once
@@ -113,6 +115,30 @@ def draw_pictures(
         log.warning("%s: %d of %d pictures left out, %s", folder, len(failures), len(chosen), failures[0])
     with atomic(folder / "pictures.json") as path:
         path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def overlay(
+    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], scores: Scores, called: Mask, low: float, high: float
+) -> Image8:
+    """Return a photograph on which high scores glow and what is called has an outline, (h, w, 3).
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 or uint16
+    scores : (H, W) float
+    called : (H, W) bool
+    low, high : float
+        Scores below which nothing glows, and from which on it glows most: the threshold, if there is one.
+    """
+    height, width = scores.shape
+    reduced = max(1.0, max(height, width) / LONGEST)
+    size = max(1, round(height / reduced)), max(1, round(width / reduced))
+    level = _levels(scores, size, low, high)
+    share = GLOW * np.clip(level / NORMAL, 0, 1)[..., None] ** 2
+    heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
+    pixels: Image8 = ((1 - share) * _photo(image, size) + share * heat).astype(np.uint8)
+    pixels[_outline(called, size)] = OUTLINE
+    return pixels
 
 
 def _scale(normals: Sequence[NormalScores]) -> tuple[float, float]:

@@ -233,7 +233,10 @@ class Runner:
 def check_job(job: Job) -> None:
     """Raise an error for a job whose test images leave nothing to measure."""
     if not any(sample.label for sample in job.category.test):
-        raise HrbenchError(f"category {job.category.name!r}: no defective test image, there is nothing to measure")
+        raise HrbenchError(
+            f"category {job.category.name!r}: no defective test image, there is nothing to measure; `hrbench fit` "
+            "takes normal images alone"
+        )
 
 
 def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run | None:

@@ -258,7 +258,7 @@ class Workbench:
         """Fit the method, and learn from held-out normals how to fuse and calibrate; what is there is kept."""
         folder = self._folder
         if not (folder.weights.is_file() and folder.fit_cost.is_file()):
-            check_record(self._about())  # before hours are spent
+            check_record(self.about())  # before hours are spent
             self._fit()
         if not is_fitted(self._job, folder, self._setting):
             self._calibrate()
@@ -303,7 +303,7 @@ class Workbench:
                 **spent_together([*before, scored]),
             )
 
-        about = dataclasses.replace(self._about(), device=" and ".join(dict.fromkeys(part.device for part in before)))
+        about = dataclasses.replace(self.about(), device=" and ".join(dict.fromkeys(part.device for part in before)))
         protocols = self._setting.protocols
         return finish_run(self._folder, about, self._job.category, evidence, protocols, self._anomaly_map, cost)
 
@@ -413,7 +413,7 @@ class Workbench:
         label = f"{self._job.label} {what}"
         return track(self._native_maps(self._held_out), label, total=len(self._held_out), unit="img")
 
-    def _about(self) -> RunRecord:
+    def about(self) -> RunRecord:
         """Return what the run says of its images, its method and how it was asked."""
         job, method = self._job, self.method
         parameters = list(method.parameters())

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -41,11 +41,27 @@ from hrbench.runs.cost import FitRecord
 from hrbench.runs.record import UNFINISHED, EvidenceRecord, FileRecord, RunRecord, read_record
 from hrbench.runs.tables import RECORD_COLUMNS, TABLES, read_run_table
 
-__all__ = ["RECORD_COLUMNS", "Picture", "Run", "RunFolder", "Shard", "find_runs", "read_runs", "text_of"]
+if TYPE_CHECKING:
+    from hrbench.data.loose import Images
+    from hrbench.runs.detector import Detector, Verdict
+
+__all__ = [
+    "RECORD_COLUMNS",
+    "Picture",
+    "Run",
+    "RunFolder",
+    "Shard",
+    "checked_file",
+    "file_of",
+    "find_runs",
+    "load_run",
+    "read_runs",
+    "text_of",
+]
 
 log = logging.getLogger("hrbench")
 
-MAP_STEM = 250  # bytes: with its ending what file systems take
+LONGEST_STEM = 250  # bytes: with its ending what file systems take
 _OWN = (
     "run.json",
     "fit.json",
@@ -59,6 +75,7 @@ _OWN = (
 """The files that hrbench writes into a run's folder, but for ``partial/``; it removes no other."""
 
 _MOST_PICTURES = 100
+_MOST_LISTED = 10
 _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
 
 
@@ -100,10 +117,8 @@ class RunFolder:
         return below(self.path, "evidence", spec)
 
     def map_of(self, sample_id: str) -> Path:
-        """Return where a sample's map is kept: its path in the dataset, shortened where it grows too long."""
-        path = below(self.path, "maps", sample_id)
-        stem = path.stem if len(path.stem.encode()) <= MAP_STEM else safe_name(path.stem)
-        return path.with_name(f"{stem}.tiff")
+        """Return where a sample's map is kept, see :func:`file_of`."""
+        return file_of(self.path, "maps", sample_id, ".tiff")
 
     def calibration(self, spec: str) -> Path:
         """Return the file of the held-out normals of an unfinished job, collected as one spec wants it."""
@@ -191,6 +206,13 @@ def text_of(path: Path) -> str | None:
         return None
 
 
+def file_of(folder: Path, part: str, sample_id: str, suffix: str) -> Path:
+    """Return where `part` of a folder keeps a file of a sample: its path in the dataset, shortened where too long."""
+    path = below(folder, part, sample_id)
+    stem = path.stem if len(path.stem.encode()) <= LONGEST_STEM else safe_name(path.stem)
+    return path.with_name(f"{stem}{suffix}")
+
+
 class Shard:
     """The names of everything in the folder of one chunk of test images.
 
@@ -246,6 +268,16 @@ class Run:
     def files(self) -> RunFolder:
         """The names of its files."""
         return RunFolder(self.folder)
+
+    def detector(self, **settings: Any) -> Detector:
+        """Return the method as it was fitted, ready for new images; see :meth:`hrbench.Detector.load`."""
+        from hrbench.runs.detector import Detector  # brings torch along
+
+        return Detector.load(self.folder, **settings)
+
+    def predict(self, images: Images, **settings: Any) -> Iterator[Verdict]:
+        """Apply the method to new images; see :meth:`hrbench.Detector.predict`, and for `settings` :meth:`detector`."""
+        return self.detector(**settings).predict(images)
 
     @cached_property
     def about(self) -> RunRecord:
@@ -332,11 +364,7 @@ class Run:
 
     def _checked(self, path: Path) -> Path:
         """Return the path of a file of the run; an error if it leads out of it, or is not as ``run.json`` says."""
-        said = self.about.files.get(self.files.name_of(path))
-        if said is not None and not _is_as_said(inside(self.folder, path), said):
-            what = "is not as it was written" if path.exists() else "is missing"
-            raise HrbenchError(f"{path}: {what} (its SHA-256 stands in {self.files.record.name})")
-        return inside(self.folder, path)
+        return checked_file(self.files, self.about, path)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -410,11 +438,45 @@ class _PictureRecord:
     unknown: dict[str, Any] = field(default_factory=dict)
 
 
+def checked_file(folder: RunFolder, about: RunRecord, path: Path) -> Path:
+    """Return the path of a file in a folder; an error if it leads out of it, or is not as the folder's record says."""
+    said = about.files.get(folder.name_of(path))
+    if said is not None and not _is_as_said(inside(folder.path, path), said):
+        what = "is not as it was written" if path.exists() else "is missing"
+        raise HrbenchError(f"{path}: {what} (its SHA-256 stands in {folder.record.name})")
+    return inside(folder.path, path)
+
+
 def _is_as_said(path: Path, said: FileRecord, *, sized: bool = False) -> bool:
     """Tell whether a file holds what it held when it was written; `sized` only compares its size."""
     if not path.is_file() or path.stat().st_size != said.bytes:
         return False
     return sized or file_digest(path) == said.sha256
+
+
+def load_run(path: Path | str) -> Run:
+    """Return one finished run: that of its folder, or the only one below a folder.
+
+    Raises
+    ------
+    HrbenchError
+        If there is none, or several; or if its record is damaged.
+
+    Examples
+    --------
+    >>> import hrbench
+    >>> run = hrbench.load_run("runs/my_parts/bolt/fastflow-native-s0-0123abcd")  # doctest: +SKIP
+    >>> for verdict in run.predict("new_images"):  # doctest: +SKIP
+    ...     print(verdict.image, verdict.score, verdict.called)
+    """
+    path = Path(path)
+    runs = [Run(path)] if RunFolder(path).record.is_file() else find_runs(path)
+    if len(runs) > 1:
+        listed = "\n  ".join(str(run.folder) for run in runs[:_MOST_LISTED])
+        more = f"\n  and {len(runs) - _MOST_LISTED} more" if len(runs) > _MOST_LISTED else ""
+        raise HrbenchError(f"{path}: {len(runs)} runs in this folder, expected that of one:\n  {listed}{more}")
+    runs[0].about  # noqa: B018 - reads the record
+    return runs[0]
 
 
 def find_runs(output: Path) -> list[Run]:

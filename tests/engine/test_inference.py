@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import threading
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from hrbench import HrbenchError
-from hrbench.data.sample import Sample
+from hrbench.data.sample import ArraySample, Sample
 from hrbench.engine import inference as inference_module
 from hrbench.engine.anomaly_map import finish, finish_looks
 from hrbench.engine.fusion import Fusion
@@ -170,6 +171,29 @@ def test_a_bad_file_is_named_after_the_images_before_it(samples):
     samples[3].image.unlink()
     with pytest.raises(HrbenchError, match=r"3\.png: no such file"):
         list(predict(Probe(), samples, View.parse("tiled:16:4"), CPU))
+
+
+def test_a_bad_file_is_told_and_the_others_keep_their_batches(samples, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    mixed = [dataclasses.replace(samples[0], id="bad", image=bad), *samples[:2], samples[2]]
+    method, told = Probe(), []
+    found = predict(method, mixed, View.parse("tiled:16:4"), CPU, batch_size=5, seeds={0: 1, 3: 2},
+                    failed=lambda sample, error: told.append((sample.id, str(error))))  # fmt: skip
+    assert [item.sample.id for item in found] == ["0.png", "1.png", "2.png"]
+    assert method.told == [[2, 2, 1], [9, 9, 9, 9, 9], [9, 9, 9, 9]]  # the batch of the second seed begins anew
+    ((name, words),) = told
+    assert name == "bad"
+    assert "bad.png: not a readable image" in words
+    alone = list(predict(Probe(), [mixed[0]], View.parse("tiled:16:4"), CPU, seeds={0: 1}, failed=lambda *_: None))
+    assert alone == []
+
+
+def test_an_array_is_predicted_as_its_file(samples):
+    arrays = [ArraySample(**vars(sample), pixels=read_image(sample.image)) for sample in samples]
+    pairs = (list(predict(Probe(), part, View.parse("tiled:16:4"), CPU, batch_size=5)) for part in (samples, arrays))
+    for own, other in zip(*pairs, strict=True):
+        assert torch.equal(own.maps["anomaly"], other.maps["anomaly"])
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])

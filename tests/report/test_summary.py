@@ -154,9 +154,10 @@ def test_short_labels_name_weights_only_of_methods_that_are_there_several_times(
     make_run: Factory, protocol: Protocol
 ) -> None:
     other = dataclasses.replace(CONFIGS[0], name="again", weights="resnet18 bundled")
-    board = board_of([make_run(CONFIGS[0]), make_run(CONFIGS[3])], protocol)
+    runs = [make_run(CONFIGS[0]), make_run(CONFIGS[3])]
+    board = board_of(runs, protocol)
     assert board.rows[0].configuration.short == "FastFlow · tiled:256:64"
-    board = board_of([make_run(CONFIGS[0]), make_run(other), make_run(CONFIGS[3])], protocol)
+    board = board_of([*runs, make_run(other)], protocol)
     assert {row.configuration.short for row in board.rows} > {
         "FastFlow · tiled:256:64 · mobilenetv2_100 m.pth",
         "FastFlow · tiled:256:64 · resnet18 bundled",

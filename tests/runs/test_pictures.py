@@ -20,7 +20,18 @@ from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import Halted
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.imaging import image_size
-from hrbench.runs.pictures import WIDTH, _levels, _outline, _panel, _photo, _smallest, draw_pictures
+from hrbench.runs.pictures import (
+    LONGEST,
+    OUTLINE,
+    WIDTH,
+    _levels,
+    _outline,
+    _panel,
+    _photo,
+    _smallest,
+    draw_pictures,
+    overlay,
+)
 
 Maps = Callable[[Sample], np.ndarray]
 
@@ -70,6 +81,22 @@ def test_any_shape_is_reduced(size: tuple[int, int]) -> None:
     assert not _outline(np.zeros(size, bool), to).any()
     assert (_photo(np.full((*size, 3), 25700, np.uint16), to) == 100).all()
     assert (_photo(np.full((*size, 3), 100, np.uint8), to) == 100).all()
+
+
+def test_an_overlay_shows_the_photograph_and_outlines_what_is_called() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    scores = np.zeros((60, 90), np.float32)
+    scores[20:24, 30:33] = 5
+    pixels = overlay(image, scores, scores >= 5, 0, 5)
+    changed = (pixels != image).any(axis=2)
+    assert not changed[:18].any()
+    assert changed[20:24, 30:33].all()
+    assert (pixels[18, 30:33] == OUTLINE).all()
+    assert np.array_equal(overlay(image, 0 * scores, scores > 9, 0, 5), image)  # nothing is called, nothing glows
+    wide = overlay(
+        np.zeros((40, 2 * LONGEST, 3), np.uint16), np.zeros((40, 2 * LONGEST)), np.zeros((40, 2 * LONGEST), bool), 0, 1
+    )
+    assert wide.shape == (20, LONGEST, 3)
 
 
 def test_a_photograph_is_reduced_like_the_whole_of_it() -> None:
