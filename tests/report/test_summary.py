@@ -158,10 +158,9 @@ def test_short_labels_name_weights_only_of_methods_that_are_there_several_times(
     board = board_of(runs, protocol)
     assert board.rows[0].configuration.short == "FastFlow · tiled:256:64"
     board = board_of([*runs, make_run(other)], protocol)
-    assert {row.configuration.short for row in board.rows} > {
-        "FastFlow · tiled:256:64 · mobilenetv2_100 m.pth",
-        "FastFlow · tiled:256:64 · resnet18 bundled",
-    }
+    names = [row.configuration.short for row in board.rows]
+    for weights in ("mobilenetv2_100", "resnet18 bundled"):
+        assert any(name.startswith(f"FastFlow · tiled:256:64 · {weights}") for name in names)
 
 
 def test_random_weights_are_named_in_every_label(make_run: Factory, protocol: Protocol) -> None:

@@ -166,7 +166,7 @@ def test_images_that_cannot_be_fitted_on_are_named(toy: str, tmp_path: Path) -> 
     with pytest.raises(HrbenchError, match=r"gone\.png: no such file"):
         hrbench.fit(toy, [tmp_path / "gone.png", tmp_path / "too.png"])
     Image.new("L", (40, 40)).save(tmp_path / "one.png")
-    with pytest.raises(HrbenchError, match="1 normal training images, expected at least 2"):
+    with pytest.raises(HrbenchError, match="1 normal training image, expected at least 2"):
         hrbench.fit(toy, tmp_path)
 
 
