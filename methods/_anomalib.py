@@ -190,7 +190,7 @@ class Fastflow(Trained):
     name = "anomalib.fastflow"
     title = "FastFlow (anomalib)"
     paper = "Yu et al., arXiv 2111.07677"
-    sized = 256
+    sized, precise = 256, True
     presets = _presets(
         Preset("whole:256", _epochs(500, 32)),
         Preset("tiled:256:64", _BRIEF),
@@ -204,7 +204,7 @@ class Patchflow(Trained):
     name = "anomalib.patchflow"
     title = "PatchFlow (anomalib)"
     paper = "arXiv 2602.05238"
-    sized = 768
+    sized, precise = 768, True
     presets = _presets(
         Preset("whole:768", _epochs(200, 32)),
         Preset("tiled:256:64", {**_BRIEF, "input_size": 256}),
@@ -296,7 +296,7 @@ class InpFormer(Trained):
     name = "anomalib.inp_former"
     title = "INP-Former (anomalib)"
     paper = "Luo et al., arXiv 2503.02424"
-    sized, per_step = 448, True
+    sized, per_step, precise = 448, True, True  # its hooks on gradients are of float32
     presets = _presets(
         Preset("whole:448", _epochs(200, 16)),
         Preset("tiled:252:56", _small(arguments={"encoder_name": "vit_small_patch14_dinov2"}, input_size=252)),

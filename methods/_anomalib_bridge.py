@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -191,6 +191,7 @@ class Trained(Bridged):
     """
 
     per_step: ClassVar[bool] = False  # whether its schedule counts steps, not epochs
+    precise: ClassVar[bool] = False  # whether its loss is computed in float32 in a run in bfloat16, too
 
     def __init__(
         self,
@@ -230,7 +231,8 @@ class Trained(Bridged):
             trainer.global_step, trainer.current_epoch = taken, taken // per_epoch
             for group, rate in zip(optimizer.param_groups, rates[taken // unit], strict=True):
                 group["lr"] = rate
-            found: Tensor = self.module.training_step(self._batch(batch), 0)["loss"]
+            with full_precision(batch.device) if self.precise else nullcontext():
+                found: Tensor = self.module.training_step(self._batch(batch), 0)["loss"]
             return found
 
         context.train(normals, loss, optimizer, steps=steps, batch_size=self._batch_size)
