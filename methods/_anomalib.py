@@ -74,7 +74,8 @@ class Patchcore(Bridged):
     name = "anomalib.patchcore"
     title = "PatchCore (anomalib)"
     paper = "Roth et al., arXiv 2106.08265"
-    presets = _presets(Preset("whole:256"), Preset("whole:256", _RESNET))
+    _fine = {"backbone": "resnet18", "layers": ["layer1", "layer2"], "coreset_sampling_ratio": 0.01}  # noqa: RUF012
+    presets = _presets(Preset("whole:256"), Preset("whole:256", {"weights": "bundled", "arguments": _fine}))
 
     def _sharpen(self, model: Any) -> None:
         model.anomaly_map_generator = _AtStride()
@@ -246,7 +247,7 @@ class Draem(Trained):
     weights_licence = "none"
     presets = _presets(
         Preset("whole:256", _epochs(700, 8)),
-        Preset("tiled:256:64", {"steps": 100, "batch_size": 4}),
+        Preset("tiled:128:32", {"steps": 20, "batch_size": 2}),
         Preset("tiled:512:128"),
     )
 

@@ -79,6 +79,8 @@ class Bridged(Method):
         # anomalib changes how all of timm's transformers resample positions.
         with _networks(weights) as made, _replaced(vision_transformer, "resample_abs_pos_embed"):
             self.module = self._make(model, {**self._implied(), **(arguments or {})})
+        if (parts := self.module._modules.pop("trainable_modules", None)) is not None:
+            object.__setattr__(self.module, "trainable_modules", parts)  # parts of the model, not to be saved twice
         self.frozen = [network for network, _ in made]
         for network in self.frozen:
             if hasattr(network, "patch_embed"):
