@@ -38,8 +38,8 @@ def measure(name: str, device: torch.device) -> str:
             method.predict(batch).maps["anomaly"].cpu()
             predict = (now() - began) / len(batch)
     learnt = sum(value.nbytes for value in learnt_state(method).values()) / 2**20
-    fitted = f"{fit / 2:.2f} s a step of {preset.options['batch_size']}" if trained else f"{fit / INPUTS:.2f} s an input"
-    return f"| `{name}` | {preset.view} | {fitted} | {predict:.2f} s | {learnt:.0f} MB |"
+    unit = f"{fit / 2:.2f} s a step of {preset.options['batch_size']}" if trained else f"{fit / INPUTS:.2f} s an input"
+    return f"| `{name}` | {preset.view} | {unit} | {predict:.2f} s | {learnt:.0f} MB |"
 
 
 if __name__ == "__main__":
