@@ -175,6 +175,12 @@ def test_contract(name: str) -> None:
 
 
 @needs_anomalib
+@pytest.mark.parametrize("name", models({*FAST, "patchflow"}))
+def test_demos_can_be_made(name: str) -> None:
+    create_method(f"anomalib.{name}", preset="demo")
+
+
+@needs_anomalib
 def test_every_model_of_anomalib_is_bridged_or_refused() -> None:
     make("padim")  # imports anomalib in the way the bridge does
     names = importlib.import_module("anomalib.models.image").__all__
