@@ -133,7 +133,7 @@ def test_listing_and_loading_models_imports_nothing_of_anomalib(monkeypatch: pyt
 
 @pytest.mark.parametrize("name", _anomalib.REFUSED)
 def test_other_models_are_refused_by_name(name: str) -> None:
-    with pytest.raises(HrbenchError, match=f"method '{name}' cannot be run: (its?|hrbench) ") as raised:
+    with pytest.raises(HrbenchError, match=f"method '{name}' cannot be run: its? ") as raised:
         load_method(name)
     assert "\n" not in str(raised.value)
 
