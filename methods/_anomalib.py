@@ -36,7 +36,7 @@ REFUSED = {
     "anomalib.glass": _MANUAL,
     "anomalib.mh_patchcore": "it needs several passes over the data, steered by anomalib's own trainer",
     "anomalib.super_add": "it was not tried: its backbone has 840 M parameters and Meta's DINOv3 licence",
-    "anomalib.uflow": "its two CaiT make it slow, and hrbench has the method, checked against the authors' code: --methods uflow",
+    "anomalib.uflow": "its two CaiT are slow; hrbench's own is checked against the authors' code: --methods uflow",
     "anomalib.uninet": f"{_DOWNLOADS}; it weighs an image's map by a softmax over the image",
     "anomalib.vlm_ad": "it asks a large language model and gives no anomaly map",
     "anomalib.winclip": "it needs the name of the class; it downloads open_clip's weights past hrbench's rules",
