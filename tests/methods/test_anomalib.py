@@ -233,7 +233,7 @@ def test_a_killed_fit_continues_to_the_same_bits(name: str, tmp_path: Path, monk
 
 
 def rates_of(name: str, steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[float]:
-    """Return the first group's learning rate at every step of a fit; gradients are clipped to 0.1 if at all."""
+    """Return the first group's learning rate at every step of a fit."""
     method, rates = make(name, steps=steps, **options), []
     configure = method.module.configure_optimizers
 
@@ -379,6 +379,15 @@ def test_tiles_are_refused_where_positions_are_learnt() -> None:
         method.predict_inputs(noise(64, 2), [1, 1])
         with pytest.raises(HrbenchError, match="expected images seen whole, for example --view whole:64"):
             method.predict_inputs(noise(64, 2), [4, 4])
+
+
+@needs_anomalib
+@pytest.mark.parametrize("name", ["patchcore", "rad"])
+def test_a_second_fit_begins_anew(name: str) -> None:  # as in a rehearsal
+    method = fitted(make(name), 64)
+    first = learnt_state(method)
+    second = learnt_state(fitted(method, 64))
+    assert all(value.shape == second[key].shape for key, value in first.items())
 
 
 @needs_anomalib
