@@ -8,10 +8,11 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
@@ -37,9 +38,15 @@ __all__ = [
 
 
 def list_methods() -> list[str]:
-    """Return the names of all built-in and installed (entry point ``hrbench.methods``) methods."""
+    """Return the names of all built-in and installed (entry point ``hrbench.methods``) methods.
+
+    An entry point with an extra, ``"package.module:Class [extra]"``, counts where what the extra needs is installed.
+    That is looked up; nothing is imported.
+    """
     built_in = {info.name for info in pkgutil.iter_modules(methods_package().__path__)}
-    installed = {point.name for point in entry_points(group="hrbench.methods")}
+    points = entry_points(group="hrbench.methods")
+    lacking = {extras: _lacking(*extras) for extras in {_extras(point) for point in points}}
+    installed = {point.name for point in points if not lacking[_extras(point)]}
     return sorted(name for name in built_in | installed if not name.startswith("_"))
 
 
@@ -78,11 +85,47 @@ def _found(reference: str) -> type[Method]:
     if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
         return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), what)
     for point in entry_points(group="hrbench.methods", name=reference):
+        package_name, extras = _extras(point)
+        if lacking := _lacking(package_name, extras):
+            remedy = f"pip install '{package_name}[{','.join(extras)}]'"
+            raise HrbenchError(f"{what} needs {', '.join(lacking)}, which is not installed: {remedy}")
         what += f" (entry point {point.value})"
         with _importing(what):
             loaded = point.load()
         return _only_method(loaded, what) if isinstance(loaded, ModuleType) else _checked(loaded, what)
+    if refused := _refused(reference):
+        raise HrbenchError(f"{what} cannot be run: {refused}")
     raise unknown_name("method", reference, list_methods())
+
+
+def _extras(point: EntryPoint) -> tuple[str, tuple[str, ...]]:
+    """Return the distribution that an entry point belongs to, and the extras of it that it needs."""
+    return (point.dist.name if point.dist else "", tuple(point.extras))
+
+
+def _lacking(package: str, extras: Sequence[str]) -> list[str]:
+    """Return the distributions of some extras of a distribution that are not installed."""
+    lacking = []
+    for requirement in (distribution(package).requires or []) if package and extras else []:
+        needed, _, marker = requirement.partition(";")
+        name = re.match(r"[\w.-]+", needed)
+        if name and any(re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker) for extra in extras):
+            try:
+                distribution(name[0])
+            except PackageNotFoundError:
+                lacking.append(name[0])
+    return lacking
+
+
+def _refused(reference: str) -> str:
+    """Return why ``FAMILY.NAME`` is no method, where the module of an installed ``FAMILY.OTHER`` says it in REFUSED."""
+    family = reference.rpartition(".")[0]
+    for point in entry_points(group="hrbench.methods"):
+        if family and point.name.rpartition(".")[0] == family:
+            with _importing(f"method {point.name!r}"):
+                refused: Mapping[str, str] = getattr(importlib.import_module(point.module), "REFUSED", {})
+            return refused.get(reference, "")
+    return ""
 
 
 def create_method(name: str, **options: Any) -> Method:

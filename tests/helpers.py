@@ -8,10 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hrbench import list_methods
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import Histogram
 from hrbench.method import Batch, Batches, FitContext, Normals
 from hrbench.testing import StackedNormals
+
+BUILT_IN = [
+    name for name in list_methods() if "." not in name
+]  # test_anomalib.py tests those that come by entry points
 
 # A configuration of each method that fits in a second; a method that is missing here is tested in its demo preset.
 SMALL_METHODS = {

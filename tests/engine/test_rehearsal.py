@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL_METHODS
+from helpers import BUILT_IN, SMALL_METHODS
 from torch import nn
 
-from hrbench import HrbenchError, create_method, list_methods, load_dataset
+from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.engine import rehearsal
 from hrbench.engine.expected import Expected, JobInputs, Work, job_seconds
 from hrbench.engine.rehearsal import ENOUGH_STEPS, rehearse
@@ -277,7 +277,7 @@ def test_a_second_fit_that_fails_changes_nothing(bolt, clock):
     assert found.reason == ""
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_methods_can_be_rehearsed_and_leave_no_trace(bolt, name):
     with seeded(0):
         method = create_method(name, **SMALL_METHODS.get(name, {"preset": "demo"}))

@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from helpers import SMALL_METHODS
+from helpers import BUILT_IN, SMALL_METHODS
 
 import hrbench
 from hrbench.engine.training import learnt_state
@@ -24,12 +24,12 @@ def reference_of(cls):
     return "made_by_a_test:Made"
 
 
-@pytest.mark.parametrize("name", hrbench.list_methods())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_contract(name):
     check_method(name, **SMALL_METHODS.get(name, {"preset": "demo"}))
 
 
-@pytest.mark.parametrize("name", hrbench.list_methods())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_presets_are_complete_and_their_views_parse(name):
     cls = load_method(name)
     assert {"paper", "native", "demo"} <= set(cls.presets)
