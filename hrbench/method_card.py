@@ -50,8 +50,8 @@ def method_card(name: str) -> str:
 def _text(value: object) -> str:
     """Write a value as ``--set`` takes it."""
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return ",".join(map(_text, value)) + "," * (len(value) == 1)
+    return str(value)
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
