@@ -108,7 +108,7 @@ class Gaussian(Method):
         reduction: Literal["random", "pca"] = "random",
         channels: int | None = None,
         per_position: bool = False,
-        shrinkage: float = 0.01,
+        shrinkage: float = 0.001,
         ridge: float = 0.0,
         blur: float = 0.0,
         input_size: int | None = None,
