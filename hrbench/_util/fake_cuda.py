@@ -1,0 +1,363 @@
+"""A CUDA device for machines without one: tensors say that they lie there, and the CPU computes with their values.
+
+What works here may still fail on a GPU; but what a GPU would refuse fails here too, and its costs can be counted:
+
+- a tensor of the host meets one of the device;
+- the host waits for the device: ``float(x)``, ``x.item()``, ``x.cpu()``, ``if mask.any()``, shapes that depend on
+  values, a copy to the device that is not ``non_blocking``, ``torch.cuda.synchronize()``;
+- a tensor of float64 comes up on the device.
+
+Under :func:`torch.autocast` operations take the types that torch gives them on CUDA. Random numbers are those of the
+CPU's generator. It holds in the thread that entered it, and in its backward passes.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+__all__ = ["DEVICE", "Log", "fake_cuda"]
+
+DEVICE = torch.device("cuda", 0)
+
+_HOST = torch.device("cpu")
+_HIDDEN = torch.device("meta")  # what C++ takes the device for: it has a backward pass on every machine
+
+# By name, without the overload, as they are left of what torch/ATen/autocast_mode.h names when composites are resolved.
+_TO_LOW = frozenset(
+    ("convolution", "_convolution", "prelu", "addmm", "addmv", "addr", "mm", "mv", "dot", "vdot", "linear", "matmul")
+    + ("addbmm", "baddbmm", "bmm", "_prelu_kernel", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell")
+)
+_TO_FLOAT = frozenset(
+    ("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh")
+    + ("tan", "pow", "softplus", "native_layer_norm", "native_group_norm", "norm", "nll_loss_forward", "mse_loss")
+    + ("nll_loss2d_forward", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "_cdist_forward")
+    + ("_pdist_forward", "renorm", "logsumexp", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d")
+    + ("_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d")
+    + ("upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d")
+    + ("_upsample_bicubic2d_aa", "prod", "_softmax", "_log_softmax", "cumprod", "cumsum", "linalg_vector_norm", "sum")
+)
+_TO_WIDEST = frozenset(("addcdiv", "addcmul", "atan2", "cross", "grid_sampler_2d", "index_put", "scatter_add"))
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_CASTABLE = frozenset((torch.float16, torch.bfloat16, torch.float32))
+_CHECKED = frozenset(("linalg_eigh", "_linalg_eigh", "bincount"))  # the host reads whether they worked, or how far
+_TAKES_NUMBERS = frozenset(("index_put", "index_put_", "_index_put_impl_", "masked_fill", "masked_fill_", "fill_"))
+_INDEXED = frozenset(("index", "index_put", "index_put_", "_index_put_impl_"))
+
+
+@dataclass
+class Log:
+    """What the device was asked for.
+
+    Attributes
+    ----------
+    waits : list of str
+        For each time that the host waited for the device: what it asked for, and the line that did.
+    doubles : list of str
+        The same for each operation that gave float64 on the device.
+    """
+
+    waits: list[str] = field(default_factory=list)
+    doubles: list[str] = field(default_factory=list)
+
+    def wait(self, what: str) -> None:
+        """Note that the host waits."""
+        self.waits.append(f"{what} at {_line()}")
+
+    def clear(self) -> None:
+        """Count anew."""
+        self.waits.clear()
+        self.doubles.clear()
+
+
+@contextmanager
+def fake_cuda() -> Iterator[Log]:
+    """Let there be the device ``cuda:0`` in a block; yield what it is asked for.
+
+    Raises
+    ------
+    RuntimeError
+        In the block, for what a GPU would refuse.
+    """
+    log = Log()
+    with ExitStack() as stack:
+        mode = _Mode(log)
+        for owner, stand_ins in _stand_ins(mode):
+            stack.enter_context(mock.patch.multiple(owner, **stand_ins))
+        overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        lifted = torch._C._only_lift_cpu_tensors()
+        stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)
+        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(numbers, device=...) makes them on the host first
+        stack.enter_context(mode)
+        yield log
+
+
+class _OnDevice(Tensor):
+    """A tensor of the device: its values are those of `held`, a tensor of the host."""
+
+    held: Tensor
+    mode: _Mode
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor, mode: _Mode) -> _OnDevice:
+        made: _OnDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=_HIDDEN,
+        )
+        made.held, made.mode = held, mode
+        return made
+
+    device = property(lambda self: DEVICE)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_meta = property(lambda self: False)  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = next(x for x in tree_flatten((args, kwargs))[0] if isinstance(x, _OnDevice))
+        return found.mode.run(func, args, kwargs or {})
+
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> Tensor:
+        """Copy numbers to the device."""
+        return torch.tensor(data, dtype=dtype or self.dtype, device=device or DEVICE, **options)
+
+    def tolist(self) -> Any:
+        """Bring the values to the host."""
+        return self.cpu().tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Be saved as torch saves a tensor of a GPU: through the host, and from there it comes back."""
+        self.mode.log.wait("saving")
+        return self.held.__reduce_ex__(protocol)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"{self.held!r} on {DEVICE}"
+
+
+class _Mode(TorchDispatchMode):
+    """Every operation of the block."""
+
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # where it holds, torch does not look for a driver
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.log = log
+        self.autocasts = torch.is_autocast_enabled("cuda")  # below, where operations are seen, torch says no
+        self._pinned: dict[int, Tensor] = {}  # by address; held, so that no address comes again
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Lie below other modes."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do an operation on the values, and say where the result lies."""
+        flat, spec = tree_flatten((args, kwargs))
+        tensors = [x for x in flat if isinstance(x, Tensor)]
+        there = [x for x in tensors if isinstance(x, _OnDevice)]
+        asked = kwargs.get("device")
+        name = func.overloadpacket.__name__
+        if not there and (asked is None or asked.type == "cpu") and not kwargs.get("pin_memory"):
+            if name in ("is_pinned", "_pin_memory"):
+                return self._pinning(name, args[0])
+            return func(*args, **kwargs)
+        on_device = bool(there) if asked is None else asked.type != "cpu"
+        if name == "_to_copy":
+            self._transfer(args[0], on_device, bool(kwargs.get("non_blocking")), host_pinned=True)
+        elif name == "copy_":
+            on_device = isinstance(args[0], _OnDevice)
+            self._transfer(args[1], on_device, args[2] if len(args) > 2 else False, host_pinned=self._is_pinned(args[0]))
+        else:
+            self._check_places(func, name, args, tensors, there)
+            if _waits(func, name, args):
+                self.log.wait(name)
+        generator = kwargs.get("generator")
+        if on_device and generator is not None and generator.device.type == "cpu":
+            raise RuntimeError(f"{name} on {DEVICE}: expected a 'cuda' device type for generator but found 'cpu'")
+        values = [x.held if isinstance(x, _OnDevice) else x for x in flat]
+        if there:
+            values = _cast(name, values, self.autocasts)
+        given, options = tree_unflatten(values, spec)
+        if asked is not None:
+            options["device"] = _HOST
+        pinned = options.pop("pin_memory", False)
+        found = func(*given, **options)
+        if pinned:
+            self._pinned[found.untyped_storage().data_ptr()] = found
+        if not on_device:
+            return found
+        written = {id(x.held): x for x in there}
+        return tree_map_only(Tensor, lambda x: written[id(x)] if id(x) in written else self._put(x, name), found)
+
+    def _put(self, held: Tensor, name: str) -> _OnDevice:
+        if held.dtype == torch.float64:
+            self.log.doubles.append(f"{name} at {_line()}")
+        return _OnDevice(held, self)
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        return not isinstance(tensor, _OnDevice) and tensor.untyped_storage().data_ptr() in self._pinned
+
+    def _pinning(self, name: str, tensor: Tensor) -> Any:
+        if name == "is_pinned":
+            return self._is_pinned(tensor)
+        found = tensor.clone()
+        self._pinned[found.untyped_storage().data_ptr()] = found
+        return found
+
+    def _transfer(self, source: Tensor, to_device: bool, non_blocking: bool, *, host_pinned: bool) -> None:
+        if isinstance(source, _OnDevice) and not to_device and not (non_blocking and host_pinned):
+            self.log.wait("copy to the host")
+        elif not isinstance(source, _OnDevice) and to_device and not non_blocking:
+            self.log.wait("copy to the device")
+
+    def _check_places(
+        self, func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor], there: list[Tensor]
+    ) -> None:
+        """Raise an error where tensors of host and device meet, but for numbers, and for indices of the host."""
+        here = [x for x in tensors if not isinstance(x, _OnDevice)]
+        if not (here and there):
+            return
+        if name in _INDEXED and isinstance(args[0], _OnDevice):
+            indices = [x for x in args[1] if isinstance(x, Tensor) and not isinstance(x, _OnDevice)]
+            for _ in indices:
+                self.log.wait("copy of indices to the device")
+            here = [x for x in here if not any(x is index for index in indices)]
+        numbers = torch.Tag.pointwise in func.tags or name in _TAKES_NUMBERS or name.startswith("_foreach")
+        written = func._schema.is_mutable and any(x is args[0] for x in here)
+        if any(x.ndim for x in here) or (here and not numbers) or written:
+            _refuse(name, here[0])
+
+
+def _refuse(name: str, tensor: Tensor) -> NoReturn:
+    raise RuntimeError(
+        f"Expected all tensors to be on the same device, but found at least two devices, {DEVICE} and cpu: a tensor of "
+        f"shape {tuple(tensor.shape)} of the host in {name} at {_line()}"
+    )
+
+
+def _waits(func: Any, name: str, args: tuple[Any, ...]) -> bool:
+    """Tell whether the host has to see a value to go on."""
+    if torch.Tag.data_dependent_output in func.tags or name in _CHECKED:
+        return True
+    if name in _INDEXED:  # a mask becomes places; but a number is put under a mask as it is
+        masks = any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        return masks and (name == "index" or args[2].ndim > 0)
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
+def _cast(name: str, values: list[Any], autocasts: bool) -> list[Any]:
+    """Return values of the types in which an operation takes them on CUDA."""
+    floats = {x.dtype for x in values if isinstance(x, Tensor) and x.dtype in _CASTABLE}
+    target = None
+    if torch._C._current_graph_task_id() != -1:
+        # A gradient of few bits meets what the forward pass had before its casts: autograd does not know of those.
+        target = torch.float32 if len(floats) > 1 else None
+    elif autocasts and name in _TO_LOW:
+        target = torch.get_autocast_dtype("cuda")
+    elif autocasts and (name in _TO_FLOAT or (name in _TO_WIDEST and len(floats) > 1)):
+        target = torch.float32
+    if target is None or floats == {target}:
+        return values
+    return [x.to(target) if isinstance(x, Tensor) and x.dtype in _CASTABLE else x for x in values]
+
+
+def _line() -> str:
+    """Return the line outside torch and this module from which the operation came."""
+    for frame in reversed(traceback.extract_stack()):
+        if frame.filename != __file__ and not frame.filename.startswith((_TORCH, "<")):
+            return f"{Path(frame.filename).name}:{frame.lineno}"
+    return "an unknown line"
+
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def _stand_ins(mode: _Mode) -> list[tuple[Any, dict[str, Any]]]:
+    """Return modules, and what takes the place of their functions."""
+    log, set_autocast = mode.log, torch.set_autocast_enabled
+
+    def always(value: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: value
+
+    class Event:
+        """A point in the time of a device that is never behind."""
+
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def record(self, stream: Any = None) -> None:
+            """Do nothing."""
+
+        def synchronize(self) -> None:
+            """Note that the host waits."""
+            log.wait("Event.synchronize")
+
+        def elapsed_time(self, other: Event) -> float:
+            """Return a millisecond."""
+            return 1.0
+
+    class Stream(Event):
+        """A queue that is always empty."""
+
+        def synchronize(self) -> None:
+            """Note that the host waits."""
+            log.wait("Stream.synchronize")
+
+        def is_capturing(self) -> bool:
+            """Say no: nobody records a graph."""
+            return False
+
+    def set_autocast_enabled(kind: str, enabled: bool) -> None:
+        set_autocast(kind, enabled)
+        if kind == "cuda":
+            mode.autocasts = enabled
+
+    def lowered(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Cast before the types of input and bias are compared, which is before any operation is seen."""
+
+        def called(*args: Any, **kwargs: Any) -> Tensor:
+            if mode.autocasts and any(isinstance(x, _OnDevice) for x in (*args, *kwargs.values())):
+                args, kwargs = tree_map_only(_OnDevice, lambda x: x.to(torch.get_autocast_dtype("cuda")), (args, kwargs))
+            return convolution(*args, **kwargs)
+
+        return called
+
+    of_functional = {name: lowered(getattr(functional, name)) for name in _CONVOLUTIONS}
+    stream = Stream()
+    of_cuda = {
+        "is_available": always(True),
+        "is_bf16_supported": always(True),
+        "is_current_stream_capturing": always(False),
+        "get_device_capability": always((8, 0)),
+        "current_stream": always(stream),
+        "synchronize": lambda device=None: log.wait("torch.cuda.synchronize"),
+        "Event": Event,
+    }
+    of_accelerator = {"current_stream": always(stream)}  # what optimizers ask
+    of_torch = {"set_autocast_enabled": set_autocast_enabled}
+    return [(torch.cuda, of_cuda), (torch.accelerator, of_accelerator), (torch, of_torch), (functional, of_functional)]
