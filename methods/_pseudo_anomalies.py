@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.precision import full_precision
 
 from ._defect_shapes import blob, perlin_noise, simple_shape
 from ._image_operations import blurred, colour_jittered, grey, jittered, per_channel, rotated, size_of
@@ -119,7 +120,7 @@ def corrupt(
     batch : Tensor
         (B, 3, h, w) float32 in [0, 1], sides of at least 16 px. The other images are sources of texture.
     rng : numpy.random.Generator
-        The only source of randomness: equal generators give equal bits on the CPU.
+        The only source of randomness: equal generators give equal bits on the CPU, in a run in bfloat16 too.
     generator : str
         One of :data:`GENERATORS` (see the module).
     probability : float
@@ -148,15 +149,16 @@ def corrupt(
             f"pseudo-anomalies: images are {tuple(batch.shape)}, expected (B, 3, h, w) of {_LEAST_SIDE} px or more"
         )
     images, labels = batch.clone(), torch.zeros_like(batch[:, 0], dtype=torch.bool)
-    for index, clean in enumerate(batch):
-        if rng.random() >= probability:
-            continue
-        draw = _DRAW.get(generator) or _MIXTURE[rng.choice(len(_MIXTURE), p=_SHARES)]
-        drawn, mask = draw(clean, batch, rng)
-        if within is not None:
-            mask &= within[index]
-        labels[index] = _changed(clean, drawn, mask)
-        images[index] = torch.where(labels[index], drawn.clamp(0, 1), clean)
+    with full_precision(batch.device):  # images, no features: turned colours and blurs are products
+        for index, clean in enumerate(batch):
+            if rng.random() >= probability:
+                continue
+            draw = _DRAW.get(generator) or _MIXTURE[rng.choice(len(_MIXTURE), p=_SHARES)]
+            drawn, mask = draw(clean, batch, rng)
+            if within is not None:
+                mask &= within[index]
+            labels[index] = _changed(clean, drawn, mask)
+            images[index] = torch.where(labels[index], drawn.clamp(0, 1), clean)
     return Corrupted(images, labels)
 
 
