@@ -13,11 +13,12 @@ CPU's generator. It holds in the thread that entered it, and in its backward pas
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -25,35 +26,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 __all__ = ["DEVICE", "Log", "fake_cuda"]
 
 DEVICE = torch.device("cuda", 0)
 
 _HOST = torch.device("cpu")
-_HIDDEN = torch.device("meta")  # what C++ takes the device for: it has a backward pass on every machine
+_HIDDEN = torch.device("meta", 0)  # what C++ takes the device for: it has a backward pass on every machine
 
 # By name, without the overload, as they are left of what torch/ATen/autocast_mode.h names when composites are resolved.
-_TO_LOW = frozenset(
-    ("convolution", "_convolution", "prelu", "addmm", "addmv", "addr", "mm", "mv", "dot", "vdot", "linear", "matmul")
-    + ("addbmm", "baddbmm", "bmm", "_prelu_kernel", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell")
-)
-_TO_FLOAT = frozenset(
-    ("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh")
-    + ("tan", "pow", "softplus", "native_layer_norm", "native_group_norm", "norm", "nll_loss_forward", "mse_loss")
-    + ("nll_loss2d_forward", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "_cdist_forward")
-    + ("_pdist_forward", "renorm", "logsumexp", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d")
-    + ("_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d")
-    + ("upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d")
-    + ("_upsample_bicubic2d_aa", "prod", "_softmax", "_log_softmax", "cumprod", "cumsum", "linalg_vector_norm", "sum")
-)
-_TO_WIDEST = frozenset(("addcdiv", "addcmul", "atan2", "cross", "grid_sampler_2d", "index_put", "scatter_add"))
+_TO_LOW = {
+    "convolution", "_convolution", "prelu", "_prelu_kernel", "addmm", "addmv", "addr", "mm", "mv", "dot", "vdot",
+    "linear", "matmul", "addbmm", "baddbmm", "bmm", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell",
+}  # fmt: skip
+_TO_FLOAT = {
+    "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh",
+    "tan", "pow", "softplus", "native_layer_norm", "native_group_norm", "norm", "linalg_vector_norm", "renorm",
+    "nll_loss_forward", "nll_loss2d_forward", "smooth_l1_loss", "huber_loss", "mse_loss",
+    "binary_cross_entropy_with_logits", "_cdist_forward", "_pdist_forward", "logsumexp", "_softmax", "_log_softmax",
+    "prod", "cumprod", "cumsum", "sum", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d",
+    "_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d",
+    "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa",
+}  # fmt: skip
+_TO_WIDEST = {"addcdiv", "addcmul", "atan2", "cross", "grid_sampler_2d", "index_put", "scatter_add"}
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_CASTABLE = frozenset((torch.float16, torch.bfloat16, torch.float32))
-_CHECKED = frozenset(("linalg_eigh", "_linalg_eigh", "bincount"))  # the host reads whether they worked, or how far
-_TAKES_NUMBERS = frozenset(("index_put", "index_put_", "_index_put_impl_", "masked_fill", "masked_fill_", "fill_"))
-_INDEXED = frozenset(("index", "index_put", "index_put_", "_index_put_impl_"))
+_CASTABLE = {torch.float16, torch.bfloat16, torch.float32}
+_CHECKED = {"linalg_eigh", "_linalg_eigh", "bincount"}  # the host reads whether they worked, or how far
+_TAKES_NUMBERS = {"index_put", "index_put_", "_index_put_impl_", "masked_fill", "masked_fill_", "fill_"}
+_INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 @dataclass
@@ -109,13 +110,13 @@ class _OnDevice(Tensor):
     """A tensor of the device: its values are those of `held`, a tensor of the host."""
 
     held: Tensor
-    mode: _Mode
+    home: _Mode
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, held: Tensor, mode: _Mode) -> _OnDevice:
-        made: _OnDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, held: Tensor, home: _Mode) -> _OnDevice:
+        made: _OnDevice = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -123,22 +124,25 @@ class _OnDevice(Tensor):
             dtype=held.dtype,
             device=_HIDDEN,
         )
-        made.held, made.mode = held, mode
+        made.held, made.home = held, home
         return made
 
-    device = property(lambda self: DEVICE)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_meta = property(lambda self: False)  # type: ignore[assignment]
+    device = property(lambda self: DEVICE)
+    is_cuda = property(lambda self: True)
+    is_meta = property(lambda self: False)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        found = next(x for x in tree_flatten((args, kwargs))[0] if isinstance(x, _OnDevice))
-        return found.mode.run(func, args, kwargs or {})
+        """Do what is left when the mode does not hold."""
+        found = next(x for x in _tensors_in((args, kwargs)) if isinstance(x, _OnDevice))
+        return found.home.run(func, args, kwargs or {})
 
-    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> Tensor:
-        """Copy numbers to the device."""
+    def new_tensor(  # type: ignore[override]
+        self, data: Any, dtype: torch.dtype | None = None, device: Any = None, **options: Any
+    ) -> Tensor:
+        """Copy numbers to the device, where torch would make an empty tensor of a device without values."""
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or DEVICE, **options)
 
     def tolist(self) -> Any:
@@ -147,20 +151,21 @@ class _OnDevice(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Be saved as torch saves a tensor of a GPU: through the host, and from there it comes back."""
-        self.mode.log.wait("saving")
-        return self.held.__reduce_ex__(protocol)
+        self.home.log.wait("saving")
+        reduced: Any = self.held.__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+        return reduced
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.held!r} on {DEVICE}"
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every operation of the block."""
 
     _mode_key = torch._C._TorchDispatchModeKey.FAKE  # where it holds, torch does not look for a driver
 
     def __init__(self, log: Log) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.autocasts = torch.is_autocast_enabled("cuda")  # below, where operations are seen, torch says no
         self._pinned: dict[int, Tensor] = {}  # by address; held, so that no address comes again
@@ -177,21 +182,20 @@ class _Mode(TorchDispatchMode):
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do an operation on the values, and say where the result lies."""
-        flat, spec = tree_flatten((args, kwargs))
-        tensors = [x for x in flat if isinstance(x, Tensor)]
+        tensors = list(_tensors_in((args, kwargs)))
         there = [x for x in tensors if isinstance(x, _OnDevice)]
         asked = kwargs.get("device")
+        on_device = bool(there) if asked is None else asked.type == "cuda" or asked == _HIDDEN
         name = func.overloadpacket.__name__
-        if not there and (asked is None or asked.type == "cpu") and not kwargs.get("pin_memory"):
-            if name in ("is_pinned", "_pin_memory"):
-                return self._pinning(name, args[0])
-            return func(*args, **kwargs)
-        on_device = bool(there) if asked is None else asked.type != "cpu"
+        if not (there or on_device or kwargs.get("pin_memory")):
+            return self._pinning(name, args[0]) if name in ("is_pinned", "_pin_memory") else func(*args, **kwargs)
         if name == "_to_copy":
             self._transfer(args[0], on_device, bool(kwargs.get("non_blocking")), host_pinned=True)
         elif name == "copy_":
             on_device = isinstance(args[0], _OnDevice)
-            self._transfer(args[1], on_device, args[2] if len(args) > 2 else False, host_pinned=self._is_pinned(args[0]))
+            self._transfer(
+                args[1], on_device, args[2] if len(args) > 2 else False, host_pinned=self._is_pinned(args[0])
+            )
         else:
             self._check_places(func, name, args, tensors, there)
             if _waits(func, name, args):
@@ -199,20 +203,23 @@ class _Mode(TorchDispatchMode):
         generator = kwargs.get("generator")
         if on_device and generator is not None and generator.device.type == "cpu":
             raise RuntimeError(f"{name} on {DEVICE}: expected a 'cuda' device type for generator but found 'cpu'")
-        values = [x.held if isinstance(x, _OnDevice) else x for x in flat]
-        if there:
-            values = _cast(name, values, self.autocasts)
-        given, options = tree_unflatten(values, spec)
+        target = _type_on_cuda(name, tensors, self.autocasts) if there else None
+
+        def value(tensor: Tensor) -> Tensor:
+            held = tensor.held if isinstance(tensor, _OnDevice) else tensor
+            return held if target is None or held.dtype not in _CASTABLE else held.to(target)
+
+        given, options = _mapped(value, (args, kwargs))
         if asked is not None:
             options["device"] = _HOST
         pinned = options.pop("pin_memory", False)
         found = func(*given, **options)
         if pinned:
-            self._pinned[found.untyped_storage().data_ptr()] = found
+            self.pin(found)
         if not on_device:
             return found
         written = {id(x.held): x for x in there}
-        return tree_map_only(Tensor, lambda x: written[id(x)] if id(x) in written else self._put(x, name), found)
+        return _mapped(lambda x: written[id(x)] if id(x) in written else self._put(x, name), found)
 
     def _put(self, held: Tensor, name: str) -> _OnDevice:
         if held.dtype == torch.float64:
@@ -226,8 +233,12 @@ class _Mode(TorchDispatchMode):
         if name == "is_pinned":
             return self._is_pinned(tensor)
         found = tensor.clone()
-        self._pinned[found.untyped_storage().data_ptr()] = found
+        self.pin(found)
         return found
+
+    def pin(self, tensor: Tensor) -> None:
+        """Let a tensor of the host lie where a GPU fetches from and sends to by itself."""
+        self._pinned[tensor.untyped_storage().data_ptr()] = tensor
 
     def _transfer(self, source: Tensor, to_device: bool, non_blocking: bool, *, host_pinned: bool) -> None:
         if isinstance(source, _OnDevice) and not to_device and not (non_blocking and host_pinned):
@@ -236,7 +247,7 @@ class _Mode(TorchDispatchMode):
             self.log.wait("copy to the device")
 
     def _check_places(
-        self, func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor], there: list[Tensor]
+        self, func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor], there: Sequence[Tensor]
     ) -> None:
         """Raise an error where tensors of host and device meet, but for numbers, and for indices of the host."""
         here = [x for x in tensors if not isinstance(x, _OnDevice)]
@@ -270,28 +281,46 @@ def _waits(func: Any, name: str, args: tuple[Any, ...]) -> bool:
     return torch.Tag.dynamic_output_shape in func.tags
 
 
-def _cast(name: str, values: list[Any], autocasts: bool) -> list[Any]:
-    """Return values of the types in which an operation takes them on CUDA."""
-    floats = {x.dtype for x in values if isinstance(x, Tensor) and x.dtype in _CASTABLE}
-    target = None
+def _type_on_cuda(name: str, tensors: list[Tensor], autocasts: bool) -> torch.dtype | None:
+    """Return the type to which an operation on CUDA casts floating tensors; None if it takes them as they are."""
+    floats = {x.dtype for x in tensors if x.dtype in _CASTABLE}
     if torch._C._current_graph_task_id() != -1:
         # A gradient of few bits meets what the forward pass had before its casts: autograd does not know of those.
-        target = torch.float32 if len(floats) > 1 else None
-    elif autocasts and name in _TO_LOW:
-        target = torch.get_autocast_dtype("cuda")
-    elif autocasts and (name in _TO_FLOAT or (name in _TO_WIDEST and len(floats) > 1)):
-        target = torch.float32
-    if target is None or floats == {target}:
-        return values
-    return [x.to(target) if isinstance(x, Tensor) and x.dtype in _CASTABLE else x for x in values]
+        return torch.float32 if len(floats) > 1 else None
+    if autocasts and name in _TO_LOW:
+        return torch.get_autocast_dtype("cuda")
+    if autocasts and (name in _TO_FLOAT or (name in _TO_WIDEST and len(floats) > 1)):
+        return torch.float32
+    return None
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
+    elif isinstance(value, dict):
+        yield from _tensors_in(list(value.values()))
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a value with its tensors replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, item) for item in value])
+    if isinstance(value, dict):
+        return {key: _mapped(function, item) for key, item in value.items()}
+    return value
 
 
 def _line() -> str:
     """Return the line outside torch and this module from which the operation came."""
-    for frame in reversed(traceback.extract_stack()):
-        if frame.filename != __file__ and not frame.filename.startswith((_TORCH, "<")):
-            return f"{Path(frame.filename).name}:{frame.lineno}"
-    return "an unknown line"
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith((__file__, _TORCH, "<")):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "an unknown line"
 
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -342,22 +371,53 @@ def _stand_ins(mode: _Mode) -> list[tuple[Any, dict[str, Any]]]:
 
         def called(*args: Any, **kwargs: Any) -> Tensor:
             if mode.autocasts and any(isinstance(x, _OnDevice) for x in (*args, *kwargs.values())):
-                args, kwargs = tree_map_only(_OnDevice, lambda x: x.to(torch.get_autocast_dtype("cuda")), (args, kwargs))
+                args, kwargs = _mapped(lambda x: x.to(torch.get_autocast_dtype("cuda")), (args, kwargs))
             return convolution(*args, **kwargs)
 
         return called
 
+    empty, to = torch.empty, Tensor.to
+
+    def pinned_empty(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+        """Pin in threads too, where the mode does not hold."""
+        found = empty(*size, **options)
+        if pin_memory:
+            mode.pin(found)
+        return found
+
+    def indexed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Spare torch the question which GPU "cuda" is."""
+        cuda = ("cuda", torch.device("cuda"))
+        args = tuple(DEVICE if isinstance(x, str | torch.device) and x in cuda else x for x in args)
+        if kwargs.get("device") in cuda:
+            kwargs["device"] = DEVICE
+        return to(self, *args, **kwargs)
+
+    def cuda(self: Tensor, device: Any = None, **kwargs: Any) -> Tensor:
+        return to(self, DEVICE, **kwargs)
+
+    of_tensor = {"to": indexed, "cuda": cuda}
     of_functional = {name: lowered(getattr(functional, name)) for name in _CONVOLUTIONS}
     stream = Stream()
-    of_cuda = {
+    of_cuda: dict[str, Any] = {
         "is_available": always(True),
         "is_bf16_supported": always(True),
         "is_current_stream_capturing": always(False),
         "get_device_capability": always((8, 0)),
+        "get_device_name": always("fake CUDA"),
+        "get_device_properties": always(SimpleNamespace(total_memory=1 << 40, uuid="fake")),
+        "max_memory_allocated": always(0),
+        "reset_peak_memory_stats": always(None),
         "current_stream": always(stream),
         "synchronize": lambda device=None: log.wait("torch.cuda.synchronize"),
         "Event": Event,
     }
     of_accelerator = {"current_stream": always(stream)}  # what optimizers ask
-    of_torch = {"set_autocast_enabled": set_autocast_enabled}
-    return [(torch.cuda, of_cuda), (torch.accelerator, of_accelerator), (torch, of_torch), (functional, of_functional)]
+    of_torch = {"empty": pinned_empty, "set_autocast_enabled": set_autocast_enabled}
+    return [
+        (torch, of_torch),
+        (torch.cuda, of_cuda),
+        (torch.accelerator, of_accelerator),
+        (functional, of_functional),
+        (Tensor, of_tensor),
+    ]
