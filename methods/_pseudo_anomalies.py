@@ -179,7 +179,7 @@ def _changed(clean: Tensor, drawn: Tensor, mask: Tensor) -> Tensor:
 def _perlin(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     size = size_of(clean)
     cells = (int(2 ** rng.integers(6)), int(2 ** rng.integers(6)))
-    noise = perlin_noise(size, cells, rng).to(clean.device)
+    noise = perlin_noise(size, cells, rng).to(clean.device, non_blocking=True)
     mask = rotated(noise[None], rng.uniform(-90, 90))[0] > 0.5
     opacity = 1 - rng.uniform(0, 0.8)
     return torch.lerp(clean, texture(sources, size, rng), opacity), mask
@@ -201,7 +201,7 @@ def _polygon(
         drawn = (clean + _uniform(clean, rng)) / 2
     mask = torch.zeros_like(clean[0], dtype=torch.bool)
     for _ in range(rng.integers(1, 4)):
-        mask |= simple_shape(size_of(clean), rng, unit=unit).to(clean.device)
+        mask |= simple_shape(size_of(clean), rng, unit=unit).to(clean.device, non_blocking=True)
     return drawn, mask
 
 
@@ -238,7 +238,7 @@ def _blobs(clean: Tensor, sources: Tensor, rng: np.random.Generator, largest: fl
     for _ in range(rng.integers(1, 9)):
         diameter = math.exp(rng.uniform(math.log(_SMALLEST), math.log(max(_SMALLEST, largest))))
         top, left, cover = blob(size_of(clean), diameter, rng)
-        cover = cover.to(clean.device)
+        cover = cover.to(clean.device, non_blocking=True)
         window = (..., slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
         patch = drawn[window]
         content = _BLOB_CONTENT[rng.integers(len(_BLOB_CONTENT))](patch, sources, rng)
@@ -259,8 +259,8 @@ def _shift(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _noise(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
     del sources
-    noise = torch.from_numpy(rng.standard_normal(patch.shape, dtype=np.float32)).to(patch.device)
-    return patch + rng.uniform(0.1, 0.3) * noise
+    noise = torch.from_numpy(rng.standard_normal(patch.shape, dtype=np.float32))
+    return patch + rng.uniform(0.1, 0.3) * noise.to(patch.device, non_blocking=True)
 
 
 def _pasted(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
@@ -282,7 +282,7 @@ def _thousandth(image: Tensor) -> float:
 
 
 def _uniform(image: Tensor, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(image.device)
+    return torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(image.device, non_blocking=True)
 
 
 _DRAW: dict[str, Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]] = {
