@@ -213,7 +213,8 @@ class Reservoir:
         come = torch.ones(len(low), dtype=torch.bool)
         come[last[last >= held] - held] = False
         self._lots[leave] = lots[held:][come]
-        self.vectors[leave.to(vectors.device)] = vectors[low[come].to(vectors.device)]
+        places, chosen = (item.to(vectors.device, non_blocking=True) for item in (leave, low[come]))
+        self.vectors[places] = vectors[chosen]
 
 
 def covering(vectors: Tensor, start: int, steps: Iterable[object]) -> Tensor:
