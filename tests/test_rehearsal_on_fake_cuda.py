@@ -44,7 +44,9 @@ WAITS_BESIDE_LOSSES = {  # by method and the file that waits, in a fit of as man
     "rstpm": {"_pseudo_anomalies.py": 16},
     "rstpm-paper": {},
     "uflow": {"_flow.py": 10, "uflow.py": 10, **KEPT},
+    "uflow-window": {"_flow.py": 10, **KEPT},
 }
+# For a batch of predictions: energies that are tested on the host, one for each scale; places of the bank, each once.
 WAITS_OF_A_BATCH = {"uflow": 2, "uflow-paper-resnet18": 2, "uflow-paper": 2, "knn-paper": 1}
 WAITS_WHILE_EIGHT_ARE_DRAWN = {"perlin": 0, "polygon": 0, "patches": 0, "tiny": 60, "sized": 60, "mixture": 4}
 
@@ -79,6 +81,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rstpm": (FUSED, {**TEACHERS, **TRAINED, "anomalies": "tiny"}),
     "rstpm-paper": (WHOLE, {**TEACHERS, **TRAINED, "anomalies": "perlin", "combine": "geomean"}),
     "uflow": (FUSED, {**FLOW, "recalibrate": "scale"}),
+    "uflow-window": (TILED, {**FLOW, "test": "window"}),
     "uflow-paper-resnet18": (WHOLE, {**FLOW, **LIKELIHOOD, "test": "tree", "interpolation": "bilinear"}),
     "uflow-paper": (WHOLE, {**TOKENS, "backbone": "test_vit", "coarse_backbone": "test_vit2", "blocks": (1, 1)}),
 }  # fmt: skip
@@ -106,7 +109,7 @@ def made(case: str, device: torch.device) -> Method:
         return create_method(case.partition("-")[0], **CASES[case][1]).to(device)
 
 
-def fitted(case: str, normals: ViewedNormals, context: Fit) -> Method:
+def fitted(normals: ViewedNormals, context: Fit) -> Method:
     method = context.method.train()
     with seeded(0):
         method.fit(normals, context)
@@ -126,7 +129,7 @@ def test_from_the_fit_to_the_map(case, precision, log, tree, tmp_path):
 
     context = Counted(made(case, GPU), **options)
     log.clear()
-    method = fitted(case, normals, context)
+    method = fitted(normals, context)
     waits = Counter(line.rpartition(" at ")[2].partition(":")[0] for line in log.waits)
     assert waits.pop("training.py", 0) == WAITS_FOR_A_LOSS * context.steps
     assert waits == WAITS_BESIDE_LOSSES.get(case, KEPT)
@@ -134,8 +137,8 @@ def test_from_the_fit_to_the_map(case, precision, log, tree, tmp_path):
     if context.steps and precision == "float32":
         begun = {**options, "checkpoint": tmp_path / "fit.pt"}
         with pytest.raises(Stopped):
-            fitted(case, normals, Fit(made(case, GPU), **begun, stop=lambda: True))
-        resumed = learnt_state(fitted(case, normals, Fit(made(case, GPU), **begun)))
+            fitted(normals, Fit(made(case, GPU), **begun, stop=lambda: True))
+        resumed = learnt_state(fitted(normals, Fit(made(case, GPU), **begun)))
         assert all(torch.equal(value, resumed[key]) for key, value in learnt_state(method).items())
 
     if type(method).calibrate is not Method.calibrate:
