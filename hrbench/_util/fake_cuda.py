@@ -8,12 +8,13 @@ What works here may still fail on a GPU; but what a GPU would refuse fails here 
 - a tensor of float64 comes up on the device.
 
 Under :func:`torch.autocast` operations take the types that torch gives them on CUDA. Random numbers are those of the
-CPU's generator. It holds in the thread that entered it, and in its backward passes.
+CPU's generator. It holds in the thread that entered it, in threads that start meanwhile, and in backward passes.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def fake_cuda() -> Iterator[Log]:
     """
     log = Log()
     with ExitStack() as stack:
-        mode = _Mode(log)
+        mode = _Mode(log, {})
         for owner, stand_ins in _stand_ins(mode):
             stack.enter_context(mock.patch.multiple(owner, **stand_ins))
         overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
@@ -160,15 +161,15 @@ class _OnDevice(Tensor):
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every operation of the block."""
+    """Every operation of a thread in the block."""
 
     _mode_key = torch._C._TorchDispatchModeKey.FAKE  # where it holds, torch does not look for a driver
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, pinned: dict[int, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.autocasts = torch.is_autocast_enabled("cuda")  # below, where operations are seen, torch says no
-        self._pinned: dict[int, Tensor] = {}  # by address; held, so that no address comes again
+        self.pinned = pinned  # by address; held, so that no address comes again
 
     @classmethod
     def is_infra_mode(cls) -> bool:
@@ -215,7 +216,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         pinned = options.pop("pin_memory", False)
         found = func(*given, **options)
         if pinned:
-            self.pin(found)
+            self._pin(found)
         if not on_device:
             return found
         written = {id(x.held): x for x in there}
@@ -227,18 +228,18 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _OnDevice(held, self)
 
     def _is_pinned(self, tensor: Tensor) -> bool:
-        return not isinstance(tensor, _OnDevice) and tensor.untyped_storage().data_ptr() in self._pinned
+        return not isinstance(tensor, _OnDevice) and tensor.untyped_storage().data_ptr() in self.pinned
 
     def _pinning(self, name: str, tensor: Tensor) -> Any:
         if name == "is_pinned":
             return self._is_pinned(tensor)
         found = tensor.clone()
-        self.pin(found)
+        self._pin(found)
         return found
 
-    def pin(self, tensor: Tensor) -> None:
+    def _pin(self, tensor: Tensor) -> None:
         """Let a tensor of the host lie where a GPU fetches from and sends to by itself."""
-        self._pinned[tensor.untyped_storage().data_ptr()] = tensor
+        self.pinned[tensor.untyped_storage().data_ptr()] = tensor
 
     def _transfer(self, source: Tensor, to_device: bool, non_blocking: bool, *, host_pinned: bool) -> None:
         if isinstance(source, _OnDevice) and not to_device and not (non_blocking and host_pinned):
@@ -323,6 +324,11 @@ def _line() -> str:
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "an unknown line"
 
 
+def _mode_of_thread() -> _Mode | None:
+    found: Any = torch._C._get_dispatch_mode(_Mode._mode_key)
+    return found if isinstance(found, _Mode) else None
+
+
 _TORCH = str(Path(torch.__file__).parent)
 
 
@@ -363,27 +369,25 @@ def _stand_ins(mode: _Mode) -> list[tuple[Any, dict[str, Any]]]:
 
     def set_autocast_enabled(kind: str, enabled: bool) -> None:
         set_autocast(kind, enabled)
-        if kind == "cuda":
-            mode.autocasts = enabled
+        if kind == "cuda" and (here := _mode_of_thread()):
+            here.autocasts = enabled
 
     def lowered(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Cast before the types of input and bias are compared, which is before any operation is seen."""
 
         def called(*args: Any, **kwargs: Any) -> Tensor:
-            if mode.autocasts and any(isinstance(x, _OnDevice) for x in (*args, *kwargs.values())):
+            here = _mode_of_thread()
+            if here and here.autocasts and any(isinstance(x, _OnDevice) for x in (*args, *kwargs.values())):
                 args, kwargs = _mapped(lambda x: x.to(torch.get_autocast_dtype("cuda")), (args, kwargs))
             return convolution(*args, **kwargs)
 
         return called
 
-    empty, to = torch.empty, Tensor.to
+    to, run = Tensor.to, threading.Thread.run
 
-    def pinned_empty(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
-        """Pin in threads too, where the mode does not hold."""
-        found = empty(*size, **options)
-        if pin_memory:
-            mode.pin(found)
-        return found
+    def run_on_device(self: threading.Thread) -> None:
+        with _Mode(log, mode.pinned):
+            run(self)
 
     def indexed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Spare torch the question which GPU "cuda" is."""
@@ -413,11 +417,12 @@ def _stand_ins(mode: _Mode) -> list[tuple[Any, dict[str, Any]]]:
         "Event": Event,
     }
     of_accelerator = {"current_stream": always(stream)}  # what optimizers ask
-    of_torch = {"empty": pinned_empty, "set_autocast_enabled": set_autocast_enabled}
+    of_torch = {"set_autocast_enabled": set_autocast_enabled}
     return [
         (torch, of_torch),
         (torch.cuda, of_cuda),
         (torch.accelerator, of_accelerator),
         (functional, of_functional),
         (Tensor, of_tensor),
+        (threading.Thread, {"run": run_on_device}),
     ]

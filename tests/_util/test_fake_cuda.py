@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._device import _device_constructors
 
 from hrbench._util.fake_cuda import DEVICE, Log, fake_cuda
 
@@ -168,12 +170,46 @@ def test_autocast_gives_the_types_of_cuda(log: Log) -> None:
     assert functional.conv2d(x, weight, bias).dtype == torch.float32
 
 
+def test_threads_that_start_in_the_block_are_on_the_device_too(log: Log) -> None:
+    x, found = there(3), []
+
+    def work() -> None:
+        pinned = torch.empty(3, pin_memory=True)
+        found.extend([x + pinned.to("cuda", non_blocking=True), pinned.copy_(x, non_blocking=True)])
+        found.append(float(x[0]))
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            found.append((x @ x).dtype)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0].device == DEVICE
+    assert found[1].tolist() == x.tolist()
+    assert found[3] == torch.bfloat16
+    assert (x @ x).dtype == torch.float32
+    assert [wait.partition(" at ")[0] for wait in log.waits] == ["_local_scalar_dense", "copy to the host"]
+
+
+def test_a_device_without_values_stays_what_it_is(log: Log) -> None:
+    with torch.device("meta"):
+        assert torch.empty(2).is_meta
+    assert torch.empty(2, device="meta").is_meta
+
+
+def test_what_torch_remembers_of_its_functions_is_not_spoilt() -> None:
+    _device_constructors.cache_clear()
+    with fake_cuda(), torch.device("meta"):
+        torch.empty(0)
+    with torch.device("meta"):
+        assert torch.empty(0).device.type == torch.ones(0).device.type == "meta"
+
+
 @pytest.mark.skipif(REAL, reason="there is a real one")
 def test_it_is_gone_after_the_block() -> None:
-    before = (torch.empty, torch.cuda.Event, torch.set_autocast_enabled, functional.conv2d)
+    before = (threading.Thread.run, torch.cuda.Event, torch.set_autocast_enabled, functional.conv2d)
     with pytest.raises(ZeroDivisionError), fake_cuda():
         1 / (torch.cuda.is_available() - 1)
-    assert (torch.empty, torch.cuda.Event, torch.set_autocast_enabled, functional.conv2d) == before
+    assert (threading.Thread.run, torch.cuda.Event, torch.set_autocast_enabled, functional.conv2d) == before
     assert "to" not in vars(torch.Tensor)
     assert not torch.cuda.is_available()
     with pytest.raises((RuntimeError, AssertionError)):
