@@ -1,6 +1,7 @@
 """Operations on single images, (3, h, w) in [0, 1]: colours, blur, resampling. Results may leave [0, 1] slightly.
 
-Where an operation is random, a generator is the only source of it.
+Where an operation is random, a generator is the only source of it. What it takes from the host goes to the device
+without waiting for it: ``non_blocking``.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def hue_turned(image: Tensor, turns: float) -> Tensor:
     red, green, blue = image / chroma.clamp(min=1e-12)  # differences of channels are in [-1, 1]
     sector = torch.where(value == image[1], 2 + blue - red, 4 + red - green)
     sector = torch.where(value == image[0], green - blue, sector) + 6 * turns
-    away = (sector + torch.tensor((5.0, 3.0, 1.0)).to(image).view(3, 1, 1)).remainder(6)
+    away = (sector + torch.tensor((5.0, 3.0, 1.0)).to(image, non_blocking=True).view(3, 1, 1)).remainder(6)
     return value - chroma * torch.minimum(away, 4 - away).clamp(0, 1)
 
 
@@ -113,7 +114,7 @@ def recoloured(image: Tensor, turns: float, saturation: float) -> Tensor:
     turned = np.array(
         [[1, 0, 0], [0, saturation * cosine, -saturation * sine], [0, saturation * sine, saturation * cosine]]
     )
-    matrix = torch.from_numpy(_FROM_YIQ @ turned @ _YIQ).to(image)
+    matrix = torch.from_numpy(_FROM_YIQ @ turned @ _YIQ).to(image, non_blocking=True)
     return (matrix @ image.flatten(1)).view_as(image)
 
 
@@ -129,7 +130,7 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     if shrink > 1:
         coarse = (max(1, size[0] // shrink), max(1, size[1] // shrink))
         image = functional.interpolate(image[None], coarse, mode="area")[0]
-    down, across = (_gaussian(n, sigma / shrink).to(image) for n in size_of(image))
+    down, across = (_gaussian(n, sigma / shrink).to(image, non_blocking=True) for n in size_of(image))
     return resized(down @ image @ across.T, size)
 
 
@@ -144,8 +145,8 @@ def rotated(image: Tensor, degrees: float) -> Tensor:
     """Rotate a (C, h, w) image about its centre; what comes from outside is zero."""
     height, width = size_of(image)
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
-    theta = torch.tensor([[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]).to(image)
-    grid = functional.affine_grid(theta[None], [1, *image.shape], align_corners=False)
+    theta = torch.tensor([[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]])
+    grid = functional.affine_grid(theta[None].to(image, non_blocking=True), [1, *image.shape], align_corners=False)
     rotated: Tensor = functional.grid_sample(image[None], grid, align_corners=False)[0]
     return rotated
 
@@ -165,4 +166,4 @@ def size_of(image: Tensor) -> tuple[int, int]:
 
 def per_channel(values: tuple[float, ...] | np.ndarray, image: Tensor) -> Tensor:
     """Return three numbers as (3, 1, 1) on the image's device."""
-    return torch.as_tensor(values, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    return torch.as_tensor(values, dtype=image.dtype).view(3, 1, 1).to(image.device, non_blocking=True)

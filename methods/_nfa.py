@@ -119,7 +119,7 @@ def log10_nfa(
     for z, freedom in zip(latents, freedoms or [z.shape[1] for z in latents], strict=True):
         energies = z.float().square().mean(dim=1).cpu().numpy()
         found = np.stack([tree_map(energy, freedom, charge) for energy in energies])
-        scales.append(torch.from_numpy(found.astype(np.float32)).to(z.device))
+        scales.append(torch.from_numpy(found.astype(np.float32)).to(z.device, non_blocking=True))
     return torch.stack([_resize(m, size, interpolation, "bilinear") for m in scales]).amin(dim=0)
 
 
@@ -347,8 +347,8 @@ def window_log10_p(z: Tensor, window: float, quantile: float) -> Tensor:
     seen = torch.div(seen.round(), channels, rounding_mode="floor").long()
     with np.errstate(divide="ignore"):
         tail = binom.logsf(np.arange(n + 1), n, 1 - quantile) / math.log(10)
-    table = torch.from_numpy(np.maximum(tail, _LEAST_LOG10_P).astype(np.float32)).to(z.device)
-    return table[seen]
+    table = torch.from_numpy(np.maximum(tail, _LEAST_LOG10_P).astype(np.float32))
+    return table.to(z.device, non_blocking=True)[seen]
 
 
 def _resize(maps: Tensor, size: tuple[int, int], interpolation: str, smooth: str) -> Tensor:

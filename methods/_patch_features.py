@@ -101,9 +101,13 @@ def batched(inputs: Iterable[Tensor], size: int, device: torch.device) -> Iterat
     """Stack inputs, each (3, h, w), to batches on the device; the last one may be smaller."""
     inputs = iter(inputs)
     while batch := list(islice(inputs, size)):
-        yield torch.stack(batch).to(device)
+        yield torch.stack(batch).to(device, non_blocking=True)
 
 
 def at_input_size(maps: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Return (B, h, w) maps bilinearly at the input's size, blurred with a Gaussian of `sigma` input pixels."""
-    return blurred(resized(maps, size), sigma)
+    """Return (B, h, w) maps bilinearly at the input's size, blurred with a Gaussian of `sigma` input pixels.
+
+    In float32 also in a run in bfloat16: the blur is a product of matrices.
+    """
+    with full_precision(maps.device):
+        return blurred(resized(maps, size), sigma)

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.precision import full_precision
 
 from ._defect_shapes import blob, perlin_noise, simple_shape
 from ._image_operations import blurred, colour_jittered, grey, jittered, per_channel, rotated, size_of
@@ -119,7 +120,7 @@ def corrupt(
     batch : Tensor
         (B, 3, h, w) float32 in [0, 1], sides of at least 16 px. The other images are sources of texture.
     rng : numpy.random.Generator
-        The only source of randomness: equal generators give equal bits on the CPU.
+        The only source of randomness: equal generators give equal bits on the CPU, in a run in bfloat16 too.
     generator : str
         One of :data:`GENERATORS` (see the module).
     probability : float
@@ -148,15 +149,16 @@ def corrupt(
             f"pseudo-anomalies: images are {tuple(batch.shape)}, expected (B, 3, h, w) of {_LEAST_SIDE} px or more"
         )
     images, labels = batch.clone(), torch.zeros_like(batch[:, 0], dtype=torch.bool)
-    for index, clean in enumerate(batch):
-        if rng.random() >= probability:
-            continue
-        draw = _DRAW.get(generator) or _MIXTURE[rng.choice(len(_MIXTURE), p=_SHARES)]
-        drawn, mask = draw(clean, batch, rng)
-        if within is not None:
-            mask &= within[index]
-        labels[index] = _changed(clean, drawn, mask)
-        images[index] = torch.where(labels[index], drawn.clamp(0, 1), clean)
+    with full_precision(batch.device):  # images, no features: turned colours and blurs are products
+        for index, clean in enumerate(batch):
+            if rng.random() >= probability:
+                continue
+            draw = _DRAW.get(generator) or _MIXTURE[rng.choice(len(_MIXTURE), p=_SHARES)]
+            drawn, mask = draw(clean, batch, rng)
+            if within is not None:
+                mask &= within[index]
+            labels[index] = _changed(clean, drawn, mask)
+            images[index] = torch.where(labels[index], drawn.clamp(0, 1), clean)
     return Corrupted(images, labels)
 
 
@@ -177,7 +179,7 @@ def _changed(clean: Tensor, drawn: Tensor, mask: Tensor) -> Tensor:
 def _perlin(clean: Tensor, sources: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     size = size_of(clean)
     cells = (int(2 ** rng.integers(6)), int(2 ** rng.integers(6)))
-    noise = perlin_noise(size, cells, rng).to(clean.device)
+    noise = perlin_noise(size, cells, rng).to(clean.device, non_blocking=True)
     mask = rotated(noise[None], rng.uniform(-90, 90))[0] > 0.5
     opacity = 1 - rng.uniform(0, 0.8)
     return torch.lerp(clean, texture(sources, size, rng), opacity), mask
@@ -199,7 +201,7 @@ def _polygon(
         drawn = (clean + _uniform(clean, rng)) / 2
     mask = torch.zeros_like(clean[0], dtype=torch.bool)
     for _ in range(rng.integers(1, 4)):
-        mask |= simple_shape(size_of(clean), rng, unit=unit).to(clean.device)
+        mask |= simple_shape(size_of(clean), rng, unit=unit).to(clean.device, non_blocking=True)
     return drawn, mask
 
 
@@ -236,7 +238,7 @@ def _blobs(clean: Tensor, sources: Tensor, rng: np.random.Generator, largest: fl
     for _ in range(rng.integers(1, 9)):
         diameter = math.exp(rng.uniform(math.log(_SMALLEST), math.log(max(_SMALLEST, largest))))
         top, left, cover = blob(size_of(clean), diameter, rng)
-        cover = cover.to(clean.device)
+        cover = cover.to(clean.device, non_blocking=True)
         window = (..., slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
         patch = drawn[window]
         content = _BLOB_CONTENT[rng.integers(len(_BLOB_CONTENT))](patch, sources, rng)
@@ -257,8 +259,8 @@ def _shift(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _noise(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
     del sources
-    noise = torch.from_numpy(rng.standard_normal(patch.shape, dtype=np.float32)).to(patch.device)
-    return patch + rng.uniform(0.1, 0.3) * noise
+    noise = torch.from_numpy(rng.standard_normal(patch.shape, dtype=np.float32))
+    return patch + rng.uniform(0.1, 0.3) * noise.to(patch.device, non_blocking=True)
 
 
 def _pasted(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
@@ -280,7 +282,7 @@ def _thousandth(image: Tensor) -> float:
 
 
 def _uniform(image: Tensor, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(image.device)
+    return torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32)).to(image.device, non_blocking=True)
 
 
 _DRAW: dict[str, Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]] = {

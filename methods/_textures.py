@@ -33,7 +33,7 @@ def texture(sources: Tensor, size: tuple[int, int], rng: np.random.Generator) ->
     if rng.random() < 0.5:
         found = _crop(sources, size, rng)
     else:
-        found = _PROCEDURAL[rng.integers(len(_PROCEDURAL))](size, rng).to(sources.device)
+        found = _PROCEDURAL[rng.integers(len(_PROCEDURAL))](size, rng).to(sources.device, non_blocking=True)
     for chosen in rng.choice(len(OPERATIONS), 3, replace=False):
         found = OPERATIONS[chosen](found, rng).clamp(0, 1)
     return found

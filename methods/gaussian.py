@@ -167,7 +167,9 @@ class Gaussian(Method):
         """Yield (P, N, C) features of batches of inputs, of P positions or of one that stands for all."""
         shown = context.track(normals, total=len(normals))
         for batch in batched(shown, self._batch_size, context.device):
-            found = self.features(batch).index_select(1, channels.to(context.device)).flatten(2)  # (B, C, h w)
+            found = (
+                self.features(batch).index_select(1, channels.to(context.device, non_blocking=True)).flatten(2)
+            )  # (B, C, h w)
             yield found.permute(2, 0, 1) if self._per_position else found.transpose(1, 2).flatten(0, 1)[None]
 
     def _learn(self, vectors: Iterable[Tensor], principal: int | None = None) -> None:

@@ -320,7 +320,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
         (B, H, W) bool, True on defects.
     """
     target = labels.long()[:, None].expand(-1, logits.shape[1], -1, -1)
-    weight = logits.new_tensor(_CLASS_WEIGHTS)
+    weight = torch.tensor(_CLASS_WEIGHTS).to(logits, non_blocking=True)
     return functional.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), weight=weight)
 
 
@@ -363,7 +363,7 @@ def gaussian_blur(
         def window(distance: Tensor) -> Tensor:
             return torch.exp(-0.5 * (distance / deviation).square()) * (distance.abs() <= reach)
 
-        total = window(torch.arange(-reach, reach + 1)).sum()
+        total = window(torch.arange(-reach, reach + 1, device=x.device)).sum()
         length, bands = x.shape[-2], []
         position = torch.arange(length, device=x.device)
         for start in range(0, length, _BAND):

@@ -166,7 +166,7 @@ class KNN(Method):
     def finish(self, maps: dict[str, Tensor]) -> Tensor:
         """Scale the map, where that is asked for, by the weight of its highest place."""
         distance = maps["distance"]
-        return distance * maps["weight"].flatten()[distance.argmax()] if self._reweight else distance
+        return distance * maps["weight"].take(distance.argmax()) if self._reweight else distance
 
 
 class Reservoir:
@@ -213,7 +213,8 @@ class Reservoir:
         come = torch.ones(len(low), dtype=torch.bool)
         come[last[last >= held] - held] = False
         self._lots[leave] = lots[held:][come]
-        self.vectors[leave.to(vectors.device)] = vectors[low[come].to(vectors.device)]
+        places, chosen = (item.to(vectors.device, non_blocking=True) for item in (leave, low[come]))
+        self.vectors[places] = vectors[chosen]
 
 
 def covering(vectors: Tensor, start: int, steps: Iterable[object]) -> Tensor:
@@ -236,14 +237,14 @@ def covering(vectors: Tensor, start: int, steps: Iterable[object]) -> Tensor:
     squares = (vectors * vectors).sum(dim=1)
     nearest = torch.full_like(squares, torch.inf)
     chosen = []
-    last = torch.tensor(start, device=vectors.device)
+    last = torch.full((1,), start, device=vectors.device)  # of one axis: the host would have to read a plain number
     for _ in steps:
         chosen.append(last)
-        towards = squares - 2 * (vectors @ vectors[last]) + squares[last]
+        towards = squares - 2 * (vectors @ vectors[last][0]) + squares[last]
         nearest = torch.minimum(nearest, towards)
-        nearest[last] = -torch.inf  # not again, where rounding leaves something
-        last = nearest.argmax()
-    return torch.stack(chosen)
+        nearest.index_fill_(0, last, -torch.inf)  # not again, where rounding leaves something
+        last = nearest.argmax(dim=0, keepdim=True)
+    return torch.cat(chosen)
 
 
 def nearest(vectors: Tensor, bank: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -233,10 +233,10 @@ class UFlow(Method):
                 test=self._test,
                 grid=grid,
                 interpolation=self._interpolation,
-                freedoms=[float(spread.freedom) for spread in self._typed_spreads()],
+                freedoms=self._freedoms(),
             )
-            inputs = torch.tensor(inputs_per_image, device=log_nfa.device)
-            log_nfa = log_nfa + inputs.float().log10()[:, None, None]
+            inputs = torch.tensor(inputs_per_image).float().log10().to(log_nfa.device, non_blocking=True)
+            log_nfa = log_nfa + inputs[:, None, None]
         if self._map == "nfa" and log_nfa is not None:
             anomaly = -log_nfa
         else:
@@ -262,6 +262,12 @@ class UFlow(Method):
                 # The scaled chi^2 of the same mean and variance; channels can but take away from its freedom.
                 variance = max(power - float(mean) ** 2, 1e-12)
                 spread.freedom.fill_(min(len(square), max(1.0, 2 * float(mean) ** 2 / variance)))
+
+    def _freedoms(self) -> list[float] | None:
+        """Return the degrees of freedom that were measured; None where they are the numbers of channels."""
+        if self._recalibrate != "law":  # the host need not wait to know
+            return None
+        return torch.stack([spread.freedom for spread in self._typed_spreads()]).tolist()
 
     def _typed_spreads(self) -> list[_Spread]:
         return [spread for spread in self.spreads if isinstance(spread, _Spread)]

@@ -179,7 +179,7 @@ def test_new_method_passes_its_own_test_and_runs(tree, tmp_path, monkeypatch, ca
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"2 passed", result.stdout)
+    assert re.search(r"3 passed", result.stdout)
     assert main(["run", "--root", str(tree), "--categories", "bolt", "--methods", str(adapter), "--preset", "demo",
                  "--output", str(tmp_path / "out")]) == 0  # fmt: skip
     assert main(["new-method", "my_method", "--folder", str(tmp_path)]) == 2

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "grid_file": BASE,
     "scaffold": BASE,
     "evaluation": {*BASE, "evidence", "metrics", "protocol", "report"},
-    "testing": {*BASE, "contract", "engine", "method", "registry"},
+    "testing": {*BASE, "contract", "engine", "method", "precision", "registry"},
     "metrics": {*BASE, "evidence", "protocol"},
     "evidence": {*BASE, "imaging", "protocol"},
     "engine": {*BASE, "contract", "data", "imaging", "method", "precision"},

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.backends.opt_einsum  # torch 2.6 does not by itself
 from torch import backends
 
 from hrbench.errors import HrbenchError

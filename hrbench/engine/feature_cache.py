@@ -111,7 +111,7 @@ class Features:
             numbers = range(group * GROUP, min((group + 1) * GROUP, len(self)))
             self._put(group, self._computed(self.normals.take(numbers)))
         rows = torch.tensor(chosen)
-        return [store[rows].to(self._device) for store in self._stores]
+        return [store[rows].to(self._device, non_blocking=True) for store in self._stores]
 
     def _put(self, group: int, features: list[Tensor]) -> None:
         assert self._stores is not None

@@ -131,3 +131,84 @@ def test_a_method_is_made_of_its_module_and_what_that_imports(tmp_path, monkeypa
         digests.append(source_digest(cls))
     assert digests[0] == digests[1]  # nobody imports it
     assert len(set(digests[1:])) == 4
+
+
+SMALL_BASELINE = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
+SMALL = {**SMALL_METHODS, "gaussian": SMALL_BASELINE, "knn": {**SMALL_BASELINE, "candidates": 100, "bank": 20}}
+
+
+@pytest.mark.parametrize("name", hrbench.list_methods())
+def test_contract_on_a_gpu(name):
+    waits = {"uflow": 2}  # for the energies of two scales, which are tested on the host
+    check_method(name, size=32, device="fake-cuda", waits=waits.get(name, 0), **SMALL.get(name, {"preset": "demo"}))
+
+
+def left_on_the_host(self, batch):
+    return hrbench.Prediction({"m": (batch * self.gain).sum(dim=1)})
+
+
+def made_on_the_wrong_device(self, batch):
+    return hrbench.Prediction({"m": batch.sum(dim=1) + torch.linspace(0, 1, batch.shape[-1])})
+
+
+def in_float64(self, batch):
+    return hrbench.Prediction({"m": batch.double().mean(dim=1).float()})
+
+
+def in_bfloat16(self, batch):
+    return hrbench.Prediction({"m": torch.einsum("bchw,c->bhw", batch, self.colour).float()})
+
+
+def given_in_bfloat16(self, batch):
+    return hrbench.Prediction({"m": torch.einsum("bchw,c->bhw", batch, self.colour)})
+
+
+def waiting(self, batch):
+    return hrbench.Prediction({"m": batch.sum(dim=1) * float(self.colour.mean())})
+
+
+def waiting_for_a_shape(self, batch):
+    return hrbench.Prediction({"m": torch.stack([x.sum(dim=0) - x[x > 0].mean() for x in batch])})
+
+
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        (left_on_the_host, r"same device.*\(3, 1, 1\) of the host in mul at test_contract\.py:\d+"),
+        (made_on_the_wrong_device, r"same device.*\(32,\) of the host in add at test_contract\.py:\d+"),
+        (in_float64, r"predict computes in float64 on the device: _to_copy at test_contract\.py:\d+"),
+        (in_bfloat16, r"map 'm' has the eight bits of bfloat16"),
+        (given_in_bfloat16, r"map 'm' is torch.bfloat16 in bfloat16, expected float32"),
+        (waiting, r"waits for the device: _local_scalar_dense at test_contract\.py:\d+; 1 in all, expected at most 0"),
+        (
+            waiting_for_a_shape,
+            r"waits for the device: index at test_contract\.py:\d+, .*; 3 in all, expected at most 0",
+        ),
+    ],
+)
+def test_the_contract_on_a_gpu_notices_what_a_cpu_forgives(toy, predict, message):
+    class Offender(load_method(toy)):
+        def __init__(self, steps: int = 2) -> None:
+            super().__init__(steps)
+            self.gain = torch.ones(3, 1, 1)  # no buffer: it stays where it is
+
+    Offender.predict = predict
+    check_method(reference_of(Offender), size=32)
+    with pytest.raises((AssertionError, RuntimeError), match=message):
+        check_method(reference_of(Offender), size=32, device="fake-cuda")
+
+
+def test_finish_must_not_wait_for_a_gpu(toy):
+    def finish(self, maps):
+        return maps["distance"] / max(1.0, maps["distance"].max().item())
+
+    offender = type("Offender", (load_method(toy),), {"finish": finish})
+    check_method(reference_of(offender), steps=2)
+    with pytest.raises(AssertionError, match=r"finish waits for the device: .*; 1 in all, expected at most 0"):
+        check_method(reference_of(offender), device="fake-cuda", waits=9, steps=2)
+
+
+def test_the_device_of_the_contract_is_one_of_two(toy):
+    check_method(toy, device="fake-cuda", steps=2)
+    with pytest.raises(HrbenchError, match="device of check_method is 'cuda', expected 'cpu' or 'fake-cuda'"):
+        check_method(toy, device="cuda", steps=2)

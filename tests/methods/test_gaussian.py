@@ -9,8 +9,9 @@ from helpers import noise_normals
 
 from hrbench import HrbenchError, create_method
 from hrbench.engine.training import Fit, seeded
-from hrbench.methods._patch_features import PatchFeatures
+from hrbench.methods._patch_features import PatchFeatures, at_input_size
 from hrbench.methods.gaussian import Gaussian, Moments
+from hrbench.precision import autocast
 
 SMALL = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
 
@@ -90,6 +91,13 @@ def test_batches_of_the_fit_do_not_matter() -> None:
 def test_a_blurred_map_is_at_the_inputs_size() -> None:
     method, images = fitted(blur=2.0)
     assert method.predict(images).maps["distance"].shape == (len(images), 64, 64)
+
+
+def test_a_blurred_map_is_of_float32_in_a_run_in_bfloat16() -> None:
+    maps = torch.rand((2, 16, 16), generator=torch.Generator().manual_seed(0))
+    with autocast(torch.device("cpu"), "bfloat16"):
+        found = at_input_size(maps, (64, 64), 4.0)
+    assert torch.equal(found, at_input_size(maps, (64, 64), 4.0))
 
 
 @pytest.mark.parametrize(("padding", "places"), [("replicate", 4), ("zeros", 9)])

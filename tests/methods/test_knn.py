@@ -8,6 +8,7 @@ import torch
 from helpers import noise_normals
 
 from hrbench import HrbenchError, create_method
+from hrbench._util.fake_cuda import DEVICE, fake_cuda
 from hrbench.engine.training import Fit, seeded
 from hrbench.methods import knn
 from hrbench.methods.knn import KNN, Reservoir, covering, isolation, nearest
@@ -53,6 +54,19 @@ def test_the_bank_is_the_greedy_choice() -> None:
         apart = np.linalg.norm(points[:, None] - points[expected], axis=2).min(axis=1)
         expected.append(int(apart.argmax()))
     assert covering(vectors, 7, range(12)).tolist() == expected
+
+
+def test_the_host_waits_for_no_choice_and_for_no_weight() -> None:
+    vectors = torch.randn(80, 5, generator=torch.Generator().manual_seed(0))
+    method = create_method("knn", backbone="resnet10t", weights="random", reweight=3)
+    maps = {"distance": torch.rand(4, 6), "weight": torch.rand(4, 6)}
+    with fake_cuda() as log:
+        there, maps_there = vectors.to(DEVICE), {name: item.to(DEVICE) for name, item in maps.items()}
+        log.clear()
+        chosen, final = covering(there, 7, range(12)), method.finish(maps_there)
+        assert not log.waits
+        assert chosen.tolist() == covering(vectors, 7, range(12)).tolist()
+        assert final.tolist() == method.finish(maps).tolist()
 
 
 def test_no_vector_is_chosen_twice_even_of_equal_ones() -> None:

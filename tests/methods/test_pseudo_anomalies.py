@@ -13,6 +13,7 @@ from torchvision.transforms import functional as torchvision
 
 from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
+from hrbench.precision import autocast
 
 methods_package()
 from hrbench.methods._defect_shapes import blob, perlin_noise, simple_shape  # noqa: E402
@@ -62,6 +63,15 @@ def test_equal_generators_give_equal_bits(generator: str) -> None:
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_run_in_bfloat16_draws_the_same_bits(generator: str) -> None:
+    expected = corrupt(surface(), np.random.default_rng(5), generator=generator, probability=1.0)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        found = corrupt(surface(), np.random.default_rng(5), generator=generator, probability=1.0)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.labels, expected.labels)
 
 
 def test_the_clean_batch_and_the_global_generators_are_left_alone() -> None:

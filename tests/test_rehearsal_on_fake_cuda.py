@@ -1,0 +1,196 @@
+"""The GPU path without a GPU: every method, from the fit to the map on the host, on a device that only says it is one.
+
+The numbers below say how often the host waits for the device today. Whoever removes a wait lowers them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hrbench import create_method, list_methods, load_dataset, load_protocol
+from hrbench._util.fake_cuda import Log, fake_cuda
+from hrbench.engine.anomaly_map import finish, finish_looks
+from hrbench.engine.fusion import Fusion
+from hrbench.engine.inference import predict
+from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.engine.views import View
+from hrbench.errors import Stopped
+from hrbench.method import Method
+from hrbench.methods._pseudo_anomalies import GENERATORS, corrupt
+from hrbench.runs.job import make_job
+from hrbench.runs.runner import run_job
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+WAITS_FOR_A_LOSS = 1
+KEPT = {"feature_cache.py": 2}  # features of two scales or blocks, on their way to where they are kept
+WAITS_BESIDE_LOSSES = {  # by method and the file that waits, in a fit of as many inputs and steps as below
+    "fastflow": {"_flow.py": 10, **KEPT},
+    "fastflow-deit": {"feature_cache.py": 1},
+    "fastflow-cait": {"feature_cache.py": 1},
+    "gaussian": {"gaussian.py": 2},
+    "gaussian-paper": {"gaussian.py": 4},
+    "isstad": {"_pseudo_anomalies.py": 16, "_schedule.py": 2},
+    "isstad-paper": {"_schedule.py": 2},
+    "knn": {"knn.py": 1},
+    "knn-paper": {"knn.py": 1},
+    "rstpm": {"_pseudo_anomalies.py": 16},
+    "rstpm-paper": {},
+    "uflow": {"_flow.py": 10, "uflow.py": 10, **KEPT},
+    "uflow-window": {"_flow.py": 10, **KEPT},
+}
+# For a batch of predictions: energies that are tested on the host, one for each scale; places of the bank, each once.
+WAITS_OF_A_BATCH = {"uflow": 2, "uflow-paper-resnet18": 2, "uflow-paper": 2, "knn-paper": 1}
+WAITS_WHILE_EIGHT_ARE_DRAWN = {"perlin": 0, "polygon": 0, "patches": 0, "tiny": 60, "sized": 60, "mixture": 4}
+
+RESNET = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
+FLOW = {**RESNET, "flow_steps": 2, "steps": 3, "batch_size": 2}
+TOKENS = {"weights": "random", "steps": 3, "batch_size": 2, "flow_steps": 2, "norm": "none"}
+PER_POSITION = {"per_position": True, "channels": 8, "input_size": 64, "ridge": 0.01, "blur": 4.0}
+AS_PUBLISHED = {"corruption": "polygon", "lr_period": 2, "clip": None, "residual": "minmax", "blur": 4.0}
+LIKELIHOOD = {"norm": "layer-affine", "map": "likelihood", "input_size": 64}
+TEACHERS = {"weights": "random", "teacher": "resnet10t", "second_teacher": "test_resnet", "strides": (4, 8)}
+TRAINED = {"batch_size": 2, "steps": 2, "discriminator_batch_size": 2, "discriminator_steps": 2, "width": 4}
+DECODER = {"decoder_width": 32, "decoder_heads": 4, "decoder_depth": 2, "mae_depth": 1}
+STAGES = {"mae_batch_size": 2, "batch_size": 2, "mae_steps": 2, "steps": 2}
+ISSTAD = {"weights": "random", "backbone": "test_vit", **DECODER, **STAGES}
+L2BT = {"weights": "random", "teacher": "test_vit", "blocks": (0, 1), "steps": 3, "batch_size": 2}
+
+WHOLE, TILED, FUSED = "whole:64:bilinear", "tiled:64:16", "whole:64+tiled:64:16@0.8"
+# What the presets are made of, small: methods by name, a dash and the kind of the preset.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "fastflow": (FUSED, FLOW),
+    "fastflow-paper": (WHOLE, {**FLOW, **LIKELIHOOD, "steps": None, "epochs": 3}),
+    "fastflow-deit": (WHOLE, {**TOKENS, "backbone": "test_vit", "block": 1, "map": "likelihood", "hidden_ratio": 0.2}),
+    "fastflow-cait": (TILED, {**TOKENS, "backbone": "cait_xxs24_224", "block": 0}),
+    "gaussian": (FUSED, {**RESNET, "reduction": "pca", "channels": 8}),
+    "gaussian-paper": (WHOLE, {**RESNET, **PER_POSITION}),
+    "isstad": (FUSED, {**ISSTAD, "corruption": "tiny"}),
+    "isstad-paper": ("whole:64:bilinear-aliased", {**ISSTAD, **AS_PUBLISHED, "input_size": 64}),
+    "knn": (FUSED, {**RESNET, "candidates": 200, "bank": 20, "projected": 8}),
+    "knn-paper": (TILED, {**RESNET, "candidates": None, "bank": None, "share": 0.02, "blur": 4.0, "reweight": 3}),
+    "l2bt": (FUSED, L2BT),
+    "l2bt-paper": ("whole:64:square", {**L2BT, "blur_padding": "zero"}),
+    "rstpm": (FUSED, {**TEACHERS, **TRAINED, "anomalies": "tiny"}),
+    "rstpm-paper": (WHOLE, {**TEACHERS, **TRAINED, "anomalies": "perlin", "combine": "geomean"}),
+    "uflow": (FUSED, {**FLOW, "recalibrate": "scale"}),
+    "uflow-window": (TILED, {**FLOW, "test": "window"}),
+    "uflow-paper-resnet18": (WHOLE, {**FLOW, **LIKELIHOOD, "test": "tree", "interpolation": "bilinear"}),
+    "uflow-paper": (WHOLE, {**TOKENS, "backbone": "test_vit", "coarse_backbone": "test_vit2", "blocks": (1, 1)}),
+}  # fmt: skip
+
+
+class Counted(Fit):
+    """Counts its steps."""
+
+    steps = 0
+
+    def train(self, *args: Any, **options: Any) -> list[float]:
+        losses = super().train(*args, **options)
+        self.steps += len(losses)
+        return losses
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    with fake_cuda() as log:
+        yield log
+
+
+def made(case: str, device: torch.device) -> Method:
+    with seeded(0):
+        return create_method(case.partition("-")[0], **CASES[case][1]).to(device)
+
+
+def fitted(normals: ViewedNormals, context: Fit) -> Method:
+    method = context.method.train()
+    with seeded(0):
+        method.fit(normals, context)
+    return method.eval()
+
+
+def test_every_method_is_rehearsed() -> None:
+    assert {case.partition("-")[0] for case in CASES} == set(list_methods())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES)
+def test_from_the_fit_to_the_map(case, precision, log, tree, tmp_path):
+    view, category = View.parse(CASES[case][0]), load_dataset("folder", tree).categories[0]
+    normals, held_out = ViewedNormals(category.train[:2], view), ViewedNormals(category.train[2:4], view)
+    options = {"held_out": held_out, "seed": 0, "device": GPU, "precision": precision}
+
+    context = Counted(made(case, GPU), **options)
+    log.clear()
+    method = fitted(normals, context)
+    waits = Counter(line.rpartition(" at ")[2].partition(":")[0] for line in log.waits)
+    assert waits.pop("training.py", 0) == WAITS_FOR_A_LOSS * context.steps
+    assert waits == WAITS_BESIDE_LOSSES.get(case, KEPT)
+
+    if context.steps and precision == "float32":
+        begun = {**options, "checkpoint": tmp_path / "fit.pt"}
+        with pytest.raises(Stopped):
+            fitted(normals, Fit(made(case, GPU), **begun, stop=lambda: True))
+        resumed = learnt_state(fitted(normals, Fit(made(case, GPU), **begun)))
+        assert all(torch.equal(value, resumed[key]) for key, value in learnt_state(method).items())
+
+    if type(method).calibrate is not Method.calibrate:
+        with torch.no_grad():
+            items = predict(method, held_out.samples, view, GPU, precision=precision)
+            method.calibrate(maps for item in items for maps in item.looks)
+    looks = [look.text for look in view.looks]
+    fusion = None
+    if len(looks) > 1:
+        items = predict(method, held_out.samples, view, GPU, precision=precision)
+        fusion = Fusion.of(looks, (finish_looks(method, item) for item in items))
+
+    samples = category.test[:3]
+    log.clear()
+    items = list(predict(method, samples, view, GPU, batch_size=4, precision=precision))
+    inputs = len(ViewedNormals(samples, view))
+    assert len(log.waits) == WAITS_OF_A_BATCH.get(case, 0) * math.ceil(inputs / 4), log.waits
+    log.waits.clear()
+    found = [finish(method, item, fusion) for item in items]
+    assert not log.waits
+    assert not log.doubles
+    for item in items:
+        assert {map_.dtype for maps in item.looks for map_ in maps.values()} == {torch.float32}
+
+    if precision == "float32":  # in bfloat16 torch casts elsewhere on a CPU
+        own = made(case, CPU)
+        load_learnt_state(own, learnt_state(method))
+        for item, there in zip(predict(own, samples, view, CPU, batch_size=4), found, strict=True):
+            here = finish(own, item, fusion)
+            np.testing.assert_allclose(there.scores(), here.scores(), rtol=1e-3, atol=1e-5)
+            if here.decided is not None:
+                assert np.mean(there.decision() != here.decision()) < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_job_on_the_device_scores_as_on_the_host(precision, tree, toy, tmp_path):
+    category = load_dataset("folder", tree).categories[0]
+    job = make_job(
+        category, toy, preset="native", view=FUSED, options={"steps": 2, "decide": True}, precision=precision
+    )
+    here = run_job(job, tmp_path / "host", [load_protocol("native")], device=CPU)
+    with fake_cuda():
+        there = run_job(job, tmp_path / "device", [load_protocol("native")], device=GPU)
+    assert there.about.device == "fake CUDA"
+    np.testing.assert_allclose(there.evidence.defect_scores, here.evidence.defect_scores, rtol=1e-4)
+    for column in ("decision_tp", "decision_fp"):
+        assert there.evidence.images[column].equals(here.evidence.images[column])
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_how_often_the_host_waits_while_defects_are_drawn(generator, log):
+    images = torch.rand((8, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(GPU, non_blocking=True)
+    corrupt(images, np.random.default_rng(0), generator=generator, probability=1.0)
+    assert len(log.waits) == WAITS_WHILE_EIGHT_ARE_DRAWN[generator], log.waits
+    assert not log.doubles
