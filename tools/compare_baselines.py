@@ -225,13 +225,22 @@ def cost() -> Iterator[str]:
     tiles = images * len(View.parse(view).looks[0].place((2048, 2048)))
     with tempfile.TemporaryDirectory() as folder:
         root = make_dataset(
-            Path(folder) / "made", categories=("weave",), size=(2048, 2048), train=images + 19, test_good=4,
-            test_defective=8,
-        )  # fmt: skip
+            Path(folder) / "made",
+            categories=("weave",),
+            size=(2048, 2048),
+            train=images,
+            test_good=1,
+            test_defective=2,
+        )
         study = hrbench.run(
-            "folder", ["knn"], root=root, output=Path(folder) / "runs", views=[view],
+            "folder",
+            ["knn"],
+            root=root,
+            output=Path(folder) / "runs",
+            views=[view],
+            held_out=0,
             options={"knn": {"weights": "bundled", "backbone": "resnet18"}},
-        )  # fmt: skip
+        )
         (run,) = study.runs
         took = run.about.cost
     with seeded(0):
