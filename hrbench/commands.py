@@ -290,6 +290,8 @@ def _paper_columns(args: argparse.Namespace, protocol: Protocol) -> Column | lis
     for option in (*belong, "format"):
         if getattr(args, option) is not None and args.table != belong.get(option, args.table or ""):
             raise HrbenchError(f"--{option} needs --table" + (f" {belong[option]}" if option in belong else ""))
+    if args.table and args.output:
+        raise HrbenchError("--output does not go with --table, which prints the table: write it by > FILE")
     if args.table == "category":
         return by_category(protocol, args.metric or "", args.subset or "all")
     return on_average(protocol, args.columns or ()) if args.table else None

@@ -36,6 +36,7 @@ from hrbench.engine.training import Fit, ViewedNormals, seeded
 from hrbench.engine.views import View
 from hrbench.methods.gaussian import Gaussian
 from hrbench.methods.knn import KNN, Reservoir, covering, isolation, nearest
+from hrbench.testing import StackedNormals
 
 CPU = torch.device("cpu")
 GIB = 1 << 30
@@ -104,7 +105,8 @@ def equal() -> Iterator[str]:
     gaussian.chosen.copy_(padim.idx)
     padim.memory_bank.append(padim.generate_embedding(padim.feature_extractor(normalised)))
     padim.fit()
-    gaussian.fit(_Given(normals), Fit(gaussian, held_out=_Given(normals), seed=0, device=CPU))  # type: ignore[arg-type]
+    given = StackedNormals(normals)
+    gaussian.fit(given, Fit(gaussian, held_out=given, seed=0, device=CPU))
     embedding = padim.generate_embedding(
         padim.feature_extractor((tests - gaussian.features.backbone.mean) / gaussian.features.backbone.std)
     )
@@ -133,13 +135,6 @@ class _Unprojected:
 
     def transform(self, features: Tensor) -> Tensor:
         return features
-
-
-class _Given(list[Tensor]):
-    """Inputs that are there already, as a method's ``fit`` takes them."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        super().__init__(inputs)
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:

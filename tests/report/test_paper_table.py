@@ -119,6 +119,7 @@ def test_latex_compiles_or_is_at_least_balanced(summary: Summary, protocol: Prot
         (["--table", "average", "--subset", "tiny"], "--subset needs --table category"),
         (["--table", "category", "--columns", "iou"], "--columns needs --table average"),
         (["--format", "latex"], "--format needs --table"),
+        (["--table", "average", "--output", "out"], "--output does not go with --table"),
         (["--table", "category", "--metric", "auproo"], "unknown metric 'auproo'"),
         (["--table", "category", "--metric", "image_auroc@0.1"], "image_auroc has no limit"),
         (["--table", "category", "--metric", "aupro@x"], "expected aupro@LIMIT"),
