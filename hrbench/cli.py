@@ -300,6 +300,10 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     new = command("new-method", "new_method", "Write an adapter and its test that passes as written.")
     new.add_argument("name", help="a Python identifier, for example my_method")
     new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
+    new.add_argument(
+        "--kind", choices=("trained", "features"), default="trained",
+        help="it learns by gradients, or it sums up features of a frozen network (default: trained)",
+    )  # fmt: skip
     listed = command(
         "list", "list_all", "List methods with their presets, datasets and protocols; or describe methods."
     )

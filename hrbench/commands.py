@@ -352,7 +352,7 @@ def data_stats(args: argparse.Namespace) -> int:
 
 def new_method(args: argparse.Namespace) -> int:
     """Write an adapter and its test."""
-    adapter, test = write_adapter(args.name, args.folder)
+    adapter, test = write_adapter(args.name, args.folder, args.kind)
     print(adapter)
     print(test)
     print(f"try it: hrbench run --methods {adapter} --preset demo --root DATASET")

@@ -9,11 +9,21 @@ from pathlib import Path
 from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 
-__all__ = ["write_adapter"]
+__all__ = ["KINDS", "write_adapter"]
+
+KINDS = ("trained", "features")
+"""What an adapter begins as: it learns by gradients, or it sums up features of a frozen network."""
 
 
-def write_adapter(name: str, folder: Path) -> tuple[Path, Path]:
+def write_adapter(name: str, folder: Path, kind: str = "trained") -> tuple[Path, Path]:
     """Write ``NAME.py`` and ``test_NAME.py`` into `folder` and return their paths.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+    kind : str
+        One of :data:`KINDS`.
 
     Raises
     ------
@@ -28,7 +38,7 @@ def write_adapter(name: str, folder: Path) -> tuple[Path, Path]:
     for path in (adapter, test):
         if path.exists():
             raise HrbenchError(f"{path}: exists already, it was not overwritten")
-    for path, template in ((adapter, "adapter.txt"), (test, "test_adapter.txt")):
+    for path, template in ((adapter, f"{kind}.txt"), (test, f"test_{kind}.txt")):
         text = (files("hrbench") / "templates" / template).read_text(encoding="utf-8")
         with atomic(path) as temporary:
             temporary.write_text(text.format(**fields), encoding="utf-8")

@@ -17,6 +17,7 @@ from PIL import Image
 import hrbench
 from hrbench.cli import main
 from hrbench.runs.store import read_runs
+from hrbench.scaffold import KINDS
 
 
 def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):
@@ -170,8 +171,9 @@ def test_submission_layout_with_decisions_and_normal_maps(tmp_path):
     assert run.about.threshold.normal_images == 1
 
 
-def test_new_method_passes_its_own_test_and_runs(tree, tmp_path, monkeypatch, capsys):
-    assert main(["new-method", "my_method", "--folder", str(tmp_path)]) == 0
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_method_passes_its_own_test_and_runs(kind, tree, tmp_path, capsys):
+    assert main(["new-method", "my_method", "--kind", kind, "--folder", str(tmp_path)]) == 0
     adapter = tmp_path / "my_method.py"
     assert len(adapter.read_text().splitlines()) < 80
     result = subprocess.run(

@@ -52,7 +52,7 @@ def test_only_hrbench_is_added(site):
     names = {path.name for path in packages.iterdir()} - {"dependencies.pth", "bin"}
     assert names == {"hrbench", "hrbench-0.1.0.dist-info"}
     for inside in ("methods/fastflow.py", "methods/l2bt.py", "protocols/native.toml", "protocols/datasets/visa.toml",
-                   "templates/adapter.txt", "report/page.html", "published/flows.csv", "py.typed",
+                   "templates/trained.txt", "report/page.html", "published/flows.csv", "py.typed",
                    "weights/resnet18.safetensors", "weights/vit_tiny_patch16_224.safetensors"):  # fmt: skip
         assert (packages / "hrbench" / inside).is_file(), inside
 
