@@ -266,7 +266,7 @@ def drawn_replicates(context: Context) -> Replicates:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
 
     def units(metric: Metric, key: Key) -> int:
-        if metric.at is MATCHED and good < MIN_IMAGES:
+        if metric.at == MATCHED and good < MIN_IMAGES:
             return good  # too few for a draw of them to say how the threshold varies
         if metric.carriers == "components":
             return fewest(metric, key, carriers)

@@ -52,7 +52,7 @@ class Calls(NamedTuple):
 
 
 def _place(at: OperatingPoint, budget: float) -> Place:
-    return at, budget if at is MATCHED else None
+    return at, budget if at == MATCHED else None
 
 
 def _calls(context: Context) -> Mapping[Place, Calls]:
@@ -60,7 +60,7 @@ def _calls(context: Context) -> Mapping[Place, Calls]:
     calls: dict[Place, Calls] = {}
     for at, hits in context.hits.items():
         if hits is not None:
-            surely, at_most = _called(context, context.threshold) if at is AUTOMATIC else _decided(context)
+            surely, at_most = _called(context, context.threshold) if at == AUTOMATIC else _decided(context)
             calls[at, None] = Calls(surely, at_most, hits)
     for budget, point in context.matched.items():
         called = context.alarms > point.limit
@@ -175,7 +175,7 @@ def _drawn_calls(draw: Draw) -> Mapping[Place, _DrawnCalls]:
     calls: dict[Place, _DrawnCalls] = {}
     for place, fixed in context.once(_calls).items():
         at, budget = place
-        if at is MATCHED:
+        if at == MATCHED:
             limit = draw.once(_drawn_limits)[:, [context.protocol.alarm.budgets.index(budget)]]
             # Without a good image drawn (groups may hold them all) there is no such threshold.
             images, hits = (np.where(limit < np.inf, of > limit, np.nan) for of in (context.alarms, context.critical))

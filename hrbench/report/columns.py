@@ -289,11 +289,11 @@ def why_missing(column: Column, estimate: Estimate) -> str:
     if column.metric in COSTS:
         return "not measured"
     if estimate.total == 0:
-        return "the method takes no decision of its own" if at is DECISION else "not measured"
+        return "the method takes no decision of its own" if at == DECISION else "not measured"
     if column.metric in SIZED and estimate.n == 0:
         return "no defect of this size"
     if column.metric == "aupimo":
         return "no good images, or too few pixels in them for a false-positive rate of 1e-5"
-    if at is AUTOMATIC:
+    if at == AUTOMATIC:
         return "no automatic threshold: no held-out normal images, or too few"
     return "undefined here"
