@@ -210,9 +210,10 @@ class Evaluation:
         """
         from hrbench.report.drawing import Series
         from hrbench.report.pod_plot import draw_detection
+        from hrbench.report.styles import look_number
 
         found = [self.detection(budget) for budget in alarms or self._shown()]
-        items = [(Series(_curve_name(point), number), point) for number, point in enumerate(found)]
+        items = [(Series(_curve_name(point), number, look_number(number)), point) for number, point in enumerate(found)]
         defects, good = counted(found[0].areas.size, "defect"), counted(found[0].alarms.good, "good image")
         figure = draw_detection(items, self.protocol.pod, f"How small a defect is found: {defects}, {good}")
         assert figure is not None  # there is a defect

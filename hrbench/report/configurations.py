@@ -13,6 +13,7 @@ from typing import Any
 
 from hrbench._util.words import held_out_text
 from hrbench.protocol import Protocol
+from hrbench.report.styles import PLAIN, Look, looks
 from hrbench.runs.record import Cost
 from hrbench.runs.store import Run
 
@@ -83,6 +84,8 @@ class Configuration:
         Its whole name, and only what tells it from the others.
     held_out : float or None
         Share of the normal training images that was asked to be held out; None for the default.
+    look : Look
+        Its colour, marker and line wherever it is drawn.
     """
 
     method: str
@@ -100,6 +103,7 @@ class Configuration:
     label: str = ""
     short: str = ""
     held_out: float | None = None
+    look: Look = PLAIN
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -351,8 +355,10 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
     told = {identity: text for same in alike.values() for identity, text in _differences(same).items()}
     # A legend names the method, the view where views differ, and the rest where the method is there several times.
     views = len({configuration.view for configuration in first.values()})
+    ordered = sorted(first.items())
+    drawn = looks([(of.title, of.view, _variant(of)) for _, of in ordered])
     final = {}
-    for number, (identity, configuration) in enumerate(sorted(first.items())):
+    for number, ((identity, configuration), look) in enumerate(zip(ordered, drawn, strict=True)):
         same = [readable(other) for other in first.values() if other.title == configuration.title]
         differing = [True, *(len(set(texts)) > 1 for texts in list(zip(*same, strict=True))[1:]), True]
         differing[2] = views > 1
@@ -361,9 +367,14 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
         if configuration.random and "RANDOM" not in short:
             short += " · RANDOM weights"
         final[identity] = dataclasses.replace(
-            configuration, number=number, differs=told[identity], label=_name(names), short=short
+            configuration, number=number, differs=told[identity], label=_name(names), short=short, look=look
         )
     return [dataclasses.replace(run, configuration=final[run.configuration.identity]) for run in runs]
+
+
+def _variant(configuration: Configuration) -> str:
+    """Return what tells runs of a method apart beside the view."""
+    return "\n".join(dataclasses.replace(configuration, view="").identity)
 
 
 def _differences(alike: Sequence[Configuration]) -> dict[tuple[str, ...], str]:

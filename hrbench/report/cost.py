@@ -87,7 +87,9 @@ def tradeoff(board: Leaderboard) -> Tradeoff:
         elif len(devices) > 1:
             left_out.setdefault("measured on several devices", []).append(short)
         else:
-            point = Point(Series(row.short_of_average, number), speed, quality, not math.isnan(row.rank))
+            point = Point(
+                Series(row.short_of_average, number, row.configuration.look), speed, quality, not math.isnan(row.rank)
+            )
             points.setdefault(devices[0], []).append(point)
     return Tradeoff(dict(sorted(points.items())), left_out)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.report.cost import Point, Tradeoff
-from hrbench.report.drawing import MUTED, PAPER, log_ticks, sheet, style
+from hrbench.report.drawing import MUTED, PAPER, log_ticks, sheet
 
 __all__ = ["draw_cost"]
 
@@ -105,7 +105,7 @@ def _draw_front(axes: Axes, front: list[Point], end: float) -> None:
 
 
 def _draw_point(axes: Axes, point: Point, best: bool) -> None:
-    colour, marker, _ = style(point.series.index)
+    colour, marker = point.series.look.colour, point.series.look.marker
     alpha = 1.0 if best or not point.comparable else 0.65
     x, y = _time(point.speed.shown), point.quality.shown
     low, high = point.quality.low, point.quality.high

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from hrbench.report.configurations import printable
 from hrbench.report.differences import Difference, Differences
-from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet, style
+from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
 
 __all__ = ["draw_differences"]
 
@@ -75,7 +75,7 @@ def _axes(axes: Axes, names: Sequence[str], number: int, tallest: int, span: tup
 def _draw(axes: Axes, series: Series, entry: Difference | None, height: float) -> None:
     if entry is None:
         return
-    colour, marker, _ = style(series.index)
+    colour, marker = series.look.colour, series.look.marker
     apart = entry.low > 0 or entry.high < 0
     axes.plot([entry.low, entry.high], [height] * 2, color=colour, lw=1.3, zorder=3)
     face, edge = (colour, PAPER) if apart else (PAPER, colour)

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from hrbench.protocol import Protocol
 from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
+from hrbench.report.styles import Look
 from hrbench.report.summary import MIN_COMPONENTS, Estimate
 
 __all__ = [
@@ -33,18 +34,10 @@ __all__ = [
     "draw_curves",
     "log_ticks",
     "sheet",
-    "style",
     "value_axis",
 ]
 
 Floats = npt.NDArray[np.float64]
-
-# Okabe and Ito's palette without its yellow, which is too pale for a line: distinct for colour-blind readers.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-_LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
-    "-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)),
-)  # fmt: skip
 
 # Each occurs nowhere else in a figure: the page replaces them by its own colours in light and dark mode.
 INK, MUTED, GRID, PAPER = "#111213", "#616263", "#d9dadb", "#fefdfc"
@@ -114,20 +107,16 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One configuration: its label, the number that sets its style, and a number per bin."""
+    """One configuration: its label, its number, how it looks, and an estimate per bin."""
 
     label: str
     index: int
+    look: Look
     estimates: Sequence[Estimate] = ()
 
 
 def _short(area: float) -> str:
     return f"{area:,.0f}" if area < 9999.5 else f"{area / 1000:,.0f}k"
-
-
-def style(index: int) -> tuple[str, str, str | tuple[float, tuple[float, ...]]]:
-    """Return colour, marker and line style number `index`; all three change, so none is needed alone."""
-    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
 
 
 def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], title: str, axis: str) -> Figure:
@@ -151,21 +140,23 @@ def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], tit
 
 
 def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
-    colour, marker, line = style(series.index)
+    look = series.look
     x = [place + dodge for place in range(len(series.estimates))]
-    axes.plot(x, [estimate.shown for estimate in series.estimates], color=colour, ls=line, lw=1.5, zorder=3)
+    axes.plot(x, [estimate.shown for estimate in series.estimates], color=look.colour, ls=look.line, lw=1.5, zorder=3)
     for place, estimate in zip(x, series.estimates, strict=True):
         if math.isnan(estimate.value):
             continue
         if estimate.few:
-            axes.plot([place], [estimate.value], marker, mfc=PAPER, mec=colour, mew=1.2, ms=6, alpha=0.6, zorder=4)
+            axes.plot(
+                [place], [estimate.value], look.marker, mfc=PAPER, mec=look.colour, mew=1.2, ms=6, alpha=0.6, zorder=4
+            )
             continue
         low, high = (
             (estimate.low, estimate.high) if estimate.low == estimate.low else (estimate.minimum, estimate.maximum)
         )
         if high > low:
-            axes.plot([place, place], [low, high], color=colour, lw=1, alpha=0.75, zorder=2)
-        axes.plot([place], [estimate.value], marker, mfc=colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
+            axes.plot([place, place], [low, high], color=look.colour, lw=1, alpha=0.75, zorder=2)
+        axes.plot([place], [estimate.value], look.marker, mfc=look.colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
 
 
 def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str) -> Figure:
@@ -184,8 +175,8 @@ def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], pr
             if place == 0:
                 _mark_limits(axes, protocol)
             for series, *pair in curves:
-                colour, _, line = style(series.index)
-                axes.plot(fpr, pair[place], color=colour, ls=line, lw=1.5, zorder=3)
+                look = series.look
+                axes.plot(fpr, pair[place], color=look.colour, ls=look.line, lw=1.5, zorder=3)
     return figure
 
 
@@ -242,14 +233,14 @@ def sheet(
         yield figure, GridSpec(*shape, figure)
         handles = []
         for item in series:
-            colour, marker, line = style(item.index)
+            look = item.look
             handles.append(
                 Line2D(
                     [],
                     [],
-                    color=colour,
-                    marker=marker if markers else "",
-                    ls=line if lines else "",
+                    color=look.colour,
+                    marker=look.marker if markers else "",
+                    ls=look.line if lines else "",
                     lw=1.5,
                     mec=PAPER,
                     mew=0.6,

@@ -20,7 +20,6 @@ from hrbench.metrics.alarms import FalseAlarms, allowed
 from hrbench.metrics.detection import DetectionLimit, reliable_size
 from hrbench.metrics.words import seen
 from hrbench.protocol import Detectability, Protocol
-from hrbench.report.drawing import style
 from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard
 
@@ -100,11 +99,8 @@ def page_data(scores: AllScores, board: Leaderboard) -> str:
     for row in board.rows:
         of = row.configuration
         if of.number in present:
-            colour, _, line = style(of.number)
-            dash = "" if isinstance(line, str) else " ".join(f"{1.6 * part:g}" for part in line[1])
-            rows.append(
-                {"number": of.number, "name": of.short, "comparable": not row.foreign, "colour": colour, "dash": dash}
-            )
+            look = {"colour": of.look.colour, "dash": of.look.dasharray()}
+            rows.append({"number": of.number, "name": of.short, "comparable": not row.foreign, **look})
     data = {
         "headline": protocol.alarm.headline,
         "probability": protocol.pod.probability,

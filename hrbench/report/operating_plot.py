@@ -17,7 +17,7 @@ from hrbench.metrics.words import counted, figure_text
 from hrbench.protocol import Protocol
 from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of
 from hrbench.report.detection_limits import limit_names
-from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
+from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, value_axis
 from hrbench.report.scores import Band, Scores, limit_band, limit_curve, recalls, steps
 from hrbench.report.summary import MIN_COMPONENTS
 
@@ -105,7 +105,8 @@ class _Limit:
         return axis.places(self.alarms, self.good), np.where(self.reached, self.areas, np.nan)
 
     def draw(self, axes: Axes, axis: AlarmAxis, heights: _Heights, over: int, under: int) -> None:
-        colour, marker, line = style(self.series.index)
+        look = self.series.look
+        colour, marker, line = look.colour, look.marker, look.line
         x, y = self.line(axis)
         band = self.band
         # An open end goes on to the largest defect: nothing larger was seen.
@@ -242,7 +243,7 @@ def draw_froc(
                 axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
             for series, scores in items:
                 curve = _mean_recall(scores, alarms[id(scores)], subset)
-                colour, _, line = style(series.index)
+                colour, line = series.look.colour, series.look.line
                 good = scores[0].good.size
                 x = np.append(axis.edges(alarms[id(scores)], good), axis.high)
                 axes.step(x, np.append(curve, curve[-1]), where="post", color=colour, ls=line, lw=1.5, zorder=3)
@@ -252,7 +253,7 @@ def draw_froc(
 
 
 def _mark_threshold(axes: Axes, axis: AlarmAxis, series: Series, point: Threshold) -> None:
-    colour, marker, _ = style(series.index)
+    colour, marker = series.look.colour, series.look.marker
     x = float(axis.places(np.array(point.alarms.count), point.alarms.good))
     beyond = x > axis.high
     axes.plot(

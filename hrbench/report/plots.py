@@ -210,7 +210,7 @@ class _Sheet:
 
     def _one(self, row: Row, estimates: Sequence[Estimate] = ()) -> Series:
         label = row.configuration.short if self.category else row.short_of_average
-        return Series(label, row.configuration.number, estimates)
+        return Series(label, row.configuration.number, row.configuration.look, estimates)
 
     def series(self, subsets: Sequence[str]) -> list[Series]:
         columns = size_columns(self.board.protocol, subsets)

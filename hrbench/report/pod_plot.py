@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from hrbench.metrics.words import budget_text, detection_limit_text, figure_text
 from hrbench.protocol import Detectability, ThresholdRule
 from hrbench.report.alarm_axis import Threshold, heading_of
 from hrbench.report.detection_limits import limit_names, unreached
-from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, style, value_axis
+from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, value_axis
 
 __all__ = ["draw_detection", "draw_matched"]
 
@@ -51,7 +52,7 @@ def draw_detection(
     span = _span([found for _, found in items])
     heading = _promise(rule)
     if len(items) <= _OVERLAID:
-        shown = [Series(f"{s.label}, {_limits(found, pod)}{_achieved(found, at(s))}", s.index) for s, found in items]
+        shown = [_said(s, f"{_limits(found, pod)}{_achieved(found, at(s))}") for s, found in items]
         with sheet(shown, title, markers=False, shape=(1, 1), height=3.6, key=_key(pod)) as (figure, grid):
             axes = figure.add_subplot(grid[0])
             _axes(axes, span, heading, len(items), pod.probability, most=12)
@@ -92,7 +93,7 @@ def draw_matched(
     others = [budgets for budgets in groups.values() if budgets is not main]
     span = _span([by_budget[headline] for _, by_budget in items])
     few = len(items) <= _OVERLAID
-    shown = [Series(f"{s.label}, {_limits(found[headline], pod, upper=False)}", s.index) for s, found in items]
+    shown = [_said(s, _limits(found[headline], pod, upper=False)) for s, found in items]
     columns = max(1, len(others))
     shape, height = ((5, columns), 5.6) if others else ((1, 1), 3.6)
     key = _key(pod)[:1]
@@ -114,6 +115,10 @@ def draw_matched(
                 axes.tick_params(axis="y", which="minor", labelleft=False)
             _draw(axes, found, span[1], few=False, rug=False)
     return figure
+
+
+def _said(series: Series, text: str) -> Series:
+    return dataclasses.replace(series, label=f"{series.label}, {text}")
 
 
 def _at(budgets: Sequence[float], found: Sequence[Detection], main: bool) -> str:
@@ -205,7 +210,7 @@ def _draw(
     arrows = 0
     gap, height = _rug(len(items))
     for number, (series, found) in enumerate(items):
-        colour, _, line = style(series.index)
+        colour, line = series.look.colour, series.look.line
         curve = found.curve()
         if few:
             axes.fill_between(curve["area"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0, zorder=2)
@@ -226,7 +231,7 @@ def _draw(
 
 def _draw_limits(axes: Axes, series: Series, found: Detection, edge: float, arrows: int) -> bool:
     """Draw the two limits as verticals; return whether an arrow was needed."""
-    colour, _, _ = style(series.index)
+    colour = series.look.colour
     level = found.pod.probability
     marker: dict[str, Any] = {"marker": "o", "mec": colour, "mew": 1.2, "ms": 6.0, "zorder": 6, "ls": ""}
     a90, upper = found.a90, found.a90_95

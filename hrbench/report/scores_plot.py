@@ -21,7 +21,7 @@ from hrbench.report.alarm_axis import (
     columns_of,
     heading_of,
 )
-from hrbench.report.drawing import INK, MUTED, PAPER, Series, log_ticks, sheet, style
+from hrbench.report.drawing import INK, MUTED, PAPER, Series, log_ticks, sheet
 from hrbench.report.scores import Scores, accepted, running_median
 
 __all__ = ["draw_alarms", "draw_ranks"]
@@ -83,7 +83,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
 def _draw_ranks(
     axes: Axes, axis: AlarmAxis, series: Series, diameters: Floats, counts: Ints, good: int, marked: bool
 ) -> None:
-    colour, marker, line = style(series.index)
+    colour, marker, line = series.look.colour, series.look.marker, series.look.line
     y = axis.places(counts, good)
     if marked:
         axes.plot(diameters, y, marker, mfc=colour, mec=PAPER, mew=0.4, ls="", ms=4.5, alpha=0.75, zorder=3)
@@ -129,7 +129,7 @@ def draw_alarms(
 
 
 def _draw_scores(axes: Axes, series: Series, scores: Scores, rules: Alarms, point: Threshold | None) -> None:
-    colour, _, _ = style(series.index)
+    colour = series.look.colour
     marks = [scores.limit(rules.headline)] + ([] if point is None else [point.score])
     every = np.concatenate([scores.good, scores.defective, marks])
     every = every[np.isfinite(every)]

@@ -25,6 +25,7 @@ from hrbench.report.cost import Point, Tradeoff, cost_table, tradeoff
 from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
 from hrbench.report.latex import latex_tables
+from hrbench.report.styles import look_number
 from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
 from hrbench.report.table import overview_table
 from hrbench.report.text import csv_table, markdown_page, terminal_table
@@ -95,7 +96,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, m
 @given(pairs=POINTS)
 def test_the_front_is_what_no_other_row_beats(pairs: list[tuple[int, int]]) -> None:
     points = [
-        Point(Series(str(i), i), Estimate(value=float(speed)), Estimate(value=float(quality)), True)
+        Point(Series(str(i), i, look_number(i)), Estimate(value=float(speed)), Estimate(value=float(quality)), True)
         for i, (speed, quality) in enumerate(pairs)
     ]
     front = Tradeoff({"x": points}, {}).front("x")
@@ -181,7 +182,7 @@ def test_a_point_has_its_interval_and_the_range_of_its_seeds(make_run: Factory, 
 )
 def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[float]) -> None:
     points = [
-        Point(Series(str(i), i), Estimate(value=speed), Estimate(value=value), True)
+        Point(Series(str(i), i, look_number(i)), Estimate(value=speed), Estimate(value=value), True)
         for i, (value, speed) in enumerate(zip(values, speeds, strict=False))
     ]
     found = Tradeoff({CPU: points}, {})

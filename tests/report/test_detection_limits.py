@@ -25,6 +25,7 @@ from hrbench.report.detection_limits import (
 )
 from hrbench.report.drawing import Series, log_ticks
 from hrbench.report.embedding import inline_svg
+from hrbench.report.styles import look_number
 from hrbench.report.summary import Leaderboard, summarise
 from hrbench.report.text import csv_table
 from hrbench.runs.store import Run
@@ -102,7 +103,7 @@ def test_cases_without_an_answer(board: Leaderboard, areas: list[int], hits: lis
     assert cells[2] == text == detection_limit_text(found.a90_95)
     assert cells[5:] == ["–", "–"]
     assert unreached(found.a90_95) is arrow
-    figure = pod_plot.draw_detection([(Series("x", 0), found)], Detectability(), "")
+    figure = pod_plot.draw_detection([(Series("x", 0, look_number(0)), found)], Detectability(), "")
     assert (figure is None) == (not areas)
     if figure is not None:
         assert (">" in markers(figure)) is arrow
@@ -163,7 +164,7 @@ def markers(figure: Figure) -> list[object]:
 def test_curves_are_overlaid_and_more_than_four_get_panels() -> None:
     found = fit_detection(SIZES, HITS)
     for number, panels in ((1, 1), (4, 1), (5, 5)):
-        items = [(Series(f"{NASTY} {i}", i), found) for i in range(number)]
+        items = [(Series(f"{NASTY} {i}", i, look_number(i)), found) for i in range(number)]
         figure = pod_plot.draw_detection(items, Detectability(), NASTY)
         assert figure is not None
         assert len(figure.axes) == panels
@@ -175,7 +176,7 @@ def test_curves_are_overlaid_and_more_than_four_get_panels() -> None:
 
 
 def test_arrows_do_not_hide_each_other() -> None:
-    items = [(Series(f"{i}", i), fit_detection(SIZES, [0] * 25)) for i in range(3)]
+    items = [(Series(f"{i}", i, look_number(i)), fit_detection(SIZES, [0] * 25)) for i in range(3)]
     figure = pod_plot.draw_detection(items, Detectability(), "")
     assert figure is not None
     heights = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == ">"]

@@ -18,12 +18,13 @@ from hrbench.metrics.detection import Detection
 from hrbench.protocol import Protocol, ThresholdRule
 from hrbench.report import plots
 from hrbench.report.alarm_axis import Threshold
-from hrbench.report.drawing import Series, style
+from hrbench.report.drawing import Series
 from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.plots import OPERATING
 from hrbench.report.pod_plot import draw_detection, draw_matched
 from hrbench.report.scores import Scores, accepted, analyse, limit_curve, recalls, steps
 from hrbench.report.scores_plot import draw_alarms, draw_ranks
+from hrbench.report.styles import look_number
 from hrbench.report.summary import Leaderboard
 from hrbench.runs.store import Run
 
@@ -44,7 +45,7 @@ def example(seed: int = 0, good: int = 30, defects: int = 60, found: str = "") -
 
 
 def items(*scores: Scores) -> Items:
-    return [(Series(f"method {number}", number), [one]) for number, one in enumerate(scores)]
+    return [(Series(f"method {number}", number, look_number(number)), [one]) for number, one in enumerate(scores)]
 
 
 def matched(some: Items, protocol: Protocol) -> list[tuple[Series, dict[float, Detection]]]:
@@ -77,7 +78,8 @@ def of_colour(axes: Axes, index: int, **wanted: object) -> list[tuple[np.ndarray
     return [
         (np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
         for line in axes.lines
-        if line.get_color() == style(index)[0] and all(getattr(line, f"get_{k}")() == v for k, v in wanted.items())
+        if line.get_color() == look_number(index).colour
+        and all(getattr(line, f"get_{k}")() == v for k, v in wanted.items())
     ]
 
 
@@ -155,7 +157,9 @@ def test_a_limit_that_is_not_reached_is_a_bar_above_the_largest_defect(alarming:
         assert beyond(y).all()
         assert x.tolist() == list(axes.get_xlim())
         arrows = [
-            line for line in axes.lines if line.get_marker() == marker and line.get_markeredgecolor() == style(index)[0]
+            line
+            for line in axes.lines
+            if line.get_marker() == marker and line.get_markeredgecolor() == look_number(index).colour
         ]
         assert [line.get_ydata()[0] for line in arrows if beyond(np.asarray(line.get_ydata())).all()] == [y[0]]
     low, high = axes.get_ylim()
@@ -175,7 +179,7 @@ def test_more_methods_get_a_panel_each_with_the_others_behind(alarming: Protocol
 
 def test_recall_by_size_against_alarms(alarming: Protocol) -> None:
     scores = [example(), dataclasses.replace(example(), critical=example().critical[::-1])]
-    some = [(Series("two seeds", 3), scores)]
+    some = [(Series("two seeds", 3, look_number(3)), scores)]
     figure = draw_froc(some, alarming, "", lambda _: Threshold(1.0, FalseAlarms(3, 30), 0.4, 0.05))
     assert figure is not None
     numbers = steps(30, alarming.alarm.budgets)
@@ -188,7 +192,7 @@ def test_recall_by_size_against_alarms(alarming: Protocol) -> None:
         assert x[0] == axes.get_xlim()[0]  # none at the left edge
         assert np.allclose(x[1:-1], 100 * numbers[1:] / 30)
         assert titles(figure)[figure.axes.index(axes)].startswith("all defects: 60" if name == "all" else name)
-    (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == style(3)[1]]
+    (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == look_number(3).marker]
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (10, 0.4)
     assert any("promised threshold" in text.get_text() for text in figure.legends[0].get_texts())
 
@@ -264,15 +268,17 @@ def test_the_threshold_says_what_was_promised_and_achieved(alarming: Protocol) -
     found = dataclasses.replace(analyse(example(), 1, alarming.pod), alarms=FalseAlarms(17, 30))
     said = "promised 5 → achieved 56.7 per 100 (17 of 30): drift!"
     point = Threshold.of(found, alarming, 50)
-    figure = draw_detection([(Series("one", 0), found)], alarming.pod, "", alarming.threshold, lambda _: point)
+    figure = draw_detection(
+        [(Series("one", 0, look_number(0)), found)], alarming.pod, "", alarming.threshold, lambda _: point
+    )
     assert figure is not None
     assert titles(figure) == ["at the promised threshold: at most 5 false alarms per 100 good images"]
     assert figure.legends[0].get_texts()[0].get_text().endswith(said)
-    items = [(Series(f"{n}", n), found) for n in range(5)]
+    items = [(Series(f"{n}", n, look_number(n)), found) for n in range(5)]
     several = draw_detection(items, alarming.pod, "", alarming.threshold, lambda _: point)
     assert several is not None
     assert all(title.replace("\n", " ").endswith(said) for title in titles(several))
-    old = draw_detection([(Series("one", 0), found)], alarming.pod, "", ThresholdRule())
+    old = draw_detection([(Series("one", 0, look_number(0)), found)], alarming.pod, "", ThresholdRule())
     assert old is not None
     assert "normal-quantile" in titles(old)[0]
     assert old.legends[0].get_texts()[0].get_text().endswith("56.7 per 100 (17 of 30) alarm")
@@ -332,6 +338,6 @@ def test_every_defect_is_seen_in_a_panel(alarming: Protocol) -> None:
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
     for index in range(3):
-        colour = np.array([int(style(index)[0][k : k + 2], 16) for k in (1, 3, 5)])
+        colour = np.array([int(look_number(index).colour[k : k + 2], 16) for k in (1, 3, 5)])
         blended = 0.6 * colour + 0.4 * 255
         assert (np.abs(pixels - blended).max(axis=2) < 6).sum() >= 4

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +13,7 @@ from PIL import Image
 from hrbench.errors import HrbenchError
 from hrbench.protocol import Protocol
 from hrbench.report import plots
-from hrbench.report.drawing import Bin, style
+from hrbench.report.drawing import Bin
 from hrbench.report.embedding import inline_svg
 from hrbench.runs.store import Run
 
@@ -115,13 +114,6 @@ def test_bin_labels() -> None:
     assert Bin("q1", 0, (), 0, 1).label == "q1\nnone"
     assert "2 of 3" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
     assert "123k" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
-
-
-def test_styles_differ_in_more_than_colour() -> None:
-    styles = [style(index) for index in range(24)]
-    assert len(set(styles)) == 24
-    for part in (1, 2):
-        assert all(a[part] != b[part] for a, b in pairwise(styles))
 
 
 def test_inline_svg_is_part_of_the_page(make_run: Factory, protocol: Protocol) -> None:
