@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from hrbench.report.columns import text_column
 from hrbench.report.configurations import card_facts, run_details
+from hrbench.report.links import file_link
 from hrbench.report.summary import Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
@@ -30,8 +32,8 @@ class Card:
     runs: Table
 
 
-def method_cards(board: Leaderboard) -> list[Card]:
-    """Return a card per row; what none of its runs has is no column."""
+def method_cards(board: Leaderboard, folder: Path | None = None) -> list[Card]:
+    """Return a card per row; what none of its runs has is no column. In `folder` the page will lie."""
     cards = []
     for row in board.rows:
         runs = [counted.run for counted in row.runs]
@@ -40,7 +42,13 @@ def method_cards(board: Leaderboard) -> list[Card]:
         table = Table(
             columns=tuple(text_column(name, name, "") for name in names),
             rows=(None,) * len(runs),
-            cells=tuple(tuple(Cell(texts[name]) for name in names) for texts in details),
+            cells=tuple(
+                tuple(
+                    Cell(texts[name], link=file_link(run.folder / "run.json", folder) if name == "run" else "")
+                    for name in names
+                )
+                for run, texts in zip(runs, details, strict=True)
+            ),
             kind="plain",
             caption=f"Runs of {row.configuration.short}",
         )

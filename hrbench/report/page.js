@@ -37,7 +37,7 @@ for (const button of document.querySelectorAll("thead button")) {
 
 // A link into a closed section opens it.
 function reveal() {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
 }
 addEventListener("hashchange", reveal);

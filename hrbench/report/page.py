@@ -15,6 +15,7 @@ from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.metrics.words import budget_text
 from hrbench.protocol import Protocol
+from hrbench.report.anchors import SECTIONS, Anchors
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, size_columns
@@ -23,6 +24,7 @@ from hrbench.report.cost import cost_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.latex import latex_tables
+from hrbench.report.links import linked
 from hrbench.report.operating import page_data, positions
 from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, best_rows, figures, gather
 from hrbench.report.promise import promise_sentences, promises
@@ -80,7 +82,7 @@ def write_leaderboard(
         "md": markdown_page(summary),
         "csv": csv_table(summary),
         "tex": latex_tables(summary),
-        "html": html_page(summary),
+        "html": html_page(summary, folder=Path(destination)),
     }
     paths = {}
     for suffix, text in texts.items():
@@ -94,14 +96,34 @@ def _units(summary: Summary) -> str:
     return " or ".join(dict.fromkeys(board.units for board in summary.leaderboards))
 
 
-def html_page(summary: Summary) -> str:
-    """Return the page: tables, plots, pictures, style and script in one text."""
+def html_page(summary: Summary, *, folder: Path | None = None) -> str:
+    """Return the page: tables, plots, pictures, style and script in one text.
+
+    Parameters
+    ----------
+    summary : Summary
+    folder : Path, optional
+        Where the page will lie, with the leaderboard's other files: what lies there too is linked.
+    """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["linked"] = linked
+    anchors, cards = Anchors(), {}
+    for name in ("published", "hint"):
+        anchors.of(name)
+    datasets = []
+    for board in summary.leaderboards:
+        datasets.append(dataset := _dataset(board, anchors, folder))
+        for of in sorted((row.configuration for row in board.rows), key=lambda of: of.identity):
+            cards[dataset["anchor"], of.number] = anchors.of(
+                board.dataset, of.method, of.preset, of.view, tell="/".join(of.identity)
+            )
     text = environment.get_template("page.html").render(
-        datasets=[_dataset(board, f"d{number}") for number, board in enumerate(summary.leaderboards)],
+        datasets=datasets,
+        card_anchors=cards,
+        beside=["csv", "md", "tex"] if folder is not None else [],
         protocol=summary.protocol,
         headline=limit_text(summary.protocol.headline_fpr),
         intervals=interval_note(summary.protocol, _units(summary)),
@@ -113,13 +135,20 @@ def html_page(summary: Summary) -> str:
     return text.lstrip()
 
 
-def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
+def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[str, Any]:
     """Return what the page shows of one dataset."""
     data, categories = gather(board), board.categories
+    anchor = anchors.of(board.dataset)
+    at = {name: anchors.of(board.dataset, name) for name in SECTIONS}
     counts = {run.category: run for run in board.runs}.values()
+    answer, limits = _answer(board, data.scores), limit_overview(data.limits, best_rows(board))
+    cost, comparison = cost_table(board), compare_protocols(board)
+    there = {"found": answer, "overall": answer, "limits": limits, "cost": cost, "protocols": comparison}
     return {
         "name": board.dataset,
         "anchor": anchor,
+        "at": at,
+        "sections": [(at[name], label) for name, label in SECTIONS.items() if there.get(name, True)],
         "notes": [*board.notes, *_shown(board)],
         "facts": {
             "categories": len(categories),
@@ -127,16 +156,14 @@ def _dataset(board: Leaderboard, anchor: str) -> dict[str, Any]:
             "defective": sum(run.defective for run in counts),
             "defects": sum(area.size for area in data.areas.values()) if len(data.areas) == len(categories) else 0,
         },
-        "answer": _answer(board, data.scores),
+        "answer": answer,
         "overview": overview_table(board),
-        "plots": _svg(board, data, "", anchor, _OVERVIEW if len(categories) > 1 else _SINGLE),
-        "categories": [
-            _category(board, data, category, f"{anchor}c{number}") for number, category in enumerate(categories)
-        ],
-        "limits": limit_overview(data.limits, best_rows(board)),
-        "cost": cost_table(board),
-        "comparison": compare_protocols(board),
-        "cards": method_cards(board),
+        "plots": _svg(board, data, "", anchors.short(), _OVERVIEW if len(categories) > 1 else _SINGLE),
+        "categories": [_category(board, data, category, anchors) for category in categories],
+        "limits": limits,
+        "cost": cost,
+        "comparison": comparison,
+        "cards": method_cards(board, folder),
     }
 
 
@@ -179,7 +206,7 @@ def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
     }
 
 
-def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) -> dict[str, Any]:
+def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchors) -> dict[str, Any]:
     """Return what the page shows of one category."""
     protocol = board.protocol
     counted = f"AUPRO@{limit_text(protocol.headline_fpr)}"
@@ -204,13 +231,13 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchor: str) ->
             answered["sentences"] = answer_sentences(data.scores, board, category)
     return {
         "name": category,
-        "anchor": anchor,
+        "anchor": anchors.of(board.dataset, category),
         "answer": answered,
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
         "promises": promises(board, category),
         "limits": limit_table(data.limits, best_rows(board), category),
-        "plots": _svg(board, data, category, anchor, [k for k in KINDS if several or k not in _SINGLE]),
+        "plots": _svg(board, data, category, anchors.short(), [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,
     }
 

@@ -53,6 +53,8 @@ class Cell:
         Length of a bar behind the number, for columns that form a profile.
     estimate : Estimate
         The number itself, where the cell is one.
+    link : str
+        What the text leads to on a page.
     """
 
     text: str
@@ -63,6 +65,7 @@ class Cell:
     place: int = 0
     bar: float | None = None
     estimate: Estimate = NO_ESTIMATE
+    link: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_latex_and_html_show_names_as_they_are(hostile: tuple[list[Run], Protoco
     assert latex.splitlines()[0].endswith("needs \\usepackage{booktabs}")
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt; &amp;amp; $a$" in page
-    assert html.unescape(re.findall(r"<h2>(.*?)</h2>", page, re.S)[0]) == HOSTILE
+    assert html.unescape(re.findall(r"<h2>(.*?)<a class=\"sign\"", page, re.S)[0]) == HOSTILE
     assert "\x1b" not in terminal_table(*hostile)
 
 
