@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 2 for a user's mistake or a job that failed; 75 when the same command goes on later: a run
-        was asked to stop (SIGTERM) and jobs are left, or the disk is full or read-only.
+        The exit status: 0; 1 for what was checked and is not as it should be; 2 for a user's mistake or a job that
+        failed; 75 when the same command goes on later: a run was asked to stop (SIGTERM) and jobs are left, or the disk
+        is full or read-only.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("hrbench").setLevel(logging.INFO)
@@ -277,6 +278,8 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         if name == "leaderboard":
             _table_arguments(report)
 
+    _verification_arguments(command)
+
     data = command("data", "data", "Make, check or describe a dataset.").add_subparsers(metavar="ACTION", required=True)
     make = data.add_parser(
         "make", help="write the procedural dataset", description="Write a procedural dataset in MVTec AD layout."
@@ -309,6 +312,28 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     )
     listed.add_argument("methods", nargs="*", metavar="METHOD", help="describe it: its presets, its options")
     return parser
+
+
+def _verification_arguments(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    verify = command(
+        "verify",
+        "verify",
+        "Compute every record of finished runs anew from their evidence and compare; exit status 1 if any differs.",
+    )
+    verify.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
+    verify.add_argument("--root", type=Path, help="the dataset's folder: compare its images and masks, too")
+    verify.add_argument("--dataset", default="folder", help="name or .toml descriptor of --root (default: %(default)s)")
+    verify.add_argument("--record", type=Path, metavar="FILE", help="verified.json above the runs, for the leaderboard")
+    publish = command("publish", "publish", "Verify runs, then copy what others need to check them; no image, no path.")
+    publish.add_argument("runs", type=Path, help="folder that run wrote")
+    publish.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="new: results/community/NAME")
+    publish.add_argument("--author", required=True, metavar="NAME", help="who publishes them, for the leaderboard")
+    publish.add_argument("--orcid", default="", metavar="ID", help="such as 0000-0002-1825-0097")
+    publish.add_argument("--url", default="", help="of a page about it, https://...")
+    for parser in (verify, publish):
+        parser.add_argument("--protocol", type=Path, nargs="+", default=[], metavar="FILE",
+                            help="rules that do not ship with hrbench")  # fmt: skip
+        parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ import hrbench
 from hrbench._util.disk import explaining
 from hrbench._util.files import atomic
 from hrbench._util.progress import track, tracker
+from hrbench._util.words import nbytes
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
     Dataset,
@@ -54,8 +55,10 @@ __all__ = [
     "new_method",
     "plot",
     "predict",
+    "publish",
     "rescore",
     "run",
+    "verify",
 ]
 
 DEMO_CATEGORIES = ("wood_grain", "weave")
@@ -261,6 +264,37 @@ def rescore(args: argparse.Namespace) -> int:
     if failures:
         print(f"hrbench: {len(failures)} of {len(runs)} runs are left as they were", file=sys.stderr)
     return 2 if failures else 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Verify finished runs; status 1 if any is not as its evidence says."""
+    from hrbench.runs.verification import verification_text, verify_runs
+    from hrbench.runs.verified import record_verified
+
+    dataset = load_dataset(args.dataset, args.root) if args.root is not None else None
+    protocols = [load_protocol(path) for path in args.protocol]
+    found = verify_runs(args.runs, protocols, dataset.categories if dataset else (), jobs=args.jobs)
+    if args.record is not None:
+        record_verified(found, args.record)
+    print(verification_text(found))
+    return 0 if all(result.verified for result in found) else 1
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Publish verified runs; status 1, and nothing written, if any is not."""
+    from hrbench.runs.publication import publish as publish_runs
+    from hrbench.runs.submission import Submission
+    from hrbench.runs.verification import verification_text
+
+    submission = Submission(author=args.author, orcid=args.orcid, url=args.url)
+    written, found = publish_runs(args.runs, args.to, submission, protocols=args.protocol, jobs=args.jobs)
+    print(verification_text(found))
+    if written is None:
+        print(f"hrbench: nothing written to {args.to}", file=sys.stderr)
+        return 1
+    print(f"{args.to}: {_counted(written.runs, 'run')} by {written.author}, {nbytes(written.bytes)}, "
+          f"{nbytes(written.evidence_bytes)} of it evidence")  # fmt: skip
+    return 0
 
 
 def leaderboard(args: argparse.Namespace) -> int:

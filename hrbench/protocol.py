@@ -288,9 +288,9 @@ def _without_defaults(rules: Any) -> dict[str, Any]:
     return rules_set
 
 
-def list_protocols() -> list[str]:
-    """Return the names of the protocols that ship with hrbench, without their former versions (``native@1``)."""
-    return [name for name in _shipped() if "@" not in name]
+def list_protocols(*, former: bool = False) -> list[str]:
+    """Return the names of the protocols that ship with hrbench; `former` versions (``native@1``) only if asked for."""
+    return [name for name in _shipped() if former or "@" not in name]
 
 
 def _shipped() -> list[str]:

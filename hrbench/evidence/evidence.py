@@ -202,11 +202,11 @@ class Calibration:
         variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
         return Calibration(normals, len(parts), mean, math.sqrt(variance))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, smallest: bool = False) -> None:
         """Write ``calibration.parquet``: a row for each of `normals`."""
         table = pa.table(_histogram_columns(self.normals))
         facts = {"shift": self.normals[0].shift, "images": self.images, "mean": self.mean, "std": self.std}
-        _write(table, facts, path)
+        _write(table, facts, path, smallest=smallest)
 
     @staticmethod
     def load(path: Path) -> Calibration:
@@ -346,7 +346,7 @@ class Evidence:
             calibration=calibrated[0].calibration if calibrated else None,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, smallest: bool = False) -> None:
         """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
         folder.mkdir(parents=True, exist_ok=True)
         collection = dataclasses.asdict(self.spec)
@@ -356,11 +356,11 @@ class Evidence:
             images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
         components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
-        _write(images, facts, folder / "images.parquet")
-        _write(components, facts, folder / "components.parquet")
+        _write(images, facts, folder / "images.parquet", smallest=smallest)
+        _write(components, facts, folder / "components.parquet", smallest=smallest)
         (folder / "calibration.parquet").unlink(missing_ok=True)
         if self.calibration is not None:
-            self.calibration.save(folder / "calibration.parquet")
+            self.calibration.save(folder / "calibration.parquet", smallest=smallest)
 
     @staticmethod
     def load(folder: Path) -> Evidence:
@@ -450,8 +450,9 @@ def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
     return table.select(list(dtypes)).to_pandas().astype(dtypes)
 
 
-def _write(table: pa.Table, facts: dict[str, Any], path: Path) -> None:
-    write_table(table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})}), path)
+def _write(table: pa.Table, facts: dict[str, Any], path: Path, *, smallest: bool = False) -> None:
+    described = table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})})
+    write_table(described, path, smallest=smallest)
 
 
 @dataclasses.dataclass(frozen=True)

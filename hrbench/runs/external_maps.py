@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hrbench._util.files import plain_name, relative_path
+from hrbench._util.files import relative_path
 from hrbench._util.progress import track
 from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import HrbenchError
@@ -17,6 +15,7 @@ from hrbench.evidence.evidence import specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size
 from hrbench.protocol import Protocol
+from hrbench.runs.identity import maps_name
 from hrbench.runs.lease import Leases
 from hrbench.runs.map_files import MAP_SUFFIXES, find_decisions, find_maps, read_decision, read_map
 from hrbench.runs.record import MethodRecord, RunRecord, ViewedImages
@@ -102,8 +101,7 @@ def _score_category(
         ]
     method = MethodRecord(name=name, title=name, reference="maps", preset="maps", options={"exact": exact})
     about = RunRecord(dataset=ViewedImages.of(category), method=method, view="maps")
-    identity = hashlib.sha256(json.dumps([category.digest, name, exact]).encode()).hexdigest()
-    run = f"{plain_name(f'{name}-maps-s0')}-{identity[:8]}"
+    run = maps_name(category.digest, name, exact=exact)
     target = RunFolder.of(output, category.dataset, category.name, run)
     with Leases().holding(target.lease) as mine:
         if not mine:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hrbench._util.files import plain_name
 from hrbench.backbones.bundled import bundled_digest
 from hrbench.data.sample import Category, Sample
 from hrbench.engine.views import View
@@ -20,14 +19,11 @@ from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import Method
 from hrbench.precision import PRECISIONS
 from hrbench.registry import all_options, check_options, find_preset, load_method, source_digest, weights_options
+from hrbench.runs.identity import held_out_count, run_name
 from hrbench.runs.record import public_reference
 from hrbench.runs.store import RunFolder
 
 __all__ = ["Job", "identities", "make_job", "split_normals"]
-
-
-HELD_OUT = 0.1  # share of the normal training images that set thresholds and are never fitted on
-ENOUGH_HELD_OUT = 19  # to promise at most 5 false alarms per 100 good images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +132,18 @@ def make_job(
     looked_at = View.parse(named.view if view is None else view)
     held_out = _checked_share(held_out, looked_at)
     recorded = identities(cls, complete)
-    identity = [category.names_digest, method_name(method), source_digest(cls), recorded, looked_at.text, seed]
-    if precision != "float32":
-        identity.append(precision)
-    if held_out is not None:
-        identity.append(f"share {held_out} held out")
-    elif (held := _held_out(len(category.train), None)) != _tenth(len(category.train)):
-        identity.append(f"{held} held out")  # before there were promises a tenth was all
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    name = f"{plain_name(f'{method_name(method)}-{preset}-s{seed}')}-{digest[:8]}"
+    name = run_name(
+        category.names_digest,
+        method_name(method),
+        preset,
+        source_digest(cls),
+        recorded,
+        looked_at.text,
+        seed,
+        precision=precision,
+        held_out=held_out,
+        train=len(category.train),
+    )
     return Job(category, method, preset, complete, recorded, name, looked_at, seed, precision, held_out)
 
 
@@ -171,7 +170,7 @@ def split_normals(category: Category, share: float | None = None) -> tuple[list[
             f"category {category.name!r}: {len(train)} normal training image, expected at least 2 (one is held out) "
             "or --held-out 0"
         )
-    held = _held_out(len(train), share)
+    held = held_out_count(len(train), share)
     held_out = set(np.random.default_rng(0).permutation(len(train))[:held].tolist())
     fitted = [sample for index, sample in enumerate(train) if index not in held_out]
     return fitted, [train[index] for index in sorted(held_out)]
@@ -191,17 +190,6 @@ def _checked_share(share: float | None, view: View) -> float | None:
             "expected a share above 0, or one look"
         )
     return float(share)
-
-
-def _held_out(train: int, share: float | None) -> int:
-    """Return how many of so many normal training images are held out."""
-    if share is None:
-        return max(_tenth(train), ENOUGH_HELD_OUT if train >= 3 * ENOUGH_HELD_OUT else 0)
-    return min(train - 1, max(1, round(share * train))) if share else 0
-
-
-def _tenth(train: int) -> int:
-    return max(1, round(HELD_OUT * train))
 
 
 def identities(cls: type[Method], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ __all__ = [
     "check_record",
     "evidence_records",
     "groups_digest",
+    "is_sealed",
+    "json_digest",
     "public_reference",
     "read_record",
     "write_record",
@@ -41,6 +43,7 @@ __all__ = [
 
 SCHEMA = 1
 _LARGEST = 1 << 26  # bytes of a run.json
+_SEAL = "sha256"  # key of the digest over all other keys
 UNFINISHED = "unfinished"  # in the place of a digest: of tables, or groups, that are being replaced
 
 
@@ -299,6 +302,8 @@ def read_record(path: Path) -> RunRecord:
             f"{error}; delete this file, then `hrbench run` does the job again with its weights"
         ) from None
     schema = table.pop("schema", None) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.pop(_SEAL, None)  # whoever verifies a run asks for it, see is_sealed
     if schema != SCHEMA:
         raise HrbenchError(f"{path}: schema {schema!r}, this version of hrbench reads {SCHEMA}")
     _bring_up_to_date(table)
@@ -320,8 +325,21 @@ def check_record(record: RunRecord) -> None:
 def write_record(record: RunRecord, path: Path) -> None:
     """Write a ``run.json``, whole or not at all."""
     check_record(record)
+    table = {"schema": SCHEMA, **_plain(record)}
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA, **_plain(record)}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps({**table, _SEAL: json_digest(table)}, indent=1), encoding="utf-8")
+
+
+def json_digest(table: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a JSON table, whatever the order of its keys and its white space."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def is_sealed(path: Path) -> bool | None:
+    """Tell whether a JSON file is as it was written, by the digest in it; None where it has none, as of before."""
+    table = read_json(path, _LARGEST)
+    seal = table.pop(_SEAL, None) if isinstance(table, dict) else None
+    return None if seal is None else seal == json_digest(table)
 
 
 def _bring_up_to_date(table: dict[str, Any]) -> None:

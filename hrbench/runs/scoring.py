@@ -36,7 +36,15 @@ from hrbench.runs.record import (
 from hrbench.runs.store import Run, RunFolder
 from hrbench.runs.tables import RECORD_COLUMNS
 
-__all__ = ["distinct_protocols", "finish_run", "forget_files", "record_files", "rescore", "rescored"]
+__all__ = [
+    "distinct_protocols",
+    "finish_run",
+    "forget_files",
+    "record_files",
+    "rescore",
+    "rescored",
+    "threshold_record",
+]
 
 log = logging.getLogger("hrbench")
 
@@ -144,7 +152,7 @@ def rescored(
             evidence = evidence.grouped(groups)
         measured.append(measure(evidence, protocol))
         if protocol.name == first:
-            finished = dataclasses.replace(finished, threshold=_threshold_record(evidence, protocol))
+            finished = dataclasses.replace(finished, threshold=threshold_record(evidence, protocol))
     # Until the last file is written the record says that files of before and after may stand side by side.
     unfinished = {name: dataclasses.replace(before[name], sha256=UNFINISHED) for name in names if name in before}
     written = [run.files.table(name) for name in _TABLES]
@@ -219,7 +227,7 @@ def finish_run(
     _write_tables(folder, measured, about)
     first = evidence[0]
     draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
-    threshold = _threshold_record(first, protocols[0])
+    threshold = threshold_record(first, protocols[0])
     complete = dataclasses.replace(
         about,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -235,7 +243,8 @@ def finish_run(
     return Run(folder.path)
 
 
-def _threshold_record(evidence: Evidence, protocol: Protocol) -> ThresholdRecord:
+def threshold_record(evidence: Evidence, protocol: Protocol) -> ThresholdRecord:
+    """Return what a run says of the operating threshold under its first protocol."""
     rule, held_out = protocol.threshold, evidence.calibration.images if evidence.calibration else 0
     return ThresholdRecord(rule=rule.rule, value=automatic_threshold(evidence, rule), normal_images=held_out)
 
