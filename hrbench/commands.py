@@ -380,7 +380,7 @@ def data_stats(args: argparse.Namespace) -> int:
     dataset = load_dataset(args.dataset, args.root, args.categories)
     _say_left_out(dataset)
     stats = dataset_stats(dataset, progress=tracker("measuring"))
-    print(stats.set_index("category").T.to_string(float_format=lambda x: f"{x:.6g}"))
+    print(stats.set_index("category").T.to_string(float_format=lambda x: f"{x:.6g}", na_rep="–"))
     return 0
 
 

@@ -114,6 +114,11 @@ def test_mistakes_are_named(result, conditions):
         HrbenchError, match=r"unknown condition 'regulr'; did you mean 'regular'\? Known: dark, regular"
     ):
         hrbench.by_condition(result, conditions, reference="regulr")
+
+
+def test_a_condition_of_good_images_alone_has_false_alarms_alone(result, conditions):
     good = dict.fromkeys(list(conditions)[0:PARTS:2], "good")
-    with pytest.raises(HrbenchError, match=r"condition 'good': .*defect"):
-        hrbench.by_condition(result, conditions | good)
+    found = hrbench.by_condition(result, conditions | good).groupby("condition")["metric"].unique()
+    assert set(found["good"]) == {"fpr", "alarms", *(f"{name}_matched" for name in ("fpr", "alarms"))} & set(
+        found["regular"]
+    )

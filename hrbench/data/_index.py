@@ -76,14 +76,18 @@ def list_images(folder: Path, report: Report) -> dict[str, Path]:
     return paths
 
 
-def pair_masks(images: Mapping[str, Path], folder: Path, suffixes: tuple[str, ...], report: Report) -> dict[str, Path]:
-    """Return the mask of each image that has one, a dict of paths by the image's stem."""
+def pair_masks(
+    images: Mapping[str, Path], folder: Path, suffixes: tuple[str, ...], report: Report, *, lenient: bool = False
+) -> dict[str, Path]:
+    """Return the mask of each image that has one, a dict of paths by the image's stem; `lenient` if some may not."""
     masks = list_images(folder, report)
     paired: dict[str, Path] = {}
     claimed: set[Path] = set()
     for stem, image in images.items():
         candidates = [masks[stem + suffix] for suffix in suffixes if stem + suffix in masks]
         claimed.update(candidates)
+        if not candidates and lenient:
+            continue
         if not candidates:
             expected = " or ".join(f"{stem}{suffix}.png" for suffix in suffixes)
             report(f"{image}: defective image without a mask, expected {folder / expected}")

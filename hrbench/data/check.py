@@ -74,9 +74,9 @@ def check_dataset(
     -------
     list of Finding
         Empty if all is as expected: missing categories, all that keeps a reader from indexing files (such as defective
-        images without a mask), counts that differ in categories without it, images that the descriptor's `group` or
-        `condition` does not match, and what :func:`check_files` finds, with every image decoded.
-        :func:`dataset_summary` has the figures.
+        images without a mask, if that is a mistake there), counts that differ in categories without it, images that the
+        descriptor's `group` or `condition` does not match, and what :func:`check_files` finds, with every image
+        decoded. :func:`dataset_summary` has the figures.
 
     Raises
     ------
@@ -138,9 +138,10 @@ def check_files(
     list of Finding
         Errors: a file that is unreadable, truncated or of a type without a fixed white (floats, stacks); a mask that is
         of another size than its image, lossy or empty; a test image with a defect that is a training image as well;
-        too few images to fit on or to measure; a procedural dataset that is made only in part.
+        too few images to fit on; a procedural dataset that is made only in part.
         Warnings: other test images that are training images as well; no good test image; defective images that are
-        left out for their masks; images in folders that the dataset's layout ignores; counts that differ.
+        left out for their masks; none, or some without a mask; images in folders that the dataset's layout ignores;
+        counts that differ.
     """
     findings = _count_findings(dataset.categories, descriptor, whole=False) if descriptor else []
     findings += _unfinished(dataset.root, [category.name for category in dataset.categories])
@@ -189,7 +190,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
         area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
         mostly slips of annotation; ``share_median``, the median component's share of its image;
-        ``defect_share``, the share of defect pixels in defective images.
+        ``defect_share``, the share of defect pixels in defective images. Defective images without a mask count in none
+        of these; where there are only such, figures of components are missing.
 
     Raises
     ------
@@ -204,7 +206,7 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     for name, sample in progress(total) if progress else total:
         size = image_size(sample.image)
         sizes[name].append(size)
-        if sample.label:
+        if sample.masks:
             found = _areas(sample, size)
             areas[name] += found
             shares[name] += [area / (size[0] * size[1]) for area in found]
@@ -221,12 +223,13 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
             row["conditions"] = len({sample.condition for sample in category.test} - {""})
         row |= {"height_min": int(height.min()), "height_max": int(height.max())}
         row |= {"width_min": int(width.min()), "width_max": int(width.max())}
-        row["components"] = area.size
+        masked = any(sample.masks for sample in category.test) or not any(sample.label for sample in category.test)
+        row["components"] = area.size if masked else float("nan")
         for key, q in _QUANTILES.items():
             row[f"area_{key}"] = float(np.quantile(area, q)) if area.size else float("nan")
-        row["slivers"] = int((area <= 3).sum())
+        row["slivers"] = int((area <= 3).sum()) if masked else float("nan")
         row["share_median"] = float(np.median(shares[category.name])) if area.size else float("nan")
-        row["defect_share"] = area.sum() / pixels[category.name] if area.size else 0.0
+        row["defect_share"] = area.sum() / pixels[category.name] if area.size else 0.0 if masked else float("nan")
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -324,7 +327,10 @@ def _category_findings(category: Category, held_out: bool) -> Iterator[Finding]:
     if train == 1 and held_out:  # without any it is told already
         yield Finding("error", f"{name}: {train} training image, expected at least 2: one is held out")
     if category.test and not defective:
-        yield Finding("error", f"{name}: no defective test image, expected at least one: there is nothing to measure")
+        yield Finding("warning", f"{name}: no defective test image, expected some: only false alarms can be measured")
+    if unmasked := [sample for sample in category.test if sample.unmasked]:
+        what = f"{len(unmasked)} of {defective} defective test images have no mask, such as {unmasked[0].id}"
+        yield Finding("warning", f"{name}: {what}: what is found in them is measured per image only")
     if category.test and not good:
         yield Finding("warning", f"{name}: no good test image, expected some: false alarms per image are not known")
     for folder, number in _ignored(category):

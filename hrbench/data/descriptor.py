@@ -38,11 +38,15 @@ class MaskCoding:
         What becomes of a defective image whose mask has no defect pixel or another size: a mistake that ends a run
         before it begins, or the image is left out of the test, and every check and run says so. Only the latter makes
         readers open masks.
+    missing : {"error", "unknown"}
+        What a defective image without a mask is: a mistake, or one whose defects lie nobody knows where, which counts
+        in what is measured per image and in nothing else.
     """
 
     suffix: str = ""
     values: str = "0 = normal, anything else = defect"
     unusable: Literal["error", "leave_out"] = "error"
+    missing: Literal["error", "unknown"] = "error"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,6 +84,8 @@ class Tree(Layout):
         What a mask's stem may have more than its image's.
     unread : tuple of str
         As of :class:`hrbench.data.sample.Category`.
+    unmasked_kinds : bool
+        Whether a kind of defect without a folder of masks is one whose masks are unknown, whatever the descriptor says.
     """
 
     train: tuple[str, ...] = ("train",)
@@ -94,21 +96,23 @@ class Tree(Layout):
     good: tuple[str, ...] = ("good",)
     mask_suffixes: tuple[str, ...] = ("_mask",)
     unread: tuple[str, ...] = ()
+    unmasked_kinds: bool = False
 
     def read(self, root: Path, descriptor: Descriptor, names: Sequence[str], report: Report) -> tuple[Category, ...]:
         """Index one tree per category."""
-        return tuple(self.read_category(root, root / name, descriptor.name, name, report) for name in names)
+        return tuple(self.read_category(root, root / name, descriptor, name, report) for name in names)
 
-    def read_category(self, root: Path, folder: Path, dataset: str, name: str, report: Report) -> Category:
+    def read_category(self, root: Path, folder: Path, descriptor: Descriptor, name: str, report: Report) -> Category:
         """Index the tree in `folder`."""
+        lenient = descriptor.mask.missing == "unknown"
 
-        def sample(image: Path, masks: Sequence[Path], kind: str, split: Split) -> Sample:
+        def sample(image: Path, masks: Sequence[Path] | None, kind: str, split: Split) -> Sample:
             mask, more = (masks[0], tuple(masks[1:])) if masks else (None, ())
-            label: Literal[0, 1] = 1 if masks else 0
+            label: Literal[0, 1] = 0 if masks is None else 1
             return Sample(sample_id(root, image), image, mask, label, kind, split, name, more_masks=more)
 
         train = [
-            sample(image, (), "good", "train")
+            sample(image, None, "good", "train")
             for part in self.train
             for good in self.good
             for image in list_images(folder / part / good / self.images, report).values()
@@ -119,34 +123,42 @@ class Tree(Layout):
         for kind in kinds:
             images = list_images(kind / self.images, report)
             if kind.name in self.good:
-                test += [sample(image, (), "good", "test") for image in images.values()]
+                test += [sample(image, None, "good", "test") for image in images.values()]
             else:
-                masks = self.pair(images, truth / kind.name / self.masks, report)
+                masks_of = truth / kind.name / self.masks
+                masks: dict[str, Sequence[Path]] = dict.fromkeys(images, ())
+                if masks_of.is_dir() or not (lenient or self.unmasked_kinds):
+                    paired = self.pair(images, masks_of, report, lenient=lenient)
+                    masks = masks | paired if lenient else paired
                 test += [sample(images[stem], paths, kind.name, "test") for stem, paths in masks.items()]
         known = {*self.good, *(kind.name for kind in kinds)}
         for masks_of in subfolders(truth):
             if masks_of.name not in known:
                 self.pair({}, masks_of, report)  # none of which has an image
         where = " and ".join(str(folder / part / self.good[0] / self.images) for part in self.train)
-        return make_category(dataset, name, train, test, where, folder / self.test, report, self.unread)
+        return make_category(descriptor.name, name, train, test, where, folder / self.test, report, self.unread)
 
-    def pair(self, images: Mapping[str, Path], folder: Path, report: Report) -> dict[str, Sequence[Path]]:
-        """Return the masks, at least one, of each image that has any, by the image's stem."""
-        paired = pair_masks(images, folder, self.mask_suffixes, report)
+    def pair(
+        self, images: Mapping[str, Path], folder: Path, report: Report, *, lenient: bool = False
+    ) -> dict[str, Sequence[Path]]:
+        """Return the masks, at least one, of each image that has any, by its stem; `lenient` if some may not."""
+        paired = pair_masks(images, folder, self.mask_suffixes, report, lenient=lenient)
         return {stem: (mask,) for stem, mask in paired.items()}
 
 
 class MaskPerRegion(Tree):
     """MVTec LOCO AD's trees, where the masks of an image lie in a folder with its stem, one for each region."""
 
-    def pair(self, images: Mapping[str, Path], folder: Path, report: Report) -> dict[str, Sequence[Path]]:
-        """Return the masks, at least one, of each image that has any, by the image's stem."""
+    def pair(
+        self, images: Mapping[str, Path], folder: Path, report: Report, *, lenient: bool = False
+    ) -> dict[str, Sequence[Path]]:
+        """Return the masks, at least one, of each image that has any, by its stem; `lenient` if some may not."""
         paired: dict[str, Sequence[Path]] = {}
         for stem, image in images.items():
             masks = tuple(list_images(folder / stem, report).values())
             if masks:
                 paired[stem] = masks
-            else:
+            elif not lenient:
                 report(f"{image}: defective image without a mask, expected some in {folder / stem}")
         for masks_of in subfolders(folder):
             if masks_of.name not in images:
@@ -176,7 +188,7 @@ class AnyFolder(Tree):
     def read(self, root: Path, descriptor: Descriptor, names: Sequence[str], report: Report) -> tuple[Category, ...]:
         """Index the trees."""
         if self.holds_category(root) and not descriptor.categories:
-            return (self.read_category(root, root, descriptor.name, names[0], report),)
+            return (self.read_category(root, root, descriptor, names[0], report),)
         return super().read(root, descriptor, names, report)
 
 
@@ -197,7 +209,8 @@ class Visa(Tree):
                     continue
                 kind = "good" if row["label"] == "normal" else "bad"
                 split: Split = "train" if row["split"] == "train" else "test"
-                sample = _listed(root, where, row["image"], row["mask"], kind, split, row["object"])
+                lenient = descriptor.mask.missing == "unknown"
+                sample = _listed(root, where, row["image"], row["mask"], kind, split, row["object"], lenient=lenient)
             except HrbenchError as error:
                 report(str(error))
                 continue
@@ -269,7 +282,10 @@ class RealIAD(Layout):
                 image, kind, mask = _real_iad_row(row, where)
                 kind = "good" if kind == meta["normal_class"] or split == "train" else kind
                 mask = f"{folder}{mask}" if mask and split == "test" else ""
-                samples[split].append(_listed(root, where, f"{folder}{image}", mask, kind, split, name))
+                lenient = descriptor.mask.missing == "unknown"
+                samples[split].append(
+                    _listed(root, where, f"{folder}{image}", mask, kind, split, name, lenient=lenient)
+                )
             except HrbenchError as error:
                 report(str(error))
         return make_category(
@@ -311,13 +327,15 @@ def _text(file: Path, expected: str) -> str:
         raise HrbenchError(f"{file}: not a text file ({error}), expected {expected}") from None
 
 
-def _listed(root: Path, where: str, image: str, mask: str, kind: str, split: Split, category: str) -> Sample:
-    """Return the sample of a row of a split file, of the kind ``good`` if it is normal."""
+def _listed(
+    root: Path, where: str, image: str, mask: str, kind: str, split: Split, category: str, *, lenient: bool
+) -> Sample:
+    """Return the sample of a row of a split file, of the kind ``good`` if it is normal; `lenient` if masks may lack."""
     image_path = inside(root, image, where)
     mask_path = inside(root, mask, where) if mask else None
     if kind == "good" and mask_path is not None:
         raise HrbenchError(f"{where}: normal image {image} with mask {mask}, expected none")
-    if kind != "good" and mask_path is None:
+    if kind != "good" and mask_path is None and not lenient:
         raise HrbenchError(f"{where}: defective image {image} has no mask")
     if mask_path is not None and mask_path.stem != image_path.stem:
         raise HrbenchError(f"{where}: mask {mask} does not carry the stem of its image {image}")
@@ -421,6 +439,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "kolektorsdd": Commutators(),
     "kolektorsdd2": Kolektor(),
     "real_iad": RealIAD(probes=("OK", "NG")),
-    "folder": AnyFolder(probes=("train/good", "train/ok"), good=("good", "ok"), mask_suffixes=("_mask", "")),
+    "folder": AnyFolder(
+        probes=("train/good", "train/ok"), good=("good", "ok"), mask_suffixes=("_mask", ""), unmasked_kinds=True
+    ),
 }
 """What a descriptor may name as its layout."""

@@ -30,7 +30,7 @@ class Sample:
     image : Path
         The image file.
     mask : Path or None
-        The defect mask; None for a normal image.
+        The defect mask; None for a normal image, and for a defective one whose mask is unknown.
     label : {0, 1}
         1 if the image shows a defect.
     defect_type : str
@@ -62,6 +62,11 @@ class Sample:
     def masks(self) -> tuple[Path, ...]:
         """All masks, none for a normal image."""
         return () if self.mask is None else (self.mask, *self.more_masks)
+
+    @property
+    def unmasked(self) -> bool:
+        """Whether the image is defective, and where is not known."""
+        return self.label == 1 and self.mask is None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -163,7 +168,7 @@ class Dataset:
 
 
 def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
-    """Return the (H, W) bool mask of a defective sample, all that its masks mark; None for a normal one.
+    """Return the (H, W) bool mask of a defective sample, all that its masks mark; None for a normal or unmasked one.
 
     Raises
     ------

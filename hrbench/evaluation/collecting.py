@@ -26,6 +26,7 @@ def evaluate(
     anomaly_maps: Iterable[npt.ArrayLike],
     masks: Iterable[npt.ArrayLike | None],
     *,
+    labels: Iterable[int] | None = None,
     image_scores: Iterable[float] | None = None,
     protocol: str | Path | Protocol = "native",
     exact: bool = False,
@@ -42,7 +43,12 @@ def evaluate(
     anomaly_maps : iterable of (H, W) arrays or tensors
         Higher is more anomalous, on any scale; sizes may differ from image to image.
     masks : iterable of (H, W) arrays or None
-        Non-zero is defect; None or all zero is a normal image.
+        Non-zero is defect; None or all zero is a normal image, but see `labels`.
+    labels : iterable of int, optional
+        0 for a good and 1 for a defective image. A mask that is None is then that of a good image, or one that is not
+        known: such an image counts in what is measured per image, and in nothing else. Without any mask there is still
+        image ROC-AUC and who alarms, and on good images alone the false alarms; see
+        :meth:`Evaluation.what_is_missing`.
     image_scores : iterable of float, optional
         One score per image. By default the protocol's rule; the maximum of the map where the protocol leaves
         it to the method.
@@ -67,7 +73,8 @@ def evaluate(
     Raises
     ------
     HrbenchError
-        For a map that is not of its mask's size or holds NaN, iterables of different length, or no defects.
+        For a map that is not of its mask's size or holds NaN, iterables of different length, a mask that
+        contradicts its label, or masks that cover all images wholly.
 
     Examples
     --------
@@ -83,7 +90,7 @@ def evaluate(
     rules = load_protocol(protocol)
     collector = EvidenceCollector(EvidenceSpec.of(rules, exact=exact))
     streams: dict[str, Iterable[Any]] = {"anomaly_maps": anomaly_maps, "masks": masks}
-    optional = {"image_scores": image_scores, "groups": groups}
+    optional = {"labels": labels, "image_scores": image_scores, "groups": groups}
     streams |= {name: stream for name, stream in optional.items() if stream is not None}
     for index, items in enumerate(zip_longest(*streams.values(), fillvalue=_END)):
         row = dict(zip(streams, items, strict=True))
@@ -91,6 +98,7 @@ def evaluate(
         if short:
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
         defect = None if row["masks"] is None else _mask(row["masks"], index)
+        unmasked = "labels" in row and _unmasked(row["labels"], defect, index)
         try:
             score = _number(row["image_scores"]) if "image_scores" in row else None
         except (TypeError, ValueError):
@@ -100,6 +108,7 @@ def evaluate(
             f"{index:06d}",
             as_array(row["anomaly_maps"], f"anomaly map {index}"),
             defect,
+            unmasked=unmasked,
             score=score,
             group="" if group is None else str(group),
         )
@@ -127,6 +136,18 @@ def _number(value: Any) -> float:
     if np.iscomplexobj(value):
         raise TypeError  # numpy would drop the imaginary part
     return float(value)
+
+
+def _unmasked(label: Any, defect: npt.NDArray[np.bool_] | None, index: int) -> bool:
+    """Tell whether an image is defective and its mask not known."""
+    if isinstance(label, str) or label not in (0, 1):
+        raise HrbenchError(f"label {index} is {label!r}, expected 0 for a good or 1 for a defective image")
+    marked = defect is not None and bool(defect.any())
+    if marked and not label:
+        raise HrbenchError(f"mask {index}: has defect pixels, but label {index} is 0: expected 1, or None as the mask")
+    if label and defect is not None and not marked:
+        raise HrbenchError(f"mask {index}: has no defect pixel, but label {index} is 1: expected None if not known")
+    return bool(label) and defect is None
 
 
 def _mask(mask: npt.ArrayLike, index: int) -> npt.NDArray[np.bool_]:

@@ -17,8 +17,11 @@ from hrbench.evidence import Evidence
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.bootstrap import paired_difference
 from hrbench.metrics.catalogue import METRICS, Key
+from hrbench.metrics.missing import left_open
 from hrbench.metrics.words import budget_text, counted
 from hrbench.protocol import Protocol, load_protocol
+
+_NOTHING = "there is nothing to compare"
 
 __all__ = ["Comparison", "Measurable", "as_evaluation", "compare"]
 
@@ -46,12 +49,15 @@ class Comparison:
         whether higher or lower is better stands in :data:`hrbench.metrics.catalogue.CATALOGUE`.
     protocol : Protocol
     images, defects : int
+    left_open : str
+        What could not be compared for want of masks, defects or good images, in a sentence; "" if nothing.
     """
 
     frame: pd.DataFrame
     protocol: Protocol
     images: int
     defects: int
+    left_open: str = ""
 
     def difference(self, metric: str, subset: str = "all", fpr_limit: float | None = None) -> float:
         """Return a minus b; the arguments are those of :meth:`Evaluation.value`."""
@@ -66,6 +72,8 @@ class Comparison:
         return self._sheet().text()
 
     def __repr__(self) -> str:
+        if not self._shown():
+            return f"<Comparison on {counted(self.images, 'image')}: {_NOTHING}>"
         metric, subset, name = self._shown()[0]
         return f"<Comparison on {counted(self.images, 'image')}: {name}, {self._line(metric, subset)}>"
 
@@ -86,6 +94,13 @@ class Comparison:
             ("rho", "all", "its robustness to size"),
             ("image_auroc", "all", "image ROC-AUC"),
         ]
+        if not self.defects:
+            rows = [
+                ("image_auroc", "all", "image ROC-AUC"),
+                ("called_matched", "all", f"defective images that alarm at {budget} alarms per 100 good images"),
+                ("alarms", "all", "good images that alarm at the thresholds"),
+                ("fpr", "all", "normal pixels that are predicted defective at the thresholds"),
+            ]
         there = set(self.frame["metric"])
         return [row for row in rows if row[0] in there]
 
@@ -99,13 +114,17 @@ class Comparison:
             difference = _number(row["difference"], "+.3f")
             interval = "–" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
             rows.append([name, *cells, difference, interval, "–" if math.isnan(share) else f"{100 * share:.0f} %"])
-        metric, subset, name = self._shown()[0]
+        defects = counted(self.defects, "defect")
+        answer = f"{_NOTHING[:1].upper()}{_NOTHING[1:]}"
+        if rows:
+            metric, subset, name = self._shown()[0]
+            answer = f"{name[:1].upper()}{name[1:]}: {self._line(metric, subset)}"
         return Sheet(
-            answer=f"{name[:1].upper()}{name[1:]}: {self._line(metric, subset)}.",
-            title=f"{counted(self.images, 'image')}, {counted(self.defects, 'defect')}, "
+            answer=f"{answer}.",
+            title=f"{counted(self.images, 'image')}{f', {defects}' * bool(self.defects)}, "
             f"protocol {self.protocol.name} (version {self.protocol.version}); both on the same draws of the images",
-            grids=[Grid(("", "a", "b", "a - b", f"{level:g} % interval", "a better in"), rows)],
-            notes=[],
+            grids=[Grid(("", "a", "b", "a - b", f"{level:g} % interval", "a better in"), rows)] * bool(rows),
+            notes=[self.left_open] * bool(self.left_open),
         )
 
     def _line(self, metric: str, subset: str) -> str:
@@ -170,7 +189,10 @@ def compare(
         frame = frame.merge(values, "left", on=keys, validate="one_to_one")
     frame["difference"] = frame["a"] - frame["b"]  # exact, where the draws share bins of scores
     frame = frame[[*keys, "a", "b", "difference", "ci_low", "ci_high", "share_better"]]
-    return Comparison(frame, rules, len(first.evidence.images), len(first.evidence.components))
+    evidence = first.evidence
+    good, defective = (int((evidence.images["label"] == label).sum()) for label in (0, 1))
+    missing = left_open(good, defective, len(evidence.unmasked))
+    return Comparison(frame, rules, len(evidence.images), len(evidence.components), missing)
 
 
 def as_evaluation(item: Evaluation | Measurable, protocol: str | Path | Protocol | None) -> Evaluation:

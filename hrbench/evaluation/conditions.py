@@ -56,7 +56,7 @@ def by_condition(
     Raises
     ------
     HrbenchError
-        If no image has the reference as its condition, or one has no defect in any of its images.
+        If no image has the reference as its condition.
     """
     whole = as_evaluation(item, protocol)
     evidence = whole.evidence
@@ -124,6 +124,7 @@ def _renamed(evidence: Evidence, parts: list[_Part]) -> Evidence:
         chosen,
         images=chosen.images.assign(id=chosen.images["id"].map(names).astype("str")),
         components=chosen.components.assign(image=chosen.components["image"].map(names).astype("str")),
+        unmasked={names[name]: pixels for name, pixels in chosen.unmasked.items()},
     )
     return Evidence.merge([renamed])  # in order of the new names
 

@@ -20,6 +20,7 @@ from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detection_at
 from hrbench.metrics.measurement import limit_rows, with_intervals
+from hrbench.metrics.missing import left_open
 from hrbench.metrics.table import component_rows, image_rows, metric_rows
 from hrbench.metrics.words import alarms_text, counted, detection_limit_text
 from hrbench.protocol import Alarms, Protocol, load_protocol
@@ -48,7 +49,7 @@ class Evaluation:
     Raises
     ------
     HrbenchError
-        If there is no defect pixel or no normal pixel at all, or the evidence was collected for other protocols.
+        If the masks cover all images wholly, or the evidence was collected for other protocols.
     """
 
     def __init__(
@@ -130,6 +131,8 @@ class Evaluation:
 
     def _found(self) -> list[Detection]:
         """Return what is found at the operating threshold and at each budget of the protocol."""
+        if not self._context.areas.size:
+            return []
         points = [self._at(budget) for budget in (None, *self._context.matched)]
         return [point for point in points if point is not None]
 
@@ -158,11 +161,15 @@ class Evaluation:
         Raises
         ------
         HrbenchError
-            Without good images, or for None without a threshold.
+            Without good images, without a defect whose mask is known, or for None without a threshold.
         """
         if alarms is not None and not (isinstance(alarms, int | float) and 0 <= alarms < 1):
             raise HrbenchError(
                 f"alarms is {alarms!r}, expected a share of the good images in [0, 1), such as 0.05 for 5 per 100"
+            )
+        if not self._context.areas.size:
+            raise HrbenchError(
+                f"no defect whose size is known, so no detection limit: {' '.join(self.what_is_missing())}"
             )
         found = self._at(alarms)
         if found is None:
@@ -189,6 +196,21 @@ class Evaluation:
             f"no operating threshold: {counted(calibration.images, 'held-out normal image')}, "
             f"expected {needed} or more to promise {promise}"
         )
+
+    def what_is_missing(self) -> list[str]:
+        """Say in a sentence each what could not be measured, and why: without masks, defects, good images, threshold.
+
+        Rows of metrics that take masks are then not in :attr:`values`, or stand on the images that have one.
+        """
+        labels, unmasked = self._context.labels, len(self.evidence.unmasked)
+        texts = [left_open(int((labels == 0).sum()), int(labels.sum()), unmasked)]
+        if not self._context.areas.size and labels.sum() > unmasked:
+            side = self.protocol.side
+            texts.append(f"No defect is left at {side} x {side} pixels: metrics that take one are left out.")
+        if self.threshold is None:
+            why = self.why_no_threshold()
+            texts.append(f"{why[:1].upper()}{why[1:]}.")
+        return [text for text in texts if text]
 
     def summary(self) -> Text:
         """Return the answer in words and the figures behind it, to be printed."""
@@ -229,6 +251,12 @@ class Evaluation:
         """One line: images, defects, AUPRO, and the size that is found reliably at the headline's false alarms."""
         protocol, context = self.protocol, self._context
         images, defects = counted(context.labels.size, "image"), counted(context.areas.size, "defect")
+        if not context.areas.size:
+            names = {"image_auroc": "image ROC-AUC", "alarms": "alarms of good images"}
+            values = self._values.dropna(subset="value").drop_duplicates("metric").set_index("metric")["value"]
+            there = [f"{names[name]} {values[name]:.3f}" for name in names if name in values]
+            said = ", ".join(there) or "neither good images nor a threshold"
+            return f"<Evaluation of {images}, no defect mask: {said}>"
         parts = [f"AUPRO@{protocol.headline_fpr:g} {self.value('aupro'):.3f}"]
         budget = protocol.alarm.headline if context.matched else None
         point = detection_at(context, budget, resample=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrbench.evaluation.sheet import Grid, Sheet
-from hrbench.metrics.alarms import drifted
+from hrbench.metrics.alarms import FalseAlarms, drifted
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.detection import Detection
 from hrbench.metrics.sizes import DISJOINT, quartile_edges, size_subsets
@@ -17,6 +17,7 @@ from hrbench.metrics.words import (
     budget_text,
     counted,
     odds_text,
+    opening,
     range_text,
     rate_text,
     seen,
@@ -36,6 +37,8 @@ def summary_of(result: Evaluation) -> Sheet:
     """Return what is found at how many false alarms, by size and by budget, and whether promises were kept."""
     protocol, images = result.protocol, result.evidence.images
     good = int((images["label"] == 0).sum())
+    if result.evidence.components.empty:
+        return _without_masks(result)
     budgets = [*protocol.alarm.budgets] if good else []
     matched = {budget: result.detection(budget) for budget in budgets}
     automatic = None if result.threshold is None else result.detection(None)
@@ -50,15 +53,13 @@ def summary_of(result: Evaluation) -> Sheet:
     else:
         answer = sentence(headline)
     groups = result.evidence.groups
-    drawn = "" if groups is None else f" in {counted(np.unique(groups).size, 'group')}"
-    title = (
-        f"{counted(len(images), 'image')}{drawn}, {good:,} good, "
-        f"{counted(len(result.evidence.components), 'defect')}, protocol {protocol.name} (version {protocol.version})"
-    )
+    title = _title(result, f"{good:,} good, {counted(len(result.evidence.components), 'defect')}")
     grids = [_by_size(result, bool(matched))]
     if matched:
         grids.append(_by_budget(result, matched))
-    notes = [_threshold(result, automatic)] if automatic is not None else []
+    notes = [_threshold(result, automatic.alarms, automatic.false_per_pixel)] if automatic is not None else []
+    if result.evidence.unmasked:
+        notes.append(result.what_is_missing()[0])
     if automatic is None and result.evidence.calibration is not None:
         why = result.why_no_threshold()
         notes.append(f"{why[:1].upper()}{why[1:]}.")
@@ -67,6 +68,54 @@ def summary_of(result: Evaluation) -> Sheet:
     if not math.isnan(result.interval("aupro")[0]):
         notes.append(f"Four times as many {'images' if groups is None else 'groups'} would halve the intervals.")
     return Sheet(answer, title, grids, notes)
+
+
+def _title(result: Evaluation, what: str) -> str:
+    images, groups, protocol = result.evidence.images, result.evidence.groups, result.protocol
+    drawn = "" if groups is None else f" in {counted(np.unique(groups).size, 'group')}"
+    return f"{counted(len(images), 'image')}{drawn}, {what}, protocol {protocol.name} (version {protocol.version})"
+
+
+def _without_masks(result: Evaluation) -> Sheet:
+    """Return what there is to say where no mask shows a defect: which images alarm."""
+    protocol, labels = result.protocol, result.evidence.images["label"].to_numpy()
+    good, defective = int((labels == 0).sum()), int((labels == 1).sum())
+    there = {(row.metric, row.fpr_limit) for row in result.values.itertuples()}
+    alarms = FalseAlarms(round(good * result.value("alarms")), good) if good and result.threshold is not None else None
+    budget, missing = protocol.alarm.headline, result.what_is_missing()
+    if ("called_matched", budget) in there:
+        called = round(defective * result.value("called_matched"))
+        answer = f"{opening(budget, good)}, {called:,} of {counted(defective, 'defective image')} alarm."
+    elif alarms is not None:
+        answer = f"At the threshold {rate_text(alarms, protocol.bootstrap.level)}."
+    elif result.threshold is not None:
+        called = round(defective * result.value("called"))
+        answer = f"At the threshold {called:,} of {counted(defective, 'defective image')} alarm."
+    else:
+        answer = "Nothing can be said of what alarms: there is neither a good image nor a threshold."
+    level = f"{100 * protocol.bootstrap.level:g} % interval"
+    names = {"image_auroc": "image ROC-AUC", "image_ap": "average precision of image scores"}
+    rows = [
+        [name, _number(result.value(metric), ".3f"), _interval(result.interval(metric), ".3f")]
+        for metric, name in names.items()
+        if metric in set(result.values["metric"])
+    ]
+    budgets = [
+        [
+            budget_text(budget),
+            _number(result.value("called_matched", fpr_limit=budget), ".3f"),
+            _interval(result.interval("called_matched", fpr_limit=budget), ".3f"),
+        ]
+        for budget in protocol.alarm.budgets
+        if ("called_matched", budget) in there
+    ]
+    grids = [Grid(("", "value", level), rows)] * bool(rows)
+    if budgets:
+        grids.append(Grid(("false alarms per 100 good images", "defective images that alarm", level), budgets))
+    notes = missing
+    if alarms is not None:
+        notes = [_threshold(result, alarms, float(result.value("fpr"))), *missing]
+    return Sheet(answer, _title(result, f"{good:,} good, {defective:,} defective"), grids, notes)
 
 
 def _by_size(result: Evaluation, matched: bool) -> Grid:
@@ -132,18 +181,18 @@ def _by_budget(result: Evaluation, matched: dict[float, Detection]) -> Grid:
     return Grid(("false alarms per 100 good images", "alarm", "recall", level, reliable, level), rows)
 
 
-def _threshold(result: Evaluation, found: Detection) -> str:
+def _threshold(result: Evaluation, alarms: FalseAlarms, false_per_pixel: float) -> str:
     """Say what was promised and what came of it."""
-    rule, calibration, alarms = result.protocol.threshold, result.evidence.calibration, found.alarms
+    rule, calibration = result.protocol.threshold, result.evidence.calibration
     level = result.protocol.bootstrap.level
-    text = f"Threshold {found.threshold:.4g}"
+    text = f"Threshold {result.threshold:.4g}"
     achieved = rate_text(alarms, level) if alarms.good else "there is no good test image to see what came of it"
     if result.threshold_given or calibration is None:
         return f"{text}, as given: {achieved}."
     text += f", set on {counted(calibration.images, 'held-out normal image')}"
     if rule.rule == "mean+k*sigma":
         return f"{text}: {achieved}."
-    promised, share = (rule.alarms, alarms.rate) if rule.rule == "conformal" else (rule.fpr, found.false_per_pixel)
+    promised, share = (rule.alarms, alarms.rate) if rule.rule == "conformal" else (rule.fpr, false_per_pixel)
     if rule.rule == "conformal":
         text += f": promised at most {alarms_text(promised)}; {achieved}."
         if drifted(alarms, calibration.images, promised, level):

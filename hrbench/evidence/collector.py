@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec
+from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec, set_apart
 from hrbench.evidence.histograms import (
     KEY_SHIFT,
     Histogram,
@@ -44,7 +44,8 @@ class EvidenceCollector:
         self._images: list[dict[str, Any]] = []
         self._components: list[dict[str, Any]] = []
         self._scores: list[Scores] = []
-        self._normals: list[NormalScores] = []
+        self._normals: list[NormalScores] = []  # all pixels of images in `_unmasked`
+        self._unmasked: set[str] = set()
         self._lossless = True
 
     def update(
@@ -53,6 +54,7 @@ class EvidenceCollector:
         anomaly_map: npt.ArrayLike,
         mask: npt.NDArray[np.bool_] | None,
         *,
+        unmasked: bool = False,
         score: float | None = None,
         defect_type: str = "",
         decision: npt.NDArray[np.bool_] | None = None,
@@ -69,6 +71,8 @@ class EvidenceCollector:
             Finite scores, higher is more anomalous.
         mask : (H, W) bool or None
             Defect pixels; None or all False for a normal image.
+        unmasked : bool
+            Whether the image is defective and its mask, which is None then, not known.
         score : float, optional
             Image score; by default the rule applied to the map.
         defect_type : str
@@ -80,7 +84,9 @@ class EvidenceCollector:
             Equal for images that belong together; empty for an image on its own.
         """
         scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
-        label = int(mask is not None and bool(mask.any()))  # of the image: shrinking may lose the whole defect
+        label = int(
+            unmasked or (mask is not None and bool(mask.any()))
+        )  # of the image: shrinking may lose the whole defect
         if score is None:
             score = image_score(scores, self._rule)
         elif not math.isfinite(score):
@@ -106,6 +112,8 @@ class EvidenceCollector:
         if decision is not None:
             hits = 0 if mask is None else int(np.count_nonzero(decision & mask))
             false = int(np.count_nonzero(decision)) - hits
+        if unmasked:
+            self._unmasked.add(image_id)
         self._images.append(
             {
                 "id": image_id,
@@ -114,7 +122,7 @@ class EvidenceCollector:
                 "height": scores.shape[0],
                 "width": scores.shape[1],
                 "score": score,
-                "normal_pixels": scores.size - defects,
+                "normal_pixels": 0 if unmasked else scores.size - defects,
                 "defect_pixels": defects,
                 "decision_tp": hits,
                 "decision_fp": false,
@@ -161,6 +169,8 @@ class EvidenceCollector:
         double = any(part.keys.dtype == np.uint64 for part in self._normals)
         if double:  # exact mode met float32 and float64 maps: bring all to float64
             self._normals = [_widen(part) for part in self._normals]
+        ids = [row["id"] for row in self._images]
+        normals, unmasked = set_apart(ids, self._normals, self._unmasked)
         columns = {name: [x for part in self._components for x in part[name]] for name in COMPONENT_DTYPES}
         evidence = Evidence(
             images=pd.DataFrame(self._images).astype(IMAGE_DTYPES),
@@ -168,9 +178,10 @@ class EvidenceCollector:
             defect_scores=np.concatenate(
                 [np.zeros(0, np.float64 if double else np.float32), *self._scores], dtype=None
             ),
-            normals=tuple(self._normals),
+            normals=normals,
             lossless=self.spec.exact or self._lossless,
             spec=self.spec,
+            unmasked=unmasked,
         )
         return Evidence.merge([evidence])
 

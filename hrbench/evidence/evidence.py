@@ -243,6 +243,9 @@ class Evidence:
         True if no score lost a set bit (float16 maps, exact mode): then every metric is exact.
     spec : EvidenceSpec
     calibration : Calibration or None
+    unmasked : mapping of str to NormalScores
+        Defective images whose masks are unknown, by id, with all their pixels, which are neither among `normals` nor
+        among the defects: `normal_pixels` and `defect_pixels` are 0, and `decision_fp` counts all decided pixels.
     """
 
     images: pd.DataFrame
@@ -252,6 +255,7 @@ class Evidence:
     lossless: bool
     spec: EvidenceSpec
     calibration: Calibration | None = None
+    unmasked: Mapping[str, NormalScores] = dataclasses.field(default_factory=dict)
 
     @property
     def shift(self) -> int:
@@ -281,6 +285,7 @@ class Evidence:
             defect_scores=self.defect_scores[_take_groups(self.components["area"], members)],
             normals=[self.normals[row] for row in rows.tolist()],
             calibration=None,
+            unmasked={name: part for name, part in self.unmasked.items() if name in ids},
         )
 
     @cached_property
@@ -294,6 +299,17 @@ class Evidence:
         rows = pd.Series(np.arange(len(self.images)), index=self.images["id"])
         image_rows: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
         return image_rows
+
+    @cached_property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Whether each image is good, or has a mask, (images,)."""
+        known: npt.NDArray[np.bool_] = ~self.images["id"].isin(list(self.unmasked)).to_numpy()
+        return known
+
+    @cached_property
+    def pixels(self) -> Sequence[NormalScores]:
+        """Each image's normal pixels; all pixels of one whose mask is unknown."""
+        return [self.unmasked.get(name, part) for name, part in zip(self.images["id"], self.normals, strict=True)]
 
     @cached_property
     def normal(self) -> NormalScores:
@@ -344,6 +360,7 @@ class Evidence:
             lossless=all(part.lossless for part in parts),
             spec=first.spec,
             calibration=calibrated[0].calibration if calibrated else None,
+            unmasked={name: pixels for part in parts for name, pixels in part.unmasked.items()},
         )
 
     def save(self, folder: Path, *, smallest: bool = False) -> None:
@@ -352,7 +369,7 @@ class Evidence:
         collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         images = pa.Table.from_pandas(self.images, preserve_index=False)
-        for name, column in _histogram_columns(self.normals).items():
+        for name, column in _histogram_columns(self.pixels).items():
             images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
         components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
@@ -385,18 +402,30 @@ class Evidence:
                 normals = [SortedKeys(np.repeat(part.keys, part.counts), shift) for part in bins]
         if "group" not in images.column_names:
             images = images.append_column("group", pa.array([""] * len(images)))
+        frame = _frame(images, IMAGE_DTYPES)
+        unknown = frame["id"][frame["label"].eq(1) & frame[["normal_pixels", "defect_pixels"]].eq(0).all(axis=1)]
+        known, unmasked = set_apart(frame["id"].tolist(), normals, set(unknown))
         evidence = Evidence(
-            images=_frame(images, IMAGE_DTYPES),
+            images=frame,
             components=_frame(components, COMPONENT_DTYPES),
             defect_scores=_flat(components["scores"]),
-            normals=normals,
+            normals=known,
             lossless=facts.lossless,
             spec=facts.collection,
             calibration=calibration,
+            unmasked=unmasked,
         )
         _check_images(evidence, paths[0])
         _check_components(evidence, components["scores"], paths[1])
         return evidence
+
+
+def set_apart(
+    ids: Sequence[str], pixels: Sequence[NormalScores], unknown: Collection[str]
+) -> tuple[list[NormalScores], dict[str, NormalScores]]:
+    """Return the normal pixels of each image, none of those whose masks are `unknown`, and all pixels of these."""
+    unmasked = {name: part for name, part in zip(ids, pixels, strict=True) if name in unknown}
+    return [part.none() if name in unmasked else part for name, part in zip(ids, pixels, strict=True)], unmasked
 
 
 def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
@@ -525,15 +554,16 @@ def _check_images(evidence: Evidence, path: Path) -> None:
     """Check what images must have in common with their normal pixels, and with each other."""
     images, ids = evidence.images, evidence.images["id"].to_numpy(dtype=str)
     pixels = images["normal_pixels"] + images["defect_pixels"]
+    area, known = images["height"] * images["width"], pd.Series(evidence.known)
     wrong = {
         "images that are not in order, or there twice": bool((ids[:-1] >= ids[1:]).any()),
-        "pixels that are not those of their image": not pixels.equals(images["height"] * images["width"]),
-        "normal pixels without their scores": [part.total for part in evidence.normals]
-        != images["normal_pixels"].tolist(),
+        "pixels that are not those of their image": not pixels.equals(area.where(known, 0)),
+        "normal pixels without their scores": [part.total for part in evidence.pixels]
+        != images["normal_pixels"].where(known, area).tolist(),
         "defects of good images": bool((images["defect_pixels"] > 0).gt(images["label"] > 0).any()),
         "a decision on more pixels than there are": bool(
             (images["decision_tp"] > images["defect_pixels"]).any()
-            or (images["decision_fp"] > images["normal_pixels"]).any()
+            or (images["decision_fp"] > images["normal_pixels"].where(known, area)).any()
         ),
         "half a decision": not images["decision_tp"].isna().equals(images["decision_fp"].isna()),
         "scores of two kinds": evidence.defect_scores.itemsize != evidence.normals[0].keys.itemsize,

@@ -149,6 +149,10 @@ class NormalScores(ABC):
         """Return the pixels of these and of `others` of the same kind and shift."""
 
     @abstractmethod
+    def none(self) -> Self:
+        """Return the same without a pixel."""
+
+    @abstractmethod
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         """Count the pixels with a key before each position in `keys`."""
 
@@ -190,6 +194,10 @@ class SortedKeys(NormalScores):
         keys = np.concatenate([self.keys, *(part.keys for part in others)])
         keys.sort()
         return dataclasses.replace(self, keys=keys)
+
+    def none(self) -> Self:
+        """Return the same without a pixel."""
+        return dataclasses.replace(self, keys=self.keys[:0])
 
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         return positions
@@ -256,6 +264,10 @@ class Histogram(NormalScores):
             bins[np.subtract(part.keys, base, dtype=np.intp, casting="same_kind")] += part.counts
         filled = np.flatnonzero(bins)
         return self.counted(filled.astype(base.dtype) + base, bins[filled], self.shift)
+
+    def none(self) -> Self:
+        """Return the same without a pixel."""
+        return self.counted(self.keys[:0], self.counts[:0], self.shift)
 
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         return self.cumulative[positions].astype(np.int64)

@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+import pandas as pd
 from tqdm import tqdm
 
 from hrbench._util.words import duration
@@ -109,18 +110,34 @@ class GridProgress:
         self._bar.refresh()
 
 
+def _same(limits: pd.Series[float], limit: float) -> pd.Series[bool]:
+    return limits.isna() if math.isnan(limit) else (limits - limit).abs() < 1e-9
+
+
 def headline(run: Run, protocol: Protocol) -> str:
-    """Return what a run has found in a few words: recall at the protocol's headline budget, and AUPRO."""
+    """Return what a run has found in a few words: recall at the protocol's headline budget, and AUPRO.
+
+    Without masks it is what alarms, and image ROC-AUC; without defective images the false alarms at the threshold.
+    """
     records = run.records[(run.records["protocol"] == protocol.name) & (run.records["subset"] == "all")]
 
     def value(metric: str, limit: float) -> float:
-        rows = records[(records["metric"] == metric) & ((records["fpr_limit"] - limit).abs() < 1e-9)]
+        rows = records[(records["metric"] == metric) & _same(records["fpr_limit"], limit)]
         return float(rows["value"].iloc[0]) if len(rows) else math.nan
 
     budget, limit = protocol.alarm.headline, protocol.headline_fpr
     recall, aupro = value("recall_matched", budget), value("aupro", limit)
-    parts = [] if math.isnan(recall) else [f"recall {recall:.3f} at {100 * budget:g} false alarms per 100"]
-    return ", ".join([*parts, f"AUPRO@{limit:g} {aupro:.3f}"])
+    at = f"at {100 * budget:g} false alarms per 100"
+    parts = [] if math.isnan(recall) else [f"recall {recall:.3f} {at}"]
+    if (records["metric"] == "aupro").any():
+        return ", ".join([*parts, f"AUPRO@{limit:g} {aupro:.3f}"])
+    found = {
+        "called {:.3f} " + at: value("called_matched", budget),
+        "image ROC-AUC {:.3f}": value("image_auroc", math.nan),
+        "alarms {:.3f} at the threshold": value("alarms", math.nan),
+    }
+    said = [text.format(number) for text, number in found.items() if not math.isnan(number)]
+    return ", ".join(said[:2]) or "no threshold, so nothing is measured"
 
 
 def _weights(planned: PlannedJob, usual: float) -> tuple[float, float]:

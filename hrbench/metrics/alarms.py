@@ -93,7 +93,7 @@ def alarm_scores(evidence: Evidence, pixels: int = 1) -> Floats:
     """Return each image's alarm score, (n,): its `pixels`-th largest one; the smallest one if it has fewer pixels."""
     ranks, ends = evidence.ranks, np.cumsum(evidence.images["defect_pixels"].to_numpy())
     defects = (ranks.keys[_largest(place, pixels)] for place in np.split(ranks.place, ends[:-1]))
-    top = [_kth_largest(normal, defect, pixels) for normal, defect in zip(evidence.normals, defects, strict=True)]
+    top = [_kth_largest(normal, defect, pixels) for normal, defect in zip(evidence.pixels, defects, strict=True)]
     return key_scores(np.array(top, dtype=ranks.keys.dtype), evidence.shift).astype(np.float64)
 
 

@@ -253,14 +253,17 @@ def drawn_replicates(context: Context) -> Replicates:
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
     table = list(rows(context))
     values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
-    unit_of, unit_kinds = _units(context.labels, evidence.groups)
+    unit_of, _ = _units(context.labels, evidence.groups)
     carriers = {
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
     components = {name: int(members.sum()) for name, members in context.subsets.items()}
     defective = {name: np.unique(unit_of[members]).size for name, members in context.image_subsets.items()}
     masked = defective | {"all": carriers["all"]}  # shrinking may lose a defect
-    good = np.unique(unit_of[context.labels == 0]).size
+    known, unmasked = evidence.known, len(evidence.unmasked)
+    good, with_mask = (
+        np.unique(unit_of[members]).size for members in (context.labels == 0, (context.labels == 1) & known)
+    )
 
     def fewest(metric: Metric, key: Key, of: Mapping[str, int]) -> int:
         return min(of[name] for name in (metric.across.names(protocol.size_bins) if metric.across else [key.subset]))
@@ -271,8 +274,18 @@ def drawn_replicates(context: Context) -> Replicates:
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
         if metric.carriers == "images":
-            return unit_kinds.size
-        return masked[key.subset] if metric.carriers == "masked images" else min(good, defective[key.subset])
+            return np.unique(unit_of[known]).size
+        if metric.carriers == "masked images":
+            return masked[key.subset]
+        if not (good or context.areas.size):
+            return defective["all"]
+        return min(good, with_mask if metric.masks and key.subset == "all" else defective[key.subset])
+
+    def defects(metric: Metric, key: Key) -> int:
+        """Count the defects that carry a row: one at least where the mask is unknown, and good images need none."""
+        if metric.masks or key.subset != "all":
+            return fewest(metric, key, components)
+        return components["all"] + unmasked or MIN_COMPONENTS
 
     sample = repr((rules.seed, rules.draws, ids, context.labels.tolist(), unit_of.tolist()))
     return Replicates(
@@ -280,7 +293,7 @@ def drawn_replicates(context: Context) -> Replicates:
         estimate=values[0],
         values=values[1:],
         units=np.array([units(*row) for row in table]),
-        components=np.array([fewest(*row, components) for row in table]),
+        components=np.array([defects(*row) for row in table]),
         sample=hashlib.sha256(sample.encode()).hexdigest(),
     )
 

@@ -108,6 +108,8 @@ class Metric:
         Whose subsets must all have carriers, for a metric that compares them.
     at : OperatingPoint or None
         Where pixels are predicted defective, for a metric of predictions.
+    masks : bool
+        Whether it takes masks; others are all that is measured without any.
     counted : callable or None
         From context and FPR limit to the false alarms that the metric is the share of: its interval is theirs.
     """
@@ -125,6 +127,7 @@ class Metric:
     carriers: Literal["components", "masked images", "labels", "images"] = "components"
     across: SizeScheme | None = None
     at: OperatingPoint | None = None
+    masks: bool = True
     counted: Callable[[Context, float], FalseAlarms | None] | None = None
 
     @property
@@ -132,15 +135,21 @@ class Metric:
         """1 where higher is better, else -1."""
         return 1 if self.better == "higher" else -1
 
+    @property
+    def of_pixels(self) -> bool:
+        """Whether it leaves out the images whose masks are unknown."""
+        return self.masks or self.carriers == "images"
+
     def n(self, context: Context, subset: str) -> int:
         """Count what a row rests on."""
         if self.counts == "components":
             return int(context.subsets[subset].sum())
         if self.counts == "good images":
             return int((context.labels == 0).sum())
+        used = context.evidence.known if self.of_pixels else np.ones(context.labels.size, bool)
         if self.counts == "images" and subset == "all":
-            return context.labels.size
-        members = context.image_subsets[subset]
+            return int(used.sum())
+        members = context.image_subsets[subset] & used
         return int((members & (context.largest > 0) if self.counts == "masked images" else members).sum())
 
 
@@ -148,8 +157,20 @@ def rows(context: Context) -> Iterator[tuple[Metric, Key]]:
     """Yield the rows of a category under a protocol.
 
     Of the method's own decision there are some only where it takes one, and at equal alarms where the protocol has
-    budgets.
+    budgets. Without any defect component there are those that take no masks and have a value, or would have one if a
+    threshold could be set.
     """
+    if not context.areas.size:
+        for metric, key in _rows(context):
+            if key.subset == "all" and not metric.masks:
+                undefined = math.isnan(metric.exact(context, key.subset, key.fpr_limit).value)
+                if not undefined or (metric.at == AUTOMATIC and metric.n(context, "all")):
+                    yield metric, key
+    else:
+        yield from _rows(context)
+
+
+def _rows(context: Context) -> Iterator[tuple[Metric, Key]]:
     protocol = context.protocol
     limits = {"": (math.nan,), "pixels": protocol.fpr_limits, "alarms": protocol.alarm.budgets}
     absent = set() if DECISION in context.overlaps else {DECISION}
@@ -208,7 +229,10 @@ def _mean_iou(draw: Draw, overlap: Overlap, false: Floats, subset: str) -> Float
 
 
 def _mean_iou_of_all(draw: Draw, overlap: Overlap, false: Floats) -> Floats:
-    result: Floats = draw.weights @ overlap.image_ious(false) / draw.weights.sum(axis=1)
+    ious, weights = overlap.image_ious(false), draw.weights
+    if not overlap.known.all():
+        ious, weights = ious[overlap.known], weights[:, overlap.known]
+    result: Floats = weights @ ious / weights.sum(axis=1)
     return result
 
 
@@ -277,6 +301,7 @@ def _predictions(at: OperatingPoint) -> list[Metric]:
             number=".2g",
             counts="images",
             carriers="images",
+            masks=False,
         ),
         *_shares(at),
     ]
@@ -295,7 +320,7 @@ def _shares(at: OperatingPoint, limits: Literal["", "alarms"] = "") -> list[Metr
             f"called{at.suffix}", f"Share of the defective images that alarm, wherever in the image, {at.where}",
             lambda context, subset, limit: called_share(context, at, subset, limit),
             lambda draw, subset, limit: drawn_called(draw, at, subset, limit), by_size=True,
-            counts="defective images", carriers="labels", **fields,
+            counts="defective images", carriers="labels", masks=False, **fields,
         ),
         Metric(
             f"called_right{at.suffix}", f"Share of the defective images that alarm for a defect of theirs {at.where}",
@@ -307,7 +332,7 @@ def _shares(at: OperatingPoint, limits: Literal["", "alarms"] = "") -> list[Metr
             f"alarms{at.suffix}", f"Share of the good images that alarm {at.where}",
             lambda context, _, limit: alarm_share(context, at, limit),
             lambda draw, _, limit: drawn_alarms(draw, at, limit),
-            better="lower", worst=1.0, counts="good images", carriers="labels",
+            better="lower", worst=1.0, counts="good images", carriers="labels", masks=False,
             counted=lambda context, limit: false_alarms(context, at, limit), **fields,
         ),
     ]  # fmt: skip
@@ -329,7 +354,7 @@ def _matched() -> list[Metric]:
             "fpr_matched", f"Share of normal pixels that are predicted defective {MATCHED.where}",
             lambda context, _, limit: false_pixels(context, limit),
             lambda draw, _, limit: drawn_false_pixels(draw, limit), better="lower", worst=1.0, number=".2g",
-            counts="images", carriers="images", at=MATCHED, limits="alarms",
+            counts="images", carriers="images", masks=False, at=MATCHED, limits="alarms",
         ),
         Metric("mean_recall", f"{over} as free-response curves are", exact, weighted, by_size=True, at=MATCHED),
         *(
@@ -357,12 +382,12 @@ CATALOGUE = (
     Metric(
         "image_auroc", "Area under the ROC curve of image scores",
         _of_images(binary_auroc), lambda draw, subset, _: draw.image_auroc[subset],
-        by_size=True, counts="images", carriers="labels",
+        by_size=True, counts="images", carriers="labels", masks=False,
     ),
     Metric(
         "image_ap", "Average precision of image scores",
         _of_images(binary_average_precision), lambda draw, *_: draw.image_average_precision(),
-        counts="images", carriers="labels",
+        counts="images", carriers="labels", masks=False,
     ),
     Metric(
         "pixel_auroc", "Area under the ROC curve of all native pixels; says little about small defects",

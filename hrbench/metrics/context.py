@@ -24,7 +24,7 @@ from hrbench.metrics.segmentation import (
     component_hits,
     overlap_at,
     overlap_of_decisions,
-    require_defects,
+    require_normal_pixels,
 )
 from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
@@ -62,13 +62,13 @@ class Context(Shared):
     Raises
     ------
     HrbenchError
-        If there is no defect pixel or no normal pixel at all, the evidence was collected for other protocols, or the
-        threshold is not a finite number.
+        If the masks cover all images wholly, the evidence was collected for other protocols, or the threshold is not a
+        finite number.
     """
 
     def __init__(self, evidence: Evidence, protocol: Protocol, threshold: float | None = None) -> None:
         super().__init__()
-        require_defects(evidence)
+        require_normal_pixels(evidence)
         if not evidence.spec.serves(protocol):
             raise HrbenchError(
                 f"protocol {protocol.name!r} needs evidence collected as {EvidenceSpec.of(protocol).name}, "

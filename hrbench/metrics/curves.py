@@ -86,6 +86,8 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
     At limit 1, the mean weighted by area is the ROC area of the subset's pixels.
     """
     areas = evidence.components["area"].to_numpy()
+    if not areas.size:
+        return dict.fromkeys(limits, Certified.exactly(np.zeros(0)))
     ranks, total = evidence.ranks, evidence.normal_pixels
     # A piece of keys, or whole components of about a piece of pixels, at a time: arrays of all would be wide.
     first = np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE))

@@ -227,8 +227,10 @@ def fit_detection(
 def detections(context: Context, *, resample: bool = True) -> list[Detection]:
     """Analyse the probability of detection at the automatic threshold and at each budget, where there are any.
 
-    `resample` is that of :func:`detection_at`.
+    `resample` is that of :func:`detection_at`. Without any defect there are none.
     """
+    if not context.areas.size:
+        return []
     points = (detection_at(context, budget, resample=resample) for budget in (None, *context.matched))
     return [point for point in points if point is not None]
 

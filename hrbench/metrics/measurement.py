@@ -59,19 +59,22 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     drawn = drawn_replicates(context) if protocol.bootstrap.draws else None
     records = with_intervals(metric_rows(context), context, drawn, detections(context))
     none = pd.DataFrame(columns=REPLICATE_COLUMNS)
-    kept = none if drawn is None else drawn.only([drawn.row(*key) for key in _kept(protocol)]).table()
+    kept = none if drawn is None else _kept(drawn, protocol).table()
     tables = (records, component_rows(context), image_rows(context), kept)
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 
 
-def _kept(protocol: Protocol) -> list[tuple[str, str, float | None]]:
-    """Return metric, subset and limit of each row whose replicates a run keeps."""
+def _kept(drawn: Replicates, protocol: Protocol) -> Replicates:
+    """Return the rows that a run keeps: those that there are without masks stand in for those that take them."""
     kept: list[tuple[str, str, float | None]] = [("aupro", "all", protocol.headline_fpr)]
     if protocol.alarm.budgets:
         kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
     if protocol.alarm.summary:
         kept.append(("mean_recall", "all", None))
-    return kept
+    if "aupro" not in set(drawn.keys["metric"]):
+        kept = [("image_auroc", "all", None), ("called_matched", "all", protocol.alarm.headline)]
+        kept = [key for key in kept if key[0] in set(drawn.keys["metric"])]
+    return drawn.only(np.array([drawn.row(*key) for key in kept], dtype=np.int64))
 
 
 def with_intervals(

@@ -112,11 +112,17 @@ def called_share(context: Context, at: OperatingPoint, subset: str, budget: floa
 
 def right_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
     """Return the share of the defective images that alarm, and of which a component is hit."""
-    calls, defective = context.once(_calls).get(_place(at, budget)), context.labels == 1
+    calls, defective = context.once(_calls).get(_place(at, budget)), _with_masks(context)
     if calls is None or not defective.any():
         return UNDEFINED
     right = _right(context, calls.hits) & calls.at_most
     return Certified.exactly(float(right[defective].mean()))
+
+
+def _with_masks(context: Context) -> Bools:
+    """Return which images are defective and have a mask to be called rightly by, (n,)."""
+    result: Bools = (context.labels == 1) & context.evidence.known
+    return result
 
 
 def alarm_share(context: Context, at: OperatingPoint, budget: float) -> Certified:
@@ -232,8 +238,12 @@ def drawn_right(draw: Draw, at: OperatingPoint, budget: float) -> Floats:
     calls = draw.once(_drawn_calls).get(_place(at, budget))
     if calls is None:
         return draw.undefined
-    right = (_right(draw.context, calls.hits > 0) & (calls.images > 0))[:, draw.context.labels == 1]
-    result: Floats = (draw.defective * right).sum(axis=1) / draw.defective.sum(axis=1)
+    defective = _with_masks(draw.context)
+    right, weights = (
+        (_right(draw.context, calls.hits > 0) & (calls.images > 0))[:, defective],
+        draw.weights[:, defective],
+    )
+    result: Floats = (weights * right).sum(axis=1) / weights.sum(axis=1)
     return np.where(np.isnan(calls.hits).any(axis=1), np.nan, result)
 
 

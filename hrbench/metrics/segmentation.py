@@ -12,7 +12,7 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, Evidence
 from hrbench.evidence.histograms import KEY_SHIFT, Keys, SortedKeys, key_scores, score_keys
 from hrbench.metrics.alarms import conformal_threshold
-from hrbench.metrics.curves import Certified
+from hrbench.metrics.curves import UNDEFINED, Certified
 from hrbench.protocol import ThresholdRule
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "overlap_at",
     "overlap_of_decisions",
     "predicted_pixels",
-    "require_defects",
+    "require_normal_pixels",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -85,6 +85,11 @@ class Overlap(NamedTuple):
     false_low: Floats
     false_high: Floats
 
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Whether it is known of each image which of its pixels are normal, (n,)."""
+        return self.normal + self.defect > 0
+
     def iou(self) -> Certified:
         """Intersection over union, pooled over all images."""
         defect, hits = self.defect.sum(), self.hits.sum()
@@ -103,7 +108,7 @@ class Overlap(NamedTuple):
         A good image counts 1 if nothing is predicted in it and 0 otherwise, as in the tables of U-Flow (arXiv
         2211.12353) and papers that follow it: there, silence on good images is worth as much as a perfect mask.
         """
-        counted = (self.defect >= 0) if good else self.defect > 0
+        counted = self.known if good else self.defect > 0
         if members is not None:
             counted &= members
         low, high = (float(self.image_ious(false)[counted].mean()) for false in (self.false_high, self.false_low))
@@ -115,6 +120,8 @@ class Overlap(NamedTuple):
 
     def fpr(self) -> Certified:
         """Share of all normal pixels that are predicted defective."""
+        if not self.known.any():
+            return UNDEFINED
         return _interval(self.false_low.sum() / self.normal.sum(), self.false_high.sum() / self.normal.sum())
 
 
@@ -165,7 +172,7 @@ def overlap_of_decisions(evidence: Evidence) -> Overlap | None:
     images = evidence.images
     if images["decision_tp"].isna().any():
         return None
-    false = images["decision_fp"].to_numpy(dtype=np.float64)
+    false = np.where(evidence.known, images["decision_fp"].to_numpy(dtype=np.float64), 0.0)
     hits = images["decision_tp"].to_numpy(dtype=np.float64)
     normal, defect = (images[name].to_numpy(dtype=np.float64) for name in ("normal_pixels", "defect_pixels"))
     return Overlap(normal, defect, hits, false, false)
@@ -262,9 +269,7 @@ def f1_of(iou: Certified) -> Certified:
     return Certified(*(2 * part / (1 + part) for part in iou))
 
 
-def require_defects(evidence: Evidence) -> None:
-    """Raise an error if no rank metric is defined."""
-    if not len(evidence.components):
-        raise HrbenchError("no defect pixel in any mask: expected at least one defective image with its mask")
-    if not evidence.normal_pixels:
+def require_normal_pixels(evidence: Evidence) -> None:
+    """Raise an error if there are defects and nothing else."""
+    if len(evidence.components) and not evidence.normal_pixels:
         raise HrbenchError("no normal pixel in any image: the masks cover everything, are they inverted?")

@@ -36,7 +36,9 @@ def equivalent_diameter(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def quartile_edges(areas: npt.NDArray[np.int64], bins: SizeBins) -> npt.NDArray[np.float64]:
-    """Return the three area quantiles of a category's components (linear interpolation)."""
+    """Return the three area quantiles of a category's components (linear interpolation); NaN without any."""
+    if not areas.size:
+        return np.full(len(bins.quantiles), np.nan)
     return np.quantile(areas, bins.quantiles)
 
 

@@ -40,12 +40,12 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
         in :data:`hrbench.metrics.catalogue.CATALOGUE`. `fpr_limit` is a share of normal pixels or, for metrics at equal
         false alarms (``..._matched``), the budget, a share of good images; NaN for metrics without one. The true value
         lies within `error_bound` of `value`. An undefined value is NaN: image metrics when all images have one label, a
-        subset without components.
+        subset without components. Without any component there are only the rows that take no masks.
 
     Raises
     ------
     HrbenchError
-        If there is no defect pixel or no normal pixel at all.
+        If the masks cover all images wholly.
     """
     return metric_rows(Context(evidence, protocol, threshold))
 

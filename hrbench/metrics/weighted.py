@@ -257,7 +257,10 @@ class Draw(Shared):
 
     def oracle_mean_iou(self) -> Floats:
         """Return the highest mean IoU of the defective images at the edges of the bins."""
-        result: Floats = (self.defective @ self.context.once(_image_ious)).max(axis=1) / self.defective.sum(axis=1)
+        known, masked = self.context.evidence.known[self.context.labels == 1], self.defective
+        if not known.all():
+            masked = masked * known
+        result: Floats = (masked @ self.context.once(_image_ious)).max(axis=1) / masked.sum(axis=1)
         return result
 
 
@@ -284,7 +287,9 @@ def _image_order(context: Context) -> tuple[Ints, Ints]:
 def _image_ious(context: Context) -> Floats:
     """Return the IoU of each defective image at each bin's lower edge, (d, bins)."""
     bins = context.once(_Bins.of)
-    result: Floats = bins.hits / (bins.hits[:, -1:] + bins.at_least[context.labels == 1])
+    union = bins.hits[:, -1:] + bins.at_least[context.labels == 1]
+    known = context.evidence.known[context.labels == 1, None]
+    result: Floats = np.divide(bins.hits, union, out=np.zeros_like(union), where=known)
     return result
 
 

@@ -91,7 +91,13 @@ def _score_category(
         mask = sample_mask(sample, scores.shape)
         for collector in collectors:
             collector.update(
-                sample.id, scores, mask, defect_type=sample.defect_type, decision=decision, group=sample.group
+                sample.id,
+                scores,
+                mask,
+                unmasked=sample.unmasked,
+                defect_type=sample.defect_type,
+                decision=decision,
+                group=sample.group,
             )
     evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:

@@ -66,12 +66,25 @@ def select(evidence: Evidence, protocol: Protocol, *, worst: int = 3, best: int 
             size = f"smallest {int(row['smallest'])} px" if number > 1 else f"{int(row['smallest'])} px"
             text = f"AUPRO@{protocol.headline_fpr:g} {row['overlap']:.3f}; {number} defect{plural}, {size}"
             rows.append((kind, image, text))
+    if by_image.empty:
+        rows += _unmasked(evidence, worst, best)
     normal = evidence.images[evidence.images["label"] == 0].sort_values("score", ascending=False, kind="stable")
     rows += [
         ("false alarm", row.id, f"normal image with the highest score, {row.score:.4g}")
         for row in normal.head(alarms).itertuples()
     ]
     return pd.DataFrame(rows, columns=["kind", "image", "caption"])
+
+
+def _unmasked(evidence: Evidence, worst: int, best: int) -> list[tuple[str, str, str]]:
+    """Return kind, image and caption of the defective images with the lowest scores and with the highest ones."""
+    defective = evidence.images[evidence.images["label"] == 1].sort_values("score", kind="stable")
+    parts = (("worst", "lowest", defective.head(worst)), ("best", "highest", defective.iloc[worst:].tail(best)))
+    return [
+        (kind, row.id, f"defective image with the {which} score, {row.score:.4g}; its mask is not known")
+        for kind, which, part in parts
+        for row in part.itertuples()
+    ]
 
 
 def draw_pictures(
@@ -96,7 +109,7 @@ def draw_pictures(
         keep the maps of all.
     """
     samples = {sample.id: sample for sample in category.test}
-    scale = _scale(evidence.normals)
+    scale = _scale(evidence.normals if evidence.normal_pixels else evidence.pixels)
     index: list[dict[str, str]] = []
     failures: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)

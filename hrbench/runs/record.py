@@ -62,8 +62,9 @@ class ViewedImages(_Section):
         Of the dataset.
     index_sha256 : str
         Over paths, labels and content of all images and masks, see :attr:`hrbench.data.sample.Category.digest`.
-    train, held_out, test, test_defective : int
-        Images; those held out are among the normal training images.
+    train, held_out, test, test_defective, test_unmasked : int
+        Images; those held out are among the normal training images, those whose masks are unknown among the defective
+        ones. Where all masks are known `run.json` does not say so.
     held_out_share : float or None
         That was asked for; None for what is held out by default.
     groups_sha256 : str
@@ -79,6 +80,7 @@ class ViewedImages(_Section):
     test_defective: int = 0
     held_out_share: float | None = None
     groups_sha256: str = ""
+    test_unmasked: int = dataclasses.field(default=0, metadata={"sparse": True})
 
     @staticmethod
     def of(category: Category) -> ViewedImages:
@@ -93,6 +95,7 @@ class ViewedImages(_Section):
             test=test,
             test_defective=defective,
             groups_sha256=groups_digest({sample.id: sample.group for sample in category.test}),
+            test_unmasked=sum(sample.unmasked for sample in category.test),
         )
 
 
@@ -358,7 +361,12 @@ def _bring_up_to_date(table: dict[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Section):
-        known = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = [
+            field
+            for field in dataclasses.fields(value)
+            if not (field.metadata.get("sparse") and getattr(value, field.name) == field.default)
+        ]
+        known = {field.name: _plain(getattr(value, field.name)) for field in fields}
         return known | known.pop("unknown")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

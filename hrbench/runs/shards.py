@@ -206,6 +206,7 @@ class EvidenceShards:
                 sample.id,
                 scores,
                 mask,
+                unmasked=sample.unmasked,
                 defect_type=sample.defect_type,
                 decision=item.decision(),
                 seconds=item.seconds,

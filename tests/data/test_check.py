@@ -194,7 +194,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no defect": (
         lambda gear: [shutil.rmtree(gear / part) for part in ("test/crack", "ground_truth")],
-        "error: gear: no defective test image, expected at least one",
+        "warning: gear: no defective test image, expected some",
     ),
     "no good image": (lambda gear: shutil.rmtree(gear / "test/good"), "warning: gear: no good test image"),
     "good copy": (

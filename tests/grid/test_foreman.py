@@ -331,13 +331,13 @@ def test_nobody_helps_with_what_a_foreman_hands_out_and_its_leases_end_with_it(j
     assert foreman.left == 1
 
 
-def test_a_category_without_defects_is_a_failure_before_any_stage(toy: str, tmp_path: Path, output: Path) -> None:
+def test_a_category_without_test_images_is_a_failure_before_any_stage(toy: str, tmp_path: Path, output: Path) -> None:
     category = load_dataset("folder", write_tree(tmp_path / "data")).categories[0]
-    category = dataclasses.replace(category, test=tuple(s for s in category.test if not s.label))
+    category = dataclasses.replace(category, test=())
     with begin([make_job(category, toy, preset="demo")], output) as foreman:
         assert foreman.next("w", 1, 1) is None
         (outcome,) = foreman.ended()
-    assert "no defective test image" in str(outcome.error)
+    assert "no test image" in str(outcome.error)
 
 
 def test_a_failure_is_not_repeated_by_a_process_beside_it(

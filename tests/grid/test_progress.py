@@ -137,4 +137,9 @@ def test_the_headline_is_of_the_protocol_at_its_budget_over_all_sizes() -> None:
     assert headline(run_with(*rows, recall), NATIVE) == (
         f"recall 0.432 at {100 * budget:g} false alarms per 100, AUPRO@{limit:g} 0.765"
     )
-    assert headline(run_with(row("recall_matched", budget, math.nan)), NATIVE) == f"AUPRO@{limit:g} nan"
+    assert headline(run_with(row("recall_matched", budget, math.nan)), NATIVE) == "no threshold, so nothing is measured"
+    bare = [row("called_matched", budget, 0.75), row("image_auroc", math.nan, 0.875), row("alarms", math.nan, 0.04)]
+    assert headline(run_with(*bare), NATIVE) == (
+        f"called 0.750 at {100 * budget:g} false alarms per 100, image ROC-AUC 0.875"
+    )
+    assert headline(run_with(bare[2]), NATIVE) == "alarms 0.040 at the threshold"

@@ -324,7 +324,6 @@ def test_generators_are_read_once():
         ([np.full((3, 3), 1e300)], [np.eye(3)], "exceeds the range of float32"),
         ([np.zeros((3, 3, 3))], [None], r"expected \(H, W\)"),
         ([np.zeros((3, 3))], [np.zeros((3, 3, 3))], r"mask 0: shape \(3, 3, 3\)"),
-        ([np.zeros((3, 3))], [None], "no defect pixel"),
         ([np.zeros((3, 3))], [np.ones((3, 3))], "no normal pixel"),
         ([np.zeros((3, 3))] * 2, [np.eye(3)], "masks end after 1"),
         ([], [], "no images"),

@@ -490,16 +490,11 @@ def test_options_of_another_type_are_named(tree, toy, options, message):
         job_for(tree, toy, options=options)
 
 
-def test_options_seeds_and_test_sets_that_make_no_sense(tree, toy, tmp_path):
+def test_options_and_seeds_that_make_no_sense(tree, toy, tmp_path):
     with pytest.raises(HrbenchError, match="steps is -2, expected at least 1"):
         run(tree, toy, tmp_path, options={"steps": -4})
     with pytest.raises(HrbenchError, match="seed is -1"):
         job_for(tree, toy, seed=-1)
-    root = broken_copy(tree, tmp_path / "data")
-    shutil.rmtree(root / "bolt" / "test" / "dent")
-    shutil.rmtree(root / "bolt" / "ground_truth")
-    with pytest.raises(HrbenchError, match="no defective test image"):
-        run(root, toy, tmp_path)
 
 
 def test_records_have_intervals_and_detection_limits(tree, toy, tmp_path):
