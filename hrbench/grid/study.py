@@ -78,6 +78,12 @@ class Study:
     plan: Plan | None = None
     halted: Halted | None = None
 
+    def __repr__(self) -> str:
+        """Name the runs, a line each, and count what is missing; the plan alone would fill pages."""
+        numbers = {"finished": len(self.runs), "failed": len(self.failures), "left": len(self.left)}
+        counts = ", ".join(f"{number} {word}" for word, number in numbers.items() if number)
+        return "\n  ".join([f"<Study: {counts or 'no job'}", *map(repr, self.runs)]) + ">"
+
 
 def run(
     dataset: Dataset | str | Path,

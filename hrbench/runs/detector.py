@@ -113,7 +113,7 @@ class Verdict:
     """
 
     image: str
-    anomaly_map: npt.NDArray[np.float32]
+    anomaly_map: npt.NDArray[np.float32] = dataclasses.field(repr=False)
     score: float
     threshold: float | None
     called: bool | None

@@ -264,6 +264,10 @@ class Run:
 
     folder: Path
 
+    def __repr__(self) -> str:
+        """Name dataset, category and run."""
+        return f"<Run {'/'.join(self.folder.parts[-3:])}>"
+
     @property
     def files(self) -> RunFolder:
         """The names of its files."""

@@ -37,6 +37,8 @@ def test_a_grid_from_python(tree: Path, toy: str, tmp_path: Path) -> None:
     study = hrbench.run(dataset, [toy], output=tmp_path, categories=["nut"], options={toy: {"steps": 2}}, seeds=[0, 1])
     assert [run.about.seed for run in study.runs] == [0, 1]
     assert not study.failures
+    names = [f"<Run {tree.name}/nut/{run.folder.name}>" for run in study.runs]
+    assert repr(study) == f"<Study: 2 finished\n  {names[0]}\n  {names[1]}>"
     assert [run.about.method.options["steps"] for run in hrbench.read_runs(tmp_path)] == [2, 2]
     again = hrbench.run("folder", [toy], root=tree, output=tmp_path, categories=["nut"], options={toy: {"steps": 2}})
     assert again.runs == study.runs[:1]
@@ -51,6 +53,7 @@ def test_a_method_that_fails_is_a_failure_and_stops_no_other(tree: Path, toy: st
     study = hrbench.run("folder", [str(broken), toy], root=tree, output=tmp_path / "out", categories=["nut"])
     assert [type(failure.error.__cause__) for failure in study.failures] == [KeyError]
     (failure,) = study.failures
+    assert repr(study).startswith("<Study: 1 finished, 1 failed")
     assert "broken" in failure.job
     assert (failure.category, failure.method, failure.view, failure.seed) == ("nut", str(broken), "tiled:32:8", 0)
     assert [run.about.method.name for run in study.runs] == ["toy_adapter"]
