@@ -59,9 +59,9 @@ def test_the_contents_mark_where_the_reader_is(visit: Visit) -> None:
         here = page.locator("nav.contents a[aria-current]")
         assert here.inner_text() == "bsdata"
         page.locator("nav.contents a", has_text="weave").click()
-        page.wait_for_function("document.querySelector('nav.contents a[aria-current]').hash.startsWith('#weave')")
+        page.locator("nav.contents a[aria-current][href^='#weave']").wait_for()
         page.locator("nav.contents a[href='#weave-cost']").click()
-        page.wait_for_function("document.querySelector('nav.contents a[aria-current]').hash === '#weave-cost'")
+        page.locator("nav.contents a[aria-current][href='#weave-cost']").wait_for()
         assert page.locator("nav.contents").bounding_box()["y"] == 0
 
 
@@ -90,3 +90,74 @@ def test_without_scripts_all_is_there(visit: Visit) -> None:
         assert page.locator("nav.contents a[href='#weave-cost']").is_visible()
         assert not page.locator("nav.contents button").is_visible()
         assert page.locator("#weave .fixed svg").count()
+
+
+def test_hints_come_by_pointer_and_go_by_escape(visit: Visit) -> None:
+    with visit() as page:
+        cell = page.locator("#weave table.overview td.number[title]").first
+        title = cell.get_attribute("title")
+        hint = page.locator("#hint")
+        assert not hint.is_visible()
+        cell.hover()
+        hint.wait_for(state="visible")
+        assert hint.inner_text() == title
+        hint.hover()  # it stays, to be read
+        page.wait_for_timeout(300)
+        assert hint.is_visible()
+        page.keyboard.press("Escape")
+        assert not hint.is_visible()
+        assert cell.get_attribute("title") == title
+
+
+def test_a_table_is_one_stop_of_the_tab_key_and_arrows_move_in_it(visit: Visit) -> None:
+    with visit() as page:
+        page.locator("#weave table.overview thead button").first.focus()
+        for key in ("ArrowDown", "ArrowRight", *["ArrowRight"] * 4):
+            page.keyboard.press(key)
+        focused = page.locator(":focus")
+        assert focused.evaluate("e => e.matches('#weave table.overview tbody tr:first-child > td')")
+        hint = page.locator("#hint")
+        assert hint.is_visible()
+        assert focused.get_attribute("aria-describedby") == "hint"
+        before = hint.inner_text()
+        page.keyboard.press("ArrowDown")
+        assert hint.inner_text() != before
+        page.keyboard.press("Control+Home")
+        page.keyboard.press("Enter")  # a head sorts as before
+        assert page.locator(":focus").evaluate("e => e.closest('th').getAttribute('aria-sort')") == "descending"
+        page.keyboard.press("Tab")
+        assert not page.locator(":focus").evaluate("e => !!e.closest('#weave table.overview')")
+        stops = (
+            "[...document.querySelectorAll('table[role=grid]')].map(t => t.querySelectorAll('[tabindex=\"0\"]').length)"
+        )
+        assert set(page.evaluate(stops)) == {1}
+        page.locator("#weave-fabric > summary").click()
+        page.wait_for_timeout(50)
+        assert page.locator("#weave-fabric table.category").first.get_attribute("role") == "grid"
+
+
+def test_a_tap_shows_a_hint_and_another_hides_it(visit: Visit) -> None:
+    with visit(**PHONE) as page:
+        cell = page.locator("#weave table.answer td.number[title]").first
+        title = cell.get_attribute("title")
+        page.locator("nav.contents button").focus()  # a tap takes the focus away
+        cell.tap()
+        assert page.locator("#hint").inner_text() == title
+        box = page.locator("#hint").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        page.locator("#weave > h2").tap(position={"x": 1, "y": 1})
+        assert not page.locator("#hint").is_visible()
+
+
+def test_a_hint_follows_the_slider(visit: Visit) -> None:
+    with visit() as page:
+        cell = page.locator("#bsdata table.answer td.number[title]").last
+        cell.hover()
+        hint = page.locator("#hint")
+        hint.wait_for(state="visible")
+        before = hint.inner_text()
+        page.locator("#bsdata .alarms input").evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')); }")
+        page.wait_for_timeout(50)
+        assert hint.inner_text() != before
+        assert page.locator("#bsdata table.answer [data-hinted]").get_attribute("title") is None
