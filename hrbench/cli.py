@@ -242,6 +242,15 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         help="keep every native anomaly map as TIFF (default: --save-maps)",
     )
 
+    export = command("export", "export", "Write a fitted method as a graph that runs without hrbench, ONNX or torch's.")
+    export.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or what fit wrote")
+    export.add_argument("--output", type=Path, required=True, metavar="FILE", help="new .onnx or .pt2 file")
+    export.add_argument("--images", type=Path, nargs="+", required=True, metavar="FOLDER",
+                        help="folders or files, on which the graph must say what the method says")  # fmt: skip
+    export.add_argument("--method", metavar="ADAPTER.py", help="where the adapter lies, if the method is one")
+    export.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
+                        help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
+
     compare = command("compare", "compare", "Compare two runs on the same images: paired differences, all and by size.")
     for name in ("a", "b"):
         compare.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="folder of a run")

@@ -49,6 +49,7 @@ __all__ = [
     "data_stats",
     "demo",
     "evaluate",
+    "export",
     "fit",
     "leaderboard",
     "list_all",
@@ -216,6 +217,27 @@ def predict(args: argparse.Namespace) -> int:
     for failure in found.failures:
         print(f"hrbench: {failure}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a fitted method as graphs that run without hrbench."""
+    detector = hrbench.Detector.load(
+        args.run,
+        method=args.method,
+        options={option: value for _, option, value in parse_settings(args.set, ())},
+        device="cpu",
+    )
+    found = detector.export(args.output, args.images)
+    print(_described(detector))
+    said = found.agreement
+    verdicts = "no verdicts" if said.alarms is None else f"all verdicts equal, {said.alarms} alarm"
+    print(f"compared on {_counted(said.images, 'image')}: {verdicts}; scores differ by at most {said.difference:.1g}")
+    for path in found.files:
+        print(path)
+    print(f"run it: python {found.files[-1]} {found.files[-2]} IMAGE ...")
+    if args.output.suffix == ".pt2":
+        print("never load a .pt2 that you did not make: torch may run whatever is in it")
+    return 0
 
 
 def compare(args: argparse.Namespace) -> int:

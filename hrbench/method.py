@@ -201,6 +201,8 @@ class Method(nn.Module):
         The paper's rule from merged native map to image score: ``max``, ``mean`` or ``top:SHARE``.
     presets : dict of str to Preset
         At least ``paper``, ``native`` (tiled at camera pitch) and ``demo`` (small, for a CPU).
+    not_exported : str
+        Why the method cannot be exported; empty where it may be. A property, where options decide.
     """
 
     title: ClassVar[str] = ""
@@ -211,6 +213,7 @@ class Method(nn.Module):
     finish_padded: bool = False
     image_score: ClassVar[str] = "max"
     presets: ClassVar[Mapping[str, Preset]] = {}
+    not_exported: str = ""
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Learn from normal images only."""
@@ -257,6 +260,14 @@ class Method(nn.Module):
         Where views are fused, an image's maps of every view come one after another, for ``finish`` must suit them all;
         scales that differ between views are evened out later (see :mod:`hrbench.engine.fusion`).
         """
+
+    def exported_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        """Return the maps of :meth:`predict`: what ``hrbench export`` makes a graph of, for one input at a time.
+
+        To be overridden where `predict` does something besides that no graph can hold, as a decision on the host.
+        ``finish`` becomes a graph of its own.
+        """
+        return self.predict(batch).maps
 
     def restored(self) -> dict[str, str]:
         """Return the submodules that are not saved, for they are restored when the method is made, and from where.

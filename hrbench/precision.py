@@ -46,7 +46,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context in which a run's autocast does not hold; what goes in still has to be made ``float()``."""
-    if not torch.amp.is_autocast_available(device.type):  # as for shapes alone, on "meta"
+    # Not available for shapes alone, on "meta"; where there is no autocast, an exported graph needs none of it either.
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, enabled=False)
     return context

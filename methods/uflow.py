@@ -223,11 +223,10 @@ class UFlow(Method):
 
         An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
         """
-        latents = [spread(z) for spread, z in zip(self.spreads, self.latents(self.features(batch))[0], strict=True)]
-        size = (batch.shape[-2], batch.shape[-1])
+        latents = self._spread_latents(batch)
         log_nfa = None
         if self._test != "none":
-            grid = size if self._interpolation == "bilinear" else None
+            grid = (batch.shape[-2], batch.shape[-1]) if self._interpolation == "bilinear" else None
             log_nfa = log10_nfa(
                 latents,
                 test=self._test,
@@ -240,8 +239,25 @@ class UFlow(Method):
         if self._map == "nfa" and log_nfa is not None:
             anomaly = -log_nfa
         else:
-            anomaly = fuse([energy(z) for z in latents], self._map, size if self._map == "likelihood" else None)
+            anomaly = self._energies(latents, batch)
         return Prediction({"anomaly": anomaly}, None if log_nfa is None else log_nfa < 0)
+
+    def exported_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        """Return the map without the test, which decides on the host."""
+        return {"anomaly": self._energies(self._spread_latents(batch), batch)}
+
+    @property
+    def not_exported(self) -> str:  # type: ignore[override]
+        """The test's own result is made on the host."""
+        return "map 'nfa' is the result of a test that no graph can hold; fit it with map=energy" * (self._map == "nfa")
+
+    def _spread_latents(self, batch: Tensor) -> list[Tensor]:
+        latents = self.latents(self.features(batch))[0]
+        return [spread(z) for spread, z in zip(self.spreads, latents, strict=True)]
+
+    def _energies(self, latents: Sequence[Tensor], batch: Tensor) -> Tensor:
+        size = (batch.shape[-2], batch.shape[-1])
+        return fuse([energy(z) for z in latents], self._map, size if self._map == "likelihood" else None)
 
     @torch.no_grad()
     def recalibrate(self, context: FitContext) -> None:

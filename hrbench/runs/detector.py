@@ -15,7 +15,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,9 @@ from hrbench.runs.record import (
 from hrbench.runs.shards import CHUNK
 from hrbench.runs.stages import Setting, Workbench, specs_for
 from hrbench.runs.store import RunFolder, checked_file, load_run
+
+if TYPE_CHECKING:
+    from hrbench.runs.export import Exported
 
 __all__ = ["Component", "Detector", "Verdict", "fit"]
 
@@ -250,6 +253,30 @@ class Detector:
             about = dataclasses.replace(self.about, evidence=(evidence,), files=written.recorded(files))
             write_record(about, path / RECORD)
         return target
+
+    def export(self, output: Path | str, images: Images) -> Exported:
+        """Write the detector as files that run without hrbench, and compare them with it on images.
+
+        Beside the graph, an ``.onnx`` or a ``.pt2`` of :mod:`torch.export`, are written: one of ``finish`` where the
+        method has its own, a ``.json`` with all that surrounds them (view, threshold and what it promises, image score,
+        SHA-256), and ``run_exported.py``, which needs only numpy, pillow, and onnxruntime or torch. Graphs are in
+        float32 and take one input at a time. Never load a ``.pt2`` that you did not make: torch may run what is in it.
+
+        Parameters
+        ----------
+        output : Path or str
+            New file, ``.onnx`` (which needs ``hrbench[export]``) or ``.pt2``.
+        images : folder, path, array, or an iterable of these
+            The original and what was written must agree on all of them; they are held in memory with their maps.
+
+        Raises
+        ------
+        HrbenchError
+            For a method or view that cannot be exported, with why; for a verdict that differs: nothing is written then.
+        """
+        from hrbench.runs.export import export
+
+        return export(self, Path(output), images)
 
     def predict(self, images: Images, *, failed: Failed | None = None) -> Iterator[Verdict]:
         """Yield a verdict for each image, in order; a few images at a time are in memory.
