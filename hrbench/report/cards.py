@@ -37,7 +37,7 @@ def method_cards(board: Leaderboard, folder: Path | None = None) -> list[Card]:
     cards = []
     for row in board.rows:
         runs = [counted.run for counted in row.runs]
-        details = [run_details(run) for run in runs]
+        details = [run_details(run.run) | {"published": run.origin.text or "–"} for run in row.runs]
         names = [name for name in details[0] if any(texts[name] != "–" for texts in details)]
         table = Table(
             columns=tuple(text_column(name, name, "") for name in names),

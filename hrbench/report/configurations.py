@@ -13,9 +13,11 @@ from typing import Any
 
 from hrbench._util.words import held_out_text
 from hrbench.protocol import Protocol
+from hrbench.report.origins import known_origin, origin_notes
 from hrbench.report.styles import PLAIN, Look, looks
 from hrbench.runs.record import Cost
 from hrbench.runs.store import Run
+from hrbench.runs.verified import Origin
 
 __all__ = [
     "COSTS",
@@ -129,7 +131,8 @@ class CountedRun:
 
     `images` is the digest of the dataset index; `held_out`, `test` and `defective` count normal training images that
     were held out, test images, and those with a defect; `own_peak` tells whether the peak of host memory is that of the
-    prediction alone, `grouped` whether intervals draw images in groups; `untimed` is why its times cannot be compared.
+    prediction alone, `grouped` whether intervals draw images in groups; `untimed` is why its times cannot be compared;
+    `origin` says who published it.
     """
 
     run: Run
@@ -149,6 +152,7 @@ class CountedRun:
     own_peak: bool
     grouped: bool
     untimed: str
+    origin: Origin
 
 
 def printable(text: str) -> str:
@@ -194,6 +198,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         own_peak=about.cost.peak_host_since == "phase",
         grouped=bool(dataset.groups_sha256),
         untimed=about.cost.why_not_comparable,
+        origin=known_origin(run.folder),
     )
 
 
@@ -418,3 +423,4 @@ def remarks(
         if len(devices) > 1:
             texts.append(f"Speeds come from different devices: {'; '.join(devices)}.")
         texts += untimed_rows(runs)
+        texts += origin_notes(runs)

@@ -20,7 +20,9 @@ from hrbench.report.columns import (
     why_missing,
 )
 from hrbench.report.configurations import COSTS
+from hrbench.report.origins import origin_text
 from hrbench.report.summary import NO_ESTIMATE, Estimate, Estimates, Leaderboard, Row
+from hrbench.runs.verification import MEANING
 
 __all__ = [
     "Cell",
@@ -284,8 +286,11 @@ def overview_table(board: Leaderboard) -> Table:
         "normal training images that was held out where it is not the default"
     )
     rows = board.rows
-    names = [(of.preset, of.view, of.weights_text) for of in (row.configuration for row in rows)]
-    columns = (("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights))
+    names: list[tuple[str, ...]] = [(of.preset, of.view, of.weights_text) for of in (row.configuration for row in rows)]
+    columns = [("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights)]
+    if any(origins := [origin_text(row.runs) for row in rows]):
+        names = [(*texts, origin or "not published") for texts, origin in zip(names, origins, strict=True)]
+        columns.append(("published", "Published by", f"Who, when, and verified or not. {MEANING}"))
     left = Table(
         columns=tuple(text_column(*column) for column in columns),
         rows=rows,

@@ -23,6 +23,7 @@ from hrbench.report.columns import (
 )
 from hrbench.report.configurations import THROUGHPUT, printable
 from hrbench.report.cost import cost_table, device_text
+from hrbench.report.origins import origin_text
 from hrbench.report.promise import promise_sentences
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.scores import read_scores
@@ -133,6 +134,7 @@ def csv_table(summary: Summary) -> str:
         if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
     ]
     empty += ["held_out"] * bool(frame["held_out"].isna().all())  # all as by default
+    empty += ["published"] * bool((frame["published"] == "").all())
     return csv_text(frame.drop(columns=empty))
 
 
@@ -154,7 +156,7 @@ def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells
     held_out = math.nan if of.held_out is None else of.held_out
     record |= {"precision": of.precision, "held_out": held_out, "options": of.options, "random": of.random}
     record |= {"seeds": row.seeds, "categories": row.categories, "missing": ";".join(row.missing)}
-    record["device"] = device_text(row)
+    record |= {"device": device_text(row), "published": origin_text(row.runs)}
     for column, cell in zip(table.columns, cells, strict=True):
         key, number = column.key, cell.estimate
         if key.endswith("_px") and (not category or number.defined < number.total):

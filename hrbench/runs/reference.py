@@ -56,7 +56,7 @@ def reference_of(category: Category) -> Reference:
     for sample in track(samples, f"{category.name} masks", total=len(samples), unit="img"):
         size = image_size(sample.image)
         mask = sample_mask(sample, size)
-        images.append((sample.id, int(mask is not None), *size))
+        images.append((sample.id, sample.label, *size))
         for connectivity, rows in components.items():
             if mask is not None:
                 found = find_components(mask, connectivity)

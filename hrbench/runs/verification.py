@@ -292,6 +292,7 @@ def _evidence_problems(about: RunRecord, evidence: Evidence) -> list[str]:
         for key, said, found in (
             ("dataset.test", about.dataset.test, len(images)),
             ("dataset.test_defective", about.dataset.test_defective, int(images["label"].sum())),
+            ("dataset.test_unmasked", about.dataset.test_unmasked, len(evidence.unmasked)),
             ("dataset.held_out", about.dataset.held_out, calibration.images if calibration else 0),
             ("dataset.groups_sha256", about.dataset.groups_sha256[:12] or "none", groups[:12] or "none"),
         )
