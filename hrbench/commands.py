@@ -69,7 +69,7 @@ DEMO_METHODS = (*DEMO_BASELINES, "fastflow", "uflow", "rstpm", "isstad", "l2bt")
 
 def demo(args: argparse.Namespace) -> int:
     """Make data, run the methods in their demo preset, write and print everything."""
-    from hrbench.report import terminal_table
+    from hrbench.report.terminal import print_tables
 
     root = make_dataset(
         args.output / "procedural",
@@ -89,7 +89,7 @@ def demo(args: argparse.Namespace) -> int:
             if study.halted or stop():
                 break
             if methods is DEMO_BASELINES and study.runs:
-                print(terminal_table(study.runs, protocol))
+                print_tables(study.runs, protocol)
     if not (study.halted or stop()):
         _report(study.runs, args.output / "report", protocol)
     status = _say_failures(study)
@@ -126,11 +126,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     if study.runs:
-        from hrbench.report import terminal_table
+        from hrbench.report.terminal import print_tables
 
         runs = len(study.runs)
-        print(terminal_table(study.runs, load_protocol(args.protocol[0])))
-        print(f"{runs} runs in {args.output}; for the page and the plots: hrbench leaderboard {args.output}")
+        print_tables(study.runs, load_protocol(args.protocol[0]))
+        print(
+            f"{_counted(runs, 'run')} in {args.output}; for the page and the plots: hrbench leaderboard {args.output}"
+        )
     status = _say_failures(study)
     for failure in study.failures:
         print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)
@@ -140,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score finished maps and print the table."""
-    from hrbench.report import terminal_table
+    from hrbench.report.terminal import print_tables
     from hrbench.report.text import csv_text
     from hrbench.runs.external_maps import score_maps
     from hrbench.runs.scoring import distinct_protocols
@@ -157,7 +159,7 @@ def evaluate(args: argparse.Namespace) -> int:
         normal_maps=args.normal_maps,
         exact=args.exact,
     )
-    print(terminal_table(runs, protocols[0]))
+    print_tables(runs, protocols[0])
     for done in runs:
         print(f"{done.about.dataset.category}: every metric with its error bound in {done.folder / 'records.csv'}")
         with atomic(done.folder / "records.csv") as path:
@@ -260,7 +262,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def rescore(args: argparse.Namespace) -> int:
     """Score finished runs anew from their evidence; status 2 if any could not be."""
-    from hrbench.report import terminal_table
+    from hrbench.report.terminal import print_tables
     from hrbench.runs.scoring import distinct_protocols
 
     protocols, runs = distinct_protocols(args.protocol), find_runs(args.runs)
@@ -279,8 +281,9 @@ def rescore(args: argparse.Namespace) -> int:
         except HrbenchError as error:
             failures.append(error)
     if done:
-        print(terminal_table(done, protocols[0]))
-        print(f"{len(done)} runs in {args.output or args.runs}, scored under {', '.join(p.name for p in protocols)}")
+        print_tables(done, protocols[0])
+        scored = f"scored under {', '.join(p.name for p in protocols)}"
+        print(f"{_counted(len(done), 'run')} in {args.output or args.runs}, {scored}")
     for failure in failures:
         print(f"hrbench: {failure}", file=sys.stderr)
     if failures:
@@ -321,7 +324,8 @@ def publish(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
-    from hrbench.report import summarise, terminal_table, write_leaderboard
+    from hrbench.report import summarise, write_leaderboard
+    from hrbench.report.terminal import print_tables
 
     shown = _paper_columns(args, protocol := load_protocol(args.protocol))
     runs = read_runs(*args.runs)
@@ -332,7 +336,7 @@ def leaderboard(args: argparse.Namespace) -> int:
         print(paper_tables(summary, shown, args.format or "markdown"), end="")
         return 0
     written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol, summary=summary)
-    print(terminal_table(runs, protocol, summary=summary))
+    print_tables(runs, protocol, summary=summary)
     for path in written.values():
         print(path)
     return 0
@@ -390,7 +394,7 @@ def data_check(args: argparse.Namespace) -> int:
         print(finding)
     if findings:
         errors = sum(finding.severity == "error" for finding in findings)
-        print(f"{len(findings)} findings in {args.root}, {errors} of them errors")
+        print(f"{_counted(len(findings), 'finding')} in {args.root}, {_counted(errors, 'error')} among them")
         return 1
     print("\n".join(dataset_summary(args.dataset, args.root, args.categories)))
     print(f"{args.root}: as expected")
@@ -590,14 +594,15 @@ def _one_line(error: Exception) -> str:
 
 
 def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
-    from hrbench.report import summarise, terminal_table, write_leaderboard, write_plots
+    from hrbench.report import summarise, write_leaderboard, write_plots
+    from hrbench.report.terminal import print_tables
 
     if not runs:
         return
     summary = summarise(runs, protocol)
     written = write_leaderboard(runs, folder, protocol, summary=summary)
     plots = write_plots(runs, folder, protocol)
-    print(terminal_table(runs, protocol, summary=summary))
+    print_tables(runs, protocol, summary=summary)
     print(f"page:  {written['html']}")
     print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
 

@@ -103,7 +103,7 @@ def test_rescore_leaves_runs_without_the_evidence_as_they_are(tree, toy, tmp_pat
     capsys.readouterr()
     assert main(["rescore", str(out), "--protocol", "lowres256"]) == 2
     printed = capsys.readouterr()
-    assert "1 runs" in printed.out
+    assert "1 run in" in printed.out
     assert "bolt" in printed.err
     assert "needs evidence collected as" in printed.err
     assert "1 of 2 runs are left as they were" in printed.err

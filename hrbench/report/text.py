@@ -1,4 +1,4 @@
-"""Tables written as text: Markdown, CSV and the terminal."""
+"""Tables written as text: Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pandas as pd
 
 from hrbench._util.spreadsheet import plain_cell
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
-from hrbench.protocol import Protocol
-from hrbench.report.answer import MOST_SIZES, answer_table, best_sentences, heading_text
+from hrbench.report.answer import answer_table, best_sentences, heading_text
 from hrbench.report.columns import (
     Column,
     category_columns,
@@ -21,17 +20,16 @@ from hrbench.report.columns import (
     matched_columns,
     size_columns,
 )
-from hrbench.report.configurations import THROUGHPUT, printable
+from hrbench.report.configurations import printable
 from hrbench.report.cost import cost_table, device_text
 from hrbench.report.origins import origin_text
 from hrbench.report.promise import promise_sentences
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.scores import read_scores
-from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary, summarise
+from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
-from hrbench.runs.store import Run
 
-__all__ = ["csv_table", "csv_text", "markdown_page", "markdown_text", "terminal_table"]
+__all__ = ["csv_table", "csv_text", "markdown_page", "markdown_text"]
 
 
 def markdown_page(summary: Summary) -> str:
@@ -164,81 +162,3 @@ def _csv_record(board: Leaderboard, category: str, row: Row, table: Table, cells
         record |= {key: number.shown, f"{key}_error": number.error, f"{key}_n": number.n}
         record |= {f"{key}_ci_low": number.low, f"{key}_ci_high": number.high}
     return record
-
-
-def terminal_table(runs: Sequence[Run], protocol: Protocol, *, summary: Summary | None = None) -> str:
-    """Return the leaderboards of all datasets as plain text for a terminal; `summary` as for the page."""
-    summary = summary or summarise(runs, protocol)
-    return "\n\n".join(map(_terminal_board, summary.leaderboards))
-
-
-def _terminal_board(board: Leaderboard) -> str:
-    return "\n\n".join(filter(None, (_terminal_answer(board), _terminal_overview(board))))
-
-
-def _terminal_answer(board: Leaderboard) -> str:
-    """Return what is found at the headline number of false alarms; "" without any alarm scores."""
-    scores = read_scores(board)
-    table = answer_table(scores, board)
-    if table is None:
-        return ""
-    lines = [["#"], ["method"]]
-    for row in table.rows:
-        if isinstance(row, Row):
-            lines[0].append(row.rank_text)
-            lines[1].append(printable(table.name(row) + row.marks))
-    first = len(board.categories)
-    for place, (column, cells) in enumerate(zip(table.columns, zip(*table.cells, strict=True), strict=True)):
-        size = place < first
-        if not size or first <= MOST_SIZES:
-            lines.append([printable(column.line), *(_terminal_size(cell) if size else cell.text for cell in cells)])
-    title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"
-    sentences = [*best_sentences(scores, board), *promise_sentences(board)]
-    return _terminal_lines(title, lines, 2, [printable(text) for text in sentences])
-
-
-def _terminal_size(cell: Cell) -> str:
-    return f"{cell.text} [{cell.small[1].removesuffix(' px')}]" if len(cell.small) > 1 else cell.text
-
-
-def _terminal_overview(board: Leaderboard) -> str:
-    table = overview_table(board)
-    headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
-    heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
-    heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
-    heads |= {"seeds": "seeds", "categories": "cat.", THROUGHPUT: "Mpx/s"}
-    lines = [["#"], ["method"]]  # a list for each column
-    for row in table.rows:
-        if isinstance(row, Row):
-            lines[0].append(_rank(row))
-            lines[1].append(printable(table.name(row) + row.marks))
-    left, shared = 2, []
-    for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
-        if column.text:
-            texts = [printable(cell.text) for cell in cells]
-            if len(set(texts)) == 1:  # what all rows share need not take a column of a narrow terminal
-                shared.append(f"{column.key} {texts[0]}")
-            else:
-                lines.append([column.key, *texts])
-                left += 1
-        elif column.key in heads or column.subset in DISJOINT:
-            lines.append([heads.get(column.key, column.head), *(_terminal_number(column, cell) for cell in cells)])
-    about = ["protocol " + printable(board.protocol.name), "sizes at " + headline.upper(), *shared]
-    notes = [printable(note) for note in table.notes if not note.startswith("*")]
-    return _terminal_lines(f"{printable(board.dataset)} ({', '.join(about)})", lines, left, notes)
-
-
-def _terminal_lines(title: str, columns: Sequence[Sequence[str]], left: int, notes: Sequence[str]) -> str:
-    """Write columns, the first right-aligned and then those up to `left` left-aligned, between rules."""
-    padded = []
-    for place, texts in enumerate(columns):
-        width = max(map(len, texts))
-        padded.append([text.ljust(width) if 1 <= place < left else text.rjust(width) for text in texts])
-    text = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
-    rule = "-" * max(map(len, text))
-    return "\n".join([title, rule, text[0], rule, *text[1:], rule, *notes])
-
-
-def _terminal_number(column: Column, cell: Cell) -> str:
-    shown = column.interval and column.metric == "aupro"  # the terminal is narrower than a page
-    return f"{cell.text} {interval_text(cell.estimate)}".rstrip() if shown else cell.text

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from hrbench._util.files import alive, plain_name
+from hrbench.runs.store import runs_root
 
 __all__ = ["Leases", "Presence"]
 
@@ -112,7 +113,7 @@ class Presence:
     """
 
     def __init__(self, output: Path, device: str) -> None:
-        self._folder = output / "runs" / ".workers"
+        self._folder = runs_root(output) / ".workers"
         self._prefix = f"{plain_name(socket.gethostname())}.{plain_name(device)}."
         self._file = self._folder / f"{self._prefix}{os.getpid()}"
 

@@ -1,6 +1,6 @@
 """Run folders: where a job's evidence, records and configuration are kept, whole or not at all.
 
-``OUTPUT/runs/<dataset>/<category>/<run>/`` holds ::
+``OUTPUT/runs/<dataset>/<category>/<run>/``, or ``OUTPUT/<dataset>/...`` where OUTPUT is called ``runs``, holds ::
 
     run.json            configuration, origin, cost and environment; written last: its presence means done
     records.parquet     one tidy row per metric
@@ -56,6 +56,7 @@ __all__ = [
     "find_runs",
     "load_run",
     "read_runs",
+    "runs_root",
     "text_of",
 ]
 
@@ -77,6 +78,11 @@ _OWN = (
 _MOST_PICTURES = 100
 _MOST_LISTED = 10
 _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
+
+
+def runs_root(output: Path) -> Path:
+    """Return the folder of the runs of an output: a folder ``runs`` in it, or itself if it is called so."""
+    return output if output.absolute().name == "runs" else output / "runs"
 
 
 class RunFolder:
@@ -106,7 +112,10 @@ class RunFolder:
     @staticmethod
     def of(output: Path, dataset: str, category: str, run: str) -> RunFolder:
         """Return the folder of a run below `output`, and never elsewhere."""
-        return RunFolder(below(output / "runs", safe_name(dataset), safe_name(category), run))
+        names = safe_name(dataset), safe_name(category), run
+        place = below(runs_root(output), *names)
+        older = below(output / "runs", *names)  # where earlier versions put it in any output
+        return RunFolder(older if older.is_dir() else place)
 
     def table(self, name: str) -> Path:
         """Return the file of a table: records, components, images or replicates."""

@@ -30,7 +30,8 @@ from hrbench.report.latex import latex_tables
 from hrbench.report.operating import Point, point_at
 from hrbench.report.scores import read_scores
 from hrbench.report.summary import summarise
-from hrbench.report.text import csv_table, markdown_page, terminal_table
+from hrbench.report.terminal import terminal_table
+from hrbench.report.text import csv_table, markdown_page
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL, _areas, board_of, write_run

@@ -28,7 +28,8 @@ from hrbench.report.latex import latex_tables
 from hrbench.report.styles import look_number
 from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
 from hrbench.report.table import overview_table
-from hrbench.report.text import csv_table, markdown_page, terminal_table
+from hrbench.report.terminal import terminal_table
+from hrbench.report.text import csv_table, markdown_page
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, DATASETS, board_of, staged

@@ -19,7 +19,8 @@ from hrbench.report.embedding import inline_svg, save
 from hrbench.report.latex import latex_tables
 from hrbench.report.page import html_page
 from hrbench.report.summary import summarise
-from hrbench.report.text import csv_table, csv_text, markdown_page, terminal_table
+from hrbench.report.terminal import terminal_table
+from hrbench.report.text import csv_table, csv_text, markdown_page
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, alter, board_of

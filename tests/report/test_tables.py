@@ -23,7 +23,8 @@ from hrbench.report.latex import latex_tables
 from hrbench.report.page import html_page
 from hrbench.report.summary import Estimate, Summary, summarise
 from hrbench.report.table import emphasis, metric_table, short_interval
-from hrbench.report.text import csv_table, markdown_page, terminal_table
+from hrbench.report.terminal import terminal_table
+from hrbench.report.text import csv_table, markdown_page
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, PROTOCOL, board_of

@@ -15,7 +15,7 @@ import hrbench
 from hrbench import HrbenchError, Run, report
 from hrbench.cli import main
 from hrbench.runs.record import write_record
-from hrbench.runs.store import find_runs
+from hrbench.runs.store import RunFolder, find_runs
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +149,18 @@ def test_leaderboard_and_plot_of_several_folders(
     assert "nowhere: no finished run" in capsys.readouterr().err
     assert main(["leaderboard"]) == 2
     assert "runs: no finished run" in capsys.readouterr().err
+
+
+def test_output_nests_once_and_runs_in_the_old_place_are_found(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert RunFolder.of(runs, "parts", "bolt", "toy-1").path == runs / "parts" / "bolt" / "toy-1"
+    assert RunFolder.of(tmp_path / "out", "parts", "bolt", "toy-1").path == tmp_path / "out/runs/parts/bolt/toy-1"
+    (runs / "runs" / "parts" / "bolt" / "toy-1").mkdir(parents=True)
+    assert RunFolder.of(runs, "parts", "bolt", "toy-1").path == runs / "runs" / "parts" / "bolt" / "toy-1"
+    assert RunFolder.of(runs, "parts", "bolt", "toy-2").path == runs / "parts" / "bolt" / "toy-2"
+
+
+def test_the_folder_that_one_stands_in_may_be_called_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert RunFolder.of(Path(), "parts", "bolt", "toy-1").path == Path("parts/bolt/toy-1")
