@@ -11,6 +11,7 @@ __all__ = ["SECTIONS", "Anchors"]
 SECTIONS = {
     "found": "Smallest defects",
     "overall": "All thresholds",
+    "pairs": "Compare",
     "limits": "Detection limits",
     "cost": "Cost",
     "protocols": "Protocols",

@@ -17,7 +17,7 @@
   function mark() {
     const line = innerHeight / 2;
     let at = 0;
-    places.forEach((place, k) => { if (place && place.getBoundingClientRect().top <= line) at = k; });
+    places.forEach((place, k) => { if (place && place.getClientRects().length && place.getBoundingClientRect().top <= line) at = k; });
     links.forEach((link, k) => {
       if (k === at) link.setAttribute("aria-current", "location");
       else link.removeAttribute("aria-current");

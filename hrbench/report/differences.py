@@ -16,7 +16,7 @@ from hrbench.report.columns import limit_text
 from hrbench.report.configurations import CountedRun
 from hrbench.report.summary import Leaderboard, Row
 
-__all__ = ["Difference", "Differences", "paired_differences", "ties"]
+__all__ = ["Difference", "Differences", "paired_differences", "row_replicates", "ties"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def paired_differences(board: Leaderboard, category: str = "") -> Differences | 
     protocol = board.protocol
     rows = [row for row in board.rows if category not in row.missing and not row.foreign]
     rows = rows if category else [row for row in rows if not row.missing]
-    found = [(row, _replicates(row, protocol, category)) for row in rows]
+    found = [(row, row_replicates(row, protocol, category)) for row in rows]
     kept = [(row, part) for row, part in found if part is not None]
     if len(kept) < 2 or kept[0][0] is not board.rows[0]:
         return None
@@ -102,9 +102,9 @@ def ties(
         replicates over the same images are none of them.
     """
     protocol, found = board.protocol, set[int]()
-    reference = _replicates(best, protocol, category)
+    reference = row_replicates(best, protocol, category)
     for row in rows:
-        part = _replicates(row, protocol, category)
+        part = row_replicates(row, protocol, category)
         if row is best or part is None or reference is None:
             continue
         try:
@@ -140,7 +140,7 @@ def _entry(table: pd.DataFrame, metric: str, subset: str, limit: float | None) -
     return Difference(value, float(chosen["ci_low"].iloc[0]), float(chosen["ci_high"].iloc[0]))
 
 
-def _replicates(row: Row, protocol: Protocol, category: str) -> Replicates | None:
+def row_replicates(row: Row, protocol: Protocol, category: str = "") -> Replicates | None:
     """Return a row's replicates, averaged over seeds and then over categories; None where a run has none."""
     by_category: dict[str, list[CountedRun]] = {}
     for run in row.runs:

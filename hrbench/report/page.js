@@ -37,8 +37,9 @@ for (const button of document.querySelectorAll("thead button")) {
 
 // A link into a closed section opens it.
 function reveal() {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(address.anchor());
   for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+  if (target && location.hash.includes("&")) target.scrollIntoView(); // the browser looks for the whole as an anchor
 }
 addEventListener("hashchange", reveal);
 reveal();

@@ -23,6 +23,7 @@ from hrbench.report.configurations import CountedRun, printable
 from hrbench.report.cost import cost_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
 from hrbench.report.embedding import inline_jpeg, inline_svg
+from hrbench.report.explorer import exploration, facets, json_text, page_parts, page_rows
 from hrbench.report.latex import latex_tables
 from hrbench.report.links import linked
 from hrbench.report.operating import page_data, positions
@@ -120,8 +121,12 @@ def html_page(summary: Summary, *, folder: Path | None = None) -> str:
             cards[dataset["anchor"], of.number] = anchors.of(
                 board.dataset, of.method, of.preset, of.view, tell="/".join(of.identity)
             )
+    places = [(dataset["anchor"], [part["anchor"] for part in dataset["categories"]]) for dataset in datasets]
+    rows = page_rows(summary)
     text = environment.get_template("page.html").render(
         datasets=datasets,
+        facets=facets(summary),
+        explorer={"rows": len(rows), "data": json_text({"rows": rows, "parts": page_parts(summary, places)})},
         card_anchors=cards,
         beside=["csv", "md", "tex"] if folder is not None else [],
         protocol=summary.protocol,
@@ -143,7 +148,9 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
     counts = {run.category: run for run in board.runs}.values()
     answer, limits = _answer(board, data.scores), limit_overview(data.limits, best_rows(board))
     cost, comparison = cost_table(board), compare_protocols(board)
+    explore = exploration(board)
     there = {"found": answer, "overall": answer, "limits": limits, "cost": cost, "protocols": comparison}
+    there["pairs"] = explore and explore["matrices"]
     return {
         "name": board.dataset,
         "anchor": anchor,
@@ -164,6 +171,7 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
         "cost": cost,
         "comparison": comparison,
         "cards": method_cards(board, folder),
+        "explore": explore,
     }
 
 
