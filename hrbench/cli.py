@@ -271,7 +271,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
 
     for name, function, text in (
         ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
-        ("plot", "plot", "Write the plots: quality by size, recall at equal alarms, detection limits; PNG and SVG."),
+        ("plot", "plot", "Write the plots: quality by size, recall at equal alarms, detection limits; PNG, SVG, PDF."),
     ):
         report = command(name, function, text)
         report.add_argument(

@@ -16,7 +16,8 @@ from hrbench.metrics.detection import Detection
 from hrbench.metrics.words import budget_text
 from hrbench.protocol import Alarms, Protocol
 from hrbench.report.configurations import printable
-from hrbench.report.drawing import GRID, INK, MUTED, Series, log_ticks
+from hrbench.report.drawing import GRID, INK, MUTED, Series, label_above
+from hrbench.report.marks import legible, log_ticks
 from hrbench.report.scores import Scores
 
 __all__ = [
@@ -132,30 +133,29 @@ class AlarmAxis:
         axes.set_xscale("log")
         axes.set_xlim(self.low, self.high)
         axes.axvspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
-        axes.set_xticks(*self._ticks(most))
+        axes.set_xticks(*legible(axes, *self._ticks(most)))
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.set_xlabel(label)
-        for budget in rules.budgets:
+        marked = []
+        for budget in sorted(rules.budgets):
             main, place = budget == rules.headline, 100 * budget
             if allowed(self.good, budget) == 0:
                 if not main:
                     continue
                 place = self.none
-            colour = INK if main else MUTED
-            axes.axvline(place, color=colour, lw=0.9 if main else 0.5, ls="-" if main else ":", zorder=1)
-            if numbers:
-                axes.annotate(
-                    budget_text(budget), (place, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                    textcoords="offset points", ha="center", fontsize=7, color=colour,
-                    fontweight="bold" if main else "normal",
-                )  # fmt: skip
+            colour, width = (INK, 0.9) if main else (MUTED, 0.5)
+            axes.axvline(place, color=colour, lw=width, ls="-" if main else ":", zorder=1)
+            marked.append((place, budget_text(budget), main))
+        if numbers and marked:
+            places, texts, mains = zip(*marked, strict=True)
+            label_above(axes, places, texts, mains.index(True) if True in mains else -1)
 
     def up(self, axes: Axes, rules: Alarms) -> None:
         """Make it the vertical axis; mark the headline."""
         axes.set_yscale("log")
         axes.set_ylim(self.low, self.high * 1.12)
         axes.axhspan(self.low, self.one, color=GRID, alpha=0.45, lw=0, zorder=0)
-        axes.set_yticks(*self._ticks(9))
+        axes.set_yticks(*legible(axes, *self._ticks(9), vertical=True))
         axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
         axes.grid(axis="y")
         axes.set_axisbelow(True)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hrbench.report.cost import Point, Tradeoff
-from hrbench.report.drawing import MUTED, PAPER, log_ticks, sheet
+from hrbench.report.drawing import MUTED, PAPER, sheet, whisker_ends, whisker_key
+from hrbench.report.marks import legible, log_ticks, whisker
 
 __all__ = ["draw_cost"]
 
@@ -18,7 +19,7 @@ _COLUMNS = 2
 _FRONT = (0, (4, 2))
 
 
-def draw_cost(found: Tradeoff, quality: str, title: str) -> Figure | None:
+def draw_cost(found: Tradeoff, quality: str, title: str, level: float) -> Figure | None:
     """Draw quality against milliseconds per native megapixel, one panel per device; None without any point.
 
     Whiskers are the confidence interval, or the range over the seeds of a single category. A stair joins the rows
@@ -30,6 +31,7 @@ def draw_cost(found: Tradeoff, quality: str, title: str) -> Figure | None:
     ordered = sorted(points, key=lambda point: (not point.comparable, -point.quality.shown))
     series = [point.series for point in ordered]
     key = [(Line2D([], [], color=MUTED, lw=1, ls=_FRONT), "Pareto front")]
+    key += whisker_key([point.quality for point in points], level)
     if not all(point.comparable for point in points):
         hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
         key.append((hollow, "hollow: not ranked"))
@@ -37,7 +39,7 @@ def draw_cost(found: Tradeoff, quality: str, title: str) -> Figure | None:
         key.append((Line2D([], [], ls=""), f"left out: {missing} row{'s' * (missing > 1)}"))
     columns = min(_COLUMNS, len(found.points))
     rows = -(-len(found.points) // columns)
-    times, values = _span([_time(p.speed.shown) for p in points]), _range(points)
+    times, values = _span([_time(speed) for point in points for speed in _speeds(point)]), _range(points)
     with sheet(series, title, markers=True, lines=False, shape=(rows, columns), height=3.6 * rows, key=key) as (
         figure,
         grid,
@@ -59,6 +61,11 @@ def _time(speed: float) -> float:
     return 1e3 / speed
 
 
+def _speeds(point: Point) -> list[float]:
+    """Return the speed of a point, and its range over the seeds."""
+    return [point.speed.shown, *(end for end in (point.speed.minimum, point.speed.maximum) if end > 0)]
+
+
 def _span(times: list[float]) -> tuple[float, float]:
     """Return the ends of the time axis: some room around the points, at least a factor of three in all."""
     middle = math.sqrt(min(times) * max(times))
@@ -68,9 +75,8 @@ def _span(times: list[float]) -> tuple[float, float]:
 
 def _range(points: list[Point]) -> tuple[float, float, float]:
     """Return the ends of the quality axis and the step of its ticks: differences count, not the distance to zero."""
-    cells = [point.quality for point in points]
-    low = min(min(c.shown, c.low if c.low == c.low else c.shown) for c in cells)
-    high = max(max(c.shown, c.high if c.high == c.high else c.shown) for c in cells)
+    ends = [end for point in points for end in (point.quality.shown, *whisker_ends(point.quality)[:2])]
+    low, high = (function(end for end in ends if not math.isnan(end)) for function in (min, max))
     step = next(step for step in (0.02, 0.05, 0.1, 0.2) if high - low <= 6 * step or step == 0.2)
     bottom, top = step * math.floor(low / step - 0.1), step * math.ceil(high / step + 0.1)
     return max(0.0, bottom), min(1.0, top), step
@@ -82,7 +88,8 @@ def _axes(axes: Axes, heading: str, times: tuple[float, float], values: tuple[fl
     axes.set_xscale("log")
     axes.set_xlim(*times)
     ticks = log_ticks(*times, most)
-    axes.set_xticks(ticks, [f"{_short(ms)}\n{_short(_time(ms))}" for ms in ticks], linespacing=1.4)
+    labels = [f"{_short(ms)}\n{_short(_time(ms))}" for ms in ticks]
+    axes.set_xticks(*legible(axes, ticks, labels), linespacing=1.4)
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.set_ylim(low, high)
     steps = [step * number for number in range(round(low / step), round(high / step) + 1)]
@@ -108,13 +115,10 @@ def _draw_point(axes: Axes, point: Point, best: bool) -> None:
     colour, marker = point.series.look.colour, point.series.look.marker
     alpha = 1.0 if best or not point.comparable else 0.65
     x, y = _time(point.speed.shown), point.quality.shown
-    low, high = point.quality.low, point.quality.high
-    if low != low:
-        low, high = point.quality.minimum, point.quality.maximum
-    if high > low:
-        axes.plot([x, x], [low, high], color=colour, lw=1, alpha=0.75 * alpha, zorder=3)
-    slow, fast = point.speed.minimum, point.speed.maximum
-    if fast > slow > 0:
-        axes.plot([_time(fast), _time(slow)], [y, y], color=colour, lw=1, alpha=0.75 * alpha, zorder=3)
+    low, high, _ = whisker_ends(point.quality)
+    whisker(axes, x, low, high, colour, alpha=alpha)
+    if point.speed.minimum > 0:
+        slow, fast = _time(point.speed.minimum), _time(point.speed.maximum)
+        whisker(axes, y, fast, slow, colour, across=True, alpha=alpha)
     face, edge, width = (colour, PAPER, 0.6) if point.comparable else (PAPER, colour, 1.2)
-    axes.plot([x], [y], marker, mfc=face, mec=edge, mew=width, ms=7.5, alpha=alpha, zorder=4, clip_on=False)
+    axes.plot([x], [y], marker, mfc=face, mec=edge, mew=width, ms=6.5, alpha=alpha, zorder=4, clip_on=False)

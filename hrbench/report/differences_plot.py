@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from hrbench.report.configurations import printable
 from hrbench.report.differences import Difference, Differences
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
+from hrbench.report.marks import whisker
 
 __all__ = ["draw_differences"]
 
@@ -77,6 +78,6 @@ def _draw(axes: Axes, series: Series, entry: Difference | None, height: float) -
         return
     colour, marker = series.look.colour, series.look.marker
     apart = entry.low > 0 or entry.high < 0
-    axes.plot([entry.low, entry.high], [height] * 2, color=colour, lw=1.3, zorder=3)
+    whisker(axes, height, entry.low, entry.high, colour, across=True)
     face, edge = (colour, PAPER) if apart else (PAPER, colour)
     axes.plot([entry.value], [height], marker, mfc=face, mec=edge, mew=0.5 if apart else 1.2, ms=5.5, zorder=4)

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from hrbench.protocol import Protocol
 from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
+from hrbench.report.marks import CAPPED, apart, legible, points_across, whisker, width_of, wrapped, write_in
 from hrbench.report.styles import Look
 from hrbench.report.summary import MIN_COMPONENTS, Estimate
 
@@ -32,9 +33,11 @@ __all__ = [
     "Series",
     "draw_bins",
     "draw_curves",
-    "log_ticks",
+    "label_above",
     "sheet",
     "value_axis",
+    "whisker_ends",
+    "whisker_key",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -66,7 +69,9 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.6,
 }
 _WIDTH = 9.4
-_CHARACTERS = 118  # of a legend that fit into the width
+_LEGEND = 72 * _WIDTH - 24.0  # points of it that a legend may take
+_HANDLE = 50.0  # of them for a line, and the room around it
+_FEW = f" hollow: fewer than {MIN_COMPONENTS} defects, too few for a number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Bin:
         if self.areas and lines[0] == self.name:
             low, median, high = (_short(area) for area in self.areas)
             lines += [f"{low}–{high} px", f"median {median}"]
-        lines.append(f"n = {self.n:,}" if self.n else "none")
+        lines.append(f"n = {self.n:,}" if self.n else "no defects")
         if self.n and not self.enough:
             lines.append("too few")
         elif self.n and self.enough < self.categories:
@@ -119,13 +124,16 @@ def _short(area: float) -> str:
     return f"{area:,.0f}" if area < 9999.5 else f"{area / 1000:,.0f}k"
 
 
-def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], title: str, axis: str) -> Figure:
+def draw_bins(
+    panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], title: str, axis: str, level: float
+) -> Figure:
     """Draw value against size bin, one panel per (heading, bins, series); all panels show the same series.
 
-    Whiskers are the confidence interval where there is one, else the spread over seeds (of an average: over
-    categories, not drawn). A hollow marker stands for too few components for a number.
+    Whiskers are the confidence interval of a `level` where there is one, else the spread over seeds (of an average:
+    over categories, not drawn). A hollow marker stands for too few components for a number.
     """
-    with sheet(panels[0][2], title, markers=True) as (figure, grid):
+    every = [estimate for _, _, series in panels for item in series for estimate in item.estimates]
+    with sheet(panels[0][2], title, markers=True, key=whisker_key(every, level)) as (figure, grid):
         for place, (heading, bins, series) in enumerate(panels):
             axes = figure.add_subplot(grid[place] if len(panels) > 1 else grid[:])
             value_axis(axes, heading, axis if place == 0 else "")
@@ -133,6 +141,9 @@ def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], tit
             axes.set_xticks(range(len(bins)), [b.label for b in bins], linespacing=1.35)
             for text, b in zip(axes.get_xticklabels(), bins, strict=True):
                 text.set_color(INK if b.enough else MUTED)
+            for number, b in enumerate(bins):
+                if not b.n:
+                    write_in(axes, number, "no defects", MUTED)
             step = min(0.07, 0.5 / max(1, len(series)))
             for number, item in enumerate(series):
                 _draw_series(axes, item, step * (number - (len(series) - 1) / 2))
@@ -142,21 +153,39 @@ def draw_bins(panels: Sequence[tuple[str, Sequence[Bin], Sequence[Series]]], tit
 def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
     look = series.look
     x = [place + dodge for place in range(len(series.estimates))]
-    axes.plot(x, [estimate.shown for estimate in series.estimates], color=look.colour, ls=look.line, lw=1.5, zorder=3)
+    shown = [estimate.shown for estimate in series.estimates]
+    axes.plot(x, shown, color=look.colour, ls=look.line, lw=1.5, zorder=3, clip_on=False)
     for place, estimate in zip(x, series.estimates, strict=True):
         if math.isnan(estimate.value):
             continue
-        if estimate.few:
-            axes.plot(
-                [place], [estimate.value], look.marker, mfc=PAPER, mec=look.colour, mew=1.2, ms=6, alpha=0.6, zorder=4
-            )
-            continue
-        low, high = (
-            (estimate.low, estimate.high) if estimate.low == estimate.low else (estimate.minimum, estimate.maximum)
-        )
-        if high > low:
-            axes.plot([place, place], [low, high], color=look.colour, lw=1, alpha=0.75, zorder=2)
-        axes.plot([place], [estimate.value], look.marker, mfc=look.colour, mec=PAPER, mew=0.6, ms=6.5, zorder=4)
+        low, high, _ = whisker_ends(estimate)
+        if not estimate.few:
+            whisker(axes, place, low, high, look.colour)
+        face, edge, width = (PAPER, look.colour, 1.2) if estimate.few else (look.colour, PAPER, 0.6)
+        axes.plot(
+            [place], [estimate.value], look.marker, mfc=face, mec=edge, mew=width, ms=6, zorder=4, clip_on=False
+        )  # fmt: skip
+
+
+def whisker_ends(estimate: Estimate) -> tuple[float, float, str]:
+    """Return the ends of a whisker, and what it is: the interval, else the range over the seeds, else ""."""
+    if estimate.has_interval:
+        return estimate.low, estimate.high, "interval"
+    if estimate.maximum > estimate.minimum:
+        return estimate.minimum, estimate.maximum, "range"
+    return math.nan, math.nan, ""
+
+
+def whisker_key(estimates: Sequence[Estimate], level: float) -> list[tuple[Line2D, str]]:
+    """Return the entries of a legend that say what whiskers are, and that some values have none."""
+    kinds = {whisker_ends(estimate)[2] for estimate in estimates if not math.isnan(estimate.shown)}
+    words = {"interval": f"{100 * level:g} % interval", "range": "range over the seeds"}
+    key = [
+        (Line2D([], [], color=MUTED, ls="", marker=CAPPED, mfc="none", ms=11, mew=1.1), words[kind])
+        for kind in words
+        if kind in kinds
+    ]
+    return [*key, (Line2D([], [], ls=""), "without whiskers: no interval")] if "" in kinds else key
 
 
 def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], protocol: Protocol, title: str) -> Figure:
@@ -170,24 +199,35 @@ def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], pr
             axes.set_xlim(fpr[0], 1)
             axes.set_xlabel("false-positive rate of normal pixels")
             ticks = 10.0 ** np.arange(round(math.log10(fpr[0])), 1)
-            axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+            axes.set_xticks(*legible(axes, ticks.tolist(), [f"{100 * tick:g} %" for tick in ticks]))
+            axes.tick_params(axis="x", pad=7)  # below the 0.0 of the other axis
             axes.minorticks_off()
             if place == 0:
                 _mark_limits(axes, protocol)
             for series, *pair in curves:
                 look = series.look
-                axes.plot(fpr, pair[place], color=look.colour, ls=look.line, lw=1.5, zorder=3)
+                axes.plot(fpr, pair[place], color=look.colour, ls=look.line, lw=1.5, zorder=3, clip_on=False)
     return figure
 
 
 def _mark_limits(axes: Axes, protocol: Protocol) -> None:
-    for limit in protocol.fpr_limits:
+    limits = sorted(protocol.fpr_limits)
+    label_above(axes, limits, [f"{100 * limit:g} %" for limit in limits], limits.index(protocol.headline_fpr))
+    for limit in limits:
         main = limit == protocol.headline_fpr
-        colour = INK if main else MUTED
-        axes.axvline(limit, color=colour, lw=1.1 if main else 0.6, ls="-" if main else ":", zorder=1)
+        colour, width = (INK, 1.1) if main else (MUTED, 0.6)
+        axes.axvline(limit, color=colour, lw=width, ls="-" if main else ":", zorder=1)
+
+
+def label_above(axes: Axes, places: Sequence[float], texts: Sequence[str], main: int) -> None:
+    """Write what verticals at ascending places stand for above the axes, the `main` one bold; none into another."""
+    widths = [width_of(text, 7, number == main) for number, text in enumerate(texts)]
+    where = points_across(axes, places).tolist()
+    for number, (place, text, moved) in enumerate(zip(places, texts, apart(where, widths), strict=True)):
         axes.annotate(
-            f"{100 * limit:g} %", (limit, 1), xytext=(0, 3), textcoords="offset points", ha="center",
-            fontsize=7, fontweight="bold" if main else "normal", color=colour,
+            text, (place, 1), xycoords=("data", "axes fraction"), xytext=(moved - where[number], 3),
+            textcoords="offset points", ha="center", fontsize=7, color=INK if number == main else MUTED,
+            fontweight="bold" if number == main else "normal",
         )  # fmt: skip
 
 
@@ -224,8 +264,10 @@ def sheet(
         # Names come from files; what cannot be printed cannot stand in an SVG file either.
         labels = [" " + printable(item.label) for item in series]
         entries = [*labels, *(" " + text for _, text in key)]
-        columns = max(1, min(4, len(entries), _CHARACTERS // (max(map(len, entries), default=0) + 7)))
-        rows = -(-(len(entries) + markers) // columns)
+        if few := any(estimate.few for item in series for estimate in item.estimates):
+            entries.append(_FEW)
+        columns = max(1, min(4, len(entries), int(_LEGEND / (_HANDLE + max(map(width_of, entries), default=1)))))
+        rows = -(-sum(1 + wrapped(entry, _LEGEND - _HANDLE).count("\n") for entry in entries) // columns)
         figure = Figure(
             figsize=(_WIDTH, height + 0.2 * rows),
             layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.05),
@@ -246,12 +288,13 @@ def sheet(
                     mew=0.6,
                 )
             )
-        if any(estimate.few for item in series for estimate in item.estimates):
+        if few:
             hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
             handles.append(hollow)
-            labels.append(f" hollow: fewer than {MIN_COMPONENTS} defects, too few for a number")
+            labels.append(_FEW)
         handles += [handle for handle, _ in key]
         labels += [" " + text for _, text in key]
+        labels = [wrapped(label, _LEGEND - _HANDLE) for label in labels]
         if labels:
             figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6)
         if title:
@@ -266,14 +309,3 @@ def value_axis(axes: Axes, heading: str, label: str, pad: float = 8) -> None:
     axes.set_ylabel(label)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-
-
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers inside an interval, at most so many: the ticks of a logarithmic axis."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-        ticks = [number for power in powers for step in steps if low <= (number := step * 10.0**power) <= high]
-        if len(ticks) <= most:
-            break
-    return ticks or [math.sqrt(low * high)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -17,12 +19,17 @@ from PIL import Image
 from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
+from hrbench.report.marks import WHISKER
 
 __all__ = ["inline_jpeg", "inline_svg", "save"]
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
-_NO_DATE = {"Date": None, "Creator": None}
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 _LARGE = 400_000  # bytes of a picture above which the page takes a smaller copy
 _WIDE = 1600
 _LARGEST, _PIXELS = 1 << 26, 50_000_000  # bytes, pixels of a picture that is read
@@ -32,25 +39,30 @@ ElementTree.register_namespace("xlink", _XLINK)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.svg`` and return their paths; the same figure gives the same bytes."""
+    """Write ``stem.png``, ``.svg`` and ``.pdf``, and return their paths; the same figure gives the same bytes."""
     paths = []
-    for suffix in ("png", "svg"):
+    for suffix in _UNDATED:
         path = stem.with_name(f"{stem.name}.{suffix}")
+        buffer = io.BytesIO()
+        _write(figure, buffer, suffix, text_as="path")
         with atomic(path) as temporary:
-            _write(figure, temporary, suffix, text_as="path")
+            # Marks of a kind share their gid, and no two elements of a file may share an id.
+            temporary.write_bytes(buffer.getvalue().replace(f' id="{WHISKER}"'.encode(), b""))
         paths.append(path)
     return paths
 
 
-def _write(figure: Figure, target: Path | io.BytesIO, suffix: str, text_as: str, clear: bool = False) -> None:
-    metadata = _NO_DATE if suffix == "svg" else {"Software": None}
-    with (
-        mpl.rc_context({"svg.hashsalt": "hrbench", "svg.fonttype": text_as, "text.parse_math": False}),
-        warnings.catch_warnings(),
-    ):
+def _write(figure: Figure, target: io.BytesIO, suffix: str, text_as: str, clear: bool = False) -> None:
+    settings: dict[Any, Any] = {"svg.hashsalt": "hrbench", "svg.fonttype": text_as, "text.parse_math": False}
+    settings["pdf.fonttype"] = 42  # TrueType: journals refuse type 3
+    fonts = logging.getLogger("fontTools")
+    before = fonts.level
+    fonts.setLevel(logging.WARNING)  # it tells each table of a font that it subsets
+    with mpl.rc_context(settings), warnings.catch_warnings():
         # Files show boxes for letters that the font lacks; on the page the reader's browser has them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(target, format=suffix, dpi=200, metadata=metadata, transparent=clear)
+        figure.savefig(target, format=suffix, dpi=200, metadata=_UNDATED[suffix], transparent=clear)
+    fonts.setLevel(before)
 
 
 def inline_svg(figure: Figure, prefix: str, description: str) -> str:

@@ -17,7 +17,8 @@ from hrbench.metrics.words import counted, figure_text
 from hrbench.protocol import Protocol
 from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, columns_of, heading_of
 from hrbench.report.detection_limits import limit_names
-from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, value_axis
+from hrbench.report.drawing import MUTED, PAPER, Series, sheet, value_axis
+from hrbench.report.marks import area_text, log_ticks
 from hrbench.report.scores import Band, Scores, limit_band, limit_curve, recalls, steps
 from hrbench.report.summary import MIN_COMPONENTS
 
@@ -201,7 +202,9 @@ class _Heights:
             ends[0] = self.below(self.under - 1) / room
         axes.set_ylim(*ends)
         ticks = log_ticks(self.low, self.largest, most)
-        axes.set_yticks(ticks, [f"{area:,.0f}  ⌀ {figure_text(float(equivalent_diameter(area)))}" for area in ticks])
+        axes.set_yticks(
+            ticks, [f"{area_text(area)}  ⌀ {figure_text(float(equivalent_diameter(area)))}" for area in ticks]
+        )
         strips = [(self.above(0), self.above(self.over - 1), "not reached")] if self.over else []
         strips += [(self.below(0), self.below(self.under - 1), "all found")] if self.under else []
         axes.set_yticks([math.sqrt(a * b) for a, b, _ in strips], [text for _, _, text in strips], minor=True)

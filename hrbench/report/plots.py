@@ -107,7 +107,7 @@ def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 
 
 def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> list[Path]:
-    """Write all plots as PNG and SVG, and return their paths.
+    """Write all plots as PNG, SVG and PDF, and return their paths.
 
     For each dataset ``DATASET-sizes``, ``-diameters``, ``-differences`` and ``-curves``, averaged over its categories,
     and for each of several categories ``DATASET-CATEGORY-...``. Per category only, because each has thresholds of its
@@ -170,10 +170,10 @@ def figures(
             ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
             ("The same, cumulative (q4 = all)", sheet.bins(CUMULATIVE), sheet.series(CUMULATIVE)),
         ]
-        drawn["sizes"] = draw_bins(panels, title, axis)
+        drawn["sizes"] = draw_bins(panels, title, axis, protocol.bootstrap.level)
     if "diameters" in kinds and (fixed := diameter_names(protocol.size_bins)):
         panels = [("Equivalent diameter of the defects, px", sheet.bins(fixed), sheet.series(fixed))]
-        drawn["diameters"] = draw_bins(panels, title, axis)
+        drawn["diameters"] = draw_bins(panels, title, axis, protocol.bootstrap.level)
     maybe: dict[str, Callable[[], Figure | None]] = {
         "limits": lambda: draw_limits(sheet.scores(), protocol, title),
         "froc": lambda: draw_froc(sheet.scores(), protocol, title, sheet.threshold),
@@ -185,7 +185,7 @@ def figures(
         "detection": lambda: draw_detection(
             sheet.detections(), protocol.pod, title, protocol.threshold, sheet.threshold
         ),
-        "cost": lambda: None if category else draw_cost(tradeoff(sheet.board), axis, title),
+        "cost": lambda: None if category else draw_cost(tradeoff(sheet.board), axis, title, protocol.bootstrap.level),
     }
     for kind, draw in maybe.items():
         if kind in kinds and (figure := draw()) is not None:

@@ -21,7 +21,8 @@ from hrbench.metrics.words import budget_text, detection_limit_text, figure_text
 from hrbench.protocol import Detectability, ThresholdRule
 from hrbench.report.alarm_axis import Threshold, heading_of
 from hrbench.report.detection_limits import limit_names, unreached
-from hrbench.report.drawing import MUTED, PAPER, Series, log_ticks, sheet, value_axis
+from hrbench.report.drawing import MUTED, PAPER, Series, sheet, value_axis
+from hrbench.report.marks import area_text, legible, log_ticks
 
 __all__ = ["draw_detection", "draw_matched"]
 
@@ -67,7 +68,7 @@ def draw_detection(
             parts = _limits(found, pod), _achieved(found, at(series))
             said = [textwrap.fill(text.removeprefix("; "), _WIDTH) for text in parts if text]
             _axes(axes, span, "\n".join([heading_of(series, _WIDTH), *said]), 1, pod.probability, most=4)
-            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"])
+            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", ""])
             axes.set_ylabel("" if place % _COLUMNS else "probability of detection")
             axes.set_xlabel("" if place + _COLUMNS < len(items) else "area, px; ⌀ of an equal circle")
             _draw(axes, [(series, found)], span[1])
@@ -110,7 +111,7 @@ def draw_matched(
             found = [(series, by_budget[budgets[0]]) for series, by_budget in items]
             heading = _at(budgets, [result for _, result in found], False)
             _axes(axes, span, heading, 0, pod.probability, most=3 if columns > 2 else 5)
-            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", "1.0"] if place == 0 else ["", "", ""])
+            axes.set_yticks([0, 0.5, 1], ["0.0", "0.5", ""] if place == 0 else ["", "", ""])
             if place:
                 axes.tick_params(axis="y", which="minor", labelleft=False)
             _draw(axes, found, span[1], few=False, rug=False)
@@ -184,18 +185,18 @@ def _axes(axes: Axes, span: tuple[float, float], heading: str, rugs: int, level:
     axes.set_xscale("log")
     axes.set_xlim(*span)
     ticks = log_ticks(*span, most)
-    axes.set_xticks(ticks, [_tick(area) for area in ticks], linespacing=1.4)
+    axes.set_xticks(*legible(axes, ticks, [_tick(area) for area in ticks]), linespacing=1.4)
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.tick_params(axis="y", which="minor", length=0)
 
 
 def _rug(rugs: int) -> tuple[float, float]:
     """Return the gap between curves and rug, and the height of its rows."""
-    return (0.06, 0.11) if rugs == 1 else (0.03, 0.05)
+    return (0.09, 0.13) if rugs == 1 else (0.03, 0.05)
 
 
 def _tick(area: float) -> str:
-    return f"{area:,.0f}\n⌀ {figure_text(float(equivalent_diameter(area)))}"
+    return f"{area_text(area)}\n⌀ {figure_text(float(equivalent_diameter(area)))}"
 
 
 def _draw(

@@ -21,7 +21,8 @@ from hrbench.report.alarm_axis import (
     columns_of,
     heading_of,
 )
-from hrbench.report.drawing import INK, MUTED, PAPER, Series, log_ticks, sheet
+from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
+from hrbench.report.marks import log_ticks
 from hrbench.report.scores import Scores, accepted, running_median
 
 __all__ = ["draw_alarms", "draw_ranks"]

@@ -25,6 +25,7 @@ from hrbench.report.cost import Point, Tradeoff, cost_table, tradeoff
 from hrbench.report.cost_plot import draw_cost
 from hrbench.report.drawing import PAPER, Series
 from hrbench.report.latex import latex_tables
+from hrbench.report.marks import WHISKER
 from hrbench.report.styles import look_number
 from hrbench.report.summary import Estimate, Leaderboard, Row, summarise
 from hrbench.report.table import overview_table
@@ -54,7 +55,7 @@ def on(make_run: Factory, number: int, speed: float, device: str = CPU, **change
 
 
 def drawn(runs: list[Run], protocol: Protocol) -> Figure:
-    figure = draw_cost(tradeoff(board_of(runs, protocol)), "AUPRO", "")
+    figure = draw_cost(tradeoff(board_of(runs, protocol)), "AUPRO", "", 0.95)
     assert figure is not None
     return figure
 
@@ -67,6 +68,7 @@ def cost_notes(board: Leaderboard) -> tuple[str, ...]:
 
 def markers(axes: Axes) -> list[tuple[float, float]]:
     lines = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
+    lines = [line for line in lines if line.get_gid() != WHISKER]
     return sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in lines)
 
 
@@ -120,7 +122,7 @@ def test_rows_that_are_not_ranked_neither_beat_nor_are_beaten(runs: list[Run], p
     assert lacking.series.label.endswith("(lacks wood)")
     assert lacking not in found.front(device)
     assert len(found.points[device]) == 4
-    figure = draw_cost(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "", 0.95)
     assert figure is not None
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == PAPER and len(line.get_xdata())]
     assert [line.get_ydata()[0] for line in hollow] == [lacking.quality.value]
@@ -187,7 +189,7 @@ def test_every_point_lies_inside_the_axes(values: list[float], speeds: list[floa
         for i, (value, speed) in enumerate(zip(values, speeds, strict=False))
     ]
     found = Tradeoff({CPU: points}, {})
-    figure = draw_cost(found, "AUPRO", "")
+    figure = draw_cost(found, "AUPRO", "", 0.95)
     assert figure is not None
     (axes,) = figure.axes
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -340,7 +342,7 @@ def test_reasons_stand_in_one_sentence(make_run: Factory, protocol: Protocol) ->
         f"because parts ran on 2 different devices: {short[other]}."
     )
     assert not tradeoff(board).points
-    assert draw_cost(tradeoff(board), "AUPRO", "") is None
+    assert draw_cost(tradeoff(board), "AUPRO", "", 0.95) is None
 
 
 def test_every_format_leaves_such_times_out(make_run: Factory, protocol: Protocol) -> None:

@@ -23,8 +23,9 @@ from hrbench.report.detection_limits import (
     limit_table,
     unreached,
 )
-from hrbench.report.drawing import Series, log_ticks
+from hrbench.report.drawing import Series
 from hrbench.report.embedding import inline_svg
+from hrbench.report.marks import log_ticks
 from hrbench.report.styles import look_number
 from hrbench.report.summary import Leaderboard, summarise
 from hrbench.report.text import csv_table
@@ -196,4 +197,4 @@ def test_axis_has_few_round_areas(low: float, high: float) -> None:
     ticks = log_ticks(low, high, 12)
     assert 1 <= len(ticks) <= 12
     assert all(low <= tick <= high for tick in ticks)
-    assert re.fullmatch(r"[\d,]+\n⌀ [\d.]+", pod_plot._tick(ticks[0]))
+    assert re.fullmatch(r"[\d,.]+\n⌀ [\d.]+", pod_plot._tick(ticks[0]))

@@ -13,6 +13,7 @@ from hrbench.metrics.bootstrap import Replicates, paired_difference
 from hrbench.protocol import Protocol
 from hrbench.report import plots
 from hrbench.report.differences import paired_differences
+from hrbench.report.marks import WHISKER
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS, board_of
@@ -76,7 +77,7 @@ def test_the_forest_fills_markers_of_intervals_without_zero(make: Callable[..., 
         line.get_markeredgecolor() != "#fefdfc": line.get_markerfacecolor()
         for axes in figure.axes
         for line in axes.lines
-        if line.get_marker() not in ("", "None")
+        if line.get_marker() not in ("", "None") and line.get_gid() != WHISKER
     }
     assert faces[True] == "#fefdfc"  # coloured edge: hollow
     assert faces[False] != "#fefdfc"

@@ -20,6 +20,7 @@ from hrbench.runs.store import Run
 from .conftest import CONFIGS, NASTY, board_of
 
 Factory = Callable[..., Run]
+SUFFIXES = ("png", "svg", "pdf")
 
 
 @pytest.fixture
@@ -29,19 +30,19 @@ def few(make_run: Factory) -> list[Run]:
     return [*runs, *(make_run(config, category="wood") for config in (CONFIGS[1], CONFIGS[3]))]
 
 
-def test_writes_png_and_svg_of_every_plot(few: list[Run], tmp_path: Path, protocol: Protocol) -> None:
+def test_writes_files_of_every_plot(few: list[Run], tmp_path: Path, protocol: Protocol) -> None:
     paths = plots.write_plots(few, tmp_path / "plots", protocol)
     kinds = ("sizes", "diameters", "curves", "detection", "cost")
     stems = [f"bsdata{part}-{kind}" for part in ("", "-fabric", "-wood") for kind in kinds]
     stems.remove("bsdata-detection")  # each category has a threshold of its own
     stems = [stem for stem in stems if stem not in ("bsdata-fabric-cost", "bsdata-wood-cost")]
-    assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
+    assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES]
     assert sorted(tmp_path.glob("plots/*")) == sorted(paths)
     for path in paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
                 assert np.asarray(image.convert("L")).std() > 5
-        else:
+        elif path.suffix == ".svg":
             ElementTree.parse(path)
             assert "<dc:date>" not in path.read_text(encoding="utf-8")
 
@@ -51,7 +52,7 @@ def test_a_single_category_is_drawn_once_and_alike_every_time(
 ) -> None:
     runs = [make_run(CONFIGS[3])]
     first, second = (plots.write_plots(runs, tmp_path / name, protocol) for name in "ab")
-    assert len(first) == 8
+    assert len(first) == 12
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
@@ -68,7 +69,7 @@ def test_lost_evidence_costs_the_curves_and_nothing_else(
     run = make_run()
     lose_evidence(run)
     names = [path.name for path in plots.write_plots([run], tmp_path / "plots", protocol)]
-    assert names == [f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters", "cost") for suffix in ("png", "svg")]
+    assert names == [f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters", "cost") for suffix in SUFFIXES]
 
 
 def test_average_curve_needs_every_category(
@@ -90,7 +91,7 @@ def test_few_components_are_hollow_and_said_so(few: list[Run], protocol: Protoco
     axes = figure.axes[0]
     labels = [text.get_text() for text in axes.get_xticklabels()]
     assert any("too few" in label for label in labels)
-    assert any("none" in label for label in labels)
+    assert any("no defects" in label for label in labels)
     faces = {line.get_markerfacecolor() for line in axes.lines if line.get_marker() not in ("", "None")}
     assert "#fefdfc" in faces
     joined = [line for line in axes.lines if len(line.get_xdata()) == len(labels)]
@@ -111,7 +112,7 @@ def test_whiskers_show_intervals_before_seeds(make_run: Factory, protocol: Proto
 def test_bin_labels() -> None:
     assert Bin("tiny", 31, (13.0, 37.0, 84.0), 1, 1).label == "tiny\n13–84 px\nmedian 37\nn = 31"
     assert Bin("d8-16", 2, (50.0, 60.0, 70.0), 0, 1).label == "8–16\nn = 2\ntoo few"
-    assert Bin("q1", 0, (), 0, 1).label == "q1\nnone"
+    assert Bin("q1", 0, (), 0, 1).label == "q1\nno defects"
     assert "2 of 3" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
     assert "123k" in Bin("tiny", 9, (1.0, 2.0, 123456.0), 2, 3).label
 
