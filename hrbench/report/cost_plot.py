@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from hrbench.report.cost import Point, Tradeoff
 from hrbench.report.drawing import MUTED, PAPER, sheet, whisker_ends, whisker_key
 from hrbench.report.marks import legible, log_ticks, whisker
+from hrbench.report.plot_marks import owned_by
 
 __all__ = ["draw_cost"]
 
@@ -53,6 +54,7 @@ def draw_cost(found: Tradeoff, quality: str, title: str, level: float) -> Figure
             _draw_front(axes, front, times[1])
             for point in found.points[device]:
                 _draw_point(axes, point, point in front)
+                owned_by(axes, point.series.index, point.series.look.colour)
     return figure
 
 

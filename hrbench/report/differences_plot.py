@@ -14,6 +14,7 @@ from hrbench.report.configurations import printable
 from hrbench.report.differences import Difference, Differences
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
 from hrbench.report.marks import whisker
+from hrbench.report.plot_marks import owned_by
 
 __all__ = ["draw_differences"]
 
@@ -45,6 +46,7 @@ def draw_differences(found: Differences, first: Series, others: Sequence[Series]
             for line, metric in enumerate(metrics):
                 for row, (series, (_, entries)) in enumerate(zip(others, found.rows, strict=True)):
                     _draw(axes, series, entries[metric], _height(line, row, len(others)))
+                    owned_by(axes, series.index, series.look.colour)
     return figure
 
 

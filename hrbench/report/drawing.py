@@ -21,6 +21,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.columns import size_text
 from hrbench.report.configurations import printable
 from hrbench.report.marks import CAPPED, apart, legible, points_across, whisker, width_of, wrapped, write_in
+from hrbench.report.plot_marks import own_legend, owned_by
 from hrbench.report.styles import Look
 from hrbench.report.summary import MIN_COMPONENTS, Estimate
 
@@ -147,6 +148,7 @@ def draw_bins(
             step = min(0.07, 0.5 / max(1, len(series)))
             for number, item in enumerate(series):
                 _draw_series(axes, item, step * (number - (len(series) - 1) / 2))
+                owned_by(axes, item.index, item.look.colour)
     return figure
 
 
@@ -207,6 +209,7 @@ def draw_curves(fpr: Floats, curves: Sequence[tuple[Series, Floats, Floats]], pr
             for series, *pair in curves:
                 look = series.look
                 axes.plot(fpr, pair[place], color=look.colour, ls=look.line, lw=1.5, zorder=3, clip_on=False)
+                owned_by(axes, series.index, look.colour)
     return figure
 
 
@@ -296,7 +299,10 @@ def sheet(
         labels += [" " + text for _, text in key]
         labels = [wrapped(label, _LEGEND - _HANDLE) for label in labels]
         if labels:
-            figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6)
+            legend = figure.legend(
+                handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=3.6
+            )
+            own_legend(legend, [item.index for item in series])
         if title:
             figure.suptitle(printable(title), x=0.008, ha="left", fontsize=10, fontweight="bold")
 

@@ -20,6 +20,7 @@ from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
 from hrbench.report.marks import WHISKER
+from hrbench.report.plot_marks import tell, write_ids
 
 __all__ = ["inline_jpeg", "inline_svg", "save"]
 
@@ -77,8 +78,10 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> str:
         What the figure shows, for those who cannot see it.
     """
     buffer = io.BytesIO()
+    tell(figure)
     _write(figure, buffer, "svg", text_as="none", clear=True)
     root = ElementTree.fromstring(buffer.getvalue())
+    write_ids(root, figure)
     for parent in list(root.iter()):
         for child in [c for c in parent if c.tag.endswith("}metadata") or not isinstance(c.tag, str)]:
             parent.remove(child)

@@ -516,6 +516,12 @@ if (typeof document !== "undefined") (() => {
       text(operating.fixed(tick, 0), x(tick), 320 - 20, "middle", "ink");
       text(`⌀ ${operating.figure(operating.diameter(tick))}`, x(tick), 320 - 6, "middle", "muted");
     }
+    // What hover.js reads values by.
+    svg.dataset.axes = JSON.stringify([{
+      box: [left, top, right, bottom],
+      x: { log: true, ends, label: "area, px" },
+      y: { ends: [0, 1], label: "probability of detection" },
+    }]);
     const legend = figure.querySelector(".legend");
     legend.replaceChildren();
     items.forEach(({ row, areas, point }, place) => {
@@ -525,7 +531,8 @@ if (typeof document !== "undefined") (() => {
         const up = point.hits[k] ? -1 : 1, foot = (up < 0 ? top - 8 : bottom + 8) + up * place * rug;
         strokes += `M${x(size).toFixed(1)} ${foot.toFixed(1)}v${(0.8 * up * rug).toFixed(1)}`;
       });
-      line(strokes, colour, 1, { opacity: 0.8 });
+      const of = { "data-row": row.number };
+      line(strokes, colour, 1, { "stroke-opacity": 0.8, ...of });
       const dash = row.dash ? { "stroke-dasharray": row.dash } : {};
       if (!Number.isNaN(fit.slope)) {
         const least = operating.smallest(areas), ratio = operating.largest(areas) / least;
@@ -534,15 +541,17 @@ if (typeof document !== "undefined") (() => {
           const share = 1 / (1 + Math.exp(-fit.intercept - fit.slope * Math.log(size)));
           return `${x(size).toFixed(1)} ${y(share).toFixed(1)}`;
         });
-        line(`M${curve.join("L")}`, colour, 1.6, dash);
+        line(`M${curve.join("L")}`, colour, 1.6, { ...dash, ...of, "data-reads": "" });
       }
       if (area !== null) {
-        line(`M${x(area).toFixed(1)} ${y(0)}V${y(data.probability)}`, colour, 1);
-        make(svg, "circle", "", { cx: x(area).toFixed(1), cy: y(data.probability), r: 4, fill: colour });
+        line(`M${x(area).toFixed(1)} ${y(0)}V${y(data.probability)}`, colour, 1, of);
+        make(svg, "circle", "", { cx: x(area).toFixed(1), cy: y(data.probability), r: 4, fill: colour, ...of });
       }
-      const item = make(legend, "li", "");
+      const entry = { type: "button", "data-key": row.number, "aria-pressed": "false", tabindex: place ? -1 : 0 };
+      const item = make(make(legend, "li", ""), "button", "", entry);
       const key = make(item, "span", "", { class: "swatch" }).appendChild(svg.cloneNode(false));
       key.setAttribute("viewBox", "0 0 34 8");
+      key.removeAttribute("data-axes");
       key.setAttribute("aria-label", "");
       make(key, "path", "", { d: "M0 4H34", fill: "none", stroke: colour, "stroke-width": 2, ...dash });
       const { hit, n } = point.sizes.all;

@@ -19,6 +19,7 @@ from hrbench.report.alarm_axis import ALARMS, AlarmAxis, Several, Threshold, col
 from hrbench.report.detection_limits import limit_names
 from hrbench.report.drawing import MUTED, PAPER, Series, sheet, value_axis
 from hrbench.report.marks import area_text, log_ticks
+from hrbench.report.plot_marks import owned_by
 from hrbench.report.scores import Band, Scores, limit_band, limit_curve, recalls, steps
 from hrbench.report.summary import MIN_COMPONENTS
 
@@ -140,6 +141,7 @@ class _Limit:
                 axes.plot(ends, [height] * 2, color=colour, lw=2, solid_capstyle="butt", zorder=3)
                 middle = math.sqrt(ends[0] * ends[1])
                 axes.plot([middle], [height], arrow, mfc=PAPER, mec=colour, mew=1.2, ms=6, zorder=5)
+        owned_by(axes, self.series.index, colour)
 
 
 def _missed(curve: _Limit) -> Bools:
@@ -252,6 +254,7 @@ def draw_froc(
                 axes.step(x, np.append(curve, curve[-1]), where="post", color=colour, ls=line, lw=1.5, zorder=3)
                 if main and series.index in own:
                     _mark_threshold(axes, axis, series, own[series.index])
+                owned_by(axes, series.index, series.look.colour)
     return figure
 
 

@@ -128,6 +128,7 @@ def html_page(summary: Summary, *, folder: Path | None = None) -> str:
         facets=facets(summary),
         explorer={"rows": len(rows), "data": json_text({"rows": rows, "parts": page_parts(summary, places)})},
         card_anchors=cards,
+        row_names={row.configuration.number: row.configuration.short for b in summary.leaderboards for row in b.rows},
         beside=["csv", "md", "tex"] if folder is not None else [],
         protocol=summary.protocol,
         headline=limit_text(summary.protocol.headline_fpr),

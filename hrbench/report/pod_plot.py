@@ -23,6 +23,7 @@ from hrbench.report.alarm_axis import Threshold, heading_of
 from hrbench.report.detection_limits import limit_names, unreached
 from hrbench.report.drawing import MUTED, PAPER, Series, sheet, value_axis
 from hrbench.report.marks import area_text, legible, log_ticks
+from hrbench.report.plot_marks import owned_by
 
 __all__ = ["draw_detection", "draw_matched"]
 
@@ -228,6 +229,7 @@ def _draw(
             arrows += _draw_limits(axes, series, found, edge, arrows)
         elif found.a90.area is not None:
             axes.plot([found.a90.area], [found.pod.probability], "o", mfc=colour, mec=PAPER, mew=0.5, ms=5, zorder=6)
+        owned_by(axes, series.index, colour)
 
 
 def _draw_limits(axes: Axes, series: Series, found: Detection, edge: float, arrows: int) -> bool:

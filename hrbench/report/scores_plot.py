@@ -23,6 +23,7 @@ from hrbench.report.alarm_axis import (
 )
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
 from hrbench.report.marks import log_ticks
+from hrbench.report.plot_marks import owned_by
 from hrbench.report.scores import Scores, accepted, running_median
 
 __all__ = ["draw_alarms", "draw_ranks"]
@@ -78,6 +79,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
                 said = f"{found:,} of {counts.size:,} found at {budget_text(rules.headline)} per 100"
                 axes.set_title(f"{heading_of(series)}\n{said}", pad=6)
             _draw_ranks(axes, axis, series, size, counts, scores.good.size, marked=not each)
+            owned_by(axes, series.index, series.look.colour)
     return figure
 
 
@@ -122,6 +124,7 @@ def draw_alarms(
             said = said.replace(" (", "\n(", 1) if columns > 2 else said
             axes.set_title(f"{heading_of(series)}\n{said}".strip(), pad=6)
             _draw_scores(axes, series, scores[0], rules, point)
+            owned_by(axes, series.index, series.look.colour)
             axes.set_yticks(
                 [0.55, -0.55], ["good", "defective"] if place % columns == 0 else ["", ""], rotation=90, va="center"
             )
