@@ -161,3 +161,83 @@ def test_a_hint_follows_the_slider(visit: Visit) -> None:
         page.wait_for_timeout(50)
         assert hint.inner_text() != before
         assert page.locator("#bsdata table.answer [data-hinted]").get_attribute("title") is None
+
+
+def readout(page: Any) -> list[str]:
+    shown = page.locator("#readout")
+    shown.wait_for(state="visible")
+    return shown.inner_text().split("\n")
+
+
+def test_a_plot_answers_to_the_pointer_and_to_keys(visit: Visit) -> None:
+    with visit() as page:
+        plot = page.locator("#weave svg[aria-label^='AUPRO per quarter']").first
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        plot.hover(position={"x": 0.25 * box["width"], "y": 0.3 * box["height"]})
+        _, panel, value, place = readout(page)
+        assert place.startswith("small")
+        assert panel == "Quarters of the defects, by area"
+        assert value.startswith("AUPRO up to FPR 0.05: 0.")
+        region = plot.locator("xpath=..")
+        region.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        first = readout(page)  # the keys go on from the pointer
+        assert first[-1].startswith("large")
+        assert page.locator("#readout").get_attribute("aria-live") == "polite"
+        page.keyboard.press("ArrowDown")
+        second = readout(page)
+        assert second[0] != first[0]
+        names = page.locator("main").evaluate("e => JSON.parse(e.dataset.rows)")
+        (number,) = (number for number, name in names.items() if name == second[0])
+        row = page.locator(f"#weave table.overview tr[data-of='{number}']").inner_text()
+        assert second[2].rpartition(" ")[2] in row.split()
+        page.keyboard.press("Escape")
+        assert not page.locator("#readout").is_visible()
+
+
+def test_the_drawn_curve_answers_too(visit: Visit) -> None:
+    with visit() as page:
+        region = page.locator("#bsdata .pod .scroll")
+        region.focus()
+        page.keyboard.press("ArrowRight")
+        assert readout(page)[-1].startswith("area, px: ")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#bsdata .pod svg .reading").count() == 1
+
+
+def test_an_entry_of_a_legend_picks_its_method_out_everywhere(visit: Visit) -> None:
+    with visit() as page:
+        keys = page.locator("#weave svg[aria-label^='AUPRO per quarter'] [data-key][role=button]")
+        key, number = keys.first, keys.first.get_attribute("data-key")
+        key.focus()
+        page.keyboard.press("Enter")
+        assert key.get_attribute("aria-pressed") == "true"
+        faint = "e => getComputedStyle(e).opacity"
+        for plot in ("#weave svg[aria-label^='AUPRO per quarter']", "#bsdata .pod svg"):
+            others = page.locator(f"{plot} [data-row]:not([data-row='{number}'])").first
+            assert float(others.evaluate(faint)) < 0.5
+        row = page.locator(f"#weave table.overview tr[data-of='{number}'] > td").first
+        other = page.locator(f"#weave table.overview tr:not([data-of='{number}']) > td").first
+        colour = "e => getComputedStyle(e).backgroundColor"
+        assert row.evaluate(colour) != other.evaluate(colour)
+        page.keyboard.press("ArrowRight")  # one stop, arrows move
+        assert page.locator(":focus").get_attribute("data-key") != number
+        page.locator("#bsdata .alarms input").focus()
+        page.keyboard.press("End")  # the legend is written anew
+        page.keyboard.press("Escape")
+        assert key.get_attribute("aria-pressed") == "false"
+        page.locator("#bsdata .pod .legend button").first.click()
+        assert page.locator("#bsdata .pod .legend button").first.get_attribute("aria-pressed") == "true"
+
+
+def test_an_open_dialog_keeps_escape_for_itself(visit: Visit) -> None:
+    with visit() as page:
+        key = page.locator("#weave svg[aria-label^='AUPRO per quarter'] [data-key][role=button]").first
+        key.click()
+        page.evaluate("() => document.body.appendChild(document.createElement('dialog')).showModal()")
+        page.keyboard.press("Escape")
+        assert key.get_attribute("aria-pressed") == "true"
+        page.keyboard.press("Escape")
+        assert key.get_attribute("aria-pressed") == "false"
