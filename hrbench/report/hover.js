@@ -3,7 +3,6 @@
 // Plots that answer: the value of the nearest curve under the pointer, or by the arrow keys; an entry of a legend, a
 // click on it or Enter, picks a method out in all plots and tables. hrbench.report.plot_marks writes what is read here.
 (() => {
-  const SVG = "http://www.w3.org/2000/svg";
   const names = JSON.parse(document.querySelector("main").dataset.rows);
   const readout = document.createElement("div");
   readout.id = "readout";
@@ -100,7 +99,7 @@
   function show(svg, panel, found, aloud) {
     let dot = svg.querySelector(".reading");
     if (!dot) {
-      dot = document.createElementNS(SVG, "circle");
+      dot = document.createElementNS(svg.namespaceURI, "circle");
       dot.setAttribute("class", "reading");
       dot.setAttribute("r", "5");
       svg.append(dot);
