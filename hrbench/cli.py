@@ -272,6 +272,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     for name, function, text in (
         ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
         ("plot", "plot", "Write the plots: quality by size, recall at equal alarms, detection limits; PNG, SVG, PDF."),
+        ("show", "show", "Say what there is: runs done, begun or failed, headline numbers, settings that differ."),
     ):
         report = command(name, function, text)
         report.add_argument(
@@ -282,8 +283,15 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
             metavar="RUNS",
             help="folders that run wrote, the first wins where they hold the same run (default: runs)",
         )
-        report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+        report.add_argument(
+            "--label", action="append", default=[], metavar="OLD=NEW",
+            help="another name for a method, preset, view, weights, or the whole name of a row; may be repeated",
+        )  # fmt: skip
+        if name == "show":
+            report.add_argument("--json", action="store_true", help="print all of it as JSON")
+            continue
+        report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         if name == "leaderboard":
             _table_arguments(report)
 

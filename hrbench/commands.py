@@ -325,11 +325,12 @@ def publish(args: argparse.Namespace) -> int:
 def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
     from hrbench.report import summarise, write_leaderboard
-    from hrbench.report.terminal import print_tables
+    from hrbench.report.labels import parse_labels
+    from hrbench.report.terminal import Terminal, print_tables
 
     shown = _paper_columns(args, protocol := load_protocol(args.protocol))
     runs = read_runs(*args.runs)
-    summary = summarise(runs, protocol)
+    summary = summarise(runs, protocol, parse_labels(args.label))
     if shown is not None:
         from hrbench.report.paper_table import paper_tables
 
@@ -338,7 +339,18 @@ def leaderboard(args: argparse.Namespace) -> int:
     written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol, summary=summary)
     print_tables(runs, protocol, summary=summary)
     for path in written.values():
-        print(path)
+        print(Terminal.here().link(path))
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print what there is, and how it differs."""
+    from hrbench.report.inventory import inventory_json, inventory_text, take_inventory
+    from hrbench.report.labels import parse_labels
+    from hrbench.report.terminal import Terminal
+
+    found = take_inventory(args.runs, load_protocol(args.protocol), parse_labels(args.label))
+    print(inventory_json(found) if args.json else inventory_text(found, Terminal.here()))
     return 0
 
 
@@ -359,12 +371,14 @@ def _paper_columns(args: argparse.Namespace, protocol: Protocol) -> Column | lis
 
 def plot(args: argparse.Namespace) -> int:
     """Write the plots."""
-    from hrbench.report import write_plots
+    from hrbench.report import summarise, write_plots
+    from hrbench.report.labels import parse_labels
+    from hrbench.report.terminal import Terminal
 
-    for path in write_plots(
-        read_runs(*args.runs), args.output or args.runs[0] / "report", load_protocol(args.protocol)
-    ):
-        print(path)
+    runs, protocol = read_runs(*args.runs), load_protocol(args.protocol)
+    summary = summarise(runs, protocol, parse_labels(args.label))
+    for path in write_plots(runs, args.output or args.runs[0] / "report", protocol, summary=summary):
+        print(Terminal.here().link(path))
     return 0
 
 

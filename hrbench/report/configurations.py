@@ -88,6 +88,8 @@ class Configuration:
         Share of the normal training images that was asked to be held out; None for the default.
     look : Look
         Its colour, marker and line wherever it is drawn.
+    preset_text, view_text : str
+        As a reader sees them.
     """
 
     method: str
@@ -106,6 +108,8 @@ class Configuration:
     short: str = ""
     held_out: float | None = None
     look: Look = PLAIN
+    preset_text: str = ""
+    view_text: str = ""
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -167,10 +171,11 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
     precision = printable(about.precision)
     readable = [", ".join(dict.fromkeys(map(_short_weights, method.weights.values()))) or "none"]
     readable += [precision] * (precision != "float32")
+    preset, view = printable(method.preset) or "–", printable(about.view) or "–"
     configuration = Configuration(
         method=method.name,
-        preset=printable(method.preset) or "–",
-        view=printable(about.view) or "–",
+        preset=preset,
+        view=view,
         weights_id=json.dumps({k: _weights_identity(v) for k, v in method.weights.items()}, sort_keys=True),
         precision=precision,
         options=json.dumps(method.options, sort_keys=True),
@@ -179,6 +184,8 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         weights=printable(" in ".join(readable)),
         random=any(re.search(r"\brandom\b", text, re.IGNORECASE) for text in method.weights.values()),
         held_out=dataset.held_out_share,
+        preset_text=preset,
+        view_text=view,
     )
     return CountedRun(
         run=run,
@@ -352,7 +359,7 @@ def identify(runs: Sequence[CountedRun]) -> list[CountedRun]:
 
     def readable(configuration: Configuration) -> list[str]:
         of = configuration
-        return [of.title, of.preset, of.view, of.weights, of.held_out_text]
+        return [of.title, of.preset_text, of.view_text, of.weights, of.held_out_text]
 
     alike: dict[tuple[str, ...], list[Configuration]] = {}
     for configuration in first.values():

@@ -109,7 +109,8 @@ def by_category(protocol: Protocol, metric: str = "", subset: str = "all") -> Co
         raise HrbenchError(f"metric {metric!r}: expected {name}@LIMIT with a number") from None
     behind = {"": "", "pixels": f" of {at:g}", "alarms": f", {100 * at:g} per 100"}[entry.limits] if at else ""
     title = metric_facts(name).title + behind
-    return Column(f"{name}{'' if at is None else '@' + limit_text(at)}", "", "", name, subset, at, title)
+    key, least = f"{name}{'' if at is None else '@' + limit_text(at)}", metric_facts(name).least
+    return Column(key, "", "", name, subset, at, title, least=least)
 
 
 def on_average(protocol: Protocol, keys: Sequence[str] = ()) -> list[Column]:
@@ -168,8 +169,11 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
     else:
         asked = [_Asked(_head(column), column, "") for column in shown]
         what = "means over categories"
-    rows = board.rows
     lines = [_line(board, each) for each in asked]
+    rows = board.rows
+    if isinstance(shown, Column):
+        order = _by_mean(board, shown)
+        rows, lines = tuple(rows[at] for at in order), [[line[at] for at in order] for line in lines]
     kept = [place for place, line in enumerate(lines) if any(cell.text != "–" for cell in line)]
     if not kept:
         raise HrbenchError(
@@ -195,6 +199,18 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
         heads=tuple(asked[place].head for place in kept),
         cells=tuple(zip(*(lines[place] for place in kept), strict=True)),
     )
+
+
+def _by_mean(board: Leaderboard, column: Column) -> list[int]:
+    """Return the rows' order by their mean of what is shown; those that have none, or none to compare, are last."""
+
+    def key(at: int) -> tuple[bool, float]:
+        row = board.rows[at]
+        value = column.estimate(board.estimates, row.configuration.number).shown
+        last = bool(row.missing) or row.foreign or math.isnan(value)
+        return last, 0.0 if math.isnan(value) else value if column.least else -value
+
+    return sorted(range(len(board.rows)), key=key)
 
 
 def _head(column: Column) -> str:
@@ -253,17 +269,19 @@ def _value(runs: Sequence[CountedRun], column: Column, category: str, protocol: 
 
 def _how(configurations: Sequence[Configuration]) -> str:
     """Say how rows were run, as far as their names do not."""
-    titles, views = [one.title for one in configurations], [one.view for one in configurations]
-    how = [views[0]] if len(set(views)) == 1 else []
-    for about in ("preset", "weights"):
+    views = {one.view_text for one in configurations}
+    how = list(views) if len(views) == 1 else []
+    for about in ("preset_text", "weights"):
         by_value: dict[str, list[str]] = {}
-        for title, one in zip(titles, configurations, strict=True):
-            by_value.setdefault(getattr(one, about), []).append(title)
+        for one in configurations:
+            by_value.setdefault(getattr(one, about), []).append(one.title * (getattr(one, about) not in one.short))
         texts = [
-            value if len(by_value) == 1 else f"{value} ({', '.join(dict.fromkeys(same))})"
+            value if len(by_value) == 1 else f"{value} ({', '.join(names)})"
             for value, same in by_value.items()
+            if (names := [name for name in dict.fromkeys(same) if name])
         ]
-        how.append(f"{about} {', '.join(texts)}")
+        if texts:
+            how.append(f"{about.removesuffix('_text')} {', '.join(texts)}")
     return "; ".join(how)
 
 

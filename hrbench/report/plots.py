@@ -31,7 +31,7 @@ from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.pod_plot import draw_detection, draw_matched
 from hrbench.report.scores import AllScores, Scores, analyse, read_scores
 from hrbench.report.scores_plot import draw_alarms, draw_ranks
-from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, summarise
+from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, Summary, summarise
 from hrbench.runs.store import Run
 
 __all__ = ["KINDS", "MOST_ROWS", "PlotData", "best_rows", "figures", "gather", "write_plots"]
@@ -106,7 +106,9 @@ def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     return pro, roc
 
 
-def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> list[Path]:
+def write_plots(
+    runs: Sequence[Run], destination: Path, protocol: Protocol, *, summary: Summary | None = None
+) -> list[Path]:
     """Write all plots as PNG, SVG and PDF, and return their paths.
 
     For each dataset ``DATASET-sizes``, ``-diameters``, ``-differences`` and ``-curves``, averaged over its categories,
@@ -123,6 +125,8 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
         Folder, made if it does not exist.
     protocol : Protocol
         Whose records count.
+    summary : Summary, optional
+        Of the runs, if it is there already.
 
     Raises
     ------
@@ -131,7 +135,7 @@ def write_plots(runs: Sequence[Run], destination: Path, protocol: Protocol) -> l
     """
     paths = []
     taken: set[str] = set()
-    for board in summarise(runs, protocol).leaderboards:
+    for board in (summary or summarise(runs, protocol)).leaderboards:
         data = gather(board)
         for category in ["", *board.categories] if len(board.categories) > 1 else [""]:
             stem = _stem(board.dataset, category, taken)

@@ -32,6 +32,7 @@ from hrbench.report.configurations import (
     why_untimed,
     without_duplicates,
 )
+from hrbench.report.labels import relabel
 from hrbench.report.ranking import headline_ranks
 from hrbench.runs.store import Run
 
@@ -58,6 +59,7 @@ SIZED = (
 """Metrics by size of defect that the rule applies to; of images by their largest defect, it is about these images."""
 
 _METRIC = ["metric", "subset", "fpr_limit"]
+_NO_LABELS: Mapping[str, str] = {}
 
 T = TypeVar("T")
 
@@ -231,13 +233,13 @@ class Summary:
     leaderboards: tuple[Leaderboard, ...]
 
 
-def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
-    """Summarise `runs` as measured under `protocol`.
+def summarise(runs: Sequence[Run], protocol: Protocol, labels: Mapping[str, str] = _NO_LABELS) -> Summary:
+    """Summarise `runs` as measured under `protocol`, in the words of `labels`; see :mod:`hrbench.report.labels`.
 
     Raises
     ------
     HrbenchError
-        If no run was measured under it.
+        If no run was measured under it, or a label is of nothing.
     """
     values = {run: values_of(run, protocol.name) for run in runs}
     described = [describe(run, protocol) for run in runs]
@@ -247,6 +249,7 @@ def summarise(runs: Sequence[Run], protocol: Protocol) -> Summary:
         raise HrbenchError(f"no run holds records of protocol {protocol.name!r}; measured with: {', '.join(names)}")
     notes: dict[str, list[str]] = {name: [] for name in sorted({run.dataset for run in described})}
     counted = identify(without_duplicates([run for run in described if not values[run.run].empty], notes))
+    counted = relabel(counted, labels) if labels else counted
     remarks(counted, unmeasured, protocol, notes)
     boards = []
     for dataset, texts in notes.items():

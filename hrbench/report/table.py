@@ -286,7 +286,8 @@ def overview_table(board: Leaderboard) -> Table:
         "normal training images that was held out where it is not the default"
     )
     rows = board.rows
-    names: list[tuple[str, ...]] = [(of.preset, of.view, of.weights_text) for of in (row.configuration for row in rows)]
+    configurations = [row.configuration for row in rows]
+    names: list[tuple[str, ...]] = [(of.preset_text, of.view_text, of.weights_text) for of in configurations]
     columns = [("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights)]
     if any(origins := [origin_text(row.runs) for row in rows]):
         names = [(*texts, origin or "not published") for texts, origin in zip(names, origins, strict=True)]

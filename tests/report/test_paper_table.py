@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,8 @@ from hrbench.report.columns import number_text
 from hrbench.report.paper_table import by_category, on_average, paper_tables
 from hrbench.report.summary import Summary, summarise
 from hrbench.runs.store import Run
+
+from .conftest import CONFIGS
 
 
 @pytest.fixture
@@ -145,3 +149,23 @@ def test_the_command_prints_the_table_and_writes_nothing(
     assert main(["leaderboard", str(tmp_path), "--table", "category", "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("dataset,method,")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_by_category_is_sorted_by_what_it_shows(summary: Summary, protocol: Protocol) -> None:
+    for metric, falling in (("image_auroc", True), ("aupro@0.3", True)):
+        rows = list(csv.DictReader(io.StringIO(paper_tables(summary, by_category(protocol, metric), "csv"))))
+        for board in summary.leaderboards:
+            found = [row["mean"] if len(board.categories) > 1 else row["ballscrew"] for row in rows
+                     if row["dataset"] == board.dataset]  # fmt: skip
+            values = [float(text.split(" ± ")[0]) for text in found if text != "–"]
+            assert values == sorted(values, reverse=falling)
+            assert len(values) > 2
+            assert "–" not in found[: len(values)]  # those without a mean are last
+
+
+def test_a_caption_says_no_weights_that_the_names_say(make_run: Callable[..., Run], protocol: Protocol) -> None:
+    other = dataclasses.replace(CONFIGS[0], weights="resnet18 bundled sha256:ff")
+    text = paper_tables(summarise([make_run(CONFIGS[0]), make_run(other, seed=1), make_run(CONFIGS[2])], protocol),
+                        by_category(protocol))  # fmt: skip
+    assert text.count("resnet18 bundled") == 1
+    assert "weights mobilenetv2\\_100 RANDOM (L2BT)" in text
