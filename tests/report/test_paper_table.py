@@ -85,7 +85,7 @@ def test_ties_are_marked(summary: Summary, protocol: Protocol, monkeypatch: pyte
         many = np.array([100])
         return Replicates(keys, np.array([0.9 - 0.001 * place]), values, many, many, "same")
 
-    monkeypatch.setattr(differences, "_replicates", replicates)
+    monkeypatch.setattr(differences, "row_replicates", replicates)
     tied = differences.ties(board, board.rows[0], board.rows, ("aupro", "all", 0.05))
     assert tied == {numbers[1]}
     table = lines_of(paper_tables(Summary(protocol, (board,)), by_category(protocol)))[2:]
