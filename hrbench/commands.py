@@ -234,6 +234,9 @@ def export(args: argparse.Namespace) -> int:
     said = found.agreement
     verdicts = "no verdicts" if said.alarms is None else f"all verdicts equal, {said.alarms} alarm"
     print(f"compared on {_counted(said.images, 'image')}: {verdicts}; scores differ by at most {said.difference:.1g}")
+    if found.size is not None:
+        height, width = found.size
+        print(f"only for images of {height} x {width} pixels (height x width): the method's finish depends on them")
     for path in found.files:
         print(path)
     print(f"run it: python {found.files[-1]} {found.files[-2]} IMAGE ...")

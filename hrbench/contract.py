@@ -40,6 +40,7 @@ _CALLS = {
     "fit": "fit(self, normals, context)",
     "predict": "predict(self, batch)",
     "predict_inputs": "predict_inputs(self, batch, inputs_per_image)",
+    "exported_maps": "exported_maps(self, batch)",
     "finish": "finish(self, maps)",
     "calibrate": "calibrate(self, maps)",
 }

@@ -267,7 +267,7 @@ class Method(nn.Module):
         To be overridden where `predict` does something besides that no graph can hold, as a decision on the host.
         ``finish`` becomes a graph of its own.
         """
-        return self.predict(batch).maps
+        return self.predict_inputs(batch, [1] * len(batch)).maps
 
     def restored(self) -> dict[str, str]:
         """Return the submodules that are not saved, for they are restored when the method is made, and from where.

@@ -44,7 +44,7 @@ from hrbench.runs.record import RunRecord
 if TYPE_CHECKING:
     from hrbench.runs.detector import Detector, Verdict
 
-__all__ = ["Agreement", "Exported", "export"]
+__all__ = ["FORMATS", "Agreement", "Exported", "apart", "export"]
 
 FORMATS = (".pt2", ".onnx")
 RUNNER = "run_exported.py"
@@ -88,10 +88,13 @@ class Exported:
     files : tuple of Path
         The graphs, the JSON that describes them, and the script that runs them.
     agreement : Agreement
+    size : (int, int) or None
+        Height and width of the maps, and so of the images, that ``finish`` takes; None for any of at least 16 pixels.
     """
 
     files: tuple[Path, ...]
     agreement: Agreement
+    size: tuple[int, int] | None
 
 
 class _Maps(nn.Module):
@@ -146,7 +149,7 @@ def export(detector: Detector, output: Path, images: Images) -> Exported:
             fixed = _write_finish(method, name, names, (size[0], size[1]), finish)
             said = _sidecar(detector, names, graph, finish if finish.exists() else None, fixed)
             sidecar.write_text(json.dumps(said), encoding="utf-8")
-            with _traced(name, "exported graph"):
+            with _traced(name, "maps that can be read again"):
                 exported = run_exported.Detector(sidecar)
             agreement = _compare(detector, exported, samples, originals)
             said["compared"] = vars(agreement)
@@ -158,7 +161,7 @@ def export(detector: Detector, output: Path, images: Images) -> Exported:
         runner = output.with_name(RUNNER)
         if not runner.exists():
             shutil.copyfile(run_exported.__file__, runner)
-    return Exported((*(path for _, path in written), runner), agreement)
+    return Exported((*(path for _, path in written), runner), agreement, fixed)
 
 
 def _refuse(detector: Detector, suffix: str) -> None:
@@ -236,7 +239,7 @@ def _traced(name: str, call: str) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HrbenchError(
             f"{name} is not exported: torch cannot make a graph of its {call} ({reason}); expected tensors from end to "
-            "end, whose sizes and values decide nothing (Method.exported_maps may leave out what only decides)"
+            "end, whose values decide nothing (Method.exported_maps may leave out what only decides)"
         ) from error
 
 
@@ -308,11 +311,12 @@ def _compare(
         pixels = sample.pixels if isinstance(sample, ArraySample) else read_image(sample.image)
         try:
             map_ = exported.anomaly_map(pixels)
-        except ValueError as error:
-            raise HrbenchError(f"{detector.about.method.name} is not exported: {sample.id}: {error}") from None
+        except Exception as error:  # torch and onnxruntime raise their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise HrbenchError(f"{detector.about.method.name} is not exported: {sample.id}: {reason}") from error
         found = exported.verdict(map_)
-        difference = _apart(detector, map_, original.anomaly_map)
-        score = _apart(detector, np.float32(found["score"]), np.float32(original.score), original.anomaly_map)
+        difference = apart(detector, map_, original.anomaly_map)
+        score = apart(detector, np.float32(found["score"]), np.float32(original.score), original.anomaly_map)
         worst, of_score = max(worst, difference), max(of_score, score)
         if found["alarm"] != original.called or not max(difference, score) <= tolerance:
             raise HrbenchError(
@@ -329,7 +333,7 @@ def _word(alarm: bool | None) -> str:
     return {True: "an alarm", False: "no alarm", None: "none"}[alarm]
 
 
-def _apart(detector: Detector, found: Any, original: Any, map_: npt.NDArray[np.float32] | None = None) -> float:
+def apart(detector: Detector, found: Any, original: Any, map_: npt.NDArray[np.float32] | None = None) -> float:
     """Return the largest difference in units of the score's distance from normal, at least of the threshold's."""
     map_ = original if map_ is None else map_
     low, high = detector.scale or (float(np.median(map_)), float(map_.max()))
