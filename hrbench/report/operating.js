@@ -467,7 +467,7 @@ if (typeof document !== "undefined") (() => {
     const texts = several ? operating.best(data, budget) : operating.sentences(lines, data.probability);
     const list = root.querySelector(".sentences");
     list.replaceChildren();
-    for (const text of texts) make(list, "li", text);
+    texts.forEach((text, k) => make(list, "li", text, several ? {} : { "data-of": lines[k].row.number }));
     return lines;
   }
 
@@ -548,7 +548,7 @@ if (typeof document !== "undefined") (() => {
         make(svg, "circle", "", { cx: x(area).toFixed(1), cy: y(data.probability), r: 4, fill: colour, ...of });
       }
       const entry = { type: "button", "data-key": row.number, "aria-pressed": "false", tabindex: place ? -1 : 0 };
-      const item = make(make(legend, "li", ""), "button", "", entry);
+      const item = make(make(legend, "li", "", { "data-of": row.number }), "button", "", entry);
       const key = make(item, "span", "", { class: "swatch" }).appendChild(svg.cloneNode(false));
       key.setAttribute("viewBox", "0 0 34 8");
       key.removeAttribute("data-axes");
@@ -576,25 +576,42 @@ if (typeof document !== "undefined") (() => {
 
   const boards = all(document, "script.operating").map((script) => {
     const section = script.closest("section"), data = JSON.parse(script.textContent);
-    return { section, data, input: section.querySelector(".alarms input"), shown: null };
+    const parts = [[".pod", drawPod], [".verdict", writeVerdict], ["div.answer", writeAnswer]];
+    const drawn = parts.flatMap(([what, draw]) => all(section, what).map((element) => ({ element, draw, at: null })));
+    const answer = drawn.find(({ draw }) => draw === writeAnswer), input = section.querySelector(".alarms input");
+    return { section, data, drawn, answer, input, shown: null, waits: false };
   });
 
-  function show(board, place) {
+  // Draw anew what can be seen: in a closed category nothing is drawn before it is opened.
+  function refresh(board) {
+    const { data, shown } = board;
+    for (const part of board.drawn) {
+      if (part.at === shown || part.element.closest("details:not([open])")) continue;
+      part.at = shown;
+      const lines = part.draw(part.element, data, data.positions[shown]);
+      if (part === board.answer) [board.first] = lines;
+    }
+  }
+
+  function show(board, place, now = false) {
     const { section, data, input } = board, budget = data.positions[place], words = operating.heading(data, budget);
     input.value = String(place);
     input.setAttribute("aria-valuetext", words);
-    if (board.shown === place) return;
-    const moved = board.shown !== null;
+    const moved = board.shown !== null && board.shown !== place;
     board.shown = place;
     section.querySelector(".alarms output").textContent = operating.perHundred(budget);
     all(section, ".stops span").forEach((stop, at) => stop.classList.toggle("here", at === place));
     for (const element of all(section, ".budget")) element.textContent = words;
-    for (const figure of all(section, ".pod")) drawPod(figure, data, budget);
-    for (const element of all(section, ".verdict")) writeVerdict(element, data, budget);
-    const [first] = all(section, "div.answer").map((root) => writeAnswer(root, data, budget))[0];
-    if (!moved) return; // a page that opens has nothing to announce
-    section.querySelector(".said").textContent =
-      `${words}: ${first.row.name} is first, recall ${first.cells[data.categories.length].text}`;
+    if (now) refresh(board);
+    if (!moved || now || board.waits) return; // a page that opens has nothing to announce
+    board.waits = true;
+    requestAnimationFrame(() => {
+      board.waits = false;
+      refresh(board);
+      const { row, cells } = board.first, heading = operating.heading(data, data.positions[board.shown]);
+      section.querySelector(".said").textContent =
+        `${heading}: ${row.name} is first, recall ${cells[data.categories.length].text}`;
+    });
   }
 
   // The number is the reader's, not a dataset's: all sliders go to it, or as near as they can.
@@ -603,42 +620,43 @@ if (typeof document !== "undefined") (() => {
     return far.indexOf(Math.min(...far));
   }
 
-  function go(budget) {
-    for (const board of boards) show(board, nearest(board.data, budget));
-  }
-
-  function fromAddress() {
-    const found = /^#alarms=([0-9.]+)$/.exec(location.hash);
-    return found && Number.isFinite(Number(found[1])) ? Number(found[1]) / 100 : null;
-  }
-
   for (const board of boards) {
     const { section, data, input } = board;
-    const choose = (place) => {
-      const budget = data.positions[place];
-      show(board, place);
-      go(budget);
-      try {
-        history.replaceState(null, "", `#alarms=${operating.perHundred(budget)}`);
-      } catch {
-        // a page inside another one may not be allowed to
-      }
-    };
-    input.addEventListener("input", () => choose(Number(input.value)));
-    all(section, ".stops span").forEach((stop, at) => stop.addEventListener("click", () => choose(at)));
+    const go = (place) => boards.forEach((one) => show(one, nearest(one.data, data.positions[place])));
+    const keep = () => address.choose({ alarms: operating.perHundred(data.positions[board.shown]) }, false);
+    input.addEventListener("input", () => go(Number(input.value)));
+    input.addEventListener("change", keep);
+    all(section, ".stops span").forEach((stop, at) => stop.addEventListener("click", () => {
+      go(at);
+      keep();
+    }));
+    section.addEventListener("toggle", () => refresh(board), true);
     section.querySelector(".alarms").hidden = data.positions.length < 2;
     section.classList.add("slides");
   }
-  for (const board of boards) show(board, nearest(board.data, fromAddress() ?? board.data.headline));
-  addEventListener("hashchange", () => {
-    const budget = fromAddress();
-    if (budget !== null) go(budget);
+  address.follow(({ alarms }) => {
+    const budget = /^[0-9.]+$/.test(alarms) && Number.isFinite(Number(alarms)) ? Number(alarms) / 100 : null;
+    for (const board of boards) show(board, nearest(board.data, budget ?? board.data.headline), true);
   });
+
+  // What the slider may ask for next is worked out while nothing else is to be done.
+  function ahead(tasks) {
+    const later = window.requestIdleCallback;
+    const step = (left) => {
+      while (tasks.length && left.timeRemaining() > 4) tasks.pop()();
+      if (tasks.length) later(step);
+    };
+    if (later && tasks.length) later(step);
+  }
+
+  ahead(boards.flatMap(({ data }) => data.positions.flatMap((budget) => data.categories.flatMap((entry) =>
+    entry.methods.map((method) => () =>
+      operating.pointAt(method, entry.layouts[method.layout], budget, data.probability))))));
 
   let before = [];
   addEventListener("beforeprint", () => {
     before = boards.map((board) => board.shown);
-    for (const board of boards) show(board, nearest(board.data, board.data.headline));
+    for (const board of boards) show(board, nearest(board.data, board.data.headline), true);
   });
-  addEventListener("afterprint", () => boards.forEach((board, at) => show(board, before[at])));
+  addEventListener("afterprint", () => boards.forEach((board, at) => show(board, before[at], true)));
 })();

@@ -19,16 +19,14 @@ function arrange(head) {
   const column = [...head.parentElement.children].indexOf(head);
   const body = head.closest("table").tBodies[0];
   const order = head.getAttribute("aria-sort");
-  const key = (row) => row.cells[column].dataset.sort || "";
-  const isNumber = (text) => text === "" || !isNaN(parseFloat(text));
-  const numeric = !head.classList.contains("text") && [...body.rows].every((row) => isNumber(key(row)));
+  const keyed = [...body.rows].map((row) => ({ row, key: row.cells[column].dataset.sort || "" }));
+  const isNumber = ({ key }) => key === "" || !isNaN(parseFloat(key));
+  const numeric = !head.classList.contains("text") && keyed.every(isNumber);
   const sign = order === "ascending" ? 1 : -1;
-  const rows = [...body.rows].sort((a, b) => {
-    const x = key(a), y = key(b);
-    if (x === "" || y === "") return (x === "") - (y === "");
-    return sign * (numeric ? parseFloat(x) - parseFloat(y) : x.localeCompare(y));
-  });
-  body.append(...rows);
+  const between = numeric ? (x, y) => parseFloat(x) - parseFloat(y) : new Intl.Collator().compare;
+  keyed.sort(({ key: x }, { key: y }) =>
+    x === "" || y === "" ? (x === "") - (y === "") : sign * between(x, y));
+  body.append(...keyed.map(({ row }) => row));
 }
 
 for (const button of document.querySelectorAll("thead button")) {

@@ -36,7 +36,9 @@ def test_the_slider_moves_tables_and_address(visit: Visit) -> None:
         before = page.locator("#weave table.answer").first.inner_text()
         slider.focus()
         page.keyboard.press("End")
-        assert page.locator("#weave table.answer").first.inner_text() != before
+        page.wait_for_function(
+            "before => document.querySelector('#weave table.answer').innerText !== before", arg=before
+        )
         assert "alarms=50" in page.evaluate("decodeURIComponent(location.hash)")
         assert page.locator("#weave .alarms output").inner_text() == "50"
 
