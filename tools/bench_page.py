@@ -1,6 +1,6 @@
 """Size and speed of the page of a large leaderboard: made-up runs, driven in a real browser.
 
-    python tools/bench_page.py [--runs FOLDER] [--categories 15] [--repeats 7] [--chromium /usr/bin/chromium]
+    python tools/bench_page.py [--runs FOLDER | --page PAGE] [--categories 15] [--repeats 7] [--chromium PATH]
 
 Thirteen configurations on each category. Those of the first one are measured on small made-up maps; the others get
 their numbers, moved a little, as there is nothing to learn from measuring them again. No evidence and no pictures: the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -136,11 +137,72 @@ def make_runs(root: Path, categories: int) -> list[Run]:
     return find_runs(root)
 
 
+FRAME = """
+async (act) => {
+  const start = performance.now();
+  new Function(act)();
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  return performance.now() - start;
+}
+"""
+ACTS = {
+    "chip": "document.querySelector('.chip').click()",
+    "search": """const field = document.querySelector('#search'); field.value = field.value ? '' : 'flow';
+                 field.dispatchEvent(new Event('input'))""",
+    "sort": "document.querySelector('table.overview th.number button').click()",
+    "metric": """const pick = document.querySelector('.ranking select');
+                 pick.selectedIndex = (pick.selectedIndex + 1) % pick.options.length;
+                 pick.dispatchEvent(new Event('change', { bubbles: true }))""",
+    "slider": """const range = document.querySelector('.alarms input');
+                 range.value = (Number(range.value) + 1) % (Number(range.max) + 1);
+                 range.dispatchEvent(new Event('input'))""",
+    "open": "document.querySelector('main > section > details:not([open])').open = true",
+}
+"""What is done to the page, in its own words; each again and again."""
+
+
+def drive(page: Path, chromium: str, repeats: int) -> dict[str, float]:
+    """Return milliseconds: first paint, whole page ready, and the median of each interaction to its frame."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(viewport={"width": 1400, "height": 900})
+        view.set_default_timeout(120_000)
+        view.goto(page.as_uri())
+        view.wait_for_timeout(2000)
+        times = view.evaluate(
+            "({paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,"
+            " ready: performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart})"
+        )
+        found = {name: float(value) for name, value in times.items()}
+        for name, act in ACTS.items():
+            found[name] = float(np.median([view.evaluate(f"act => ({FRAME})(act)", act) for _ in range(repeats)]))
+        browser.close()
+    return found
+
+
+def report(page: Path, chromium: str | None, repeats: int) -> None:
+    """Print size and times of a page."""
+    print(f"{page.stat().st_size / 1e6:.1f} MB")
+    if chromium is None:
+        print("no Chromium: not driven")
+        return
+    for name, value in drive(page.absolute(), chromium, repeats).items():
+        print(f"{name:8} {value:6.0f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--categories", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    parser.add_argument("--page", type=Path, help="drive this page, and write none")
     options = parser.parse_args()
+    if options.page:
+        report(options.page, options.chromium, options.repeats)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         root = options.runs or Path(temporary)
         runs = find_runs(root) if (root / "runs").is_dir() else make_runs(root, options.categories)
@@ -149,7 +211,8 @@ def main() -> None:
         print(f"{len(runs)} runs, summarised in {time.perf_counter() - start:.1f} s")
         start = time.perf_counter()
         page = write_leaderboard(runs, root / "page", load_protocol("native"), summary=summary)["html"]
-        print(f"written in {time.perf_counter() - start:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
+        print(f"written in {time.perf_counter() - start:.1f} s")
+        report(page, options.chromium, options.repeats)
 
 
 if __name__ == "__main__":
