@@ -146,7 +146,8 @@ if (typeof document !== "undefined") (() => {
     }
     if (search.value !== (chosen.q || "") && document.activeElement !== search) search.value = chosen.q || "";
     const hidden = explorer.filter(rows, parts, chosen);
-    const selectors = [...hidden.rows.map((n) => `[data-of="${n}"],[data-row="${n}"],[data-key="${n}"]`), ...hidden.parts.map((id) => `[data-part="${id}"]`)];
+    const ofRow = (n) => ["of", "row", "key"].map((name) => `[data-${name}="${n}"]`); // tables and lists; plots
+    const selectors = [...hidden.rows.flatMap(ofRow), ...hidden.parts.map((id) => `[data-part="${id}"]`)];
     const style = selectors.length ? `${selectors.join()}{display:none!important}` : "";
     if (sheet.textContent !== style) sheet.textContent = style;
     const left = rows.length - hidden.rows.length;
