@@ -12,6 +12,7 @@ SECTIONS = {
     "found": "Smallest defects",
     "overall": "All thresholds",
     "pairs": "Compare",
+    "ranks": "Ranks",
     "limits": "Detection limits",
     "cost": "Cost",
     "protocols": "Protocols",

@@ -21,6 +21,7 @@ from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, limit_text, size_columns
 from hrbench.report.configurations import CountedRun, printable
 from hrbench.report.cost import cost_table
+from hrbench.report.critical_difference import compare_ranks, rank_sentences, rank_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
 from hrbench.report.embedding import inline_jpeg, inline_svg
 from hrbench.report.explorer import exploration, facets, json_text, page_parts, page_rows
@@ -49,7 +50,7 @@ _PICTURED = 12
 _ANSWER = ("matched", "limits", "froc")
 _AVERAGED = ("sizes", "diameters", "differences", "cost")
 _SINGLE = (*_ANSWER, *_AVERAGED)
-_OVERVIEW = (*_AVERAGED, "curves")
+_OVERVIEW = (*_AVERAGED, "critical-difference", "curves")
 """Plots above the categories; with a single one the others stand in its own section."""
 
 
@@ -152,6 +153,7 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
     explore = exploration(board)
     there = {"found": answer, "overall": answer, "limits": limits, "cost": cost, "protocols": comparison}
     there["pairs"] = explore and explore["matrices"]
+    there["ranks"] = ranking = _ranking(board)
     return {
         "name": board.dataset,
         "anchor": anchor,
@@ -173,7 +175,18 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
         "comparison": comparison,
         "cards": method_cards(board, folder),
         "explore": explore,
+        "ranking": ranking,
     }
+
+
+def _ranking(board: Leaderboard) -> dict[str, Any] | None:
+    """Return what the page says of ranks over several categories."""
+    if len(board.categories) < 2:
+        return None
+    found = compare_ranks(best_rows(board))
+    if isinstance(found, str):
+        return {"table": None, "sentences": [found]}
+    return {"table": rank_table(found), "sentences": rank_sentences(found)}
 
 
 def _pictured(board: Leaderboard) -> int:
@@ -262,6 +275,7 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
         "ranks": "The false alarms that finding each defect costs, over its diameter",
         "alarms": "Alarm scores of good and of defective images, with the thresholds",
         "differences": "Differences to the first row on the same images, with their intervals",
+        "critical-difference": "Mean ranks over the categories, with bars that join rows that are not told apart",
         "curves": "PRO and ROC curves over a logarithmic false-positive rate",
         "detection": "Probability of detection over the area of the defect, with the areas of hits and misses",
         "cost": "AUPRO over the time per megapixel, for every row of the table above, with the Pareto front",

@@ -22,6 +22,8 @@ from hrbench.report.alarm_axis import Threshold
 from hrbench.report.columns import Column, limit_text, size_columns
 from hrbench.report.cost import tradeoff
 from hrbench.report.cost_plot import draw_cost
+from hrbench.report.critical_difference import RankComparison, compare_ranks
+from hrbench.report.critical_difference_plot import draw_ranking
 from hrbench.report.detection_limits import Reliabilities, Reliability
 from hrbench.report.differences import paired_differences
 from hrbench.report.differences_plot import draw_differences
@@ -44,8 +46,8 @@ log = logging.getLogger("hrbench")
 Floats = npt.NDArray[np.float64]
 OPERATING = ("limits", "froc", "matched", "ranks", "alarms")
 """What is found at how many false alarms; drawn per category only, because each has thresholds of its own."""
-KINDS = ("sizes", "diameters", *OPERATING, "differences", "curves", "detection", "cost")
-"""What is drawn; curves and detection need evidence, cost is drawn per dataset only."""
+KINDS = ("sizes", "diameters", *OPERATING, "differences", "critical-difference", "curves", "detection", "cost")
+"""What is drawn; curves and detection need evidence, cost and critical difference are drawn per dataset only."""
 FPR_GRID: Floats = np.geomspace(1e-5, 1.0, 251)
 """False-positive rates at which curves are averaged and drawn: 50 per decade."""
 
@@ -116,7 +118,8 @@ def write_plots(
     own: at equal false alarms ``-limits`` (a90 against false alarms), ``-froc`` (recall against them, by size),
     ``-matched`` (probability of detection), ``-ranks`` (the false alarms that each defect costs) and ``-alarms`` (alarm
     scores); and ``-detection`` at the threshold that was set on training images. ``-differences`` needs two rows with
-    bootstrap replicates, ``-curves`` and ``-detection`` the runs' evidence, ``DATASET-cost`` their speed.
+    bootstrap replicates, ``DATASET-critical-difference`` five categories and three rows with a rank, ``-curves`` and
+    ``-detection`` the runs' evidence, ``DATASET-cost`` their speed.
 
     Parameters
     ----------
@@ -185,6 +188,7 @@ def figures(
         "ranks": lambda: draw_ranks(sheet.scores(), protocol, title),
         "alarms": lambda: draw_alarms(sheet.scores(), protocol, title, sheet.threshold),
         "differences": lambda: sheet.differences(title),
+        "critical-difference": lambda: sheet.ranking(title),
         "curves": lambda: draw_curves(FPR_GRID, curves, protocol, title) if (curves := sheet.curves()) else None,
         "detection": lambda: draw_detection(
             sheet.detections(), protocol.pod, title, protocol.threshold, sheet.threshold
@@ -283,6 +287,10 @@ class _Sheet:
             return None
         first, *others = (self._one(row) for row in (found.first, *(row for row, _ in found.rows)))
         return draw_differences(found, first, others, self.board.protocol.bootstrap.level, title)
+
+    def ranking(self, title: str) -> Figure | None:
+        found = None if self.category else compare_ranks(self.board)
+        return draw_ranking(found, title) if isinstance(found, RankComparison) else None
 
     def bins(self, subsets: Sequence[str]) -> list[Bin]:
         return [self._bin(column) for column in size_columns(self.board.protocol, subsets)]
