@@ -64,7 +64,7 @@ class Threshold:
     def of(found: Detection, protocol: Protocol, held_out: int) -> Threshold:
         """Return what holds at the threshold of an analysis, set on so many held-out images."""
         rule = protocol.threshold
-        point = Threshold(found.threshold, found.alarms, float(found.hits.mean()))
+        point = Threshold(found.threshold, found.alarms, float(found.hits.mean()) if found.hits.size else math.nan)
         if rule.rule != "conformal":
             return point
         drift = drifted(found.alarms, held_out, rule.alarms, protocol.bootstrap.level)

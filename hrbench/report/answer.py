@@ -140,8 +140,9 @@ def _category_cells(point: Point, scores: Scores, protocol: Protocol) -> list[Ce
             title = f"{cell.title}; {100 * level:g} % interval {low} to {high}"
             cell = dataclasses.replace(cell, title=title, small=(f"{low}–{high}",))
         cells.append(cell)
-    for number, what in ((point.called, ""), (point.right, " with a defect hit")):
-        cells.append(_share_cell(number, point.images, f"defective images alarm{what}", 1, "no defective image"))
+    cells.append(_share_cell(point.called, point.images, "defective images alarm", 1, "no defective image"))
+    right, missing = "defective images alarm with a defect hit", "no mask" if point.images else "no defective image"
+    cells.append(_share_cell(point.right, point.masked, right, 1, missing))
     low, high = map(percent_text, alarms.interval(level))
     title = (
         f"{alarms.count:,} of {counted(alarms.good, 'good image')} alarm, {percent_text(alarms.rate)}; "
@@ -308,7 +309,8 @@ def verdict(label: int, alarm: float, critical: Sequence[float], limit: float) -
     if not label:
         return ("false alarm" if alarm > limit else "silent"), ""
     hit = sum(score > limit for score in critical)
-    return ("called" if alarm > limit else "missed"), f"{hit} of {counted(len(critical), 'defect')} hit"
+    hits = f"{hit} of {counted(len(critical), 'defect')} hit" if len(critical) else ""
+    return ("called" if alarm > limit else "missed"), hits
 
 
 def _short(interval: Interval) -> str:

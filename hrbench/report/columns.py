@@ -21,6 +21,7 @@ __all__ = [
     "category_columns",
     "cost_columns",
     "error_text",
+    "image_columns",
     "limit_text",
     "matched_columns",
     "metric_facts",
@@ -210,6 +211,24 @@ def overview_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of the table that a leaderboard opens with."""
     iou = [_column("iou", "IoU", "auto"), _column("iou_oracle", "IoU", "oracle*")]
     return [*_auroc(), *_aupro(protocol), _rho(protocol), *size_columns(protocol, DISJOINT), *iou, _speed()]
+
+
+def image_columns(protocol: Protocol) -> list[Column]:
+    """Return the columns of what takes no masks: which images alarm, at equal false alarms and at the threshold."""
+    at = protocol.alarm
+    called = [
+        dataclasses.replace(
+            _column(
+                "called_matched", "defective images called at false alarms per 100", f"{100 * budget:g}",
+                key=f"called_matched@{limit_text(budget)}", line=f"called@{limit_text(budget)}", limit=budget,
+                interval=budget == at.headline,
+            ),
+        )
+        for budget in at.summary or at.budgets
+    ]  # fmt: skip
+    own = [_column(name, AUTOMATIC.where, name, line=name, interval=name == "alarms") for name in ("called", "alarms")]
+    image = [_column("image_auroc", "image", "ROC-AUC", interval=True), _column("image_ap", "image", "AP")]
+    return [*image, *called, *own, _speed()]
 
 
 def category_columns(protocol: Protocol) -> list[Column]:

@@ -133,10 +133,10 @@ class Configuration:
 class CountedRun:
     """A run with what a report needs of its ``run.json`` for every table.
 
-    `images` is the digest of the dataset index; `held_out`, `test` and `defective` count normal training images that
-    were held out, test images, and those with a defect; `own_peak` tells whether the peak of host memory is that of the
-    prediction alone, `grouped` whether intervals draw images in groups; `untimed` is why its times cannot be compared;
-    `origin` says who published it.
+    `images` is the digest of the dataset index; `held_out`, `test`, `defective` and `unmasked` count normal training
+    images that were held out, test images, those with a defect, and of these the ones without a mask; `own_peak` tells
+    whether the peak of host memory is that of the prediction alone, `grouped` whether intervals draw images in groups;
+    `untimed` is why its times cannot be compared; `origin` says who published it.
     """
 
     run: Run
@@ -148,6 +148,7 @@ class CountedRun:
     held_out: int
     test: int
     defective: int
+    unmasked: int
     configuration: Configuration
     seed: int
     device: str
@@ -197,6 +198,7 @@ def describe(run: Run, protocol: Protocol) -> CountedRun:
         held_out=dataset.held_out,
         test=dataset.test,
         defective=dataset.test_defective,
+        unmasked=dataset.test_unmasked,
         configuration=configuration,
         seed=about.seed,
         device=printable(about.device),

@@ -133,7 +133,8 @@ def _notes(board: Leaderboard) -> list[str]:
     if len(costs.points) > 1:
         notes.append("Speeds of different devices are not compared.")
     others = {why: names for why, names in costs.left_out.items() if why != _UNTIMED}  # the first note names them
-    notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in others.items()]
+    if costs.points or len(others) > 1 or "without AUPRO" not in others:  # else there is no plot
+        notes += [f"Not in the plot, {why}: {', '.join(names)}." for why, names in others.items()]
     shared = [
         row.configuration.short
         for row in board.rows

@@ -116,7 +116,8 @@ def _column(group: str, head: str, title: str) -> Column:
 def limit_overview(reliabilities: Reliabilities, board: Leaderboard) -> Table | None:
     """Return the upper limits of all categories side by side; None without any, or for a single category."""
     categories = board.categories
-    if len(categories) < 2 or all(entry.detection is None for entry in reliabilities.values()):
+    known = [entry.detection for entry in reliabilities.values() if entry.detection is not None]
+    if len(categories) < 2 or not any(detection.areas.size for detection in known):
         return None
     a90, a90_95 = limit_names(board.protocol.pod)[1:]
     cells, silent = [], []

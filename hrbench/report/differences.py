@@ -129,6 +129,9 @@ def _lines(protocol: Protocol) -> dict[str, tuple[str, str, float | None]]:
         at = f"recall at {100 * rules.headline:g} per 100"
         lines[f"{at}, all"] = ("recall_matched", "all", rules.headline)
         lines |= {name: ("recall_matched", name, rules.headline) for name in DISJOINT}
+    lines["image ROC-AUC"] = ("image_auroc", "all", None)  # kept where there are no masks
+    if rules.budgets:
+        lines[f"called at {100 * rules.headline:g} per 100"] = ("called_matched", "all", rules.headline)
     return lines
 
 

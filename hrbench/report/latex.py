@@ -13,6 +13,7 @@ from hrbench.report.configurations import printable
 from hrbench.report.scores import read_scores
 from hrbench.report.summary import Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, overview_table
+from hrbench.report.without_masks import has_masks
 
 __all__ = ["latex_tables", "latex_text"]
 
@@ -25,9 +26,13 @@ def latex_tables(summary: Summary) -> str:
     for board, label in zip(summary.leaderboards, labels, strict=True):
         parts += [answer] if (answer := _answer(board, label)) else []
         table = overview_table(board)
+        what = (
+            f"AUPRO up to several false-positive rates and by defect size (AUPRO@{limit_text(protocol.headline_fpr)})"
+        )
+        if not has_masks(board):
+            what = "which images alarm"
         caption = (
-            f"{latex_text(board.dataset)}: AUPRO up to several false-positive rates and by defect size "
-            f"(AUPRO@{limit_text(protocol.headline_fpr)}), at native resolution; mean over seeds, then over "
+            f"{latex_text(board.dataset)}: {what}, at native resolution; mean over seeds, then over "
             rf"categories. Best in bold, second underlined. {' '.join(map(latex_text, table.notes))}"
         )
         # Rows have their short name, as a page of paper has no room for more.
@@ -40,7 +45,7 @@ def _answer(board: Leaderboard, label: str) -> str:
     """Return what is found at the headline number of false alarms; "" without any alarm scores."""
     scores = read_scores(board)
     table = answer_table(scores, board)
-    if table is None:
+    if table is None or not has_masks(board):
         return ""
     first, about = len(board.categories), "Area in px, ⌀ diameter of an equal circle."
     if first > MOST_SIZES:

@@ -120,6 +120,7 @@ const operating = (() => {
       good: method.good.length,
       alarms: count(method.good, (rank) => rank > limit),
       images: method.bad.length,
+      masked: method.masked ?? method.bad.length,
       called: count(method.bad, (rank) => rank > limit),
       right: right.size,
       reliable: detect(layout.areas, hits, probability),
@@ -268,9 +269,9 @@ const operating = (() => {
     if (!point.good) {
       return [size, ...cells, ...Array(3).fill(blank("–", "no good test image"))];
     }
-    for (const [number, what] of [[point.called, ""], [point.right, " with a defect hit"]]) {
-      cells.push(shareCell(number, point.images, `defective images alarm${what}`, 1, "no defective image"));
-    }
+    cells.push(shareCell(point.called, point.images, "defective images alarm", 1, "no defective image"));
+    const right = "defective images alarm with a defect hit";
+    cells.push(shareCell(point.right, point.masked, right, 1, point.images ? "no mask" : "no defective image"));
     const [low, high] = rates(point.alarms, point.good, rules.level).map(percent);
     const share = percent(point.alarms / point.good);
     cells.push({
@@ -406,7 +407,7 @@ const operating = (() => {
   function verdict(label, alarm, critical, limit) {
     if (!label) return { text: alarm > limit ? "false alarm" : "silent", hits: "" };
     const hit = count(critical, (rank) => rank > limit), n = critical.length;
-    return { text: alarm > limit ? "called" : "missed", hits: `${hit} of ${plural(n, "defect")} hit` };
+    return { text: alarm > limit ? "called" : "missed", hits: n ? `${hit} of ${plural(n, "defect")} hit` : "" };
   }
 
   return {

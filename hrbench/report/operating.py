@@ -47,6 +47,8 @@ class Point:
         By subset: defects hit, and all.
     reliable : DetectionLimit
         The area found with the protocol's probability.
+    unmasked : int
+        Defective images whose masks are unknown.
     """
 
     budget: float
@@ -57,6 +59,12 @@ class Point:
     right: int
     sizes: Mapping[str, tuple[int, int]]
     reliable: DetectionLimit
+    unmasked: int = 0
+
+    @property
+    def masked(self) -> int:
+        """Defective images that have a mask."""
+        return self.images - self.unmasked
 
 
 @functools.lru_cache(maxsize=4096)
@@ -74,6 +82,7 @@ def point_at(scores: Scores, budget: float, pod: Detectability) -> Point:
         right=int(np.unique(scores.owner[hits & (scores.defective[scores.owner] > limit)]).size),
         sizes={name: (int(hits[chosen].sum()), int(chosen.sum())) for name, chosen in members.items()},
         reliable=reliable_size(scores.areas, hits, pod.probability),
+        unmasked=scores.unmasked,
     )
 
 
@@ -128,6 +137,7 @@ def _category(scores: AllScores, category: str) -> dict[str, Any]:
         parts = {"good": ranks.good, "bad": ranks.defective, "critical": ranks.critical}
         method: dict[str, Any] = {"number": number, "layout": layouts.index(layout)}
         method |= {key: part.astype(np.int64).tolist() for key, part in parts.items()}
+        method |= {"masked": first.defective.size - first.unmasked} if first.unmasked else {}
         method["known"] = [
             [budget, _ends(seen(size, first.areas.tolist())), _ends(recall)]
             for budget, (size, recall) in first.intervals.items()

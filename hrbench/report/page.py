@@ -18,7 +18,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
 from hrbench.report.cards import method_cards
-from hrbench.report.columns import category_columns, limit_text, size_columns
+from hrbench.report.columns import category_columns, image_columns, limit_text, size_columns
 from hrbench.report.configurations import CountedRun, printable
 from hrbench.report.cost import cost_table
 from hrbench.report.critical_difference import compare_ranks, rank_sentences, rank_table
@@ -36,6 +36,7 @@ from hrbench.report.scores import AllScores, Scores
 from hrbench.report.summary import Leaderboard, Row, Summary, summarise
 from hrbench.report.table import interval_note, metric_table, overview_table
 from hrbench.report.text import csv_table, markdown_page
+from hrbench.report.without_masks import has_masks, left_open_notes
 from hrbench.runs.store import Run
 
 __all__ = ["html_page", "write_leaderboard"]
@@ -159,7 +160,8 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
         "anchor": anchor,
         "at": at,
         "sections": [(at[name], label) for name, label in SECTIONS.items() if there.get(name, True)],
-        "notes": [*board.notes, *_shown(board)],
+        "notes": [*left_open_notes(board), *board.notes, *_shown(board)],
+        "masked": has_masks(board),
         "facts": {
             "categories": len(categories),
             "test": sum(run.test for run in counts),
@@ -208,7 +210,7 @@ def _shown(board: Leaderboard) -> list[str]:
 def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
     """Return what the first table of a dataset needs, and the page's script; None without any alarm scores."""
     table = answer_table(scores, board)
-    if table is None:
+    if table is None or not has_masks(board):
         return None
     categories, headline = board.categories, board.protocol.alarm.headline
     if len(categories) == 1:
@@ -237,28 +239,31 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
         (f"{counted}, cumulative", CUMULATIVE),
         (f"{counted} by equivalent diameter, px", diameter_names(protocol.size_bins)),
     )
-    columns = category_columns(protocol)
+    masked = has_masks(board, category)
+    columns = category_columns(protocol) if masked else image_columns(protocol)
     sizes = [column for group, subsets in groups for column in size_columns(protocol, subsets, group)]
     several = len(board.categories) > 1
-    pictures = []
-    for row in board.rows[: _pictured(board)]:
-        runs = [run for run in row.runs if run.category == category]
-        first = next(iter(data.scores.get((category, row.configuration.number), ())), None)
-        pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []
     answered: dict[str, Any] | None = None
-    if any(name == category for name, _ in data.scores):
+    if any(name == category and of[0].areas.size for (name, _), of in data.scores.items()):
         answered = {"number": board.categories.index(category), "table": None, "sentences": []}
         if several:  # the only category's stands above
             answered["table"] = answer_table(data.scores, board, category)
             answered["sentences"] = answer_sentences(data.scores, board, category)
+    pictures = []
+    for row in board.rows[: _pictured(board)]:
+        runs = [run for run in row.runs if run.category == category]
+        first = next(iter(data.scores.get((category, row.configuration.number), ())), None) if answered else None
+        pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []
     return {
         "name": category,
         "anchor": anchors.of(board.dataset, category),
         "answer": answered,
         "metrics": metric_table(board, columns, category, drop_empty=True, caption="All metrics, mean over seeds"),
-        "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds"),
+        "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds")
+        if masked
+        else None,
         "promises": promises(board, category),
-        "limits": limit_table(data.limits, best_rows(board), category),
+        "limits": limit_table(data.limits, best_rows(board), category) if masked else None,
         "plots": _svg(board, data, category, anchors.short(), [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": pictures,
     }

@@ -34,6 +34,7 @@ from hrbench.report.pod_plot import draw_detection, draw_matched
 from hrbench.report.scores import AllScores, Scores, analyse, read_scores
 from hrbench.report.scores_plot import draw_alarms, draw_ranks
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, Summary, summarise
+from hrbench.report.without_masks import has_masks
 from hrbench.runs.store import Run
 
 __all__ = ["KINDS", "MOST_ROWS", "PlotData", "best_rows", "figures", "gather", "write_plots"]
@@ -93,10 +94,11 @@ def gather(board: Leaderboard) -> PlotData:
                 log.warning("%s; its curves are left out", error)
             continue
         areas.setdefault(category, evidence.components["area"].to_numpy())
-        exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
-        pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
         key = (category, counted.configuration.number)
-        curves.setdefault(key, []).append((pro, roc))
+        if not evidence.components.empty:
+            exact = (pro_curve(evidence, board.protocol), roc_curve(evidence))
+            pro, roc = (np.interp(FPR_GRID, fpr, value) for fpr, value in exact)
+            curves.setdefault(key, []).append((pro, roc))
         if key not in limits:
             detection = detection_at(Context(evidence, board.protocol), None)
             limits[key] = Reliability(detection, counted.seed, counted.held_out)
@@ -172,6 +174,8 @@ def figures(
     protocol, title = board.protocol, sheet.title() if titled else ""
     axis = f"AUPRO up to FPR {limit_text(protocol.headline_fpr)}"
     drawn = {}
+    if not has_masks(board, category):
+        kinds = [kind for kind in kinds if kind in ("alarms", "differences", "cost")]
     if "sizes" in kinds:
         panels = [
             ("Quarters of the defects, by area", sheet.bins(DISJOINT), sheet.series(DISJOINT)),
@@ -186,7 +190,7 @@ def figures(
         "froc": lambda: draw_froc(sheet.scores(), protocol, title, sheet.threshold),
         "matched": lambda: draw_matched(sheet.matched(), protocol.alarm.headline, protocol.pod, title),
         "ranks": lambda: draw_ranks(sheet.scores(), protocol, title),
-        "alarms": lambda: draw_alarms(sheet.scores(), protocol, title, sheet.threshold),
+        "alarms": lambda: draw_alarms(sheet.scores(defects=False), protocol, title, sheet.threshold),
         "differences": lambda: sheet.differences(title),
         "critical-difference": lambda: sheet.ranking(title),
         "curves": lambda: draw_curves(FPR_GRID, curves, protocol, title) if (curves := sheet.curves()) else None,
@@ -254,13 +258,13 @@ class _Sheet:
                 entries.append((self._one(row), entry.detection))
         return entries
 
-    def scores(self) -> list[tuple[Series, Sequence[Scores]]]:
+    def scores(self, *, defects: bool = True) -> list[tuple[Series, Sequence[Scores]]]:
         if len(self.categories) != 1:
             return []
         drawn: list[tuple[Series, Sequence[Scores]]] = []
         for row in self.rows:
             of_seeds = self.data.scores.get((self.categories[0], row.configuration.number), ())
-            if chosen := [scores for scores in of_seeds if scores.good.size and scores.areas.size]:
+            if chosen := [scores for scores in of_seeds if scores.good.size and (scores.areas.size or not defects)]:
                 drawn.append((self._one(row), chosen))
         return drawn
 

@@ -12,10 +12,10 @@ from hrbench.report.configurations import CountedRun
 
 __all__ = ["headline_ranks"]
 
-_METRIC = "aupro"
 
-
-def headline_ranks(rows: Sequence[Sequence[CountedRun]], protocol: Protocol) -> list[tuple[float, float]]:
+def headline_ranks(
+    rows: Sequence[Sequence[CountedRun]], protocol: Protocol, metric: str = "aupro"
+) -> list[tuple[float, float]]:
     """Return the interval of each rank, where replicates over the same images are there.
 
     In every replicate the same images are drawn for all configurations; values are averaged over seeds, then over
@@ -26,6 +26,8 @@ def headline_ranks(rows: Sequence[Sequence[CountedRun]], protocol: Protocol) -> 
     rows : sequence of sequence of CountedRun
         Of each row of a dataset that has a rank, best first, its runs.
     protocol : Protocol
+    metric : str
+        That the rows are ranked by.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def headline_ranks(rows: Sequence[Sequence[CountedRun]], protocol: Protocol) -> 
     replicates = {}
     for number, runs in enumerate(rows):
         by_category = groupby(sorted(runs, key=lambda run: run.category), key=lambda run: run.category)
-        parts = [_average(list(same), protocol) for _, same in by_category]
+        parts = [_average(list(same), protocol, metric) for _, same in by_category]
         present = [part for part in parts if part is not None]
         if len(present) == len(parts):
             replicates[str(number)] = average(present)
@@ -43,18 +45,19 @@ def headline_ranks(rows: Sequence[Sequence[CountedRun]], protocol: Protocol) -> 
     paired = {number: part for number, part in replicates.items() if part.sample == samples[0]}
     intervals = [(math.nan, math.nan)] * len(rows)
     if len(paired) >= 2:
-        table = rank_intervals(paired, _METRIC, fpr_limit=protocol.headline_fpr, level=protocol.bootstrap.level)
+        limit = protocol.headline_fpr if metric == "aupro" else None
+        table = rank_intervals(paired, metric, fpr_limit=limit, level=protocol.bootstrap.level)
         for number, low, high in table[["method", "rank_low", "rank_high"]].itertuples(index=False):
             intervals[int(number)] = (float(low), float(high))
     return intervals
 
 
-def _average(runs: Sequence[CountedRun], protocol: Protocol) -> Replicates | None:
+def _average(runs: Sequence[CountedRun], protocol: Protocol, metric: str) -> Replicates | None:
     """Average the replicates of the seeds of one category; None if any seed has none."""
     parts = []
     for run in runs:
         table = run.run.replicates
-        rows = table[(table["protocol"] == protocol.name) & (table["metric"] == _METRIC)]
+        rows = table[(table["protocol"] == protocol.name) & (table["metric"] == metric)]
         if rows.empty:
             return None
         parts.append(Replicates.of_table(rows))

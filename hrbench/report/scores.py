@@ -73,6 +73,8 @@ class Scores:
         Ids of the good and then of the defective images.
     intervals : dict of float to Intervals
         By budget, where there is any.
+    unmasked : int
+        How many of the defective images have no mask.
     """
 
     seed: int
@@ -84,6 +86,7 @@ class Scores:
     quarter: Ints
     images: tuple[str, ...] = ()
     intervals: Mapping[float, Intervals] = dataclasses.field(default_factory=dict)
+    unmasked: int = 0
 
     def members(self, subset: str) -> Bools:
         """Return which defects are of a quarter by area, or of "all", (K,)."""
@@ -161,6 +164,7 @@ def scores_of(run: Run, protocol: Protocol, seed: int = 0) -> Scores | None:
         quarters(areas, protocol.size_bins),
         (*good["image"], *defective["image"]),
         _intervals(run, protocol),
+        run.about.dataset.test_unmasked,
     )
 
 

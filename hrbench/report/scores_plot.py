@@ -128,6 +128,9 @@ def draw_alarms(
             axes.set_yticks(
                 [0.55, -0.55], ["good", "defective"] if place % columns == 0 else ["", ""], rotation=90, va="center"
             )
+            if not any(first.defective.size for _, (first, *_) in items):
+                axes.set_ylim(-0.06, 1.18)
+                axes.set_yticks([0.55], ["good"] if place % columns == 0 else [""], rotation=90, va="center")
             axes.set_xlabel("" if place + columns < len(items) else "alarm score")
     return figure
 

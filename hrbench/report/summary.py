@@ -126,7 +126,7 @@ class Row:
     runs : tuple of CountedRun
         By category and seed.
     headline : float
-        What it is ranked by.
+        What it is ranked by: AUPRO or, where no category has any, image ROC-AUC.
     missing : tuple of str
         Categories of the dataset that it does not cover.
     foreign : bool
@@ -344,12 +344,15 @@ def _mean(values: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) -> tuple[Row, ...]:
     """Order the rows of a dataset; only rows that cover all of its categories get a rank."""
     every = {run.category for run in runs}
+    measured = {key[2] for key in estimates}
+    metric = "image_auroc" if "aupro" not in measured else "aupro"
+    limit = round(protocol.headline_fpr, 9) if metric == "aupro" else None
     by_configuration: dict[Configuration, list[CountedRun]] = {}
     for run in runs:
         by_configuration.setdefault(run.configuration, []).append(run)
     rows = []
     for configuration, same in by_configuration.items():
-        headline = (configuration.number, "", "aupro", "all", round(protocol.headline_fpr, 9))
+        headline = (configuration.number, "", metric, "all", limit)
         rows.append(
             Row(
                 configuration=configuration,
@@ -364,7 +367,7 @@ def _rank(runs: Sequence[CountedRun], estimates: Estimates, protocol: Protocol) 
     comparable = [row for row in rows if row not in others]
     # Rows that print the same number share their rank.
     printed = [round(row.headline, 3) for row in comparable]
-    intervals = headline_ranks([by_configuration[row.configuration] for row in comparable], protocol)
+    intervals = headline_ranks([by_configuration[row.configuration] for row in comparable], protocol, metric)
     ranked = [
         dataclasses.replace(row, rank=1.0 + printed.index(value), rank_low=low, rank_high=high)
         for row, value, (low, high) in zip(comparable, printed, intervals, strict=True)

@@ -22,6 +22,7 @@ from hrbench.report.columns import (
 from hrbench.report.configurations import COSTS
 from hrbench.report.origins import origin_text
 from hrbench.report.summary import NO_ESTIMATE, Estimate, Estimates, Leaderboard, Row
+from hrbench.report.without_masks import board_columns, has_masks, left_open_notes
 from hrbench.runs.verification import MEANING
 
 __all__ = [
@@ -279,7 +280,8 @@ def _explain(column: Column, estimate: Estimate, category: str) -> str:
 
 def overview_table(board: Leaderboard) -> Table:
     """Return the table that a leaderboard opens with: how each row was run, averages, and what they stand on."""
-    numbers = metric_table(board, overview_columns(board.protocol))
+    bare = board_columns(board)
+    numbers = metric_table(board, bare or overview_columns(board.protocol), drop_empty=bare is not None)
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
     weights = (
         "Pretrained weights of the backbone, the precision of networks where it is not float32, and the share of the "
@@ -328,9 +330,10 @@ def _footnotes(board: Leaderboard) -> list[str]:
         lines.append("‡ Not ranked, measured under other rules.")
     if any(row.configuration.random for row in rows):
         lines.append("RANDOM: the network's weights are random; such a row tests the plumbing, not the method.")
-    lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
+    if has_masks(board):
+        lines.append("* Oracle: best threshold in hindsight, an upper limit and not a result.")
     if any(estimate.has_interval for estimate in board.estimates.values()):
         lines.append(interval_note(board.protocol, board.units))
     if any(row.rank_interval for row in rows):
         lines.append("Ranks, with their intervals: over the same draws of images for all rows.")
-    return [*lines, *board.notes]
+    return [*lines, *left_open_notes(board), *board.notes]

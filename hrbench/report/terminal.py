@@ -23,6 +23,7 @@ from hrbench.report.promise import promise_sentences
 from hrbench.report.scores import read_scores
 from hrbench.report.summary import Leaderboard, Row, Summary, summarise
 from hrbench.report.table import Cell, Table, interval_text, overview_table
+from hrbench.report.without_masks import has_masks, terminal_heads
 from hrbench.runs.store import Run
 
 __all__ = ["PLAIN", "Terminal", "TerminalColumn", "bars_text", "print_tables", "terminal_lines", "terminal_table"]
@@ -146,7 +147,7 @@ def _answer(board: Leaderboard, terminal: Terminal) -> str:
     """Return what is found at the headline number of false alarms; "" without any alarm scores."""
     scores = read_scores(board)
     table = answer_table(scores, board)
-    if table is None:
+    if table is None or not has_masks(board):
         return ""
     columns, first = _heads(table, ranks=False), len(board.categories)
     keep = {"recall": _ALWAYS, "tiny": 8, "small": 4, "medium": 3, "large": 6, "called": 7, "rightly": 5, "alarms": 2}
@@ -171,6 +172,8 @@ def _overview(board: Leaderboard, terminal: Terminal) -> str:
     headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
     heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
     heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
+    masked = has_masks(board)
+    heads |= {} if masked else terminal_heads(board.protocol)
     heads |= {"seeds": "seeds", "categories": "cat.", THROUGHPUT: "Mpx/s"}
     keep = {"I-AUC": 12, "tiny": 11, "large": 10, "IoU": 9, "Mpx/s": 8, "small": 7, "medium": 6, "P-AUC": 5, "rho": 4}
     keep |= {headline.upper(): _ALWAYS, "seeds": 2, "cat.": 1}
@@ -198,7 +201,8 @@ def _overview(board: Leaderboard, terminal: Terminal) -> str:
             columns[1 : 2 + len(texts)] = [replace(columns[1], texts=short)]
             columns[0] = replace(columns[0], texts=tuple(row.rank_text for row in rows))
             without = [column.head for column in texts if column.head != "view"]  # names tell views that differ
-    about = ["protocol " + printable(board.protocol.name), "sizes at " + headline.upper(), *shared]
+    sized = "sizes at " + headline.upper() if masked else "called@5: of defective images, at 5 false alarms per 100"
+    about = ["protocol " + printable(board.protocol.name), sized, *shared]
     notes = [note for note in table.notes if not note.startswith("*")]
     return terminal_lines(f"{printable(board.dataset)} ({', '.join(about)})", columns, notes, terminal, without)
 
@@ -253,7 +257,8 @@ def bars_text(values: Sequence[float | None]) -> str:
 
 
 def _number(column: Column, cell: Cell) -> str:
-    shown = column.interval and column.metric == "aupro"  # the terminal is narrower than a page
+    # The terminal is narrower than a page.
+    shown = column.interval and column.metric in ("aupro", "called_matched", "alarms")
     return f"{cell.text} {interval_text(cell.estimate)}".rstrip() if shown else cell.text
 
 

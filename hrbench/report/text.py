@@ -28,6 +28,7 @@ from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.scores import read_scores
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, metric_table, overview_table
+from hrbench.report.without_masks import has_masks
 
 __all__ = ["csv_table", "csv_text", "markdown_page", "markdown_text"]
 
@@ -45,10 +46,12 @@ def markdown_page(summary: Summary) -> str:
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
         "of the defects, by area. Best in **bold**, second in *italics*.",
     ]
+    if not any(map(has_masks, summary.leaderboards)):
+        parts[1] = "Averages over seeds, then over categories. Best in **bold**, second in *italics*."
     for board in summary.leaderboards:
         parts.append(f"## {markdown_text(board.dataset)}")
         scores = read_scores(board)
-        if (answer := answer_table(scores, board)) is not None:
+        if has_masks(board) and (answer := answer_table(scores, board)) is not None:
             at = heading_text(scores, protocol.alarm.headline)
             parts += [f"### How small a defect is found, at {at}", _markdown_table(answer)]
             parts += [_markdown_list([*best_sentences(scores, board), *promise_sentences(board), *answer.notes])]

@@ -302,5 +302,5 @@ def test_pictures_tell_their_verdict(page: str, several: list[Run]) -> None:
         limit = point_at(ranks, 0.05, RULES.pod).limit
         assert (int(alarm) > limit) == (text == "called") == (not bad)
         of = [int(rank) > limit for rank in critical.split()]
-        assert hits.startswith(f"{sum(of)} of {len(of)} defect")
+        assert hits.startswith(f"{sum(of)} of {len(of)} defect" if len(of) else "")
     assert {text for *_, text, _ in shown} == {"called", "missed"}

@@ -117,9 +117,12 @@ class _Board(Leaderboard):
 def boards() -> list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]]:
     rng = np.random.default_rng(14)
     made = []
-    for good, bad, count in ((103, 40, 60), (12, 9, 7), (1, 1, 1), (0, 5, 9), (60, 30, 0), (20, 6, 90)):
+    for good, bad, count in ((103, 40, 60), (12, 9, 7), (1, 1, 1), (0, 5, 9), (60, 30, 0), (20, 6, 90), (30, 9, 4)):
         areas = np.round(np.exp(rng.uniform(2, 8, count))).astype(int)
         scores = {("bolt", n): [scores_of(rng, good, bad, areas, skill)] for n, skill in enumerate((0.5, 2, 4, 9))}
+        if count < 5:  # the masks of most, or of all, are unknown
+            of = {key: (dataclasses.replace(first, unmasked=bad - count),) for key, (first,) in scores.items()}
+            scores |= {key: list(parts) for key, parts in of.items()}
         made.append((scores, board_of(scores, foreign=1)))
     scores = {}
     for category, good, count in (("bolt", 60, 50), ("nut & <b>", 30, 7), ("pin", 7, 12)):
@@ -144,7 +147,7 @@ def cases() -> dict[str, Any]:
         "areas": [1, 7.5, 4982],
         "fits": fits,
         "found": found,
-        "verdicts": [(1, 5, [3, 6], 4), (1, 5, [3], 5), (0, 9, [], 8), (0, 9, [], 9)],
+        "verdicts": [(1, 5, [3, 6], 4), (1, 5, [3], 5), (1, 9, [], 8), (0, 9, [], 8), (0, 9, [], 9)],
     }  # fmt: skip
 
 
