@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -19,9 +21,10 @@ from hrbench.errors import HrbenchError
 from hrbench.evaluation import Evaluation
 from hrbench.metrics.catalogue import METRICS
 from hrbench.protocol import load_protocol
+from hrbench.report import terminal_table, write_leaderboard
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
-from hrbench.runs.store import Run
+from hrbench.runs.store import Run, read_runs
 
 GOOD, BAD = 24, 16
 LABELS = [0] * GOOD + [1] * BAD
@@ -48,8 +51,7 @@ def evaluated(masks: list[Any], *, images: slice = slice(None), **options: Any) 
     return hrbench.evaluate(MAPS[images], masks[images], labels=LABELS[images], normal_maps=NORMAL, **options)
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("protocol", ["native", "l2bt", "lowres256"])
+@pytest.mark.parametrize(("protocol", "exact"), [("native", False), ("native", True), ("lowres256", False)])
 def test_what_takes_no_masks_is_the_same_without_any(protocol: str, exact: bool) -> None:
     whole = evaluated(MASKS, protocol=protocol, exact=exact)
     bare = evaluated([None] * len(MAPS), protocol=protocol, exact=exact)
@@ -179,3 +181,45 @@ def test_a_run_measures_what_it_can(runs: dict[str, Run]) -> None:
     assert {picture.kind for picture in runs["unmasked"].pictures} == {"worst", "best", "false alarm"}
     for run in runs.values():
         assert hrbench.rescore(run, ["native"], anew=True).records.equals(run.records)
+
+
+def test_reports_show_what_there_is_and_say_what_is_left_open(runs: dict[str, Run], tmp_path: Path) -> None:
+    native = load_protocol("native")
+    texts = {
+        kind: terminal_table([runs[kind]], native)
+        + "".join(
+            path.read_text(encoding="utf-8")
+            for path in write_leaderboard([runs[kind]], tmp_path / kind, native).values()
+        )
+        for kind in ("unmasked", "good")
+    }
+    for text in texts.values():
+        shown = re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL)
+        assert not re.search(r"\bnan\b", shown)
+        assert "How small a defect is found" not in shown
+        assert "no components" not in shown
+        assert "By size of the defects" not in shown
+        assert not set(re.findall(r'aria-label="(AUPRO per|PRO and ROC|Probability)', shown))
+        assert "Alarm scores of good" in shown
+    assert "called@5" in texts["unmasked"]
+    assert "None of 5 defective test images has a mask" in texts["unmasked"]
+    assert "Ranked by image ROC-AUC: without masks there is no AUPRO" in texts["unmasked"]
+    assert "called@5" not in texts["good"].partition("dataset,category")[0].partition("<")[0]
+    assert "No defective test image: false alarms are measured" in texts["good"]
+    assert "promised at most" in texts["good"]
+
+
+def test_categories_with_and_without_masks_stand_side_by_side(runs: dict[str, Run], tmp_path: Path) -> None:
+    for kind, name in (("masked", "bolt"), ("unmasked", "nut")):
+        shutil.copytree(runs[kind].folder, tmp_path / "out" / "d" / name / "run")
+        record = tmp_path / "out" / "d" / name / "run" / "run.json"
+        about = json.loads(record.read_text(encoding="utf-8"))
+        about["dataset"] |= {"name": "d", "category": name}
+        record.write_text(json.dumps(about), encoding="utf-8")
+    both, native = read_runs(tmp_path / "out"), load_protocol("native")
+    text = terminal_table(both, native)
+    assert "nut: None of 5 defective test images has a mask" in text
+    assert "bolt: None" not in text
+    page = write_leaderboard(both, tmp_path, native)["html"].read_text(encoding="utf-8")
+    assert "no mask" in page  # of what is called rightly
+    assert page.count("By size of the defects") == 2  # the region and its caption, of one category

@@ -201,9 +201,10 @@ def _overview(board: Leaderboard, terminal: Terminal) -> str:
             columns[1 : 2 + len(texts)] = [replace(columns[1], texts=short)]
             columns[0] = replace(columns[0], texts=tuple(row.rank_text for row in rows))
             without = [column.head for column in texts if column.head != "view"]  # names tell views that differ
-    sized = "sizes at " + headline.upper() if masked else "called@5: of defective images, at 5 false alarms per 100"
-    about = ["protocol " + printable(board.protocol.name), sized, *shared]
+    about = ["protocol " + printable(board.protocol.name), *["sizes at " + headline.upper()] * masked, *shared]
     notes = [note for note in table.notes if not note.startswith("*")]
+    if any(column.metric == "called_matched" for column in table.columns):
+        notes.insert(0, "called@N: of the defective images, at N false alarms per 100 good ones.")
     return terminal_lines(f"{printable(board.dataset)} ({', '.join(about)})", columns, notes, terminal, without)
 
 
