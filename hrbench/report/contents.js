@@ -13,11 +13,11 @@
     button.setAttribute("aria-expanded", String(open));
   }
 
-  // The last section that begins above the middle of what is seen; before the first one, the first.
+  // The last section that begins above the middle of what is seen, of those that no filter hides; or else the first.
   function mark() {
-    const line = innerHeight / 2;
-    let at = 0;
-    places.forEach((place, k) => { if (place && place.getClientRects().length && place.getBoundingClientRect().top <= line) at = k; });
+    const line = innerHeight / 2, there = [...places.keys()].filter((k) => places[k] && places[k].getClientRects().length);
+    if (!there.length) return;
+    const at = there.filter((k) => places[k].getBoundingClientRect().top <= line).at(-1) ?? there[0];
     links.forEach((link, k) => {
       if (k === at) link.setAttribute("aria-current", "location");
       else link.removeAttribute("aria-current");
@@ -41,7 +41,7 @@
     button.focus();
   });
   addEventListener("scroll", later, { passive: true });
-  addEventListener("resize", later, { passive: true });
+  new ResizeObserver(later).observe(document.body); // the window, filters, sections that open
   // What sticks below the bar, and jumps, leave room for it.
   new ResizeObserver(() => {
     if (!bar.classList.contains("unfolded")) {

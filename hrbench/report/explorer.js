@@ -257,6 +257,7 @@ if (typeof document !== "undefined") (() => {
       strip(make(tr, "td", "", { class: "text strip" }), line, scale, metric, data);
     }
     root.querySelector("tbody").replaceWith(body);
+    hints.adopt(body.parentElement);
   }
 
   function warm({ heat, data }, { key, metric }) {

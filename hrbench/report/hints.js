@@ -150,7 +150,7 @@ const hints = (() => {
   });
 
   function adoptTable(table) {
-    if (!seen(table) || !table.querySelector(`button, ${TITLED}`)) return;
+    if (!seen(table) || !table.querySelector(`button, input, ${TITLED}`)) return;
     table.setAttribute("role", "grid");
     const box = table.closest(".scroll");
     if (box) box.removeAttribute("tabindex"); // its cells are what is reached
@@ -171,7 +171,7 @@ const hints = (() => {
   addEventListener("toggle", (event) => {
     if (event.target.open) setTimeout(() => adopt(event.target));
   }, true);
-  adopt(document);
+  addEventListener("DOMContentLoaded", () => adopt(document)); // when other scripts have made their tables
 
   return { adopt };
 })();

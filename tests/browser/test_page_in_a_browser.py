@@ -65,6 +65,8 @@ def test_the_contents_mark_where_the_reader_is(visit: Visit) -> None:
         page.locator("nav.contents a[href='#weave-cost']").click()
         page.locator("nav.contents a[aria-current][href='#weave-cost']").wait_for()
         assert page.locator("nav.contents").bounding_box()["y"] == 0
+        page.locator(".chip", has_text="bsdata").click()  # hides the other dataset
+        page.locator("nav.contents a[aria-current][href^='#bsdata']").wait_for()
 
 
 def test_on_a_phone_the_contents_fold_and_nothing_is_cut_off(visit: Visit) -> None:
@@ -132,6 +134,9 @@ def test_a_table_is_one_stop_of_the_tab_key_and_arrows_move_in_it(visit: Visit) 
         stops = (
             "[...document.querySelectorAll('table[role=grid]')].map(t => t.querySelectorAll('[tabindex=\"0\"]').length)"
         )
+        assert set(page.evaluate(stops)) == {1}
+        page.locator("#weave .ranking select").first.select_option(index=1)  # its rows are made anew
+        assert page.locator("#weave table.ranked").get_attribute("role") == "grid"
         assert set(page.evaluate(stops)) == {1}
         page.locator("#weave-fabric > summary").click()
         page.wait_for_timeout(50)
