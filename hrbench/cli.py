@@ -293,6 +293,11 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
             continue
         report.add_argument("--output", type=Path, help="folder (default: report in the first of RUNS)")
         if name == "leaderboard":
+            report.add_argument(
+                "--assets",
+                action="store_true",
+                help="write the pictures into a folder beside the page (default: into the page, up to 25 MB)",
+            )
             _table_arguments(report)
 
     _verification_arguments(command)

@@ -339,7 +339,9 @@ def leaderboard(args: argparse.Namespace) -> int:
 
         print(paper_tables(summary, shown, args.format or "markdown"), end="")
         return 0
-    written = write_leaderboard(runs, args.output or args.runs[0] / "report", protocol, summary=summary)
+    written = write_leaderboard(
+        runs, args.output or args.runs[0] / "report", protocol, summary=summary, assets=args.assets
+    )
     print_tables(runs, protocol, summary=summary)
     for path in written.values():
         print(Terminal.here().link(path))
@@ -365,6 +367,8 @@ def _paper_columns(args: argparse.Namespace, protocol: Protocol) -> Column | lis
     for option in (*belong, "format"):
         if getattr(args, option) is not None and args.table != belong.get(option, args.table or ""):
             raise HrbenchError(f"--{option} needs --table" + (f" {belong[option]}" if option in belong else ""))
+    if args.table and args.assets:
+        raise HrbenchError("--assets does not go with --table, which writes no page")
     if args.table and args.output:
         raise HrbenchError("--output does not go with --table, which prints the table: write it by > FILE")
     if args.table == "category":

@@ -32,7 +32,7 @@ from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
-__all__ = ["MOST_SIZES", "answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence", "verdict"]
+__all__ = ["MOST_SIZES", "answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence"]
 
 MOST_SIZES = 3
 """Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
@@ -302,15 +302,6 @@ def heading_text(scores: AllScores, budget: float) -> str:
     """Write a number of false alarms for all categories, and whether it comes down to none."""
     none = budget > 0 and not any(first.allowed(budget) for first, *_ in scores.values())
     return alarms_text(budget) + ", here none" * none
-
-
-def verdict(label: int, alarm: float, critical: Sequence[float], limit: float) -> tuple[str, str]:
-    """Return what becomes of an image, and how many of its defects are hit."""
-    if not label:
-        return ("false alarm" if alarm > limit else "silent"), ""
-    hit = sum(score > limit for score in critical)
-    hits = f"{hit} of {counted(len(critical), 'defect')} hit" if len(critical) else ""
-    return ("called" if alarm > limit else "missed"), hits
 
 
 def _short(interval: Interval) -> str:

@@ -1,8 +1,7 @@
-"""Figures and photographs as files, and as parts of a page that loads nothing."""
+"""Figures as files, and as parts of a page that loads nothing."""
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 import re
@@ -12,17 +11,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from hrbench._util.files import atomic
-from hrbench.errors import HrbenchError
 from hrbench.report.drawing import GRID, INK, MUTED, PAPER
 from hrbench.report.marks import WHISKER
 from hrbench.report.plot_marks import tell, write_ids
 
-__all__ = ["inline_jpeg", "inline_svg", "save"]
+__all__ = ["inline_svg", "save"]
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -31,9 +27,6 @@ _UNDATED: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-_LARGE = 400_000  # bytes of a picture above which the page takes a smaller copy
-_WIDE = 1600
-_LARGEST, _PIXELS = 1 << 26, 50_000_000  # bytes, pixels of a picture that is read
 
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", _XLINK)
@@ -110,35 +103,3 @@ def _themed(value: str) -> str:
     for colour, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "line"), (PAPER, "paper")):
         value = value.replace(colour, f"var(--{name})")
     return value
-
-
-def inline_jpeg(path: Path) -> str:
-    """Return the picture as a ``data:`` address, made smaller where it would bloat the page.
-
-    It is decoded and written anew: nothing else that the file may hold gets into the page.
-
-    Raises
-    ------
-    HrbenchError
-        If it is no JPEG that can be decoded, or larger than any that hrbench draws.
-    """
-    if not path.is_file():
-        raise HrbenchError(f"{path}: no such file, expected a JPEG")
-    if path.stat().st_size > _LARGEST:
-        raise HrbenchError(f"{path}: {path.stat().st_size} bytes, expected at most {_LARGEST} of a picture")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG",)) as image:
-                if image.width * image.height > _PIXELS:
-                    raise HrbenchError(f"{path}: {image.width} x {image.height} pixels, expected at most {_PIXELS}")
-                picture = image.convert("RGB")
-    except HrbenchError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise HrbenchError(f"{path}: not readable as a JPEG: {' '.join(str(error).split())}") from None
-    if path.stat().st_size > _LARGE:
-        picture.thumbnail((_WIDE, _WIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(buffer, "JPEG", quality=85)  # without comments and profiles
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

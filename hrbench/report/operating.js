@@ -403,18 +403,11 @@ const operating = (() => {
     });
   }
 
-  // What became of a picture's image, and of its defects.
-  function verdict(label, alarm, critical, limit) {
-    if (!label) return { text: alarm > limit ? "false alarm" : "silent", hits: "" };
-    const hit = count(critical, (rank) => rank > limit), n = critical.length;
-    return { text: alarm > limit ? "called" : "missed", hits: n ? `${hit} of ${plural(n, "defect")} hit` : "" };
-  }
-
   return {
     SUBSETS, smallest, largest, allowed, limitAt, diameter, fitFirth, detect, pointAt, upperRate, lowerRate, rates,
     fixed, figure, pixels,
     percent, perHundred, plural, odds, between, opening, sentence, categoryCells, places, ranking, table, sentences,
-    knownAt, verdict, alarmsText, heading, best,
+    knownAt, alarmsText, heading, best,
   };
 })();
 
@@ -562,22 +555,9 @@ if (typeof document !== "undefined") (() => {
     });
   }
 
-  function writeVerdict(element, data, budget) {
-    const { category, number, label, alarm, critical } = element.dataset;
-    const entry = data.categories[Number(category)];
-    const method = entry.methods.find((one) => one.number === Number(number));
-    const { limit } = operating.pointAt(method, entry.layouts[method.layout], budget, data.probability);
-    const ranks = critical ? critical.split(" ").map(Number) : [];
-    const { text, hits } = operating.verdict(Number(label), Number(alarm), ranks, limit);
-    const [badge, small] = element.children;
-    badge.textContent = text;
-    badge.className = text === "missed" || text === "false alarm" ? "badge bad" : "badge";
-    small.textContent = hits;
-  }
-
   const boards = all(document, "script.operating").map((script) => {
     const section = script.closest("section"), data = JSON.parse(script.textContent);
-    const parts = [[".pod", drawPod], [".verdict", writeVerdict], ["div.answer", writeAnswer]];
+    const parts = [[".pod", drawPod], ["div.answer", writeAnswer]];
     const drawn = parts.flatMap(([what, draw]) => all(section, what).map((element) => ({ element, draw, at: null })));
     const answer = drawn.find(({ draw }) => draw === writeAnswer), input = section.querySelector(".alarms input");
     return { section, data, drawn, answer, input, shown: null, waits: false };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,29 @@ import jinja2
 from markupsafe import Markup
 
 from hrbench._util.files import atomic
-from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.metrics.words import budget_text
 from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
-from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text, verdict
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, image_columns, limit_text, size_columns
-from hrbench.report.configurations import CountedRun, printable
 from hrbench.report.cost import cost_table
 from hrbench.report.critical_difference import compare_ranks, rank_sentences, rank_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
-from hrbench.report.embedding import inline_jpeg, inline_svg
+from hrbench.report.embedding import inline_svg
 from hrbench.report.explorer import exploration, facets, json_text, page_parts, page_rows
 from hrbench.report.latex import latex_tables
 from hrbench.report.links import linked
 from hrbench.report.operating import page_data, positions
+from hrbench.report.picture_grid import picture_grid
+from hrbench.report.pictures import FOLDER, LARGEST_PAGE, heat, place_pictures
 from hrbench.report.plots import KINDS, MOST_ROWS, PlotData, best_rows, figures, gather
 from hrbench.report.promise import promise_sentences, promises
 from hrbench.report.protocol_comparison import SENTENCE, compare_protocols
 from hrbench.report.published import published_tables, read_published
-from hrbench.report.scores import AllScores, Scores
-from hrbench.report.summary import Leaderboard, Row, Summary, summarise
+from hrbench.report.scores import AllScores
+from hrbench.report.summary import Leaderboard, Summary, summarise
 from hrbench.report.table import interval_note, metric_table, overview_table
 from hrbench.report.text import csv_table, markdown_page
 from hrbench.report.without_masks import has_masks, left_open_notes
@@ -43,11 +44,6 @@ __all__ = ["html_page", "write_leaderboard"]
 
 log = logging.getLogger("hrbench")
 
-_PICTURES = 3
-"""Pictures of one kind per configuration and category: the page stays light enough to be sent by mail."""
-_PICTURED = 12
-"""Sets of pictures in all categories, a set for each of the best rows: at least one per category, at most six."""
-
 _ANSWER = ("matched", "limits", "froc")
 _AVERAGED = ("sizes", "diameters", "differences", "cost")
 _SINGLE = (*_ANSWER, *_AVERAGED)
@@ -56,7 +52,12 @@ _OVERVIEW = (*_AVERAGED, "critical-difference", "curves")
 
 
 def write_leaderboard(
-    runs: Sequence[Run], destination: Path, protocol: Protocol, *, summary: Summary | None = None
+    runs: Sequence[Run],
+    destination: Path,
+    protocol: Protocol,
+    *,
+    summary: Summary | None = None,
+    assets: bool = False,
 ) -> dict[str, Path]:
     """Write ``leaderboard.md``, ``.csv``, ``.tex`` and ``.html`` into the folder `destination`.
 
@@ -69,6 +70,9 @@ def write_leaderboard(
         Whose records count.
     summary : Summary, optional
         Of these runs, where it is there already.
+    assets : bool
+        Write the pictures into the folder ``leaderboard-pictures`` beside the page; else they stand in the page, as far
+        as it stays small enough to be sent.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def write_leaderboard(
         "md": markdown_page(summary),
         "csv": csv_table(summary),
         "tex": latex_tables(summary),
-        "html": html_page(summary, folder=Path(destination)),
+        "html": html_page(summary, folder=Path(destination), assets=assets),
     }
     paths = {}
     for suffix, text in texts.items():
@@ -99,7 +103,7 @@ def _units(summary: Summary) -> str:
     return " or ".join(dict.fromkeys(board.units for board in summary.leaderboards))
 
 
-def html_page(summary: Summary, *, folder: Path | None = None) -> str:
+def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = False) -> str:
     """Return the page: tables, plots, pictures, style and script in one text.
 
     Parameters
@@ -107,6 +111,8 @@ def html_page(summary: Summary, *, folder: Path | None = None) -> str:
     summary : Summary
     folder : Path, optional
         Where the page will lie, with the leaderboard's other files: what lies there too is linked.
+    assets : bool
+        Write pictures into a folder in `folder`.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -125,7 +131,8 @@ def html_page(summary: Summary, *, folder: Path | None = None) -> str:
             )
     places = [(dataset["anchor"], [part["anchor"] for part in dataset["categories"]]) for dataset in datasets]
     rows = page_rows(summary)
-    text = environment.get_template("page.html").render(
+    render = partial(
+        environment.get_template("page.html").render,
         datasets=datasets,
         facets=facets(summary),
         explorer={"rows": len(rows), "data": json_text({"rows": rows, "parts": page_parts(summary, places)})},
@@ -140,7 +147,15 @@ def html_page(summary: Summary, *, folder: Path | None = None) -> str:
         published=published_tables(read_published(), [board.dataset for board in summary.leaderboards]),
         updated=max(run.created for board in summary.leaderboards for run in board.runs),
     )
-    return text.lstrip()
+    grids = [
+        (category, picture_grid(board, category["name"]))
+        for board, dataset in zip(summary.leaderboards, datasets, strict=True)
+        for category in dataset["categories"]
+    ]
+    beside = folder / FOLDER if assets and folder is not None else None
+    pictured = {"heat": heat() if any(grid.lines for _, grid in grids) else None, "assets": beside is not None}
+    place_pictures(grids, LARGEST_PAGE - len(render(**pictured).encode()), beside)
+    return render(**pictured).lstrip()
 
 
 def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[str, Any]:
@@ -191,20 +206,10 @@ def _ranking(board: Leaderboard) -> dict[str, Any] | None:
     return {"table": rank_table(found), "sentences": rank_sentences(found)}
 
 
-def _pictured(board: Leaderboard) -> int:
-    """Return how many rows, from the best, the page has pictures of."""
-    return min(6, max(1, _PICTURED // len(board.categories)))
-
-
 def _shown(board: Leaderboard) -> list[str]:
-    """Say what plots and pictures leave out."""
-    rows, pictured = len(board.rows), _pictured(board)
-    notes = [f"Plots and detection limits show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
-    if rows > pictured:
-        notes.append(
-            f"Pictures are of the best {pictured} of {rows} rows; those of the others lie in the folders of their runs."
-        )
-    return notes
+    """Say what plots leave out."""
+    rows = len(board.rows)
+    return [f"Plots and detection limits show the best {MOST_ROWS} of {rows} rows."] * (rows > MOST_ROWS)
 
 
 def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
@@ -249,11 +254,6 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
         if several:  # the only category's stands above
             answered["table"] = answer_table(data.scores, board, category)
             answered["sentences"] = answer_sentences(data.scores, board, category)
-    pictures = []
-    for row in board.rows[: _pictured(board)]:
-        runs = [run for run in row.runs if run.category == category]
-        first = next(iter(data.scores.get((category, row.configuration.number), ())), None) if answered else None
-        pictures += [entry] if (entry := _pictures(row, runs, first, protocol)) else []
     return {
         "name": category,
         "anchor": anchors.of(board.dataset, category),
@@ -265,7 +265,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
         "promises": promises(board, category),
         "limits": limit_table(data.limits, best_rows(board), category) if masked else None,
         "plots": _svg(board, data, category, anchors.short(), [k for k in KINDS if several or k not in _SINGLE]),
-        "pictures": pictures,
+        "pictures": None,  # placed when it is known how much room there is
     }
 
 
@@ -290,34 +290,3 @@ def _svg(board: Leaderboard, data: PlotData, category: str, prefix: str, kinds: 
         kind: Markup(inline_svg(figure, f"{prefix}-{kind}", f"{what[kind]}: {category or board.dataset}"))
         for kind, figure in drawn.items()
     }
-
-
-def _pictures(row: Row, runs: Sequence[CountedRun], scores: Scores | None, protocol: Protocol) -> dict[str, Any] | None:
-    """Return the pictures of a configuration, from its run with the lowest seed that has any."""
-    ranks = None if scores is None else scores.ranked()
-    for counted in runs:
-        pictures: dict[str, list[dict[str, Any]]] = {}
-        try:
-            for picture in counted.run.pictures:
-                entries = pictures.setdefault(printable(picture.kind), [])
-                if len(entries) < _PICTURES and picture.path.is_file():
-                    words = {"image": printable(picture.image), "caption": printable(picture.caption)}
-                    of = _verdict(picture.image, ranks, protocol) if ranks and ranks.seed == counted.seed else None
-                    entries.append({"source": inline_jpeg(picture.path), **words, "verdict": of})
-        except HrbenchError as error:
-            log.warning("%s; the pictures of this run are left out", error)
-            continue
-        kinds = {kind: entries for kind, entries in pictures.items() if entries}
-        if kinds:
-            return {"row": row, "seed": counted.seed, "kinds": kinds}
-    return None
-
-
-def _verdict(image: str, ranks: Scores, protocol: Protocol) -> dict[str, Any] | None:
-    """Return what becomes of an image at the headline number of false alarms, and what that follows from."""
-    found = ranks.of_image(image)
-    if found is None or not ranks.good.size:
-        return None
-    label, alarm, critical = found[0], int(found[1]), found[2].astype(int).tolist()
-    text, hits = verdict(label, alarm, critical, ranks.limit(protocol.alarm.headline))
-    return {"label": label, "alarm": alarm, "critical": critical, "text": text, "hits": hits}

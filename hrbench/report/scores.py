@@ -106,16 +106,6 @@ class Scores:
         same = (ends for other, ends in self.intervals.items() if self.allowed(other) == self.allowed(budget))
         return next(same, Intervals(None, None))
 
-    def of_image(self, image: str) -> tuple[int, float, Floats] | None:
-        """Return an image's label, alarm score and its defects' critical scores; None if it is not a test image."""
-        if image not in self.images:
-            return None
-        place = self.images.index(image)
-        number = place - self.good.size
-        if number < 0:
-            return 0, float(self.good[place]), self.critical[:0]
-        return 1, float(self.defective[number]), self.critical[self.owner == number]
-
     def ranked(self) -> Scores:
         """Return the same with whole numbers in place of scores, their joint dense ranks: only the order counts."""
         parts = self.good, self.defective, self.critical

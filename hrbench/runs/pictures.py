@@ -1,12 +1,11 @@
-"""Pictures for the report: photograph, mask outline and heat map of the worst and best images of a run.
+"""Pictures of a run: photograph, anomaly map and mask of a few defects and good images; and overlays of new images.
 
-At native size there is one array at a time, map, mask or photograph, and no copy of it: each is reduced to what is
-shown before the next is read, and coloured only then. So a picture takes no more memory than predicting its image did.
+At native size there is one array at a time, map, mask or photograph, and no copy of it: what is kept is cut out before
+the next is read. So a picture takes no more memory than predicting its image did.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -16,87 +15,47 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
 from hrbench._util.files import atomic
+from hrbench._util.progress import track
 from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
-from hrbench.evidence.histograms import NormalScores, Scores, key_scores, ranked
+from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size, read_image
-from hrbench.metrics import component_table
 from hrbench.protocol import Protocol
+from hrbench.runs.picture_choice import GOOD, Choice, Scale, choose, scale_of
+from hrbench.runs.picture_files import UNIT, Box, Picture, Pictures, write_pictures
 
-__all__ = ["draw_pictures", "overlay", "select"]
+__all__ = ["keep_pictures", "overlay"]
 
 log = logging.getLogger("hrbench")
 
-WIDTH = 560  # of one part of a panel, in pixels
+WINDOW, STORED = 384, 768  # sides of what is shown of an image, at least, and of what is kept of it, at most; in pixels
 LONGEST = 2048  # side of an overlay, in pixels
 GLOW = 0.45  # of the heat's colour, where an overlay glows most: the defect below stays visible
 OUTLINE = np.array([64, 255, 120], np.uint8)
 NORMAL = 2 / 3  # of the colour scale: as far as nearly all normal pixels reach
 _ROWS = 256  # of a photograph that are reduced at once
 
-Box = tuple[slice, slice]
 Image8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Size = tuple[int, int]
 
 
-def select(evidence: Evidence, protocol: Protocol, *, worst: int = 3, best: int = 1, alarms: int = 1) -> pd.DataFrame:
-    """Return which images to show, with columns kind, image, caption.
-
-    Defective images are ranked by the mean AUPRO of their components at the protocol's headline limit,
-    normal ones by their image score.
-    """
-    components = component_table(evidence, protocol)
-    column = f"aupro@{protocol.headline_fpr:g}"
-    by_image = components.groupby("image").agg(
-        overlap=(column, "mean"), components=("area", "size"), smallest=("area", "min")
-    )
-    by_image = by_image.sort_values("overlap", kind="stable")
-    rows = []
-    for kind, part in (("worst", by_image.head(worst)), ("best", by_image.iloc[worst:].tail(best)[::-1])):
-        for image, row in part.iterrows():
-            number = int(row["components"])
-            plural = "s" if number > 1 else ""
-            size = f"smallest {int(row['smallest'])} px" if number > 1 else f"{int(row['smallest'])} px"
-            text = f"AUPRO@{protocol.headline_fpr:g} {row['overlap']:.3f}; {number} defect{plural}, {size}"
-            rows.append((kind, image, text))
-    if by_image.empty:
-        rows += _unmasked(evidence, worst, best)
-    normal = evidence.images[evidence.images["label"] == 0].sort_values("score", ascending=False, kind="stable")
-    rows += [
-        ("false alarm", row.id, f"normal image with the highest score, {row.score:.4g}")
-        for row in normal.head(alarms).itertuples()
-    ]
-    return pd.DataFrame(rows, columns=["kind", "image", "caption"])
-
-
-def _unmasked(evidence: Evidence, worst: int, best: int) -> list[tuple[str, str, str]]:
-    """Return kind, image and caption of the defective images with the lowest scores and with the highest ones."""
-    defective = evidence.images[evidence.images["label"] == 1].sort_values("score", kind="stable")
-    parts = (("worst", "lowest", defective.head(worst)), ("best", "highest", defective.iloc[worst:].tail(best)))
-    return [
-        (kind, row.id, f"defective image with the {which} score, {row.score:.4g}; its mask is not known")
-        for kind, which, part in parts
-        for row in part.itertuples()
-    ]
-
-
-def draw_pictures(
+def keep_pictures(
     folder: Path,
     evidence: Evidence,
     category: Category,
     protocol: Protocol,
     anomaly_map: Callable[[Sample], Scores],
+    label: str = "",
 ) -> None:
-    """Write one JPEG per selected image, and ``pictures.json`` that describes them.
+    """Write photograph, map and mask of what :func:`hrbench.runs.picture_choice.choose` names, and ``pictures.json``.
 
-    A picture that cannot be drawn, for want of memory for example, is left out with a warning; a full disk is an error.
+    A picture that cannot be had, for want of memory for example, is left out with a warning; a full disk is an error.
 
     Parameters
     ----------
@@ -107,27 +66,120 @@ def draw_pictures(
     anomaly_map : callable
         Gives the native (H, W) map of a test sample: a few images are predicted again, so that a run need not
         keep the maps of all.
+    label : str
+        Of the job, for the progress.
     """
     samples = {sample.id: sample for sample in category.test}
-    scale = _scale(evidence.normals if evidence.normal_pixels else evidence.pixels)
-    index: list[dict[str, str]] = []
+    scale = scale_of(evidence, protocol)
+    of_image: dict[str, list[tuple[int, Choice]]] = {}
+    for number, choice in enumerate(choose(evidence, protocol, scale.threshold)):
+        of_image.setdefault(choice.image, []).append((number, choice))
+    items: dict[int, Picture] = {}
     failures: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = select(evidence, protocol)
-    for number, row in enumerate(chosen.itertuples()):
-        name = f"{number:02d}-{row.kind.replace(' ', '-')}.jpg"
+    for image, numbered in track(of_image.items(), f"{label} pictures".strip(), total=len(of_image), unit="img"):
         try:
-            panel = _panel(samples[row.image], _smallest(evidence, row.image), anomaly_map, *scale)
-            with atomic(folder / name) as path:
-                Image.fromarray(panel).save(path, format="JPEG", quality=82)
+            items |= _keep(folder, samples[image], numbered, scale, anomaly_map)
         except (HrbenchError, MemoryError, OSError, RuntimeError) as error:  # torch's own lack of memory is the last
-            failures.append(f"{row.image}: {str(error) or type(error).__name__}")
-            continue
-        index.append({"file": name, "kind": row.kind, "image": row.image, "caption": row.caption})
+            failures.append(f"{image}: {str(error) or type(error).__name__}")
     if failures:
-        log.warning("%s: %d of %d pictures left out, %s", folder, len(failures), len(chosen), failures[0])
-    with atomic(folder / "pictures.json") as path:
-        path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        log.warning("%s: pictures of %d of %d images left out, %s", folder, len(failures), len(of_image), failures[0])
+    ordered = tuple(items[number] for number in sorted(items))
+    write_pictures(folder, Pictures(ordered, scale.low, scale.unit, scale.threshold, scale.budget, protocol.name))
+
+
+def _keep(
+    folder: Path,
+    sample: Sample,
+    numbered: Sequence[tuple[int, Choice]],
+    scale: Scale,
+    anomaly_map: Callable[[Sample], Scores],
+) -> dict[int, Picture]:
+    """Write the pictures of an image; return them by their numbers."""
+    native = height, width = image_size(sample.image)
+    scores = anomaly_map(sample)
+    highest = divmod(int(np.argmax(scores)), width)
+    windows, greys, peaks = [], [], []
+    for _, choice in numbered:
+        # The middle of a good image is the same for all methods, its highest score is not.
+        row, column = (height // 2, width // 2) if choice.kinds == (GOOD,) else highest
+        window = _window(_native(choice.defect, native) or (row, column, row + 1, column + 1), native)
+        windows.append(window)
+        greys.append(_grey(_largest(scores[_slices(window)], _stored(window)), scale))
+        row, column = divmod(int(np.argmax(scores[_slices(window)])), window[3] - window[1])
+        peaks.append((window[0] + row, window[1] + column))
+    del scores
+    whole = sample_mask(sample, native)
+    masks = [None if whole is None else _any(whole[_slices(window)], _stored(window)) for window in windows]
+    del whole
+    image = read_image(sample.image)
+    photos = [_photo(image[_slices(window)], _stored(window)) for window in windows]
+    del image
+    found = {}
+    for (number, choice), window, grey, peak, mask, photo in zip(
+        numbered, windows, greys, peaks, masks, photos, strict=True
+    ):
+        files = [folder / f"{number:02d}-{name}" for name in ("photo.jpg", "map.png", "mask.png")]
+        with atomic(files[0]) as path:
+            Image.fromarray(photo).save(path, format="JPEG", quality=88)
+        with atomic(files[1]) as path:
+            Image.fromarray(grey).save(path, format="PNG", optimize=True)
+        if mask is not None:
+            with atomic(files[2]) as path:
+                Image.fromarray(mask).save(path, format="PNG", optimize=True)
+        facts = sample.id, choice.kinds, int(sample.label), height, width, window, _native(choice.defect, native)
+        found[number] = Picture(
+            *facts, choice.area, choice.score, peak, files[0], files[1], None if mask is None else files[2]
+        )
+    return found
+
+
+def _native(shares: tuple[float, float, float, float] | None, native: Size) -> Box | None:
+    """Return a box in pixels."""
+    if shares is None:
+        return None
+    top, left, bottom, right = (round(share * side) for share, side in zip(shares, native * 2, strict=True))
+    return top, left, max(bottom, top + 1), max(right, left + 1)
+
+
+def _window(box: Box, native: Size) -> Box:
+    """Return what a picture shows: it has the box in its middle, and stays within the image."""
+    top, left, bottom, right = box
+    side = max(WINDOW, 2 * max(bottom - top, right - left))
+    sides = [min(side, length) for length in native]
+    starts = (
+        min(max(0, (start + stop - part) // 2), length - part)
+        for start, stop, part, length in zip((top, left), (bottom, right), sides, native, strict=True)
+    )
+    first, second = starts
+    return first, second, first + sides[0], second + sides[1]
+
+
+def _slices(window: Box) -> tuple[slice, slice]:
+    return slice(window[0], window[2]), slice(window[1], window[3])
+
+
+def _stored(window: Box) -> Size:
+    """Return in how many pixels a window is kept: its own, but of a very large defect."""
+    height, width = window[2] - window[0], window[3] - window[1]
+    reduced = max(1.0, max(height, width) / STORED)
+    return max(1, round(height / reduced)), max(1, round(width / reduced))
+
+
+def _grey(scores: Scores, scale: Scale) -> Image8:
+    """Return scores in grey: what reaches `scale.unit` is :data:`UNIT` or more, exactly."""
+    relative = (scores.astype(np.float64) - scale.low) / (scale.unit - scale.low)
+    grey: Image8 = np.clip(np.floor(UNIT * relative), 0, 255).astype(np.uint8)
+    return grey
+
+
+def _largest(scores: Scores, size: Size) -> Scores:
+    """Return the largest score of each block: where a map is reduced, what is predicted stays visible."""
+    if scores.shape == size:
+        return scores
+    columns = _starts(scores.shape[1], size[1])
+    blocks: Scores = np.stack([np.maximum.reduceat(strip.max(axis=0), columns) for strip in _strips(scores, size[0])])
+    return blocks
 
 
 def overlay(
@@ -152,87 +204,6 @@ def overlay(
     pixels: Image8 = ((1 - share) * _photo(image, size) + share * heat).astype(np.uint8)
     pixels[_outline(called, size)] = OUTLINE
     return pixels
-
-
-def _scale(normals: Sequence[NormalScores]) -> tuple[float, float]:
-    """Return the median score of all normal pixels, and the one that all but 1 in 2000 lie below."""
-    last = sum(part.total for part in normals) - 1
-    low, high = key_scores(ranked(normals, [last // 2, int(0.9995 * last)]), normals[0].shift).astype(float)
-    return low, high
-
-
-def _smallest(evidence: Evidence, image: str) -> tuple[float, float, float, float] | None:
-    """Return the box of an image's smallest defect, if any: top, left, bottom and right in shares of its sides."""
-    components = evidence.components[evidence.components["image"] == image]
-    if components.empty:
-        return None
-    smallest = components.loc[components["area"].idxmin()]
-    height, width = evidence.images.loc[evidence.images["id"] == image, ["height", "width"]].iloc[0]
-    return smallest["top"] / height, smallest["left"] / width, smallest["bottom"] / height, smallest["right"] / width
-
-
-def _panel(
-    sample: Sample,
-    defect: tuple[float, float, float, float] | None,
-    anomaly_map: Callable[[Sample], Scores],
-    low: float,
-    high: float,
-) -> Image8:
-    """Return photograph, heat map and a close-up of both side by side, (h, w, 3).
-
-    Parameters
-    ----------
-    sample : Sample
-    defect : tuple of float or None
-        Box of what the close-up shows, in shares of the image's sides; else it shows the highest score.
-    anomaly_map : callable
-    low, high : float
-        Scores at which the colour scale begins and at which it reaches two thirds.
-    """
-    native = height, width = image_size(sample.image)
-    whole = (
-        (max(1, round(height * WIDTH / width)), WIDTH)
-        if width >= height
-        else (WIDTH, max(1, round(width * WIDTH / height)))
-    )
-    scores = anomaly_map(sample)
-    if defect is None:
-        row, column = np.unravel_index(int(np.argmax(scores)), native)
-        box = _around((int(row), int(column), int(row) + 1, int(column) + 1), native)
-    else:
-        box = _around([round(share * side) for share, side in zip(defect, native * 2, strict=True)], native)
-    parts = ((slice(None), slice(None)), whole), (box, (whole[0], whole[0]))
-    levels = [_levels(scores[part], size, low, high) for part, size in parts]
-    del scores
-    outlines: list[Mask | None] = [None, None]
-    mask = sample_mask(sample, native)
-    if mask is not None:
-        outlines = [_outline(mask[part], size) for part, size in parts]
-    del mask
-    image = read_image(sample.image)
-    photos = [_photo(image[part], size) for part, size in parts]
-    del image
-    gap = np.full((whole[0], 6, 3), 255, np.uint8)
-    drawn: list[Image8] = []
-    for photo, level, outline in zip(photos, levels, outlines, strict=True):
-        heat = (matplotlib.colormaps["inferno"](level)[..., :3] * 255).astype(np.uint8)
-        for pixels in (photo, (0.25 * photo + 0.75 * heat).astype(np.uint8)):
-            if outline is not None:
-                pixels[outline] = OUTLINE
-            drawn += [pixels, gap]
-    return np.concatenate(drawn[:-1], axis=1)
-
-
-def _around(defect: Sequence[int], native: Size) -> Box:
-    """Return a square around (top, left, bottom, right) that stays within the image."""
-    top, left, bottom, right = defect
-    side = min(max(48, 3 * max(bottom - top, right - left)), *native)
-    starts = (
-        min(max(0, (start + stop - side) // 2), length - side)
-        for start, stop, length in zip((top, left), (bottom, right), native, strict=True)
-    )
-    rows, columns = (slice(start, start + side) for start in starts)
-    return rows, columns
 
 
 def _starts(length: int, parts: int) -> npt.NDArray[np.int64]:
@@ -266,12 +237,15 @@ def _levels(scores: Scores, size: Size, low: float, high: float) -> npt.NDArray[
 
 def _outline(mask: Mask, size: Size) -> Mask:
     """Return the outline of a mask, just outside it and one pixel wide at the size of the picture, (h, w)."""
-    columns = _starts(mask.shape[1], size[1])
-    # Any mask pixel of a block counts, or a tiny defect would lose its outline.
-    small = np.stack([np.logical_or.reduceat(strip.any(axis=0), columns) for strip in _strips(mask, size[0])])
-    inner = ndimage.binary_dilation(small)
+    inner = ndimage.binary_dilation(_any(mask, size))
     outline: Mask = ndimage.binary_dilation(inner) & ~inner
     return outline
+
+
+def _any(mask: Mask, size: Size) -> Mask:
+    """Return which blocks hold any pixel of a mask, (h, w): a tiny defect must not lose its outline."""
+    columns = _starts(mask.shape[1], size[1])
+    return np.stack([np.logical_or.reduceat(strip.any(axis=0), columns) for strip in _strips(mask, size[0])])
 
 
 def _photo(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], size: Size) -> Image8:

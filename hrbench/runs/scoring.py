@@ -22,7 +22,7 @@ from hrbench.metrics.measurement import Measured, measure
 from hrbench.protocol import Protocol, load_protocol
 from hrbench.runs.environment import environment
 from hrbench.runs.lease import Leases
-from hrbench.runs.pictures import draw_pictures
+from hrbench.runs.pictures import keep_pictures
 from hrbench.runs.record import (
     UNFINISHED,
     Cost,
@@ -226,7 +226,8 @@ def finish_run(
     about = dataclasses.replace(about, run=folder.path.name)
     _write_tables(folder, measured, about)
     first = evidence[0]
-    draw_pictures(folder.pictures, first, category, protocols[0], anomaly_map)
+    label = f"{about.dataset.category} {about.method.name}"
+    keep_pictures(folder.pictures, first, category, protocols[0], anomaly_map, label)
     threshold = threshold_record(first, protocols[0])
     complete = dataclasses.replace(
         about,

@@ -11,7 +11,7 @@
     fit.json            what the fit took, and the digests of its images and weights: they can be told without run.json
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
     maps/               native anomaly maps, if they were asked for
-    pictures/           worst and best images, with pictures.json that describes them
+    pictures/           parts of photographs, their maps and masks, with pictures.json that describes them
     partial/            only while the job is unfinished
 
 A dataset or category whose name is no plain file name has a digest of the name in its folder's; records keep the name.
@@ -23,7 +23,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hrbench._util.files import atomic, below, remove_leftovers, safe_name
-from hrbench._util.received import file_digest, inside, read_json
-from hrbench._util.types import Mismatch, conform
+from hrbench._util.received import file_digest, inside
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.evidence.evidence import EVIDENCE_FILES
 from hrbench.protocol import Protocol
 from hrbench.runs.cost import FitRecord
+from hrbench.runs.picture_files import Pictures, read_pictures
 from hrbench.runs.record import UNFINISHED, EvidenceRecord, FileRecord, RunRecord, read_record
 from hrbench.runs.tables import RECORD_COLUMNS, TABLES, read_run_table
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECORD_COLUMNS",
-    "Picture",
     "Run",
     "RunFolder",
     "Shard",
@@ -71,11 +70,11 @@ _OWN = (
     "evidence/*/*.parquet",
     "pictures/pictures.json",
     "pictures/[0-9][0-9]-*.jpg",
+    "pictures/[0-9][0-9]-*.png",
     "maps/**/*.tiff",
 )
 """The files that hrbench writes into a run's folder, but for ``partial/``; it removes no other."""
 
-_MOST_PICTURES = 100
 _MOST_LISTED = 10
 _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among those of its run
 
@@ -241,28 +240,6 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image of the report: photograph, heat map and mask outline side by side.
-
-    Attributes
-    ----------
-    path : Path
-        JPEG file.
-    kind : str
-        ``worst`` or ``best`` (defective images, by mean component AUPRO) or ``false alarm`` (normal images, by score).
-    image : str
-        Id of the sample.
-    caption : str
-        What to know about it, in words.
-    """
-
-    path: Path
-    kind: str
-    image: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class Run:
     """A finished job on disk.
 
@@ -419,8 +396,8 @@ class Run:
         return evidence
 
     @cached_property
-    def pictures(self) -> list[Picture]:
-        """Worst and best images, in the order in which a report shows them.
+    def pictures(self) -> Pictures:
+        """Photographs, maps and masks of a few defects and good images.
 
         Raises
         ------
@@ -429,26 +406,8 @@ class Run:
         """
         index = self.files.pictures / "pictures.json"
         if not index.parent.is_dir() or not self._checked(index).exists():  # a copy may have left all out on purpose
-            return []
-        try:
-            entries = conform(read_json(index, 1 << 20), list[_PictureRecord])
-        except Mismatch as wrong:
-            raise HrbenchError(f"{index}: {wrong.path or 'all of it'} {wrong.problem}") from None
-        if len(entries) > _MOST_PICTURES:
-            raise HrbenchError(f"{index}: {len(entries)} pictures, expected at most {_MOST_PICTURES}")
-        return [
-            Picture(self._checked(index.parent / Path(entry.file).name), entry.kind, entry.image, entry.caption)
-            for entry in entries
-        ]
-
-
-@dataclass(frozen=True)
-class _PictureRecord:
-    file: str
-    kind: str
-    image: str
-    caption: str
-    unknown: dict[str, Any] = field(default_factory=dict)
+            return Pictures()
+        return read_pictures(index, self._checked)
 
 
 def checked_file(folder: RunFolder, about: RunRecord, path: Path) -> Path:

@@ -23,6 +23,7 @@ from hrbench.protocol import Alarms, Protocol, ThresholdRule
 from hrbench.report import plots
 from hrbench.report.scores import Scores, quarters
 from hrbench.report.summary import Leaderboard, summarise
+from hrbench.runs.picture_files import Picture, Pictures, write_pictures
 from hrbench.runs.store import RECORD_COLUMNS, Run
 
 NASTY = "<b>x&y_z%</b> | $a$ #1 \\ \x1b[31m\"'"
@@ -175,20 +176,35 @@ def write_run(
         "environment": {"hrbench": "0.1.0", "commit": "9db7919", "python": "3.11.7", "torch": "2.9"},
     }
     (folder / "run.json").write_text(json.dumps(settings | changes), encoding="utf-8")
-    index = []
-    for i, kind in enumerate(("worst", "worst", "best", "false alarm")):
-        pixels = np.zeros((60, 360, 3), np.uint8)
-        pixels[:, :120] = 90 + 20 * i
-        pixels[:, 120:240, 0] = np.linspace(0, 255, 120).astype(np.uint8)
-        pixels[20:40, 280:320] = (0, 255, 0)
-        Image.fromarray(pixels).save(folder / "pictures" / f"{i}.jpg")
-        caption = f"AUPRO 0.{i}2 <i>seen</i> at {config.title}"
-        index.append({"file": f"{i}.jpg", "kind": kind, "image": f"test/bad/{i:03d}.png", "caption": caption})
-    (folder / "pictures" / "pictures.json").write_text(json.dumps(index), encoding="utf-8")
+    _give_pictures(folder / "pictures", config)
     run = Run(folder)
     components = pd.DataFrame({"image": 0, "area": _areas(category), "defect_type": "pit"})
     EVIDENCE[folder] = SimpleNamespace(components=components, skill=config.skill, threshold=config.name != "nasty")
     return run
+
+
+def _give_pictures(folder: Path, config: Config) -> None:
+    """Write pictures of two shared defects, of one that only some methods keep, and of a good image."""
+    shown = [(("tiny",), "bad/000", 12), (("large", "largest missed"), "bad/001", 400), (("good",), "good/000", 0)]
+    if config.slope < 0.25:
+        shown.append((("smallest found",), "bad/002", 9))
+    items = []
+    for number, (kinds, image, area) in enumerate(shown):
+        photo, grey, mask = (folder / f"{number:02d}-{part}" for part in ("photo.jpg", "map.png", "mask.png"))
+        marked = np.zeros((60, 80), bool)
+        marked[20 : 20 + 4 * bool(area), 30:33] = True
+        Image.fromarray(np.full((60, 80, 3), 90 + 20 * number, np.uint8)).save(photo)
+        Image.fromarray((20 + 200 * config.skill * marked).astype(np.uint8)).save(grey)
+        if area:
+            Image.fromarray(marked).save(mask)
+        items.append(
+            Picture(
+                f"test/{image}.png", kinds, int(area > 0), 400, 500, (100, 200, 160, 280),
+                (120, 230, 124, 233) if area else None, area, config.skill * 3, (121, 231),
+                photo, grey, mask if area else None,
+            )
+        )  # fmt: skip
+    write_pictures(folder, Pictures(tuple(items), 0.0, 2.0, 2.0, 0.05, "native"))
 
 
 def alter(run: Run, key: str, value: object) -> None:

@@ -24,10 +24,9 @@ from hrbench.report.answer import (
     answer_table,
     best_sentences,
     sentence,
-    verdict,
 )
 from hrbench.report.latex import latex_tables
-from hrbench.report.operating import Point, point_at
+from hrbench.report.operating import Point
 from hrbench.report.scores import read_scores
 from hrbench.report.summary import summarise
 from hrbench.report.terminal import terminal_table
@@ -159,7 +158,6 @@ def test_sentences_are_those_of_the_specification() -> None:
     assert "finds none of 60 defects, the largest of 4,982 px." in sentence("X", nothing, areas, 0.9)
     assert "without good test images" in sentence("X", point([1], areas, beyond.reliable, good=0), areas, 0.9)
     assert (opening(0.01, 100), alarms_text(0.2)[:15]) == ("At 1 false alarm per 100 good images", "20 false alarms")
-    assert verdict(0, 3, (), 2) == ("false alarm", "")
 
 
 def test_intervals_have_words_for_open_ends() -> None:
@@ -286,21 +284,3 @@ def test_the_script_s_data_are_small_and_escaped(page: str) -> None:
     raw = re.findall(r'<script type="application/json" class="operating">(.*?)</script>', page, re.S)
     assert not any("<" in text or "&" in text for text in raw)
     assert "<b>x" in json.dumps(data_of(page))  # the name of a method
-
-
-def test_pictures_tell_their_verdict(page: str, several: list[Run]) -> None:
-    board = board_of(several, RULES, "weave")
-    scores = read_scores(board)
-    section = next(part for part in page.split("<section ") if "<h2>weave<a" in part)
-    shown = re.findall(
-        r'class="verdict" data-category="(\d)" data-number="(\d)" data-label="1" data-alarm="(\d+)" '
-        r'data-critical="([\d ]*)">\s*<b class="badge( bad)?">(\w+)</b> <span>([^<]*)</span>', section,
-    )  # fmt: skip
-    assert len(shown) == len(scores) * 4
-    for category, number, alarm, critical, bad, text, hits in shown:
-        ranks = scores[board.categories[int(category)], int(number)][0].ranked()
-        limit = point_at(ranks, 0.05, RULES.pod).limit
-        assert (int(alarm) > limit) == (text == "called") == (not bad)
-        of = [int(rank) > limit for rank in critical.split()]
-        assert hits.startswith(f"{sum(of)} of {len(of)} defect" if len(of) else "")
-    assert {text for *_, text, _ in shown} == {"called", "missed"}

@@ -178,7 +178,7 @@ def test_damaged_evidence_is_said_and_a_deleted_calibration_noticed(run: Run, ca
 @pytest.mark.parametrize(
     ("name", "how", "done"),
     [
-        ("pictures/00-worst.jpg", flip, []),
+        ("pictures/00-photo.jpg", flip, []),
         ("pictures/pictures.json", Path.unlink, []),
         ("fit.json", flip, []),
         ("evidence/native-max-8/calibration.parquet", Path.unlink, ["image"] * 8),

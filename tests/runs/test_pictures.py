@@ -19,35 +19,46 @@ from hrbench import load_dataset, load_protocol
 from hrbench.data.sample import Category, Sample, sample_mask
 from hrbench.errors import Halted
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
-from hrbench.imaging import image_size
+from hrbench.imaging import image_size, read_image
+from hrbench.metrics import DISJOINT
+from hrbench.metrics.alarms import alarm_scores, critical_scores
+from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, MISSED, Choice, Scale, choose, scale_of
+from hrbench.runs.picture_files import UNIT, Pictures, read_pictures
 from hrbench.runs.pictures import (
     LONGEST,
     OUTLINE,
-    WIDTH,
+    STORED,
+    WINDOW,
+    _keep,
     _levels,
     _outline,
-    _panel,
     _photo,
-    _smallest,
-    draw_pictures,
+    _window,
+    keep_pictures,
     overlay,
 )
 
 Maps = Callable[[Sample], np.ndarray]
 
 
-def scored(category: Category, side: int | None = None) -> tuple[Evidence, Maps]:
+def scored(category: Category, side: int | None = None, *, seed: int = 0, height: float = 4) -> tuple[Evidence, Maps]:
     """Return evidence of noise that is higher on defects, and what gives its maps."""
-    rng, maps = np.random.default_rng(0), {}
+    rng, maps = np.random.default_rng(seed), {}
     collector = EvidenceCollector(EvidenceSpec(side=side))
     for sample in category.test:
         size = image_size(sample.image)
         mask = sample_mask(sample, size)
         maps[sample.id] = rng.normal(0, 1, size).astype(np.float32)
         if mask is not None:
-            maps[sample.id] += 4 * mask
+            maps[sample.id] += height * mask
         collector.update(sample.id, maps[sample.id], mask)
     return collector.result(), lambda sample: maps[sample.id]
+
+
+def kept(folder: Path, evidence: Evidence, category: Category, maps: Maps) -> Pictures:
+    """Keep pictures, and read them back."""
+    keep_pictures(folder, evidence, category, load_protocol("native"), maps)
+    return read_pictures(folder / "pictures.json", lambda path: path)
 
 
 @pytest.fixture(scope="module")
@@ -106,31 +117,97 @@ def test_a_photograph_is_reduced_like_the_whole_of_it() -> None:
 
 
 @pytest.mark.parametrize("side", [None, 48])
-def test_the_close_up_shows_the_smallest_defect(category: Category, side: int | None) -> None:
+def test_a_picture_holds_photograph_map_and_mask_of_its_defect(
+    category: Category, tmp_path: Path, side: int | None
+) -> None:
     evidence, maps = scored(category, side)
-    sample = next(sample for sample in category.test if sample.id.endswith("dent/001.png"))
-    panel = _panel(sample, _smallest(evidence, sample.id), maps, 0, 4)
-    height = round(96 * WIDTH / 140)
-    assert panel.shape == (height, 2 * WIDTH + 2 * height + 18, 3)
-    close = (
-        panel[:, -height:].astype(int).sum(axis=2)
-    )  # bright inside the mask, whose centre lies in that of the square
-    assert close[height // 2 - 20 : height // 2 + 20, height // 2 - 20 : height // 2 + 20].max() > 1.5 * close.mean()
+    pictures = kept(tmp_path, evidence, category, maps)
+    (threshold,) = {pictures.threshold}
+    assert threshold is not None
+    for picture in pictures.items:
+        sample = next(sample for sample in category.test if sample.id == picture.image)
+        top, left, bottom, right = picture.window
+        part = (slice(top, bottom), slice(left, right))
+        assert np.abs(picture.read_photo().astype(int) - read_image(sample.image)[part]).mean() < 12
+        assert np.array_equal(picture.read_map() >= UNIT, maps(sample)[part] >= threshold)
+        mask, expected = picture.read_mask(), sample_mask(sample, (96, 140))
+        assert (mask is None) == (expected is None) == (picture.label == 0)
+        if mask is not None and expected is not None:
+            assert np.array_equal(mask, expected[part])
+            assert picture.defect is not None
+            box = picture.defect
+            assert expected[box[0] : box[2], box[1] : box[3]].any()
+            assert pictures.found(picture) == (picture.score >= threshold)
+        assert maps(sample)[picture.peak] == maps(sample)[part].max()
 
 
-def test_a_picture_copies_nothing_of_native_size(tmp_path: Path) -> None:
-    native, image, mask = (1500, 1500), tmp_path / "image.png", tmp_path / "mask.png"
+def test_most_pictures_are_the_same_for_all_methods(category: Category) -> None:
+    protocol = load_protocol("native")
+    chosen = []
+    for seed in (0, 1):
+        evidence, _ = scored(category, seed=seed)
+        chosen.append(choose(evidence, protocol, scale_of(evidence, protocol).threshold))
+    same = [{(c.image, c.defect) for c in some if {*DISJOINT, GOOD} & {*c.kinds}} for some in chosen]
+    assert same[0] == same[1]
+    kinds = {kind for choice in chosen[0] for kind in choice.kinds}
+    assert kinds >= {"tiny", "large", ALARM, GOOD}
+    assert kinds & {FOUND, MISSED}
+    assert len({(c.image, c.defect, c.kinds == (GOOD,)) for c in chosen[0]}) == len(chosen[0])
+
+
+def test_the_extremes_are_those_of_the_run(category: Category) -> None:
+    protocol = load_protocol("native")
+    evidence, _ = scored(category, height=1.5)
+    scale = scale_of(evidence, protocol)
+    assert scale.threshold is not None
+    by_kind = {kind: c for c in choose(evidence, protocol, scale.threshold) for kind in c.kinds}
+    critical = critical_scores(evidence, protocol.pod.share)
+    areas = evidence.components["area"].to_numpy()
+    hit = critical >= scale.threshold
+    if hit.any():
+        assert by_kind[FOUND].area == areas[hit].min()
+    if not hit.all():
+        assert by_kind[MISSED].area == areas[~hit].max()
+    good = evidence.images["label"].to_numpy() == 0
+    assert by_kind[ALARM].score == alarm_scores(evidence, protocol.alarm.pixels)[good].max()
+
+
+def test_without_good_images_there_is_no_threshold(category: Category, tmp_path: Path) -> None:
+    only = dataclasses.replace(category, test=tuple(sample for sample in category.test if sample.label))
+    evidence, maps = scored(only)
+    pictures = kept(tmp_path, evidence, only, maps)
+    assert pictures.threshold is None
+    assert pictures.items
+    assert not {FOUND, MISSED, ALARM, GOOD} & {kind for picture in pictures.items for kind in picture.kinds}
+    assert {pictures.found(picture) for picture in pictures.items} == {None}
+
+
+def test_a_window_is_at_native_pixels_around_the_defect_and_inside(category: Category) -> None:
+    assert _window((5, 1000, 9, 1003), (2000, 3000)) == (0, 1001 - WINDOW // 2, WINDOW, 1001 + WINDOW // 2)
+    assert _window((5, 90, 9, 95), (60, 2000)) == (0, 0, 60, WINDOW)
+    top, left, bottom, right = _window((100, 100, 1100, 1300), (2000, 3000))
+    assert bottom - top == 2000
+    assert right - left == 2400
+
+
+def test_a_large_window_is_kept_smaller_and_its_peak_stays(tmp_path: Path) -> None:
+    native, image, mask = (1600, 1600), tmp_path / "image.png", tmp_path / "mask.png"
     Image.new("RGB", native).save(image)
     Image.new("L", native, 255).save(mask)
     sample = Sample("part/test/dent/image.png", image, mask, 1, "dent", "test", "part")
     scores = np.zeros(native, np.float32)
+    scores[801, 77] = 4
+    choice = Choice(sample.id, ("large",), (0, 0, 1, 1), 1600**2, 4.0)
     tracemalloc.start()
     try:
-        _panel(sample, (0, 0, 1, 1), lambda _: scores, 0, 4)
+        (picture,) = _keep(tmp_path, sample, [(0, choice)], Scale(0, 2, 2, 0.05), lambda _: scores).values()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * 1500**2 + 10 * 8 * WIDTH**2  # the photograph, and parts of the panel in float64
+    assert picture.read_photo().shape == (STORED, STORED, 3)
+    assert (picture.read_map() >= UNIT).sum() == 1
+    assert picture.read_map().max() == 255
+    assert peak < 4 * 1600**2 + 40 * STORED**2  # the photograph, and parts of what is kept in float64
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "no such sector"), RuntimeError("no memory")])
@@ -145,19 +222,20 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
         return maps(sample)
 
     with caplog.at_level(logging.WARNING):
-        draw_pictures(tmp_path, evidence, category, load_protocol("native"), failing)
+        keep_pictures(tmp_path, evidence, category, load_protocol("native"), failing)
     (record,) = caplog.records
-    assert "3 of 4 pictures left out" in record.message
+    assert "pictures of 3 of 4 images left out" in record.message
     assert "dent" in record.message
     assert str(error) in record.message
-    assert [entry["kind"] for entry in json.loads((tmp_path / "pictures.json").read_text())] == ["false alarm"]
+    kinds = [entry["kinds"] for entry in json.loads((tmp_path / "pictures.json").read_text())["items"]]
+    assert kinds == [[ALARM], [GOOD]] or kinds == [[ALARM, GOOD]]
 
 
 def test_a_file_that_is_gone_is_a_warning(category: Category, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     evidence, maps = scored(category)
     gone = [dataclasses.replace(sample, image=tmp_path / "gone.png") for sample in category.test]
-    draw_pictures(tmp_path, evidence, dataclasses.replace(category, test=gone), load_protocol("native"), maps)
-    assert "4 of 4 pictures left out" in caplog.text
+    keep_pictures(tmp_path, evidence, dataclasses.replace(category, test=gone), load_protocol("native"), maps)
+    assert "pictures of 4 of 4 images left out" in caplog.text
 
 
 def test_a_full_disk_halts(category: Category, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,4 +246,4 @@ def test_a_full_disk_halts(category: Category, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(Halted, match="no space left on the disk"):
-        draw_pictures(tmp_path, evidence, category, load_protocol("native"), maps)
+        keep_pictures(tmp_path, evidence, category, load_protocol("native"), maps)

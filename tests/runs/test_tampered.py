@@ -24,8 +24,9 @@ from PIL import Image
 
 from hrbench import HrbenchError, Run, load_dataset, load_protocol, read_runs, rescore
 from hrbench._util import tables
-from hrbench.report import embedding, page, write_leaderboard
-from hrbench.report.embedding import inline_jpeg
+from hrbench.report import page, write_leaderboard
+from hrbench.report.pictures import Album
+from hrbench.runs import picture_files
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
 from hrbench.runs.store import find_runs
@@ -167,7 +168,7 @@ def test_whatever_stands_in_a_run_is_one_error_or_a_page(
     assert not [error for error in refused if not any(part in error for part in named)]
 
 
-@pytest.mark.parametrize("name", ["run.json", "records.parquet", "pictures", "pictures/00-worst.jpg", "evidence"])
+@pytest.mark.parametrize("name", ["run.json", "records.parquet", "pictures", "pictures/00-photo.jpg", "evidence"])
 def test_no_link_leads_out_of_a_run(run: Run, name: str, tmp_path: Path) -> None:
     path, secret = run.folder / name, tmp_path / "secret"
     shutil.move(path, secret)  # what it leads to would be good
@@ -227,25 +228,27 @@ def test_what_a_small_file_repeats_in_lists_or_as_text_is_refused(run: Run, monk
         run.table("records")
 
 
-def test_only_pictures_get_into_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_PIXELS", 40 * 30)
-    path = tmp_path / "00-worst.jpg"
+def test_only_pictures_get_into_a_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = run.pictures.items[0]
+    path = picture.photo
     Image.new("RGB", (40, 30), "red").save(path, "JPEG", comment=b"secret")
     path.write_bytes(path.read_bytes() + b"more secret")
-    kept = base64.b64decode(inline_jpeg(path).partition(",")[2])
+    address = Album().address(picture.read_photo(), "jpeg")
+    kept = base64.b64decode(address.partition(",")[2])
     assert b"secret" not in kept
     with Image.open(io.BytesIO(kept)) as image:
         assert image.size == (40, 30)
+    monkeypatch.setattr(picture_files, "_PIXELS", 40 * 30)
     wide = io.BytesIO()
     Image.new("1", (50, 30)).save(wide, "JPEG")
     for content in (b"root:x:0:0", wide.getvalue()[:500], wide.getvalue(), b"", kept[:300]):
         path.write_bytes(content)
-        with pytest.raises(HrbenchError, match=r"00-worst\.jpg: "):
-            inline_jpeg(path)
+        with pytest.raises(HrbenchError, match=r"00-photo\.jpg: "):
+            picture.read_photo()
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(HrbenchError, match=r"00-worst\.jpg: "):
-        inline_jpeg(path)
+    with pytest.raises(HrbenchError, match=r"00-photo\.jpg: "):
+        picture.read_photo()
 
 
 @pytest.mark.parametrize("name", ["run.json", "records.parquet", "pictures/pictures.json"])
@@ -256,11 +259,12 @@ def test_a_pipe_in_a_run_holds_nothing_up(run: Run, name: str) -> None:
         _ = Run(run.folder).records, Run(run.folder).pictures
 
 
-def test_an_unreadable_picture_leaves_out_the_pictures_only(
+def test_an_unreadable_picture_leaves_out_its_line_only(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "figures", lambda *_, **__: {})
-    (run.files.pictures / "00-worst.jpg").write_bytes(b"root:x:0:0")
-    written = write_leaderboard([run], run.folder.parents[3] / "report", QUICK)
-    assert "pictures of this run are left out" in caplog.text
-    assert "data:image" not in written["html"].read_text(encoding="utf-8")
+    (run.files.pictures / "00-photo.jpg").write_bytes(b"root:x:0:0")
+    text = write_leaderboard([run], run.folder.parents[3] / "report", QUICK)["html"].read_text(encoding="utf-8")
+    assert "00-photo.jpg: not readable as a JPEG" in caplog.text
+    assert "1 line of pictures left out: files of the run are damaged." in text
+    assert "data:image/jpeg" in text

@@ -325,7 +325,7 @@ def linked(what: str, command: str) -> Case:
         elif what == "named":
             index = run / "pictures/pictures.json"
             items = json.loads(index.read_text(encoding="utf-8"))
-            items[0]["file"] = str(picture)
+            items["items"][0]["photo"] = str(picture)
             index.write_text(json.dumps(items), encoding="utf-8")
         else:
             place = next(path for path in run.glob(what))

@@ -1,0 +1,205 @@
+"""Pictures of the same defects side by side: a line for each defect or good image, a column for each method."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hrbench.errors import HrbenchError
+from hrbench.metrics import DISJOINT
+from hrbench.metrics.words import alarms_text
+from hrbench.report.configurations import printable
+from hrbench.report.summary import Leaderboard, Row
+from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, HIGHEST, LOWEST, MISSED
+from hrbench.runs.picture_files import Box, Picture, Pictures
+
+__all__ = ["MOST_COLUMNS", "GridColumn", "GridLine", "PictureGrid", "close_up", "edges", "panel_words", "picture_grid"]
+
+log = logging.getLogger("hrbench")
+
+MOST_COLUMNS = 6
+"""Methods, from the best, whose pictures stand side by side."""
+_OWN_COLUMNS = 3  # whose own extremes have lines
+_CLOSEST, _ROOM = 96, 4  # pixels of a close-up, at least, and sides of the defect that it shows
+_MOST_EDGES = 4000
+
+Edge = tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class GridColumn:
+    """A row of the leaderboard, with the pictures of its run of the lowest seed that has any."""
+
+    row: Row
+    seed: int
+    pictures: Pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class GridLine:
+    """One defect, or one good image.
+
+    Attributes
+    ----------
+    heading : str
+        Why it is shown.
+    first : Picture
+        Any of the pictures: photograph and mask are the same in all.
+    panels : tuple of Picture or None
+        One for each column; None where the run did not keep it.
+    """
+
+    heading: str
+    first: Picture
+    panels: tuple[Picture | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureGrid:
+    """The pictures of a category.
+
+    Attributes
+    ----------
+    columns : tuple of GridColumn
+    lines : tuple of GridLine
+    notes : tuple of str
+        What holds at the threshold, and what is not shown.
+    """
+
+    columns: tuple[GridColumn, ...]
+    lines: tuple[GridLine, ...]
+    notes: tuple[str, ...]
+
+
+def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
+    """Arrange the pictures that the runs of a category keep."""
+    columns: list[GridColumn] = []
+    former: list[str] = []
+    rows = [row for row in board.rows if category not in row.missing]
+    for row in rows[:MOST_COLUMNS]:
+        runs = sorted((run for run in row.runs if run.category == category), key=lambda run: run.seed)
+        for counted in runs:
+            try:
+                found = counted.run.pictures
+            except HrbenchError as error:
+                log.warning("%s; the pictures of this run are left out", error)
+                continue
+            if found.items:
+                columns.append(GridColumn(row, counted.seed, found))
+                break
+            if found.former and row.configuration.short not in former:
+                former.append(row.configuration.short)
+    notes = _notes(board, columns, len(rows))
+    if former := [name for name in former if name not in {column.row.configuration.short for column in columns}]:
+        who = f"{', '.join(former)}: " if columns else ""
+        notes.append(
+            f"{who}pictures were kept by an earlier version, in another form; `hrbench run` of this version into "
+            "a new folder keeps photograph, map and mask."
+        )
+    return PictureGrid(tuple(columns), tuple(_lines(columns)), tuple(notes))
+
+
+def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list[str]:
+    notes = []
+    if columns:
+        budgets = dict.fromkeys(c.pictures.budget for c in columns if c.pictures.threshold is not None)
+        if budgets:
+            at = " and ".join(map(alarms_text, budgets))
+            notes.append(f"The threshold is each method's own at {at}.")
+        else:
+            notes.append("Without good test images there is no threshold at equal false alarms.")
+        other = dict.fromkeys(c.pictures.protocol for c in columns if c.pictures.protocol != board.protocol.name)
+        if other:
+            notes.append(f"It is that of protocol {', '.join(other)}, by which the runs chose their pictures.")
+    if columns and rows > MOST_COLUMNS:
+        notes.append(f"Pictures are of the best {MOST_COLUMNS} of {rows} rows.")
+    return notes
+
+
+def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
+    """Yield the extremes of the best methods, a defect of each size, and the good images."""
+    kept = [{picture.key: picture for picture in column.pictures.items} for column in columns]
+    headings: dict[tuple[str, Box], list[str]] = {}
+    for kind in (FOUND, MISSED, ALARM, LOWEST, HIGHEST):
+        for column in columns[:_OWN_COLUMNS]:
+            name = column.row.configuration.short
+            own = [picture for picture in column.pictures.items if kind in picture.kinds]
+            for picture in own:
+                headings.setdefault(picture.key, []).append(
+                    f"{kind} by {name}" if kind == FOUND else f"{kind} of {name}"
+                )
+    for kind in (*DISJOINT, GOOD):
+        shared = [picture for column in columns for picture in column.pictures.items if kind in picture.kinds]
+        if shared:  # the same for all, unless runs saw other images
+            text = "a good image" if kind == GOOD else f"a {kind} defect"
+            headings.setdefault(shared[0].key, []).append(text)
+    for key, texts in headings.items():
+        panels = tuple(pictures.get(key) for pictures in kept)
+        first = next(panel for panel in panels if panel is not None)
+        yield GridLine("; ".join(texts), first, panels)
+
+
+def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
+    """Return what became of a defect or an image, and how far its score lies from the threshold."""
+    found = column.pictures.found(picture)
+    if found is None:
+        return "", "no threshold"
+    if picture.defect is not None:
+        verdict = "found" if found else "missed"
+    elif picture.label:
+        verdict = "called" if found else "not called"
+    else:
+        verdict = "false alarm" if found else "silent"
+    return verdict, f"score {column.pictures.relative(picture.score):.2f} × threshold"
+
+
+def subject(picture: Picture) -> str:
+    """Return what a picture is of: the area of the defect, and the image."""
+    name = printable(picture.image)
+    return f"{picture.area:,} px, {name}" if picture.defect is not None else name
+
+
+def close_up(picture: Picture) -> Box:
+    """Return the part of the window around the defect, or around the highest score, in native pixels."""
+    top, left, bottom, right = picture.window
+    row, column = picture.peak
+    box = picture.defect or (row, column, row + 1, column + 1)
+    if GOOD in picture.kinds and ALARM not in picture.kinds:
+        return picture.window
+    side = max(_CLOSEST, _ROOM * max(box[2] - box[0], box[3] - box[1]))
+    height, width = min(side, bottom - top), min(side, right - left)
+    y = min(max(top, (box[0] + box[2] - height) // 2), bottom - height)
+    x = min(max(left, (box[1] + box[3] - width) // 2), right - width)
+    return y, x, y + height, x + width
+
+
+def edges(mask: npt.NDArray[np.bool_]) -> list[Edge]:
+    """Return the outline of a mask along the edges of its pixels: lines from (x, y) to (x, y).
+
+    One that is too ragged is drawn in steps of several pixels.
+    """
+    step = 1
+    while len(found := [*_edges(mask, step), *((y, x, v, u) for x, y, u, v in _edges(mask.T, step))]) > _MOST_EDGES:
+        step *= 2
+        height, width = (-(-side // 2) * 2 for side in mask.shape)
+        whole = np.zeros((height, width), bool)
+        whole[: mask.shape[0], : mask.shape[1]] = mask
+        mask = np.logical_or.reduce(whole.reshape(height // 2, 2, width // 2, 2), axis=(1, 3))
+    return found
+
+
+def _edges(mask: npt.NDArray[np.bool_], step: int) -> list[Edge]:
+    """Return the horizontal ones."""
+    padded = np.pad(mask, ((1, 1), (0, 0))).astype(np.int8)
+    differs = np.pad(np.diff(padded, axis=0) != 0, ((0, 0), (1, 1))).astype(np.int8)
+    turns = np.diff(differs, axis=1)
+    rows, starts = np.nonzero(turns == 1)
+    _, stops = np.nonzero(turns == -1)
+    return [
+        (x * step, y * step, end * step, y * step)
+        for y, x, end in zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)
+    ]
