@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -178,9 +179,16 @@ def verify_run(run: Run, protocols: Sequence[Protocol] = (), reference: Referenc
             problems.append(str(error))
     done: list[str] = []
     counted = Counted()
+    kept = {part.name for part in about.evidence if run.files.evidence(part.name).is_dir()}
+    if about.evidence and not kept:
+        problems.append("its evidence is not kept here: nothing can be computed anew")
     for number, (name, said) in enumerate(about.protocols.items()):
         try:
             protocol = _rules(name, said.version, said.sha256, protocols)
+            part = about.evidence_for(protocol)
+            if part is not None and part.name not in kept:
+                problems += [f"evidence/{part.name}: is not kept here, which {name} is computed from"] if kept else []
+                continue
             evidence = run.load_evidence(protocol)
         except HrbenchError as error:
             problems.append(_without_advice(error))
@@ -202,7 +210,7 @@ def verify_run(run: Run, protocols: Sequence[Protocol] = (), reference: Referenc
     if reference is not None:
         problems += index_problems(about, reference)
     label = f"{about.dataset.name}/{about.dataset.category}/{run.folder.name}"
-    unique = tuple(dict.fromkeys(problems))
+    unique = tuple(dict.fromkeys(problem.replace(f"{run.folder}{os.sep}", "") for problem in problems))
     return Verification(run.folder, label, unique, tuple(done), counted.numbers, counted.equal, reference is not None)
 
 
@@ -220,7 +228,8 @@ def verification_text(found: Sequence[Verification], *, most: int = 12) -> str:
         lines.append(f"NOT VERIFIED  {result.label}")
         lines += [f"    {problem}" for problem in result.problems[:most]]
         lines += [f"    and {more} more"] if (more := len(result.problems) - most) > 0 else []
-    lines.append(f"{sum(result.verified for result in found)} of {len(found)} runs verified. {MEANING}")
+    good = sum(result.verified for result in found)
+    lines.append(f"{good} of {len(found)} runs verified.{f' {MEANING}' if good else ''}")
     return "\n".join(map(_printable, lines))
 
 

@@ -252,7 +252,7 @@ def test_what_is_changed_with_care_is_found(run: Run, rules: Path, what: str) ->
         (edit(f"{EVIDENCE}/images.parquet", "seconds", at(0, lambda _: 1e-9)), "images.parquet: is not as it was"),
         (lambda run: (run.folder / "weights.safetensors").write_bytes(b"x"), "weights.safetensors: is not as run.json"),
         (lambda run: (run.folder / "pictures" / "77-worst.jpg").write_bytes(b"x"), "77-worst.jpg: run.json does not"),
-        (lambda run: shutil.rmtree(run.folder / EVIDENCE), "images.parquet: is missing"),
+        (lambda run: shutil.rmtree(run.folder / EVIDENCE), "its evidence is not kept here: nothing can be"),
         (lambda run: run.files.record.write_text("{"), "not valid JSON"),
     ],
 )  # fmt: skip
