@@ -14,7 +14,7 @@ from hrbench.runs.verified import Origin, origin_of
 if TYPE_CHECKING:
     from hrbench.report.configurations import CountedRun
 
-__all__ = ["known_origin", "origin_notes", "origin_text"]
+__all__ = ["known_origin", "origin_notes", "origin_parts", "origin_text"]
 
 log = logging.getLogger("hrbench")
 
@@ -33,6 +33,16 @@ def origin_text(runs: Iterable[CountedRun]) -> str:
     origins = [run.origin for run in runs]
     texts = list(dict.fromkeys(origin.text or "not published" for origin in origins))
     return "; ".join(texts) if any(origin.text for origin in origins) else ""
+
+
+def origin_parts(runs: Iterable[CountedRun]) -> tuple[str, tuple[str, ...]]:
+    """Return who measured the runs of one row, and in small print when, and whether all of them were verified."""
+    origins = [run.origin for run in runs]
+    said = [origin.submission for origin in origins if origin.submission is not None]
+    authors, dates = dict.fromkeys(one.author for one in said), sorted({one.published[:10] for one in said})
+    states = {origin.verified for origin in origins}
+    state = "verified" if states == {True} else "NOT verified" if False in states else "not verified"
+    return ", ".join(authors) or "–", (*dates[-1:], state)
 
 
 def origin_notes(runs: Iterable[CountedRun]) -> list[str]:

@@ -20,7 +20,7 @@ from hrbench.report.columns import (
     why_missing,
 )
 from hrbench.report.configurations import COSTS
-from hrbench.report.origins import origin_text
+from hrbench.report.origins import origin_parts, origin_text
 from hrbench.report.summary import NO_ESTIMATE, Estimate, Estimates, Leaderboard, Row
 from hrbench.report.without_masks import board_columns, has_masks, left_open_notes
 from hrbench.runs.verification import MEANING
@@ -289,15 +289,18 @@ def overview_table(board: Leaderboard) -> Table:
     )
     rows = board.rows
     configurations = [row.configuration for row in rows]
-    names: list[tuple[str, ...]] = [(of.preset_text, of.view_text, of.weights_text) for of in configurations]
+    names = [(of.preset_text, of.view_text, of.weights_text) for of in configurations]
     columns = [("preset", "Preset", "Named set of options"), ("view", "View", view), ("weights", "Weights", weights)]
-    if any(origins := [origin_text(row.runs) for row in rows]):
-        names = [(*texts, origin or "not published") for texts, origin in zip(names, origins, strict=True)]
+    cells = [[Cell(text, sort=text) for text in texts] for texts in names]
+    if any(origin_text(row.runs) for row in rows):
         columns.append(("published", "Published by", f"Who, when, and verified or not. {MEANING}"))
+        for row, line in zip(rows, cells, strict=True):
+            author, small = origin_parts(row.runs)
+            line.append(Cell(author, sort=author, small=small))
     left = Table(
         columns=tuple(text_column(*column) for column in columns),
         rows=rows,
-        cells=tuple(tuple(Cell(text, sort=text) for text in texts) for texts in names),
+        cells=tuple(map(tuple, cells)),
         kind="overview",
         caption="Mean over seeds, then over categories",
         notes=tuple(_footnotes(board)),

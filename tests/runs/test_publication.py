@@ -17,6 +17,7 @@ import torch
 from hrbench import HrbenchError, Run, load_dataset, load_protocol, read_runs
 from hrbench.cli import main
 from hrbench.report import summarise, write_leaderboard
+from hrbench.report.table import overview_table
 from hrbench.runs.job import make_job
 from hrbench.runs.publication import publish, without_paths
 from hrbench.runs.record import write_record
@@ -257,6 +258,9 @@ def test_the_leaderboard_says_who_when_and_whether_it_is_verified(
     assert [note for note in board.notes if re.fullmatch(said, note)]
     assert board.notes[-1] == MEANING
     written = write_leaderboard(read_runs(copy), tmp_path / "report", protocol)
+    table = overview_table(board)
+    cell = table.cells[0][[column.key for column in table.columns].index("published")]
+    assert (cell.text, cell.small[1]) == ("Ada Lovelace", "verified")
     for suffix in ("md", "html", "csv"):
         assert "Ada Lovelace, 20" in written[suffix].read_text(encoding="utf-8"), suffix
     (copy / NAME).write_text("{}")
