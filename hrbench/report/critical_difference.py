@@ -97,7 +97,7 @@ def rank_sentences(found: RankComparison) -> list[str]:
         sentences = [f"By their ranks in {found.metric} all rows are told apart ({said})."]
     else:
         best = next((last for first, last in found.groups if first == 0), 0)
-        others = f"not told from {', '.join(names[1 : best + 1])}" if best else "told from all others"
+        others = f"not told from {'; '.join(names[1 : best + 1])}" if best else "told from all others"
         sentences = [
             f"Rows differ in their ranks in {found.metric} ({said}), two of them where their mean ranks lie at least "
             f"{test.critical:.2f} apart (Nemenyi, {100 * test.level:g} %). The best one, {names[0]}, is {others}."
@@ -114,7 +114,7 @@ def rank_table(found: RankComparison) -> Table:
     cells = []
     for place, (rank, value) in enumerate(zip(found.ranks, found.values, strict=True)):
         same = {other for first, last in found.groups if first <= place <= last for other in range(first, last + 1)}
-        others = ", ".join(names[other] for other in sorted(same - {place})) or "–"
+        others = "; ".join(names[other] for other in sorted(same - {place})) or "–"
         cells.append(tuple(Cell(text) for text in (names[place], f"{rank:.2f}", f"{value:.3f}", others)))
     heads = ("row", "mean rank", f"mean {found.metric}", "not told from")
     return Table(

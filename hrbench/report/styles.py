@@ -115,7 +115,7 @@ def _numbered(names: Iterable[T]) -> dict[T, int]:
 
 
 def _look(method: int, variant: int, member: int, view: int) -> Look:
-    """Return the look of a member of a method. A ninth method has the first one's hue, and another marker."""
-    shades = HUES[method % len(HUES)]
-    marker = (method + method // len(HUES) + member) % len(MARKERS)
-    return Look(shades[variant % len(shades)], list(MARKERS)[marker], _DASHES[view % len(_DASHES)])
+    """Return the look of a member of a method. A ninth method has the first one's hue, in another shade and marker."""
+    shades, again = HUES[method % len(HUES)], method // len(HUES)
+    marker = (method + again + member) % len(MARKERS)
+    return Look(shades[(variant + again) % len(shades)], list(MARKERS)[marker], _DASHES[view % len(_DASHES)])

@@ -44,7 +44,7 @@ def test_rows_are_compared_by_their_ranks_in_each_category(board: Leaderboard) -
     assert f"The best one, {names[0]}, is not told from {names[1]}." in first
     assert "only their order counts" in last
     table = rank_table(found)
-    assert [cell.text for cell in table.cells[1]][1:] == ["2.00", f"{found.values[1]:.3f}", f"{names[0]}, {names[2]}"]
+    assert [cell.text for cell in table.cells[1]][1:] == ["2.00", f"{found.values[1]:.3f}", f"{names[0]}; {names[2]}"]
 
 
 @pytest.mark.parametrize(("categories", "rows"), [(4, 4), (6, 2)])
