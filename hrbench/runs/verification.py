@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from hrbench._util.progress import track
+from hrbench._util.received import inside
 from hrbench.data.sample import Category
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
@@ -33,6 +34,8 @@ from hrbench.runs.submission import submission_of, submission_problems
 from hrbench.runs.tables import TABLES
 
 __all__ = ["MEANING", "Verification", "verification_text", "verify_run", "verify_runs"]
+
+_LARGEST_RULES = 1 << 20  # bytes
 
 MEANING = (
     "Verified: the records follow from the evidence and the protocol. Whether the method gave that evidence, only "
@@ -150,7 +153,8 @@ def _published(run: Path) -> Iterator[Protocol]:
     """Yield the protocols that were published with a run."""
     if (folder := submission_of(run)) is not None:
         for path in sorted((folder / "protocols").glob("*.toml")):
-            yield load_protocol(path)
+            if path.is_file() and path.stat().st_size <= _LARGEST_RULES:
+                yield load_protocol(inside(folder, path))
 
 
 def verify_run(run: Run, protocols: Sequence[Protocol] = (), reference: Reference | None = None) -> Verification:

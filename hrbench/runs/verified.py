@@ -111,12 +111,13 @@ def origin_of(run: Path) -> Origin:
     """
     place, folder = run.resolve(), submission_of(run)
     submission = None if folder is None else read_submission(folder)
-    for above in place.parents[:_LEVELS]:
+    # What stands in a submission's own folder was written by who published it.
+    for above in place.parents[:_LEVELS] if folder is None else (folder.resolve().parent,):
         path = above / NAME
-        if path.is_file() and (entry := _entries(path).get(place.relative_to(above).as_posix())) is not None:
-            if entry.sha256 == _state(run):
+        if place.is_relative_to(above) and path.is_file():
+            entry = _entries(path).get(place.relative_to(above).as_posix())
+            if entry is not None and entry.sha256 == _state(run):
                 return Origin(submission, entry.verified, entry.when)
-            break
     return Origin(submission)
 
 

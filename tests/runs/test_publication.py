@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
+import os
 import re
 import shutil
 import socket
@@ -246,6 +247,20 @@ def test_a_record_of_what_was_verified_holds_until_a_run_changes(copy: Path, tmp
     assert json.loads(record.read_text())["runs"] == {}
     with pytest.raises(HrbenchError, match="does not lie below its folder"):
         record_verified([found], tmp_path / "elsewhere" / "verified.json")
+
+
+def test_who_publishes_cannot_say_that_it_is_verified(copy: Path) -> None:
+    record_verified(verify_runs(copy), copy / "verified.json")
+    (run,) = find_runs(copy)
+    assert origin_of(run.folder).verified is None
+
+
+def test_a_pipe_holds_nothing_up(copy: Path) -> None:
+    path = copy / "protocols" / "quick.toml"
+    path.unlink()
+    os.mkfifo(path)
+    (found,) = verify_runs(copy)
+    assert "protocols/quick.toml: is not as submission.json says" in found.problems
 
 
 def test_the_leaderboard_says_who_when_and_whether_it_is_verified(
