@@ -119,9 +119,12 @@
     readout.setAttribute("aria-live", aloud ? "polite" : "off");
     readout.hidden = false;
     const box = dot.getBoundingClientRect(), { offsetWidth: width, offsetHeight: height } = readout;
-    const beside = box.right + 10 + width <= document.documentElement.clientWidth ? box.right + 10 : box.left - width - 10;
-    readout.style.left = `${Math.max(4, beside)}px`;
-    readout.style.top = `${Math.max(4, Math.min(box.top - height / 2, innerHeight - height - 4))}px`;
+    const wide = document.documentElement.clientWidth;
+    let left = box.right + 10, top = box.top - height / 2; // beside the point, or above it where there is no room
+    if (left + width > wide) left = box.left - width - 10;
+    if (left < 4) [left, top] = [Math.min(box.left, wide - width - 4), box.top - height - 10];
+    readout.style.left = `${Math.max(4, left)}px`;
+    readout.style.top = `${Math.max(4, Math.min(top, innerHeight - height - 4))}px`;
   }
 
   function clear() {
