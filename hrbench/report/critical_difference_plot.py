@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from hrbench.report.alarm_axis import heading_of
 from hrbench.report.critical_difference import RankComparison, p_text
 from hrbench.report.drawing import INK, MUTED, PAPER, Series, sheet
+from hrbench.report.plot_marks import owned_by
 
 __all__ = ["draw_ranking"]
 
@@ -25,6 +26,7 @@ def draw_ranking(found: RankComparison, title: str) -> Figure:
     with sheet([], title, markers=False, shape=(1, 1), height=_UNIT * (depth + _TOP) + 0.3) as (figure, grid):
         axes = figure.add_subplot(grid[0])
         axes.set_axis_off()
+        axes.set_xlabel("mean rank")  # for readers of the page's plot
         axes.set_xlim(1, len(rows))
         axes.set_ylim(-depth, _TOP)
         said = f"Friedman {p_text(test.p)}; bars join rows that are not told apart ({100 * test.level:g} %)"
@@ -42,6 +44,7 @@ def draw_ranking(found: RankComparison, title: str) -> Figure:
             height = -(first + 1.25 * (place if left else len(rows) - 1 - place))
             series = Series(row.configuration.short, row.configuration.number, row.configuration.look)
             _name(axes, series, rank, 1 - room if left else len(rows) + room, height, left)
+            owned_by(axes, series.index, series.look.colour)
         for number, (low, high) in enumerate(found.groups):
             ends = [found.ranks[low] - room / 4, found.ranks[high] + room / 4]
             axes.plot(ends, [-0.55 - 0.5 * number] * 2, color=INK, lw=3.5, solid_capstyle="round", zorder=5)

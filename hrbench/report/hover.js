@@ -88,7 +88,8 @@
   function words(panel, { row, x, y }) {
     const [left, top, right, bottom] = panel.box;
     const pairs = [[panel.y, value(panel.y, bottom, top, y)], [panel.x, value(panel.x, left, right, x)]];
-    const lines = pairs.map(([axis, number]) => (axis.label ? `${axis.label}: ` : "") + written(axis, number));
+    const lines = pairs.filter(([axis]) => axis.label || axis.names)
+      .map(([axis, number]) => (axis.label ? `${axis.label}: ` : "") + written(axis, number));
     return [names[row] || "", panel.title, ...lines].filter(Boolean);
   }
 
