@@ -43,7 +43,7 @@ const explorer = (() => {
 
   // Metric, limit and size of a key; the nearest that there is.
   function choice(data, key) {
-    const known = (metric) => metric.limits.flatMap(([limit]) => metric.sizes.map(([size]) => metric.key + limit + size));
+    const known = ({ key: of, limits, sizes }) => limits.flatMap(([limit]) => sizes.map(([size]) => of + limit + size));
     const metric = data.metrics.find((one) => known(one).includes(key));
     if (!metric || !(key in data.values)) return key === data.start ? null : choice(data, data.start);
     const [limit] = metric.limits.find(([one]) => metric.sizes.some(([size]) => metric.key + one + size === key));
@@ -181,7 +181,7 @@ if (typeof document !== "undefined") (() => {
   }
   bar.hidden = false;
 
-  // ---- rank by any metric, compare two --------------------------------------------------------------------------------
+  // ---- rank by any metric, compare two ------------------------------------------------------------------------------
 
   const boards = [...document.querySelectorAll(".ranking")].map((root) => {
     const data = JSON.parse(root.querySelector(".numbers").textContent);
@@ -193,7 +193,7 @@ if (typeof document !== "undefined") (() => {
 
   function fill(select, options, value) {
     select.replaceChildren();
-    for (const [slug, name, title] of options) make(select, "option", name, title ? { value: slug, title } : { value: slug });
+    for (const [slug, name] of options) make(select, "option", name, { value: slug });
     select.value = value;
     select.closest("label").hidden = options.length < 2;
   }
@@ -204,7 +204,8 @@ if (typeof document !== "undefined") (() => {
     if (line.value === null) return;
     const shown = line.each.filter((value) => value !== null), several = data.categories.length > 1;
     const over = several ? `, ${shown.length} categories` : "";
-    const svg = make(cell, "svg", "", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": line.text + over });
+    const label = line.text + over;
+    const svg = make(cell, "svg", "", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
     const x = (value) => (EDGE + (WIDTH - 2 * EDGE) * scale(value)).toFixed(1), middle = HEIGHT / 2;
     make(svg, "path", "", { d: `M0 ${middle}H${WIDTH}`, stroke: "var(--line)" });
     const colour = byNumber.get(line.number).colour;
@@ -292,7 +293,8 @@ if (typeof document !== "undefined") (() => {
     make(place, "h4", `${a.name} minus ${b.name}`);
     const first = lines.find((line) => line.low !== null) || lines[0];
     make(place, "p", explorer.sentence(a.name, b.name, first));
-    const scroll = make(place, "div", "", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The two compared" });
+    const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": "The two compared" };
+    const scroll = make(place, "div", "", region);
     const table = make(scroll, "table", "", { class: "two" });
     const heads = make(make(table, "thead"), "tr", "", { class: "heads" });
     for (const [k, text] of ["", a.name, b.name, "difference", "interval", "first better in"].entries()) {
@@ -302,15 +304,19 @@ if (typeof document !== "undefined") (() => {
     for (const { name, x, y, value, low, high, share, form } of lines) {
       const tr = make(body, "tr");
       make(tr, "th", name, { scope: "row", class: "text method" });
-      const cells = [explorer.number(x, form), explorer.number(y, form), value === null ? "–" : explorer.signed(value),
+      const cells = [explorer.number(x, form), explorer.number(y, form),
+        value === null ? "–" : explorer.signed(value),
         low === null ? "–" : `${explorer.signed(low)} to ${explorer.signed(high)}`,
         share === null ? "–" : `${Math.round(100 * share)} %`];
-      cells.forEach((text, k) => make(tr, "td", text, { class: k > 1 && low !== null && low * high > 0 ? "number best" : "number" }));
+      const certain = low !== null && low * high > 0;
+      cells.forEach((text, k) => make(tr, "td", text, { class: k > 1 && certain ? "number certain" : "number" }));
     }
     const known = data.pairs && [a, b].every((row) => data.pairs.rows.includes(row.number));
-    make(place, "p", known
-      ? `Mean over the categories. Intervals: ${100 * data.level} %, both rows on the same draws of the images; – where no draws are kept.`
-      : "No intervals: draws of the same images are compared for the best 12 ranked rows that keep them.", { class: "key" });
+    const mean = data.categories.length > 1 ? "Mean over the categories. " : "", level = 100 * data.level;
+    make(place, "p", mean + (known
+      ? `Intervals: ${level} %, both rows on the same draws of the images; – where no draws are kept.`
+      : "No intervals: the best ranked rows are compared on the same draws of the images, if they keep them."),
+    { class: "key" });
   }
 
   function choose(chosen) {
@@ -335,11 +341,10 @@ if (typeof document !== "undefined") (() => {
         address.choose({ tick: (target.checked ? [...others, target.value].slice(-2) : others).join() });
       } else {
         const metric = data.metrics.find((one) => one.key === picks.metric.value);
-        const near = (list, select) => (list.find(([slug]) => slug === select.value) || list[0])[0];
-        const old = target === picks.metric && explorer.choice(data, board.key);
-        const limit = old ? (metric.limits.find(([slug]) => slug === old.limit) || metric.limits[metric.limits.length > 2 ? 1 : 0])[0]
-          : near(metric.limits, picks.limit);
-        const keys = [near(metric.sizes, picks.size), ...metric.sizes.map(([slug]) => slug)]
+        const near = (list, ...wanted) =>
+          (wanted.map((one) => list.find(([slug]) => slug === one)).find(Boolean) || list[0])[0];
+        const limit = near(metric.limits, picks.limit.value, explorer.choice(data, data.start).limit);
+        const keys = [near(metric.sizes, picks.size.value), ...metric.sizes.map(([slug]) => slug)]
           .map((size) => metric.key + limit + size).filter((key) => key in data.values);
         address.choose({ rank: keys[0] === data.start ? "" : keys[0] });
       }

@@ -16,32 +16,23 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from hrbench.metrics.bootstrap import Replicates
 from hrbench.metrics.catalogue import METRICS
-from hrbench.metrics.pairwise import Pairwise, pairwise
-from hrbench.metrics.sizes import DISJOINT, size_title
+from hrbench.metrics.sizes import size_title
 from hrbench.report.columns import limit_text, metric_facts, number_text, size_text
 from hrbench.report.configurations import COSTS, Configuration
-from hrbench.report.differences import row_replicates
+from hrbench.report.pairs import MOST_PAIRED, Pairs, compact, compare_rows, key_text, matrices
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary
 
 __all__ = [
     "Heat",
-    "Matrix",
-    "Pairs",
     "board_data",
     "exploration",
     "facets",
     "heat",
     "json_text",
-    "matrices",
     "page_parts",
     "page_rows",
-    "pairs",
 ]
-
-MOST_PAIRED = 12
-"""Rows, from the best, that are compared each with each."""
 
 _NAMES = {
     "image_auroc": "image ROC-AUC", "image_ap": "image AP", "pixel_auroc": "pixel ROC-AUC", "pixel_ap": "pixel AP",
@@ -81,7 +72,7 @@ def _configurations(summary: Summary) -> list[Configuration]:
 
 
 def _facets_of(of: Configuration) -> dict[str, str]:
-    return {"method": of.title, "view": of.view, "weights": of.weights_text}
+    return {"method": of.title, "view": of.view_text, "weights": of.weights_text}
 
 
 def facets(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -128,7 +119,7 @@ def page_rows(summary: Summary) -> list[dict[str, Any]]:
     for of, slug in zip(every, _slugs([of.short for of in every]), strict=True):
         mine = _facets_of(of)
         chips = {name: words[name][text] for name, text in mine.items() if name in words}
-        text = " ".join([of.label, of.method, of.preset, of.view, of.weights_text]).lower()
+        text = " ".join([of.label, of.method, of.preset_text, of.view_text, of.weights_text]).lower()
         look = {"colour": of.look.colour}
         rows.append({"number": of.number, "name": of.short, "slug": slug, "chips": chips, "text": text, **look})
     return rows
@@ -161,16 +152,11 @@ def _size_name(subset: str) -> str:
     return f"{text}, cumulative" if re.fullmatch(r"q\d", subset) else text
 
 
-def key_text(metric: str, subset: str, limit: float | None) -> str:
-    """Return the key of a number: ``aupro@0.05_tiny``, ``image_auroc``."""
-    return metric + ("" if limit is None else f"@{limit:g}") + ("" if subset == "all" else f"_{subset}")
-
-
 def exploration(board: Leaderboard) -> dict[str, Any] | None:
     """Return what the page's partial ``explorer.html`` shows of a dataset; None where there is nothing to compare."""
     if len(board.rows) < 2:
         return None
-    paired = pairs(board)
+    paired = compare_rows(board)
     count = len(board.categories)
     scope = f"Means over {count} categories. " if count > 1 else ""
     scope += f"The best {MOST_PAIRED} of {len(board.rows)} rows." if len(board.rows) > MOST_PAIRED else ""
@@ -228,10 +214,6 @@ def board_data(board: Leaderboard, paired: Pairs | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plain(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
 def _numbers(
     board: Leaderboard, categories: Sequence[str], metric: str, subset: str, limit: float | None
 ) -> dict[str, Any]:
@@ -240,130 +222,14 @@ def _numbers(
     for row in board.rows:
         number = row.configuration.number
         mean = board.estimates.get((number, "", metric, subset, limit), NO_ESTIMATE)
-        found["mean"].append(_plain(mean.shown))
+        found["mean"].append(compact(mean.shown))
         for name in ("low", "high"):
-            found[name].append(_plain(getattr(mean, name)) if mean.has_interval else None)
+            found[name].append(compact(getattr(mean, name)) if mean.has_interval else None)
         each = (board.estimates.get((number, name, metric, subset, limit), NO_ESTIMATE) for name in categories)
-        found["each"].append([_plain(estimate.shown) for estimate in each])
+        found["each"].append([compact(estimate.shown) for estimate in each])
     if all(end is None for end in found["low"]):
         del found["low"], found["high"]
     return found
-
-
-# ---- paired differences ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pairs:
-    """Differences of the best rows of a dataset, each to each, over the same draws of the images.
-
-    Attributes
-    ----------
-    rows : tuple of Row, (M,)
-    lines : tuple of (str, str)
-        Key and name of each metric and size, (R,).
-    found : Pairwise
-        Of shape (M, M, R).
-    level : float
-    """
-
-    rows: tuple[Row, ...]
-    lines: tuple[tuple[str, str], ...]
-    found: Pairwise
-    level: float
-
-    def data(self) -> dict[str, Any]:
-        """Return the pairs for the page's script: those of which the first row stands below the second in the list."""
-        below = [(i, j) for i in range(len(self.rows)) for j in range(i)]
-        arrays = {"low": self.found.low, "high": self.found.high, "share": self.found.share_better}
-        lists = {name: [[_plain(v) for v in array[i, j]] for i, j in below] for name, array in arrays.items()}
-        return {
-            "rows": [row.configuration.number for row in self.rows],
-            "lines": [list(line) for line in self.lines],
-            "difference": [[_plain(v) for v in self.found.difference[i, j]] for i, j in below],
-            **lists,
-        }
-
-
-def pairs(board: Leaderboard) -> Pairs | None:
-    """Compare the best rows of a dataset each with each; None where fewer than two keep draws of the same images."""
-    protocol = board.protocol
-    rows = [row for row in board.rows if not (row.missing or row.foreign)][:MOST_PAIRED]
-    kept = [(row, part) for row in rows if (part := row_replicates(row, protocol)) is not None]
-    kept = [(row, part) for row, part in kept if _same_draws(part, kept[0][1])]
-    if len(kept) < 2:
-        return None
-    every = [_keys(part) for _, part in kept]
-    rules, headline = protocol.alarm, limit_text(protocol.headline_fpr)
-    at = f"recall at {100 * rules.headline:g} false alarms per 100"
-    wanted: list[tuple[str, str, float | None, str]] = [
-        ("aupro", "all", protocol.headline_fpr, f"AUPRO@{headline}"),
-        ("recall_matched", "all", rules.headline, at),
-        *(("recall_matched", name, rules.headline, f"the same, {name} defects") for name in DISJOINT),
-        ("mean_recall", "all", None, "mean recall"),
-    ]
-    lines, places = [], []
-    for metric, subset, limit, name in wanted:
-        key = (metric, subset, None if limit is None else round(limit, 9))
-        if all(key in keys for keys in every):
-            lines.append((key_text(metric, subset, limit), name))
-            places.append(key)
-    if not lines:
-        return None
-    parts = [part.only([keys.index(key) for key in places]) for (_, part), keys in zip(kept, every, strict=True)]
-    found = pairwise(parts, level=protocol.bootstrap.level)
-    return Pairs(tuple(row for row, _ in kept), tuple(lines), found, protocol.bootstrap.level)
-
-
-def _same_draws(part: Replicates, other: Replicates) -> bool:
-    return (part.sample, len(part.values)) == (other.sample, len(other.values))
-
-
-def _keys(part: Replicates) -> list[tuple[str, str, float | None]]:
-    return [
-        (metric, subset, None if math.isnan(limit) else round(float(limit), 9))
-        for metric, subset, limit in part.keys.itertuples(index=False)
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Matrix:
-    """A table of differences, each row minus each column.
-
-    Attributes
-    ----------
-    name : str
-        The metric.
-    cells : list of list of (str, str, str)
-        Text, explanation, and ``better``, ``worse`` or "" where the interval holds zero, or there is none.
-    """
-
-    name: str
-    cells: list[list[tuple[str, str, str]]]
-
-
-def matrices(paired: Pairs) -> list[Matrix]:
-    """Return a matrix for AUPRO and one for recall at equal false alarms."""
-    shown = [place for place, (key, _) in enumerate(paired.lines) if re.match(r"(aupro|recall_matched)@[\d.]+$", key)]
-    of = paired.found
-    names = [row.configuration.short for row in paired.rows]
-
-    def cell(i: int, j: int, place: int) -> tuple[str, str, str]:
-        if i == j:
-            return "", "", ""
-        value, low, high = (float(array[i, j, place]) for array in (of.difference, of.low, of.high))
-        if math.isnan(value):
-            return "–", "not measured", ""
-        title = f"{names[i]} minus {names[j]}: {value:+.3f}"
-        if math.isnan(low):
-            return f"{value:+.3f}", f"{title}, no interval can be given", ""
-        title += f", {100 * paired.level:g} % interval {low:+.3f} to {high:+.3f}"
-        kind = "better" if low > 0 else "worse" if high < 0 else ""
-        share = f"better in {100 * of.share_better[i, j, place]:.0f} % of the draws"
-        return f"{value:+.3f}", f"{title}; {share}", kind
-
-    numbers = range(len(names))
-    return [Matrix(paired.lines[k][1], [[cell(i, j, k) for j in numbers] for i in numbers]) for k in shown]
 
 
 # ---- categories -----------------------------------------------------------------------------------------------------

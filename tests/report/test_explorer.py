@@ -20,11 +20,10 @@ from hrbench.report.explorer import (
     facets,
     heat,
     json_text,
-    matrices,
     page_parts,
     page_rows,
-    pairs,
 )
+from hrbench.report.pairs import compare_rows, matrices
 from hrbench.report.summary import summarise
 from hrbench.runs.store import Run
 
@@ -112,7 +111,7 @@ def test_every_number_is_that_of_the_tables(runs: list[Run], protocol: Protocol)
 
 def test_pairs_are_paired_differences_of_means_over_categories(drawn: list[Run], alarming: Protocol) -> None:
     board = board_of(drawn, alarming, "weave")
-    found = pairs(board)
+    found = compare_rows(board)
     assert found is not None
     assert found.rows == board.rows
     sizes = [f"recall_matched@0.05{size}" for size in ("", "_tiny", "_small", "_medium", "_large")]
@@ -142,7 +141,7 @@ def test_pairs_are_paired_differences_of_means_over_categories(drawn: list[Run],
 
 def test_without_replicates_there_are_no_pairs(runs: list[Run], protocol: Protocol) -> None:
     board = board_of(runs, protocol, "weave & grain")
-    assert pairs(board) is None
+    assert compare_rows(board) is None
     found = exploration(board)
     assert found is not None
     assert found["matrices"] == []
