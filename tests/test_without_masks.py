@@ -22,6 +22,7 @@ from hrbench.evaluation import Evaluation
 from hrbench.metrics.catalogue import METRICS
 from hrbench.protocol import load_protocol
 from hrbench.report import terminal_table, write_leaderboard
+from hrbench.report.inventory import inventory_text, take_inventory
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
 from hrbench.runs.store import Run, read_runs
@@ -208,6 +209,14 @@ def test_reports_show_what_there_is_and_say_what_is_left_open(runs: dict[str, Ru
     assert "called@5" not in texts["good"].partition("dataset,category")[0].partition("<")[0]
     assert "No defective test image: false alarms are measured" in texts["good"]
     assert "promised at most" in texts["good"]
+    shown = {kind: inventory_text(take_inventory([run.folder], native)) for kind, run in runs.items()}
+    heads = {kind: text.splitlines()[5].split()[2:] for kind, text in shown.items()}
+    assert heads == {
+        "masked": ["recall@0.05", "AUPRO@0.05", "I-AUC"],
+        "unmasked": ["I-AUC", "called@0.05", "alarms"],
+        "good": ["alarms"],
+    }
+    assert "None of 5 defective test images has a mask" in shown["unmasked"]
 
 
 def test_categories_with_and_without_masks_stand_side_by_side(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -277,8 +277,8 @@ def drawn_replicates(context: Context) -> Replicates:
             return np.unique(unit_of[known]).size
         if metric.carriers == "masked images":
             return masked[key.subset]
-        if not (good or context.areas.size):
-            return defective["all"]
+        if not context.areas.size and 0 in (good, defective["all"]):
+            return max(good, defective["all"])
         return min(good, with_mask if metric.masks and key.subset == "all" else defective[key.subset])
 
     def defects(metric: Metric, key: Key) -> int:

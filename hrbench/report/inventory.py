@@ -19,6 +19,7 @@ from hrbench.report.columns import limit_text
 from hrbench.report.configurations import Configuration, CountedRun, describe, identify, printable
 from hrbench.report.labels import relabel
 from hrbench.report.terminal import PLAIN, Terminal, TerminalColumn, terminal_lines
+from hrbench.report.without_masks import left_open_sentences
 from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["Entry", "Inventory", "inventory_json", "inventory_text", "take_inventory"]
@@ -165,6 +166,10 @@ def _numbers(run: Run, protocol: Protocol) -> dict[str, float]:
     if protocol.alarm.budgets:
         wanted[f"recall@{limit_text(budget)}"] = ("recall_matched", round(budget, 9))
     wanted |= {f"AUPRO@{limit_text(limit)}": ("aupro", round(limit, 9)), "I-AUC": ("image_auroc", None)}
+    if ("aupro", round(limit, 9)) not in known:  # without masks
+        if protocol.alarm.budgets:
+            wanted[f"called@{limit_text(budget)}"] = ("called_matched", round(budget, 9))
+        wanted["alarms"] = ("alarms", None)
     return {name: known.get(key, math.nan) for name, key in wanted.items()}
 
 
@@ -223,9 +228,19 @@ def _table(found: Inventory, dataset: str, terminal: Terminal) -> str:
     for entry in found.of("done"):
         if entry.dataset == dataset and entry.run_of is not None:
             rows.setdefault(entry.run_of.configuration.number, []).append(entry)
-    each = [(same, _means(same)) for same in rows.values()]
-    heads = list(each[0][1])
-    each.sort(key=lambda row: tuple(math.inf if math.isnan(row[1][head]) else -row[1][head] for head in heads))
+    every = [entry for same in rows.values() for entry in same]
+    runs = [entry.run_of for entry in every if entry.run_of is not None]
+    heads = list(dict.fromkeys(name for entry in every for name in entry.numbers))
+    each = [(same, _means(same, heads)) for same in rows.values()]
+    if any(run.unmasked or not run.defective for run in runs):
+        heads = [name for name in heads if not all(math.isnan(means[name]) for _, means in each)]
+    signs = [1 if head == "alarms" else -1 for head in heads]  # few of these are good
+    each.sort(
+        key=lambda row: tuple(
+            math.inf if math.isnan(row[1][head]) else sign * row[1][head]
+            for head, sign in zip(heads, signs, strict=True)
+        )
+    )
     first = [_configuration(same) for same, _ in each]
     columns = [TerminalColumn("method", tuple(of.title for of in first), left=True)]
     for name in _differing([same for same, _ in each], found.common):
@@ -239,9 +254,10 @@ def _table(found: Inventory, dataset: str, terminal: Terminal) -> str:
     for head in heads:
         numbers = tuple("–" if math.isnan(means[head]) else f"{means[head]:.3f}" for _, means in each)
         columns.append(TerminalColumn(head, numbers, 95 if head == heads[0] else 85))
+    notes = left_open_sentences(runs)
     names = sorted({entry.category for same, _ in each for entry in same})
     where = f"{len(names)} categories" if len(names) > 3 else ", ".join(map(printable, names))
-    return terminal_lines(f"{printable(dataset)} ({where}), protocol {found.protocol.name}", columns, (), terminal)
+    return terminal_lines(f"{printable(dataset)} ({where}), protocol {found.protocol.name}", columns, notes, terminal)
 
 
 def _configuration(same: Sequence[Entry]) -> Configuration:
@@ -273,14 +289,14 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}~"
 
 
-def _means(same: Sequence[Entry]) -> dict[str, float]:
+def _means(same: Sequence[Entry], names: Sequence[str]) -> dict[str, float]:
     """Return means over the seeds of each category, and then over categories, of what all of them have."""
     by_category: dict[str, list[Entry]] = {}
     for entry in same:
         by_category.setdefault(entry.category, []).append(entry)
     return {
-        name: _mean([_mean([entry.numbers[name] for entry in seeds]) for seeds in by_category.values()])
-        for name in same[0].numbers
+        name: _mean([_mean([entry.numbers.get(name, math.nan) for entry in seeds]) for seeds in by_category.values()])
+        for name in names
     }
 
 

@@ -11,7 +11,7 @@ from hrbench.report.configurations import CountedRun
 from hrbench.report.promise import promise_sentences
 from hrbench.report.summary import Leaderboard
 
-__all__ = ["board_columns", "has_masks", "left_open_notes", "terminal_heads"]
+__all__ = ["board_columns", "has_masks", "left_open_notes", "left_open_sentences", "terminal_heads"]
 
 
 def has_masks(board: Leaderboard, category: str = "") -> bool:
@@ -33,10 +33,10 @@ def _ranked_by(board: Leaderboard) -> str:
 def left_open_notes(board: Leaderboard) -> list[str]:
     """Say what stays open, and how rows are ranked then; without any mask also what thresholds have promised."""
     told = [] if has_masks(board) else [_ranked_by(board), *promise_sentences(board)]
-    return [*_left_open(board.runs), *told]
+    return [*left_open_sentences(board.runs), *told]
 
 
-def _left_open(runs: Sequence[CountedRun]) -> list[str]:
+def left_open_sentences(runs: Sequence[CountedRun]) -> list[str]:
     """Say what stays open on the images of a dataset's runs; by category where it is not the same in all."""
     counts = {run.category: (run.test - run.defective, run.defective, run.unmasked) for run in runs}
     kinds = {(not good, not bad, 0 < unmasked < bad, unmasked == bad) for good, bad, unmasked in counts.values()}
