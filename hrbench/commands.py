@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import hrbench
 from hrbench._util.disk import explaining
 from hrbench._util.files import atomic
 from hrbench._util.progress import track, tracker
+from hrbench._util.signals import sigterm
 from hrbench._util.words import nbytes
 from hrbench.command_line import options_by_method, parse_settings, setting_texts, write_command
 from hrbench.data import (
@@ -61,37 +60,15 @@ __all__ = [
     "run",
     "verify",
 ]
-
-DEMO_CATEGORIES = ("wood_grain", "weave")
-DEMO_BASELINES = ("gaussian", "knn")  # seconds: a table stands at once
-DEMO_METHODS = (*DEMO_BASELINES, "fastflow", "uflow", "rstpm", "isstad", "l2bt")
+log = logging.getLogger("hrbench")
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Make data, run the methods in their demo preset, write and print everything."""
-    from hrbench.report.terminal import print_tables
+    """Make data, run all methods in their demo preset, print and write everything."""
+    from hrbench.demo import demo as run_demo
 
-    root = make_dataset(
-        args.output / "procedural",
-        categories=DEMO_CATEGORIES,
-        size=(256, 256),  # one tile: many small images in the time of few large ones
-        train=57,  # a third of these can be held out, enough to promise 5 false alarms per 100 good images
-        test_good=40,  # two of which may alarm then
-        test_defective=40,
-        progress=tracker("making images"),
-    )
-    protocol = load_protocol("native")
-    with _sigterm() as stop:
-        for methods in (DEMO_BASELINES, DEMO_METHODS):
-            study = hrbench.run(
-                "folder", methods, root=root, output=args.output, preset="demo", device=args.device, stop=stop
-            )
-            if study.halted or stop():
-                break
-            if methods is DEMO_BASELINES and study.runs:
-                print_tables(study.runs, protocol)
-    if not (study.halted or stop()):
-        _report(study.runs, args.output / "report", protocol)
+    with sigterm() as stop:
+        study = run_demo(args.output, args.device, stop)
     status = _say_failures(study)
     return _say_left(study, stopped=stop()) or status
 
@@ -100,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
     _check_given(args, "root", "methods")
     options = _options(args)
-    with _sigterm() as stop:
+    with sigterm() as stop:
         study = hrbench.run(
             args.dataset,
             args.methods,
@@ -329,7 +306,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Write the leaderboard files and print the table."""
     from hrbench.report import summarise, write_leaderboard
     from hrbench.report.labels import parse_labels
-    from hrbench.report.terminal import Terminal, print_tables
+    from hrbench.report.terminal import print_links, print_tables
 
     shown = _paper_columns(args, protocol := load_protocol(args.protocol))
     runs = read_runs(*args.runs)
@@ -339,12 +316,11 @@ def leaderboard(args: argparse.Namespace) -> int:
 
         print(paper_tables(summary, shown, args.format or "markdown"), end="")
         return 0
-    written = write_leaderboard(
-        runs, args.output or args.runs[0] / "report", protocol, summary=summary, assets=args.assets
-    )
+    folder = args.output or args.runs[0] / "report"
+    log.info("writing tables and the page of %s to %s", _counted(len(runs), "run"), folder)
+    written = write_leaderboard(runs, folder, protocol, summary=summary, assets=args.assets)
     print_tables(runs, protocol, summary=summary)
-    for path in written.values():
-        print(Terminal.here().link(path))
+    print_links(written.values())
     return 0
 
 
@@ -380,12 +356,11 @@ def plot(args: argparse.Namespace) -> int:
     """Write the plots."""
     from hrbench.report import summarise, write_plots
     from hrbench.report.labels import parse_labels
-    from hrbench.report.terminal import Terminal
+    from hrbench.report.terminal import print_links
 
     runs, protocol = read_runs(*args.runs), load_protocol(args.protocol)
     summary = summarise(runs, protocol, parse_labels(args.label))
-    for path in write_plots(runs, args.output or args.runs[0] / "report", protocol, summary=summary):
-        print(Terminal.here().link(path))
+    print_links(write_plots(runs, args.output or args.runs[0] / "report", protocol, summary=summary))
     return 0
 
 
@@ -524,8 +499,7 @@ def _say_left_out(dataset: Dataset) -> None:
 
 def _say_failures(study: Study) -> int:
     """Say how many jobs failed; return the exit status."""
-    failed = len(study.failures)
-    if failed:
+    if failed := len(study.failures):
         total = len(study.runs) + failed
         print(f"hrbench: {failed} of {total} jobs failed; what was finished is kept", file=sys.stderr)
     return 2 if failed else 0
@@ -579,20 +553,6 @@ def _only(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-@contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM not end the process in a block, which is given what tells whether it has come."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _repeating(args: argparse.Namespace, failure: Failure, options: Mapping[str, Any]) -> str:
     """Return the command that runs only the job that failed; what the grid file and ``--weights`` said stands in it."""
     only = {
@@ -612,20 +572,6 @@ def _one_line(error: Exception) -> str:
     """Return the message of an error; of other kinds than ours, of which some say nothing, its type as well."""
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
     return text if isinstance(error, HrbenchError) else f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def _report(runs: Sequence[Run], folder: Path, protocol: Protocol) -> None:
-    from hrbench.report import summarise, write_leaderboard, write_plots
-    from hrbench.report.terminal import print_tables
-
-    if not runs:
-        return
-    summary = summarise(runs, protocol)
-    written = write_leaderboard(runs, folder, protocol, summary=summary)
-    plots = write_plots(runs, folder, protocol)
-    print_tables(runs, protocol, summary=summary)
-    print(f"page:  {written['html']}")
-    print(f"plots: {plots[0]} and {len(plots) - 1} more beside it")
 
 
 def _check_given(args: argparse.Namespace, *names: str) -> None:

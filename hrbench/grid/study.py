@@ -106,6 +106,7 @@ def run(
     engine: Engine | None = None,
     check: bool = True,
     dry_run: bool = False,
+    rehearse: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> Study:
     """Fit and score methods on a dataset: what ``hrbench run`` does.
@@ -158,6 +159,8 @@ def run(
         :func:`hrbench.data.check_files`: what is wrong ends it there, what is odd is a warning.
     dry_run : bool
         Only find out what there is to do and what it is expected to take: :attr:`Study.plan`.
+    rehearse : bool
+        Measure a few steps of each method first where there are several jobs, to tell what all of them will take.
     stop : callable
         Asked often: once it says True no stage is begun any more, and what is done is kept.
 
@@ -212,7 +215,8 @@ def run(
         if check and unfinished:
             chosen = replace(dataset, categories=dataset.select(sorted(unfinished)))
             _check_files(chosen, descriptor, held_out=held_out != 0)
-        plan = _plan(workers, jobs, Path(output), setting, measured=(dry_run or len(jobs) > 1) and not stop())
+        measured = (dry_run or (rehearse and len(jobs) > 1)) and not stop()
+        plan = _plan(workers, jobs, Path(output), setting, measured=measured)
         for line in plan.lines():
             log.info("%s", line)
         outcomes: dict[str, Outcome] = {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hrbench._util.files import LONGEST, name_digest, safe_name
+from hrbench._util.progress import track
 from hrbench.errors import HrbenchError
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names, pro_curve, roc_curve, size_subsets
 from hrbench.metrics.context import Context
@@ -142,7 +143,8 @@ def write_plots(
     taken: set[str] = set()
     for board in (summary or summarise(runs, protocol)).leaderboards:
         data = gather(board)
-        for category in ["", *board.categories] if len(board.categories) > 1 else [""]:
+        categories = ["", *board.categories] if len(board.categories) > 1 else [""]
+        for category in track(categories, f"drawing {board.dataset}", total=len(categories), unit="set"):
             stem = _stem(board.dataset, category, taken)
             for kind, figure in figures(board, data, category).items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")

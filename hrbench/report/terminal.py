@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -26,7 +26,16 @@ from hrbench.report.table import Cell, Table, interval_text, overview_table
 from hrbench.report.without_masks import has_masks, terminal_heads
 from hrbench.runs.store import Run
 
-__all__ = ["PLAIN", "Terminal", "TerminalColumn", "bars_text", "print_tables", "terminal_lines", "terminal_table"]
+__all__ = [
+    "PLAIN",
+    "Terminal",
+    "TerminalColumn",
+    "bars_text",
+    "print_links",
+    "print_tables",
+    "terminal_lines",
+    "terminal_table",
+]
 
 MOST_CATEGORIES = 3
 """Categories that get sentences of their own below the tables."""
@@ -136,6 +145,13 @@ def terminal_table(
 def print_tables(runs: Sequence[Run], protocol: Protocol, *, summary: Summary | None = None) -> None:
     """Print the leaderboards of all datasets as standard output can show them."""
     print(terminal_table(runs, protocol, summary=summary, terminal=Terminal.here()))
+
+
+def print_links(paths: Iterable[Path]) -> None:
+    """Print paths, a line for each, that can be clicked on where the terminal can do that."""
+    terminal = Terminal.here()
+    for path in paths:
+        print(terminal.link(path))
 
 
 def _board(board: Leaderboard, terminal: Terminal) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from hrbench.backbones import bundled as _bundled
 from hrbench.backbones import bundled_models, level_indices, load_pyramid, load_tokens, token_depth
-from hrbench.commands import DEMO_METHODS
+from hrbench.demo import METHODS
 from hrbench.errors import HrbenchError
 from hrbench.registry import create_method, load_method
 from hrbench.runs.job import identities
@@ -128,7 +128,7 @@ def test_an_installation_without_weights_says_so(monkeypatch: pytest.MonkeyPatch
         load_pyramid("resnet18", "bundled", (1,))
 
 
-@pytest.mark.parametrize("method", DEMO_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_demo_presets_use_them_and_record_it(method: str) -> None:
     record = create_method(method, preset="demo").weights_record()
     assert record
