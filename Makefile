@@ -3,13 +3,19 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: demo test check format docs install clean
+.PHONY: demo test test-code test-browser check format docs install clean
 
 demo: .venv/installed
 	$(BIN)/hrbench demo
 
-test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist worksteal
+test: test-code test-browser
+
+test-code: .venv/installed
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore=tests/browser
+
+# One process: they share a browser and a page.
+test-browser: .venv/installed
+	$(BIN)/python -m pytest -n 0 -q tests/browser -rs
 
 check: .venv/installed
 	$(BIN)/ruff check .
