@@ -162,7 +162,7 @@ def _draw_series(axes: Axes, series: Series, dodge: float) -> None:
             continue
         low, high, _ = whisker_ends(estimate)
         if not estimate.few:
-            whisker(axes, place, low, high, look.colour)
+            whisker(axes, place, low, high, look.colour, alpha=0.8)
         face, edge, width = (PAPER, look.colour, 1.2) if estimate.few else (look.colour, PAPER, 0.6)
         axes.plot(
             [place], [estimate.value], look.marker, mfc=face, mec=edge, mew=width, ms=6, zorder=4, clip_on=False

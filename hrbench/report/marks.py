@@ -68,7 +68,7 @@ def whisker(
         return
     ends = axes.get_xlim() if across else axes.get_ylim()
     inside = [min(max(end, min(ends)), max(ends)) for end in (low, high)]
-    style: dict[str, Any] = {"color": colour, "alpha": alpha, "zorder": 5, "clip_on": False, "gid": WHISKER}
+    style: dict[str, Any] = {"color": colour, "alpha": alpha, "zorder": 3.5, "clip_on": False, "gid": WHISKER}
     places = (inside, [at] * 2) if across else ([at] * 2, inside)
     shown = [number for number, end in enumerate((low, high)) if end == inside[number]]
     axes.plot(*places, lw=1.1, marker="|" if across else "_", ms=_CAP, mew=1.1, markevery=shown, **style)

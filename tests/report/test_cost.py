@@ -174,6 +174,9 @@ def test_a_point_has_its_interval_and_the_range_of_its_seeds(make_run: Factory, 
     low, high = axes.get_ylim()
     assert low < y - 0.02
     assert high > y + 0.01
+    low, high = axes.get_xlim()
+    assert low < 250
+    assert high > 1000
     for text in axes.get_xticklabels():
         ms, speed = (float(part.replace(",", "")) for part in text.get_text().split("\n"))
         assert ms * speed == pytest.approx(1000, rel=0.02)
