@@ -22,7 +22,9 @@ def draw_ranking(found: RankComparison, title: str) -> Figure:
     rows, test = found.rows, found.test
     half = (len(rows) + 1) // 2
     first = 1.2 + 0.5 * len(found.groups)  # lines from the axis to the first name
-    depth = first + 1.25 * (half - 1) + 0.6
+    every = [Series(row.configuration.short, row.configuration.number, row.configuration.look) for row in rows]
+    step = 2.1 if any("\n" in heading_of(series, _NAME) for series in every) else 1.25
+    depth = first + step * (half - 1) + 0.6
     with sheet([], title, markers=False, shape=(1, 1), height=_UNIT * (depth + _TOP) + 0.3) as (figure, grid):
         axes = figure.add_subplot(grid[0])
         axes.set_axis_off()
@@ -39,10 +41,9 @@ def draw_ranking(found: RankComparison, title: str) -> Figure:
                 textcoords="offset points", va="center", color=INK,
             )  # fmt: skip
         room = 0.04 * (len(rows) - 1)
-        for place, (row, rank) in enumerate(zip(rows, found.ranks, strict=True)):
+        for place, (series, rank) in enumerate(zip(every, found.ranks, strict=True)):
             left = place < half
-            height = -(first + 1.25 * (place if left else len(rows) - 1 - place))
-            series = Series(row.configuration.short, row.configuration.number, row.configuration.look)
+            height = -(first + step * (place if left else len(rows) - 1 - place))
             _name(axes, series, rank, 1 - room if left else len(rows) + room, height, left)
             owned_by(axes, series.index, series.look.colour)
         for number, (low, high) in enumerate(found.groups):
