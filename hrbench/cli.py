@@ -271,7 +271,11 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
 
     for name, function, text in (
         ("leaderboard", "leaderboard", "Write the leaderboard: HTML page, Markdown, CSV and LaTeX."),
-        ("plot", "plot", "Write the plots: quality by size, recall at equal alarms, detection limits; PNG, SVG, PDF."),
+        (
+            "plot",
+            "plot",
+            "Write the plots: quality by size, recall at equal alarms, limits, pictures; PNG, SVG, PDF.",
+        ),
         ("show", "show", "Say what there is: runs done, begun or failed, headline numbers, settings that differ."),
     ):
         report = command(name, function, text)

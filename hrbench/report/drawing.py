@@ -30,6 +30,7 @@ __all__ = [
     "INK",
     "MUTED",
     "PAPER",
+    "SETTINGS",
     "Bin",
     "Series",
     "draw_bins",
@@ -46,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 # Each occurs nowhere else in a figure: the page replaces them by its own colours in light and dark mode.
 INK, MUTED, GRID, PAPER = "#111213", "#616263", "#d9dadb", "#fefdfc"
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "text.parse_math": False,  # a name may hold dollar signs
@@ -263,7 +264,7 @@ def sheet(
     key : sequence of (Line2D, str)
         Further entries of the legend.
     """
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         # Names come from files; what cannot be printed cannot stand in an SVG file either.
         labels = [" " + printable(item.label) for item in series]
         entries = [*labels, *(" " + text for _, text in key)]

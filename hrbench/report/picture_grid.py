@@ -17,15 +17,29 @@ from hrbench.report.summary import Leaderboard, Row
 from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, HIGHEST, LOWEST, MISSED
 from hrbench.runs.picture_files import Box, Picture, Pictures
 
-__all__ = ["MOST_COLUMNS", "GridColumn", "GridLine", "PictureGrid", "close_up", "edges", "panel_words", "picture_grid"]
+__all__ = [
+    "MOST_COLUMNS",
+    "OPACITY",
+    "GridColumn",
+    "GridLine",
+    "PictureGrid",
+    "close_up",
+    "edges",
+    "panel_words",
+    "picture_grid",
+    "subject",
+]
 
 log = logging.getLogger("hrbench")
 
 MOST_COLUMNS = 6
 """Methods, from the best, whose pictures stand side by side."""
+OPACITY = (0.0, 0.1, 0.3, 0.55, 0.75, 0.85, 0.9, 0.9, 0.9)
+"""Of a map's colour over the photograph, from grey 0 to 255."""
 _OWN_COLUMNS = 3  # whose own extremes have lines
 _CLOSEST, _ROOM = 96, 4  # pixels of a close-up, at least, and sides of the defect that it shows
 _MOST_EDGES = 4000
+_HIGHEST_GOOD = "highest score of all good images"
 
 Edge = tuple[int, int, int, int]
 
@@ -123,24 +137,25 @@ def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list
 def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
     """Yield the extremes of the best methods, a defect of each size, and the good images."""
     kept = [{picture.key: picture for picture in column.pictures.items} for column in columns]
-    headings: dict[tuple[str, Box], list[str]] = {}
+    headings: dict[tuple[str, Box], dict[str, list[str]]] = {}  # by kind whose they are
     for kind in (FOUND, MISSED, ALARM, LOWEST, HIGHEST):
         for column in columns[:_OWN_COLUMNS]:
-            name = column.row.configuration.short
-            own = [picture for picture in column.pictures.items if kind in picture.kinds]
-            for picture in own:
-                headings.setdefault(picture.key, []).append(
-                    f"{kind} by {name}" if kind == FOUND else f"{kind} of {name}"
-                )
+            for picture in column.pictures.items:
+                if kind in picture.kinds:
+                    silent = kind == ALARM and not column.pictures.found(picture)
+                    what = f"{_HIGHEST_GOOD if silent else kind} {'by' if silent or kind == FOUND else 'of'} "
+                    names = headings.setdefault(picture.key, {}).setdefault(what, [])
+                    names.append(column.row.configuration.short)
     for kind in (*DISJOINT, GOOD):
         shared = [picture for column in columns for picture in column.pictures.items if kind in picture.kinds]
         if shared:  # the same for all, unless runs saw other images
-            text = "a good image" if kind == GOOD else f"a {kind} defect"
-            headings.setdefault(shared[0].key, []).append(text)
-    for key, texts in headings.items():
+            what = "a good image" if kind == GOOD else f"a {kind} defect"
+            headings.setdefault(shared[0].key, {})[what] = []
+    for key, kinds in headings.items():
         panels = tuple(pictures.get(key) for pictures in kept)
         first = next(panel for panel in panels if panel is not None)
-        yield GridLine("; ".join(texts), first, panels)
+        heading = "; ".join(what + " and ".join(names) for what, names in kinds.items())
+        yield GridLine(heading[0].upper() + heading[1:], first, panels)
 
 
 def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:

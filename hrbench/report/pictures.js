@@ -2,7 +2,6 @@
 
 // A picture of the grid, large: move the map's opacity, zoom to single pixels, go on with the arrows, leave with Escape.
 (() => {
-  const NS = "http://www.w3.org/2000/svg";
   const FINEST = 8; // native pixels that the stage shows at least
   const panels = () => [...document.querySelectorAll("button.panel")].filter((p) => p.offsetParent !== null);
   let dialog = null, at = null, svg = null, view = null;
@@ -67,7 +66,7 @@
     svg = panel.querySelector("svg").cloneNode(true);
     svg.setAttribute("preserveAspectRatio", "xMidYMid meet");
     for (const element of svg.querySelectorAll("defs")) element.remove(); // the page has them
-    const grid = document.createElementNS(NS, "path");
+    const grid = document.createElementNS(svg.namespaceURI, "path");
     grid.setAttribute("class", "grid");
     grid.setAttribute("vector-effect", "non-scaling-stroke");
     svg.append(grid);
@@ -110,9 +109,15 @@
     if (map) map.style.opacity = part("mix").value / 100;
     for (const edge of svg.querySelectorAll(".edge")) edge.style.display = part("lines").checked ? "" : "none";
     let lines = "";
-    if (pixels && wide >= 4) { // closer they would hide the picture
-      for (let k = Math.ceil(x); k <= x + width; k++) lines += `M${k} ${y}v${height}`;
-      for (let k = Math.ceil(y); k <= y + height; k++) lines += `M${x} ${k}h${width}`;
+    if (pixels && wide >= 4) { // finer it would hide the picture
+      const seen = (start, side, length, first, all) => {
+        const middle = start + side / 2, half = length / wide / 2;
+        return [Math.max(first, Math.floor(middle - half)), Math.min(first + all, Math.ceil(middle + half))];
+      };
+      const [left, top, most, tall] = box(at.dataset.window);
+      const [x0, x1] = seen(x, width, svg.clientWidth, left, most), [y0, y1] = seen(y, height, svg.clientHeight, top, tall);
+      for (let k = x0; k <= x1; k++) lines += `M${k} ${y0}V${y1}`;
+      for (let k = y0; k <= y1; k++) lines += `M${x0} ${k}H${x1}`;
     }
     svg.querySelector(".grid").setAttribute("d", lines);
     part("scale").textContent = `${wide.toFixed(1)} : 1` + (pixels && wide < 4 ? ", zoom in for the grid" : "");

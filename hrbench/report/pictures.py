@@ -26,7 +26,7 @@ from hrbench._util.files import atomic
 from hrbench.errors import HrbenchError
 from hrbench.metrics.words import counted
 from hrbench.report.configurations import printable
-from hrbench.report.picture_grid import GridLine, PictureGrid, close_up, edges, panel_words, subject
+from hrbench.report.picture_grid import OPACITY, GridLine, PictureGrid, close_up, edges, panel_words, subject
 from hrbench.runs.picture_files import UNIT, Box, Picture
 
 __all__ = ["FOLDER", "LARGEST_PAGE", "heat", "place_pictures"]
@@ -38,7 +38,6 @@ FOLDER = "leaderboard-pictures"
 LARGEST_PAGE = 25_000_000
 """Bytes of a page with its pictures: as much as most mail takes."""
 _MARKUP = 1000  # bytes around the texts of a panel or a line, at most
-_OPACITY = (0.0, 0.1, 0.3, 0.55, 0.75, 0.85, 0.9, 0.9, 0.9)  # of the colour, from grey 0 to 255
 
 
 @dataclass
@@ -186,7 +185,7 @@ def heat() -> dict[str, Any]:
     colours = matplotlib.colormaps["inferno"](np.linspace(0, 1, 17))[:, :3]
     return {
         "channels": [(name, " ".join(f"{value:.3f}" for value in colours[:, n])) for n, name in enumerate("RGB")],
-        "opacity": " ".join(f"{value:g}" for value in _OPACITY),
+        "opacity": " ".join(f"{value:g}" for value in OPACITY),
         "stops": [matplotlib.colors.to_hex(colour) for colour in colours],
     }
 

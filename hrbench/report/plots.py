@@ -31,6 +31,8 @@ from hrbench.report.differences_plot import draw_differences
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
 from hrbench.report.embedding import save
 from hrbench.report.operating_plot import draw_froc, draw_limits
+from hrbench.report.panels import draw_panels
+from hrbench.report.picture_grid import picture_grid
 from hrbench.report.pod_plot import draw_detection, draw_matched
 from hrbench.report.scores import AllScores, Scores, analyse, read_scores
 from hrbench.report.scores_plot import draw_alarms, draw_ranks
@@ -120,9 +122,10 @@ def write_plots(
     and for each of several categories ``DATASET-CATEGORY-...``. Per category only, because each has thresholds of its
     own: at equal false alarms ``-limits`` (a90 against false alarms), ``-froc`` (recall against them, by size),
     ``-matched`` (probability of detection), ``-ranks`` (the false alarms that each defect costs) and ``-alarms`` (alarm
-    scores); and ``-detection`` at the threshold that was set on training images. ``-differences`` needs two rows with
-    bootstrap replicates, ``DATASET-critical-difference`` five categories and three rows with a rank, ``-curves`` and
-    ``-detection`` the runs' evidence, ``DATASET-cost`` their speed.
+    scores); and ``-detection`` at the threshold that was set on training images; and ``-pictures``, the same defects
+    side by side. ``-differences`` needs two rows with bootstrap replicates, ``DATASET-critical-difference`` five
+    categories and three rows with a rank, ``-curves`` and ``-detection`` the runs' evidence, ``DATASET-cost`` their
+    speed.
 
     Parameters
     ----------
@@ -146,7 +149,12 @@ def write_plots(
         categories = ["", *board.categories] if len(board.categories) > 1 else [""]
         for category in track(categories, f"drawing {board.dataset}", total=len(categories), unit="set"):
             stem = _stem(board.dataset, category, taken)
-            for kind, figure in figures(board, data, category).items():
+            drawn = figures(board, data, category)
+            if category or len(board.categories) == 1:
+                name = category or board.categories[0]
+                if (shown := draw_panels(picture_grid(board, name), f"{board.dataset} / {name}")) is not None:
+                    drawn["pictures"] = shown
+            for kind, figure in drawn.items():
                 paths += save(figure, Path(destination) / f"{stem}-{kind}")
     return paths
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hrbench.protocol import Protocol
 from hrbench.report import page, pictures, write_leaderboard
+from hrbench.report.panels import draw_panels
 from hrbench.report.picture_grid import close_up, edges, picture_grid
 from hrbench.runs.picture_files import UNIT, Pictures, write_pictures
 from hrbench.runs.store import Run
@@ -49,9 +50,8 @@ def test_lines_are_the_same_defects_and_columns_the_methods(runs: list[Run], pro
     assert list(of) == ["test/bad/002.png", "test/bad/001.png", "test/bad/000.png", "test/good/000.png"]
     names = [column.row.configuration.short for column in grid.columns]
     kept = [panel is not None for panel in of["test/bad/002.png"].panels]
-    assert of["test/bad/002.png"].heading == "; ".join(
-        f"smallest found by {name}" for name, there in zip(names, kept, strict=True) if there
-    )
+    whose = " and ".join(name for name, there in zip(names, kept, strict=True) if there)
+    assert of["test/bad/002.png"].heading == f"Smallest found by {whose}"
     assert sum(kept) == 2
     assert of["test/bad/001.png"].heading.endswith("a large defect")
     assert all(of["test/bad/000.png"].panels)
@@ -155,3 +155,17 @@ def test_the_map_keeps_what_is_at_the_threshold(runs: list[Run]) -> None:
     mask = picture.read_mask()
     assert mask is not None
     assert mask.sum() == 12
+
+
+def test_the_figure_has_the_panels_of_the_page(runs: list[Run], protocol: Protocol) -> None:
+    grid = picture_grid(board_of(runs, protocol), "ballscrew")
+    figure = draw_panels(grid, "bsdata")
+    assert figure is not None
+    axes = figure.axes[: len(grid.lines) * 4]
+    assert [len(ax.images) for ax in axes] == [
+        count for line in grid.lines for count in (1, *(2 if panel else 0 for panel in line.panels))
+    ]
+    words = [ax.get_xlabel() for ax in axes]
+    assert "found, score 1.35 × threshold" in words
+    assert axes[0].get_title(loc="center") == "Photograph"
+    assert draw_panels(picture_grid(board_of(runs, protocol), "no such"), "") is None
