@@ -153,7 +153,7 @@ if (typeof document !== "undefined") (() => {
     const left = rows.length - hidden.rows.length;
     const text = selectors.length ? `${left} of ${rows.length} rows` : `${rows.length} rows`;
     bar.querySelector(".shown").textContent = left ? text : `nothing matches, 0 of ${rows.length} rows`;
-    note.firstElementChild.textContent = `${text} shown`;
+    note.firstElementChild.textContent = `${text} shown; ranks are those among all`;
     note.hidden = !selectors.length;
     bar.querySelector(".all").hidden = !selectors.length;
   }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -76,9 +77,17 @@ def tell(figure: Figure) -> None:
     """Give the marks of a figure ids, which :func:`write_ids` reads in its SVG."""
     for number, axes in enumerate(figure.axes):
         axes.set_gid(f"{_AXES}{number}")
-    for artist in figure.findobj(lambda artist: str(artist.get_label()).startswith((f"_{_ROW}", f"_{_KEY}"))):
-        label = str(artist.get_label())[1:]
-        artist.set_gid(label + _READS * (label.startswith(_ROW) and _reads(artist)))
+    for artist in _artists(figure):
+        if (label := str(artist.get_label())).startswith((f"_{_ROW}", f"_{_KEY}")):
+            artist.set_gid(label[1:] + _READS * (label.startswith(f"_{_ROW}") and _reads(artist)))
+
+
+def _artists(artist: Artist) -> Iterator[Artist]:
+    """Yield all artists in it but those of axes: to be asked for them makes hundreds of ticks that nobody draws."""
+    yield artist
+    for child in artist.get_children():
+        if not isinstance(child, Axis):
+            yield from _artists(child)
 
 
 def write_ids(root: ElementTree.Element, figure: Figure) -> None:
