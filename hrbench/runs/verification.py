@@ -24,6 +24,7 @@ from hrbench.evidence import Evidence
 from hrbench.metrics.measurement import measure
 from hrbench.protocol import Protocol, list_protocols, load_protocol
 from hrbench.runs.cost import timing
+from hrbench.runs.environment import environment
 from hrbench.runs.identity import maps_name, run_prefix
 from hrbench.runs.recomputed import TOLERANCE, Counted, close_values, table_problems
 from hrbench.runs.record import RunRecord, groups_digest, is_sealed
@@ -181,6 +182,7 @@ def verify_run(run: Run, protocols: Sequence[Protocol] = (), reference: Referenc
             tables[name] = getattr(run, name)
         except HrbenchError as error:
             problems.append(str(error))
+    differ: list[str] = []
     done: list[str] = []
     counted = Counted()
     kept = {part.name for part in about.evidence if run.files.evidence(part.name).is_dir()}
@@ -206,8 +208,9 @@ def verify_run(run: Run, protocols: Sequence[Protocol] = (), reference: Referenc
             problems.append(f"{name}: {error}")
             continue
         for table, recorded in tables.items():
-            problems += table_problems(table, recorded, measured, protocol, counted)
+            differ += table_problems(table, recorded, measured, protocol, counted)
         done.append(name)
+    problems += [*_of_other_version(about), *differ] if differ else []
     problems += _name_problems(about, tables)
     if not about.protocols:
         problems.append(f"{run.files.record.name}: names no protocol, there is nothing to verify")
@@ -294,6 +297,17 @@ def _rules(name: str, version: int, digest: str, given: Sequence[Protocol]) -> P
 
 def _without_advice(error: HrbenchError) -> str:
     return str(error).partition("; the `hrbench run`")[0].partition("; run the job")[0]
+
+
+def _of_other_version(about: RunRecord) -> list[str]:
+    """Say whether a run was recorded by other code than this, which may know other metrics."""
+    now, then = environment(), about.environment
+    if all(now[key] == then.get(key) for key in ("hrbench", "commit")):
+        return []
+    return [
+        f"recorded by hrbench {then.get('hrbench', 'unknown')} (commit {then.get('commit', 'unknown')}), this is "
+        f"{now['hrbench']} ({now['commit']}): `hrbench rescore` writes what this version computes"
+    ]
 
 
 def _evidence_problems(about: RunRecord, evidence: Evidence) -> list[str]:

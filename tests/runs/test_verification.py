@@ -291,6 +291,14 @@ def test_rounding_of_other_libraries_passes_and_is_said(run: Run, rules: Path) -
     assert "of them only within 1e-09" in verification_text([found])
 
 
+def test_rows_of_another_version_are_told_from_tampering(run: Run, rules: Path) -> None:
+    CAREFUL["row removed"][0](run)
+    said(environment__commit="0123456789ab")(run)
+    sealed(run)
+    found = verify_run(Run(run.folder), [load_protocol(rules)])
+    assert re.match(r"recorded by hrbench \S+ \(commit 0123456789ab\), this is .*rescore", found.problems[0])
+
+
 def test_rules_edited_under_the_same_name_are_found(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "quick.toml"
     path.write_text(RULES.replace("draws = 8", "draws = 9"))
