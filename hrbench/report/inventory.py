@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hrbench._util.received import read_json
 from hrbench.errors import HrbenchError
-from hrbench.metrics.words import counted
+from hrbench.metrics.words import alarms_text, counted
 from hrbench.protocol import Protocol
 from hrbench.report.columns import limit_text
 from hrbench.report.configurations import Configuration, CountedRun, describe, identify, printable
@@ -255,6 +255,9 @@ def _table(found: Inventory, dataset: str, terminal: Terminal) -> str:
         numbers = tuple("–" if math.isnan(means[head]) else f"{means[head]:.3f}" for _, means in each)
         columns.append(TerminalColumn(head, numbers, 95 if head == heads[0] else 85))
     notes = left_open_sentences(runs)
+    if heads and heads[0].startswith("recall"):
+        alarms = alarms_text(found.protocol.alarm.headline)
+        notes = [f"{heads[0]}: share of the defects that are hit, at {alarms}; best first.", *notes]
     names = sorted({entry.category for same, _ in each for entry in same})
     where = f"{len(names)} categories" if len(names) > 3 else ", ".join(map(printable, names))
     return terminal_lines(f"{printable(dataset)} ({where}), protocol {found.protocol.name}", columns, notes, terminal)

@@ -343,3 +343,16 @@ def test_who_cannot_help_with_a_job_loses_no_other(
     assert (asked, helped) == (["nut"] * 2, ["nut"])
     assert [run.about.dataset.category for run in study.runs] == ["nut"]
     assert not study.failures
+
+
+def test_nothing_is_measured_first_where_that_is_not_wanted(
+    tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rehearse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(hrbench.LocalEngine, "rehearse", rehearse)
+    study = hrbench.run("folder", [toy], root=tree, output=tmp_path, options={toy: {"steps": 2}}, rehearse=False)
+    assert len(study.runs) == 2
+    with pytest.raises(AssertionError):
+        hrbench.run("folder", [toy], root=tree, output=tmp_path / "more", options={toy: {"steps": 2}})
