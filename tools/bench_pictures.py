@@ -88,7 +88,7 @@ def measure(command: str, root: Path, pictures: bool) -> dict[str, Any]:
     from hrbench.runs.external_maps import score_maps
 
     if not pictures:
-        scoring.draw_pictures = lambda *_, **__: None
+        scoring.keep_pictures = lambda *_, **__: None
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = _status("VmRSS")
     with tempfile.TemporaryDirectory(dir=root) as output:
@@ -100,7 +100,7 @@ def measure(command: str, root: Path, pictures: bool) -> dict[str, Any]:
             categories = load_dataset("folder", root / "data").categories
             exact, protocols = "exact" in COMMANDS[command], [load_protocol("native")]
             (done,) = score_maps(categories, root / "maps", Path(output), protocols, name="maps", exact=exact)
-        return {"start": start, "peak": _status("VmHWM"), "pictures": len(done.pictures)}
+        return {"start": start, "peak": _status("VmHWM"), "pictures": len(done.pictures.items)}
 
 
 def _status(field: str) -> int:

@@ -11,7 +11,7 @@ batch, and for every stage that begins. Expected are the bits of one process alo
 the column ``seconds`` and, in ``run.json``, when and at what cost it was made; and nothing else in the output folder.
 
 ``share`` starts so many processes with the same jobs on one folder at the same moment. One process fits each job once,
-predicts its held-out images once and each of its test images once, and again the five of its pictures. Processes that
+predicts its held-out images once and each of its test images once, and again once those of its pictures. Processes that
 share jobs may repeat nothing of that; but who helps with test images of a job warms up first, with one batch of
 held-out images. Processes look at each other's jobs every 50 ms instead of every second, else they would mostly wait.
 
@@ -435,7 +435,7 @@ class Tally:
     scores: Counter[str] = field(default_factory=Counter)
     calibrated: Counter[tuple[str, str]] = field(default_factory=Counter)
     predicted: Counter[tuple[str, str]] = field(default_factory=Counter)
-    pictures: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[tuple[str, str]] = field(default_factory=Counter)
     warm_ups: Counter[str] = field(default_factory=Counter)
     helps: Counter[str] = field(default_factory=Counter)  # predictions begun by who did not fit
     helped_images: Counter[str] = field(default_factory=Counter)
@@ -462,7 +462,7 @@ class Tally:
         elif line.event == "batch" and stage == "calibrate":
             self.calibrated.update((line.job, image) for image in images)
         elif line.event == "batch" and stage == "score":
-            self.pictures[line.job] += len(images)
+            self.pictures.update((line.job, image) for image in images)
         elif line.event == "batch" and images[0].startswith("train"):
             self.warm_ups[line.job] += 1
         elif line.event == "batch":
@@ -486,7 +486,10 @@ class Tally:
                 "held-out images predicted": (sum(n for (j, _), n in self.calibrated.items() if j == name), 2),
                 "test images predicted": (sum(n for (j, _), n in self.predicted.items() if j == name), GOOD + BAD),
                 "different test images predicted": (sum(j == name for j, _ in self.predicted), GOOD + BAD),
-                "pictures": (self.pictures[name], 5),
+                "pictured images predicted": (
+                    sum(n for (j, _), n in self.pictures.items() if j == name),
+                    sum(j == name for j, _ in self.pictures),
+                ),
             }
             words += [f"{name}: {what} {found}, expected {n}" for what, (found, n) in facts.items() if found != n]
             most = self.helps[name] if helpers else 0
@@ -570,7 +573,7 @@ def share(args: argparse.Namespace, world: World) -> tuple[list[str], bool]:
         for jobs in (1, 2, 3)
         if (part := [r for r in rounds if (r.processes, r.jobs) == (processes, jobs)])
     ]
-    unit = f"One process, per job: 1 fit, 2 held-out images, {GOOD + BAD} test images, 5 pictures. Alone: medians of "
+    unit = f"One process, per job: 1 fit, 2 held-out images, {GOOD + BAD} test images, pictures. Alone: medians of "
     counts = ", ".join(f"{len(times)} times {jobs} jobs" for jobs, times in sorted(alone.items()))
     return [*_table(header, rows), "", unit + (counts or "no run") + ".", *_listed(complaints)], not complaints
 
@@ -590,7 +593,7 @@ def _share_row(part: Sequence[Round], alone: Sequence[float]) -> list[str]:
         total(lambda t: t.again(t.fits)),
         total(lambda t: t.again(t.predicted)),
         total(lambda t: t.again(t.scores)),
-        total(lambda t: sum(max(0, n - 5) for n in t.pictures.values())),
+        total(lambda t: t.again(t.pictures)),
         total(lambda t: t.again(t.calibrated)),
         total(lambda t: t.warm_ups.total()),
         str(helped),

@@ -35,7 +35,8 @@ def test_writes_files_of_every_plot(few: list[Run], tmp_path: Path, protocol: Pr
     kinds = ("sizes", "diameters", "curves", "detection", "cost")
     stems = [f"bsdata{part}-{kind}" for part in ("", "-fabric", "-wood") for kind in kinds]
     stems.remove("bsdata-detection")  # each category has a threshold of its own
-    stems = [stem for stem in stems if stem not in ("bsdata-fabric-cost", "bsdata-wood-cost")]
+    own = {"bsdata-fabric-cost": "bsdata-fabric-pictures", "bsdata-wood-cost": "bsdata-wood-pictures"}
+    stems = [own.get(stem, stem) for stem in stems]
     assert [path.name for path in paths] == [f"{stem}.{suffix}" for stem in stems for suffix in SUFFIXES]
     assert sorted(tmp_path.glob("plots/*")) == sorted(paths)
     for path in paths:
@@ -52,7 +53,7 @@ def test_a_single_category_is_drawn_once_and_alike_every_time(
 ) -> None:
     runs = [make_run(CONFIGS[3])]
     first, second = (plots.write_plots(runs, tmp_path / name, protocol) for name in "ab")
-    assert len(first) == 12
+    assert len(first) == 15
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
@@ -69,7 +70,9 @@ def test_lost_evidence_costs_the_curves_and_nothing_else(
     run = make_run()
     lose_evidence(run)
     names = [path.name for path in plots.write_plots([run], tmp_path / "plots", protocol)]
-    assert names == [f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters", "cost") for suffix in SUFFIXES]
+    assert names == [
+        f"bsdata-{kind}.{suffix}" for kind in ("sizes", "diameters", "cost", "pictures") for suffix in SUFFIXES
+    ]
 
 
 def test_average_curve_needs_every_category(
