@@ -266,7 +266,7 @@ if (typeof document !== "undefined") (() => {
     const { each } = data.values[key];
     const all = each.flat().filter((value) => value !== null), from = Math.min(...all), to = Math.max(...all);
     const what = metric.name + (key === metric.key ? "" : ` (${key.slice(metric.key.length + 1).replace("_", ", ")})`);
-    heat.caption.textContent = `${what} in each category; the darker the better`;
+    heat.caption.textContent = `${what} in each category; the stronger the shade, the better`;
     const lines = new Map(data.rows.map((row, at) => [String(row.number), each[at]]));
     for (const tr of heat.tBodies[0].rows) {
       lines.get(tr.dataset.of).forEach((value, k) => {
