@@ -101,4 +101,5 @@ def test_the_page_shows_them_apart(
     assert "0.1234" in after
     assert "&lt;b&gt;A" in after
     assert "<b>A</b>" not in after
-    assert re.sub(r"\s+", " ", before) == re.sub(r"\s+", " ", plain)[: len(re.sub(r"\s+", " ", before))]
+    shown, shown_before = (re.sub(r"\s+", " ", part[part.index("<main") :]) for part in (plain, before))
+    assert shown.startswith(shown_before)

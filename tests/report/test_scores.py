@@ -167,10 +167,6 @@ def test_scores_are_read_from_the_tables_of_a_run(make_run: Callable[..., Run], 
     assert found.intervals == {0.05: ((100.0, math.inf), None)}
     assert found.intervals_at(0.04) == found.intervals[0.05]  # as many of 25 may alarm
     assert found.intervals_at(0.1) == (None, None)
-    assert found.of_image("none.png") is None
-    label, alarm, critical = found.of_image(images["image"].iloc[30])  # type: ignore[misc]
-    assert (label, alarm) == (1, images["alarm"].iloc[30])
-    assert critical.tolist() == [components["critical"].iloc[5]]
 
 
 def test_runs_without_scores_have_none(make_run: Callable[..., Run], alarming: Protocol) -> None:
