@@ -137,7 +137,7 @@ def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list
 def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
     """Yield the extremes of the best methods, a defect of each size, and the good images."""
     kept = [{picture.key: picture for picture in column.pictures.items} for column in columns]
-    headings: dict[tuple[str, Box], dict[str, list[str]]] = {}  # by kind whose they are
+    headings: dict[tuple[str, Box, Box | None], dict[str, list[str]]] = {}  # by kind whose they are
     for kind in (FOUND, MISSED, ALARM, LOWEST, HIGHEST):
         for column in columns[:_OWN_COLUMNS]:
             for picture in column.pictures.items:

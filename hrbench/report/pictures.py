@@ -51,7 +51,6 @@ class Album:
     """
 
     folder: Path | None = None
-    spent: int = 0
     photos: dict[tuple[str, Box, bytes], dict[str, Any]] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
 
@@ -142,6 +141,7 @@ def place_pictures(grids: Sequence[tuple[dict[str, Any], PictureGrid]], room: in
                 text, new = album.line(grid, line, category["anchor"])
             except HrbenchError as error:
                 log.warning("%s; this picture is left out", error)
+                album.photos = known
                 damaged += 1
                 continue
             size = _size(text) + _size(new)

@@ -77,9 +77,9 @@ class Picture:
     mask: Path | None
 
     @property
-    def key(self) -> tuple[str, Box]:
-        """Equal for pictures of the same place, by whatever method."""
-        return self.image, self.window
+    def key(self) -> tuple[str, Box, Box | None]:
+        """Equal for pictures of the same defect or place, by whatever method; small images have windows in common."""
+        return self.image, self.window, self.defect
 
     def read_photo(self) -> npt.NDArray[np.uint8]:
         """Return the photograph, (h, w, 3)."""

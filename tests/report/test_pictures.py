@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -70,6 +71,38 @@ def test_a_photograph_stands_in_the_page_once(runs: list[Run], protocol: Protoco
     assert "0.75 × threshold" in text
     grey = Image.open(io.BytesIO(base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", text)[0])))
     assert (grey.mode, grey.size) == ("L", (80, 60))
+
+
+def _with_another_defect(run: Run, whole: bool = True) -> Run:
+    """Return a run that keeps only its first picture and, of the same small image, a second defect that is missed."""
+    first = run.pictures.items[0]
+    top, left, bottom, right = first.defect or first.window
+    other = dataclasses.replace(first, kinds=("large",), defect=(top + 1, left, bottom + 1, right), score=0.5, area=3)
+    if not whole:  # its map is lost
+        first = dataclasses.replace(first, map=first.map.with_name("none.png"))
+    write_pictures(run.files.pictures, dataclasses.replace(run.pictures, items=(first, other)))
+    return Run(run.folder)
+
+
+def test_two_defects_of_a_small_image_have_a_line_each(runs: list[Run], protocol: Protocol, tmp_path: Path) -> None:
+    both = [_with_another_defect(run) for run in runs]
+    grid = picture_grid(board_of(both, protocol), "ballscrew")
+    assert [line.first.score for line in grid.lines if line.heading == "A large defect"] == [0.5]
+    assert len({line.first.defect for line in grid.lines}) == len(grid.lines) == 2
+    text = page_of(both, tmp_path, protocol)
+    assert text.count("data:image/jpeg") == 1
+    ids = re.findall(r'<(?:image|path) id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'<use[^>]* href="#([^"]+)"', text)) <= set(ids)
+
+
+def test_a_photograph_of_a_line_left_out_is_there_for_the_next(
+    runs: list[Run], protocol: Protocol, tmp_path: Path
+) -> None:
+    text = page_of([_with_another_defect(runs[0], whole=False)], tmp_path, protocol)
+    assert "1 line of pictures left out: files of the run are damaged" in text
+    assert text.count("data:image/jpeg") == 1
+    assert set(re.findall(r'<use[^>]* href="#([^"]+)"', text)) <= set(re.findall(r' id="([^"]+)"', text))
 
 
 def test_a_page_has_a_largest_size_and_says_what_it_leaves_out(
