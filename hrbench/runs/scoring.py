@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,6 +44,7 @@ __all__ = [
     "record_files",
     "rescore",
     "rescored",
+    "run_columns",
     "threshold_record",
 ]
 
@@ -254,9 +256,9 @@ def _protocol_records(protocols: Sequence[Protocol]) -> dict[str, ProtocolRecord
     return {protocol.name: ProtocolRecord.of(protocol) for protocol in protocols}
 
 
-def _write_tables(folder: RunFolder, measured: Sequence[Measured], about: RunRecord) -> None:
-    """Write the tables of all protocols together."""
-    same = {
+def run_columns(about: RunRecord) -> dict[str, Any]:
+    """Return the columns that say in each row of ``records`` which run it is of."""
+    return {
         "run": about.run,
         "dataset": about.dataset.name,
         "category": about.dataset.category,
@@ -266,11 +268,15 @@ def _write_tables(folder: RunFolder, measured: Sequence[Measured], about: RunRec
         "weights": about.method.weights_source,
         "seed": about.seed,
     }
+
+
+def _write_tables(folder: RunFolder, measured: Sequence[Measured], about: RunRecord) -> None:
+    """Write the tables of all protocols together."""
     for name in _TABLES:
         tables = [getattr(part, name) for part in measured]
         filled = [table for table in tables if len(table)]
         whole = pd.concat(filled, ignore_index=True) if filled else tables[-1]
         if name == "records":
-            whole = whole.assign(**same)[list(RECORD_COLUMNS)]
+            whole = whole.assign(**run_columns(about))[list(RECORD_COLUMNS)]
         with atomic(folder.table(name)) as path:
             write_table(whole, path)

@@ -29,7 +29,7 @@ from hrbench.runs.identity import maps_name, run_prefix
 from hrbench.runs.recomputed import TOLERANCE, Counted, close_values, table_problems
 from hrbench.runs.record import RunRecord, groups_digest, is_sealed
 from hrbench.runs.reference import Reference, index_problems, reference_of, reference_problems
-from hrbench.runs.scoring import threshold_record
+from hrbench.runs.scoring import run_columns, threshold_record
 from hrbench.runs.store import Run, find_runs
 from hrbench.runs.submission import submission_of, submission_problems
 from hrbench.runs.tables import TABLES
@@ -259,7 +259,7 @@ def _record_problems(run: Run) -> list[str]:
         maps := maps_name(about.dataset.index_sha256, method.name, exact=bool(method.options.get("exact")))
     ):
         problems.append(f"{name}: run is {about.run!r}, expected {maps!r} of maps of these images")
-    kept = {path for path in run.files.own() if not path.match("maps/**")}
+    kept = {path for path in run.files.own() if not run.files.name_of(path).startswith("maps/")}
     for path in run.damaged():
         if path in kept and path.parent.parent != run.files.path / "evidence":  # of which loading says it
             problems.append(f"{run.files.name_of(path)}: is not as {name} says")
@@ -351,18 +351,8 @@ def _name_problems(about: RunRecord, tables: Mapping[str, pd.DataFrame]) -> list
     for name, table in tables.items():
         others = sorted(set(table["protocol"]) - about.protocols.keys()) if len(table) else []
         problems += [f"{name}: rows of protocol {other!r}, which run.json does not name" for other in others]
-    expected = {
-        "run": about.run,
-        "dataset": about.dataset.name,
-        "category": about.dataset.category,
-        "method": about.method.name,
-        "preset": about.method.preset,
-        "view": about.view,
-        "weights": about.method.weights_source,
-        "seed": about.seed,
-    }
     records = tables.get("records", pd.DataFrame())
-    for column, value in expected.items() if len(records) else ():
+    for column, value in run_columns(about).items() if len(records) else ():
         if wrong := sorted(map(str, set(records[column]) - {value})):
             problems.append(f"records: {column} is {wrong[0]!r}, run.json has {value!r}")
     return problems

@@ -275,6 +275,14 @@ def test_whole_runs_are_verified_to_the_last_bit(made: Path, rules: Path, tree: 
     assert "with its images and masks" in text
 
 
+def test_maps_that_came_later_are_no_problem(run: Run, rules: Path) -> None:
+    for name in ("000.tiff", "test/bad/000.tiff"):
+        path = run.files.path / "maps" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"II*")
+    assert verify_run(run, [load_protocol(rules)]).verified
+
+
 @pytest.mark.slow
 def test_several_processes_find_the_same(out: Path, run: Run, rules: Path) -> None:
     CAREFUL["value"][0](run)
