@@ -58,6 +58,7 @@ __all__ = [
     "publish",
     "rescore",
     "run",
+    "show",
     "verify",
 ]
 log = logging.getLogger("hrbench")

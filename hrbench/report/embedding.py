@@ -55,8 +55,10 @@ def _write(figure: Figure, target: io.BytesIO, suffix: str, text_as: str, clear:
     with mpl.rc_context(settings), warnings.catch_warnings():
         # Files show boxes for letters that the font lacks; on the page the reader's browser has them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(target, format=suffix, dpi=200, metadata=_UNDATED[suffix], transparent=clear)
-    fonts.setLevel(before)
+        try:
+            figure.savefig(target, format=suffix, dpi=200, metadata=_UNDATED[suffix], transparent=clear)
+        finally:
+            fonts.setLevel(before)
 
 
 def inline_svg(figure: Figure, prefix: str, description: str) -> str:

@@ -134,8 +134,10 @@ def _note(folder: RunFolder) -> str:
     try:
         note = read_json(folder.failed, _LARGEST)
         return printable(f"{note['error']} (on {note['host']})")
-    except (HrbenchError, KeyError, TypeError) as error:
+    except HrbenchError as error:
         return printable(str(error))
+    except (KeyError, TypeError):
+        return printable(f"{folder.failed}: does not say why")
 
 
 def _finished(run: Run, names: tuple[str, str, str], protocol: Protocol) -> Entry:

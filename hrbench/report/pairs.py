@@ -121,7 +121,7 @@ class Matrix:
 
 def matrices(paired: Pairs) -> list[Matrix]:
     """Return a matrix for AUPRO and one for recall at equal false alarms."""
-    shown = [place for place, (key, _) in enumerate(paired.lines) if re.match(r"(aupro|recall_matched)@[\d.]+$", key)]
+    shown = [place for place, (key, _) in enumerate(paired.lines) if re.match(r"(aupro|recall_matched)@[^_]+$", key)]
     of = paired.found
     names = [row.configuration.short for row in paired.rows]
 

@@ -35,7 +35,8 @@ def draw_panels(grid: PictureGrid, title: str) -> Figure | None:
             drawn.append((line, (line.first.read_photo(), line.first.read_mask(), maps)))
         except HrbenchError as error:
             log.warning("%s; this picture is left out", error)
-    drawn = drawn[:_MOST_LINES]
+        if len(drawn) == _MOST_LINES:
+            break
     if not drawn:
         return None
     names = ["Photograph", *(printable(column.row.configuration.short) for column in grid.columns)]

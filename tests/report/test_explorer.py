@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -137,6 +138,8 @@ def test_pairs_are_paired_differences_of_means_over_categories(drawn: list[Run],
     assert text == "+0.500"
     assert "95 % interval +0.4" in title
     assert "better in 100 % of the draws" in title
+    strict = dataclasses.replace(found, lines=(("aupro@1e-05", "AUPRO@1e-05"), *found.lines[1:]))
+    assert [matrix.name for matrix in matrices(strict)] == ["AUPRO@1e-05", second.name]
 
 
 def test_without_replicates_there_are_no_pairs(runs: list[Run], protocol: Protocol) -> None:

@@ -54,6 +54,14 @@ def test_all_states_are_told_and_common_settings_once(folder: Path, protocol: Pr
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_a_note_without_a_reason_is_named(folder: Path, protocol: Protocol, content: str) -> None:
+    note = folder / "runs" / "parts" / "nut" / "fastflow-native-s9.failed.json"
+    note.write_text(content, encoding="utf-8")
+    (failed,) = take_inventory([folder], protocol).of("failed")
+    assert failed.error == f"{note}: does not say why"
+
+
 def test_options_that_differ_within_a_method_are_told(make_run: Factory, protocol: Protocol, tmp_path: Path) -> None:
     make_run(CONFIGS[2], seed=0)
     alter(make_run(CONFIGS[2], seed=1), "method.options", {"steps": 90, "layers": [1, 2], "note": "L2BT"})
