@@ -72,8 +72,9 @@ def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
     assert (components["critical"] > good["alarm"].max()).mean() == matched["value"][0.05]
     assert (components["overlap_decision"] >= 0.1).mean() == value["recall_decision", "all"]
     assert done.evidence.components["defect_type"].unique().tolist() == ["dent"]
-    assert [picture.kind for picture in done.pictures] == ["worst", "worst", "worst", "best", "false alarm"]
-    assert all(picture.path.is_file() for picture in done.pictures)
+    shown = done.pictures.items
+    assert {"smallest found", "largest missed"} & {kind for picture in shown for kind in picture.kinds}
+    assert all(picture.photo.is_file() and picture.map.is_file() for picture in shown)
 
 
 def test_equal_jobs_give_equal_bits_and_seeds_differ(tree, toy, tmp_path):

@@ -141,7 +141,7 @@ def test_leaderboard_and_plot_of_several_folders(
     assert set(table["category"]) >= {"bolt", "nut"}
     assert not (b / "report").exists()
     drawn = []
-    monkeypatch.setattr(report, "write_plots", lambda runs, folder, _: drawn.append((len(runs), folder)) or [])
+    monkeypatch.setattr(report, "write_plots", lambda runs, folder, _, **__: drawn.append((len(runs), folder)) or [])
     assert main(["plot", "b", "a"]) == main(["plot", "b", "--output", "plots"]) == 0
     assert drawn == [(2, Path("b/report")), (1, Path("plots"))]
     capsys.readouterr()
