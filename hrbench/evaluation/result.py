@@ -255,7 +255,7 @@ class Evaluation:
             names = {"image_auroc": "image ROC-AUC", "alarms": "alarms of good images"}
             values = self._values.dropna(subset="value").drop_duplicates("metric").set_index("metric")["value"]
             there = [f"{names[name]} {values[name]:.3f}" for name in names if name in values]
-            said = ", ".join(there) or "neither good images nor a threshold"
+            said = ", ".join(there) or "no threshold"
             return f"<Evaluation of {images}, no defect mask: {said}>"
         parts = [f"AUPRO@{protocol.headline_fpr:g} {self.value('aupro'):.3f}"]
         budget = protocol.alarm.headline if context.matched else None

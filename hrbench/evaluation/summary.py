@@ -92,7 +92,7 @@ def _without_masks(result: Evaluation) -> Sheet:
         called = round(defective * result.value("called"))
         answer = f"At the threshold {called:,} of {counted(defective, 'defective image')} alarm."
     else:
-        answer = "Nothing can be said of what alarms: there is neither a good image nor a threshold."
+        answer = "Nothing can be said of what alarms: there is no threshold" + " and no good image" * (not good) + "."
     level = f"{100 * protocol.bootstrap.level:g} % interval"
     names = {"image_auroc": "image ROC-AUC", "image_ap": "average precision of image scores"}
     rows = [
