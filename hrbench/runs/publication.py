@@ -25,8 +25,8 @@ from hrbench.runs.verification import Verification, verify_runs
 
 __all__ = ["publish"]
 
-_URL = r"[a-z]+://\S*"
-_DRIVE = r"(?<![\w.])(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*[\\/]|(?<![\w.)\]/\\])/(?=[^\s/]))"
+_URL = r"(?!file:)[a-z]+://\S*"
+_DRIVE = r"(?<![\w.])(?:file:/{2,}|[A-Za-z]:[\\/]|\\\\|~[\w.-]*[\\/]|(?<![\w.)\]/\\])/(?=[^\s/]))"
 _PATH = re.compile(rf"({_URL})|{_DRIVE}(?:[^\\/:;,'\"()\n]*[^\\/:;,'\"()\s][\\/])*")
 
 

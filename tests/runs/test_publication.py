@@ -115,6 +115,7 @@ def test_no_path_no_user_and_no_host_is_published(made: Path, rules: Path, tmp_p
         (r"C:\Users\ada\m.pth", "m.pth"),
         (r"\\server\share\m.pth", "m.pth"),
         ("~/models/m.pth", "m.pth"),
+        ("file:///home/ada/m.pth", "m.pth"),
         ("~ada/m.pth and /tmp/x/y.bin", "m.pth and y.bin"),
         ("https://arxiv.org/abs/1, 3/4 px and timm/resnet18.a1_in1k", None),
         ("tiled:256:64", None),
