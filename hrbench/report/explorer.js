@@ -21,7 +21,8 @@ const explorer = (() => {
   const signed = (value) => (value < 0 ? "-" : "+") + words.fixed(Math.abs(value), 3);
 
   // Which rows and parts (datasets, categories) are hidden. A word that rows have narrows them down; another one that
-  // parts are called by shows these parts only; one that nothing has hides all rows.
+  // parts are called by shows these parts only; one that nothing has hides all rows. A dataset without any row left is
+  // hidden, too.
   function filter(rows, parts, chosen) {
     const chips = Object.entries(chosen).filter(([facet, value]) => value && rows.some((row) => facet in row.chips));
     const picked = (row) => chips.every(([facet, value]) => value.split(",").includes(row.chips[facet]));
@@ -33,11 +34,13 @@ const explorer = (() => {
       else for (const part of hits) named[part.kind].add(part.id);
     }
     const datasets = (chosen.dataset || "").split(",").filter(Boolean);
+    const hidden = rows.filter((row) => !picked(row) || !ofRows.every((word) => row.text.includes(word)))
+      .map((row) => row.number);
     return {
-      rows: rows.filter((row) => !picked(row) || !ofRows.every((word) => row.text.includes(word)))
-        .map((row) => row.number),
+      rows: hidden,
       parts: parts.filter((part) => (named[part.kind].size && !named[part.kind].has(part.id)) ||
-        (part.kind === "dataset" && datasets.length && !datasets.includes(part.slug))).map((part) => part.id),
+        (part.kind === "dataset" && ((datasets.length && !datasets.includes(part.slug)) ||
+          part.rows.every((number) => hidden.includes(number))))).map((part) => part.id),
     };
   }
 
@@ -150,7 +153,8 @@ if (typeof document !== "undefined") (() => {
     const selectors = [...hidden.rows.flatMap(ofRow), ...hidden.parts.map((id) => `[data-part="${id}"]`)];
     const style = selectors.length ? `${selectors.join()}{display:none!important}` : "";
     if (sheet.textContent !== style) sheet.textContent = style;
-    const left = rows.length - hidden.rows.length;
+    const there = parts.some((part) => part.kind === "dataset" && !hidden.parts.includes(part.id));
+    const left = there ? rows.length - hidden.rows.length : 0;
     const text = selectors.length ? `${left} of ${rows.length} rows` : `${rows.length} rows`;
     bar.querySelector(".shown").textContent = left ? text : `nothing matches, 0 of ${rows.length} rows`;
     note.firstElementChild.textContent = `${text} shown; ranks are those among all`;

@@ -93,8 +93,8 @@ def facets(summary: Summary) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def page_parts(summary: Summary, anchors: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
-    """Return the datasets and categories that a search can be for.
+def page_parts(summary: Summary, anchors: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
+    """Return the datasets, with the numbers of their rows, and categories that a search can be for.
 
     Parameters
     ----------
@@ -104,9 +104,10 @@ def page_parts(summary: Summary, anchors: Sequence[tuple[str, Sequence[str]]]) -
     """
     names = [board.dataset for board in summary.leaderboards]
     slugs = dict(zip(sorted(names), _slugs(sorted(names)), strict=True))
-    parts = []
+    parts: list[dict[str, Any]] = []
     for board, (anchor, inner) in zip(summary.leaderboards, anchors, strict=True):
-        parts.append({"kind": "dataset", "id": anchor, "name": board.dataset, "slug": slugs[board.dataset]})
+        rows = [row.configuration.number for row in board.rows]
+        parts.append({"kind": "dataset", "id": anchor, "name": board.dataset, "slug": slugs[board.dataset], "rows": rows})
         parts += [{"kind": "category", "id": i, "name": n} for n, i in zip(board.categories, inner, strict=True)]
     return parts
 

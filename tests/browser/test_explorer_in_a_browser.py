@@ -28,9 +28,16 @@ def test_chips_and_search_filter_every_table(visit: Visit) -> None:
         assert page.locator(".filtered").is_visible()
         page.locator("#search").fill("fastflow")
         assert "nothing matches" in shown.inner_text()
+        assert not page.locator("#weave").is_visible()
         page.locator(".filtered .all").click()
         assert rows.count() == 3
         assert hash_of(page) == ""
+        page.locator(".chip", has_text="FastFlow").click()
+        assert page.locator("#weave").is_visible()
+        assert not page.locator("#bsdata").is_visible()
+        page.locator(".chip[data-value=bsdata]").click()
+        assert "nothing matches" in shown.inner_text()
+        page.locator(".filtered .all").click()
         page.locator("#search").fill("ballscrew")
         assert page.locator("#bsdata-ballscrew").is_visible()
         assert not page.locator("#weave-fabric").is_visible()

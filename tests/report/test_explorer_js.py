@@ -58,10 +58,10 @@ ROWS = [
     {"number": 2, "chips": {"method": "knn", "view": "tiled"}, "text": "k-nn tiled resnet"},
 ]
 PARTS = [
-    {"kind": "dataset", "id": "d0", "name": "bsdata", "slug": "bsdata"},
+    {"kind": "dataset", "id": "d0", "name": "bsdata", "slug": "bsdata", "rows": [0, 1]},
     {"kind": "category", "id": "d0-a", "name": "Screw"},
     {"kind": "category", "id": "d0-b", "name": "tiled floor"},
-    {"kind": "dataset", "id": "d1", "name": "weave", "slug": "weave"},
+    {"kind": "dataset", "id": "d1", "name": "weave", "slug": "weave", "rows": [0, 1, 2]},
 ]
 
 
@@ -73,8 +73,9 @@ PARTS = [
         ({"method": "fastflow,knn", "view": "tiled"}, [0], []),
         ({"q": "FAST tiled"}, [0, 2], []),
         ({"q": "screw"}, [], ["d0-b"]),
-        ({"q": "screw resnet"}, [0, 1], ["d0-b"]),
-        ({"q": "nowhere"}, [0, 1, 2], []),
+        ({"q": "screw resnet"}, [0, 1], ["d0", "d0-b"]),
+        ({"q": "nowhere"}, [0, 1, 2], ["d0", "d1"]),
+        ({"method": "knn"}, [0, 1], ["d0"]),
         ({"dataset": "weave"}, [], ["d0"]),
         ({"alarms": "5", "weights": "", "rank": "x"}, [], []),
     ],
