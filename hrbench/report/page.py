@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from hrbench._util.files import atomic
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
-from hrbench.metrics.words import budget_text
+from hrbench.metrics.words import budget_text, odds_text
 from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text
@@ -143,6 +143,7 @@ def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = Fa
         headline=limit_text(summary.protocol.headline_fpr),
         intervals=interval_note(summary.protocol, _units(summary)),
         reliable=limit_names(summary.protocol.pod)[1:],
+        odds=odds_text(summary.protocol.pod.probability),
         sentence=SENTENCE,
         published=published_tables(read_published(), [board.dataset for board in summary.leaderboards]),
         updated=max(run.created for board in summary.leaderboards for run in board.runs),
