@@ -17,9 +17,10 @@ SECTIONS = {
     "cost": "Cost",
     "protocols": "Protocols",
     "categories": "Categories",
+    "pictures": "Pictures",
     "methods": "Methods",
 }
-"""The sections of a dataset, in their order, with what the contents call them."""
+"""The sections of a dataset, in their order, with what the contents call them; ``pictures`` of a single category."""
 
 _LONGEST = 80
 
