@@ -152,7 +152,10 @@ if (typeof document !== "undefined") (() => {
     const ofRow = (n) => ["of", "row", "key"].map((name) => `[data-${name}="${n}"]`); // tables and lists; plots
     const selectors = [...hidden.rows.flatMap(ofRow), ...hidden.parts.map((id) => `[data-part="${id}"]`)];
     const style = selectors.length ? `${selectors.join()}{display:none!important}` : "";
-    if (sheet.textContent !== style) sheet.textContent = style;
+    if (sheet.textContent !== style) {
+      sheet.textContent = style;
+      dispatchEvent(new CustomEvent("rowshidden", { detail: hidden.rows }));
+    }
     const there = parts.some((part) => part.kind === "dataset" && !hidden.parts.includes(part.id));
     const left = there ? rows.length - hidden.rows.length : 0;
     const text = selectors.length ? `${left} of ${rows.length} rows` : `${rows.length} rows`;

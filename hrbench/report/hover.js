@@ -95,7 +95,7 @@
 
   // ---- showing ------------------------------------------------------------------------------------------------------
 
-  let shown = null; // { svg, panel, found }
+  let shown = null; // { svg, panel, found, box }
 
   function show(svg, panel, found, aloud) {
     let dot = svg.querySelector(".reading");
@@ -119,7 +119,7 @@
     }));
     readout.setAttribute("aria-live", aloud ? "polite" : "off");
     readout.hidden = false;
-    const box = dot.getBoundingClientRect(), { offsetWidth: width, offsetHeight: height } = readout;
+    const box = (shown.box = dot.getBoundingClientRect()), { offsetWidth: width, offsetHeight: height } = readout;
     const wide = document.documentElement.clientWidth;
     let left = box.right + 10, top = box.top - height / 2; // beside the point, or above it where there is no room
     if (left + width > wide) left = box.left - width - 10;
@@ -158,7 +158,12 @@
   addEventListener("pointerup", (event) => {
     if (event.pointerType === "touch") underPointer(event);
   });
-  addEventListener("scroll", clear, { passive: true, capture: true });
+  // The event of a scroll by which the focus brought a plot into view comes after the key that is pressed at once.
+  addEventListener("scroll", () => {
+    if (!shown) return;
+    const { left, top } = shown.svg.querySelector(".reading").getBoundingClientRect();
+    if (left !== shown.box.left || top !== shown.box.top) clear();
+  }, { passive: true, capture: true });
   addEventListener("beforeprint", clear);
 
   // ---- keys ---------------------------------------------------------------------------------------------------------
@@ -244,6 +249,8 @@
     press(document);
     clear();
   }
+
+  addEventListener("rowshidden", ({ detail }) => { if (detail.includes(selected)) select(null); });
 
   function press(root) {
     for (const key of root.querySelectorAll("[data-key][aria-pressed]")) {
