@@ -106,8 +106,8 @@ def page_parts(summary: Summary, anchors: Sequence[tuple[str, Sequence[str]]]) -
     slugs = dict(zip(sorted(names), _slugs(sorted(names)), strict=True))
     parts: list[dict[str, Any]] = []
     for board, (anchor, inner) in zip(summary.leaderboards, anchors, strict=True):
-        rows = [row.configuration.number for row in board.rows]
-        parts.append({"kind": "dataset", "id": anchor, "name": board.dataset, "slug": slugs[board.dataset], "rows": rows})
+        name, rows = board.dataset, [row.configuration.number for row in board.rows]
+        parts.append({"kind": "dataset", "id": anchor, "name": name, "slug": slugs[name], "rows": rows})
         parts += [{"kind": "category", "id": i, "name": n} for n, i in zip(board.categories, inner, strict=True)]
     return parts
 

@@ -43,7 +43,7 @@ def test_the_slider_moves_tables_and_address(visit: Visit) -> None:
         assert page.locator("#weave .alarms output").inner_text() == "50"
 
 
-@pytest.mark.parametrize("fragment", ["weave-steel_1", "weave-methods", "bsdata-ballscrew"])
+@pytest.mark.parametrize("fragment", ["weave-steel_1", "weave-methods", "bsdata-ballscrew", "bsdata-pictures"])
 def test_a_readable_address_leads_there(visit: Visit, fragment: str) -> None:
     with visit(fragment) as page:
         place = page.locator(f"[id='{fragment}']")
@@ -60,6 +60,9 @@ def test_the_contents_mark_where_the_reader_is(visit: Visit) -> None:
     with visit() as page:
         here = page.locator("nav.contents a[aria-current]")
         assert here.inner_text() == "bsdata"
+        links = page.locator("nav.contents li li a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        assert "#bsdata-pictures" in links  # of several categories each has its own
+        assert "#weave-pictures" not in links
         page.locator("nav.contents a", has_text="weave").click()
         page.locator("nav.contents a[aria-current][href^='#weave']").wait_for()
         page.locator("nav.contents a[href='#weave-cost']").click()
@@ -237,6 +240,8 @@ def test_an_entry_of_a_legend_picks_its_method_out_everywhere(visit: Visit) -> N
         assert key.get_attribute("aria-pressed") == "false"
         page.locator("#bsdata .pod .legend button").first.click()
         assert page.locator("#bsdata .pod .legend button").first.get_attribute("aria-pressed") == "true"
+        page.locator(".chip", has_text="FastFlow").click()  # what is hidden is not picked out
+        assert not page.locator("[data-key][aria-pressed=true]").count()
 
 
 def test_an_open_dialog_keeps_escape_for_itself(visit: Visit) -> None:
