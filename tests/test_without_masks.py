@@ -141,6 +141,7 @@ def test_two_methods_are_compared_without_masks() -> None:
         (np.zeros((20, 24)), 1, "mask 0: has no defect pixel, but label 0 is 1"),
         (None, 2, "label 0 is 2, expected 0 for a good or 1"),
         (None, "1", "label 0 is '1', expected 0"),
+        (None, np.eye(2)[0], r"label 0 is array\(\[1., 0.\]\), expected 0"),
     ],
 )
 def test_a_label_that_is_none_or_contradicts_its_mask(mask: Any, label: Any, message: str) -> None:

@@ -140,7 +140,7 @@ def _number(value: Any) -> float:
 
 def _unmasked(label: Any, defect: npt.NDArray[np.bool_] | None, index: int) -> bool:
     """Tell whether an image is defective and its mask not known."""
-    if isinstance(label, str) or label not in (0, 1):
+    if isinstance(label, str) or np.ndim(label) or label not in (0, 1):
         raise HrbenchError(f"label {index} is {label!r}, expected 0 for a good or 1 for a defective image")
     marked = defect is not None and bool(defect.any())
     if marked and not label:

@@ -217,12 +217,10 @@ def image_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of what takes no masks: which images alarm, at equal false alarms and at the threshold."""
     at = protocol.alarm
     called = [
-        dataclasses.replace(
-            _column(
-                "called_matched", "defective images called at false alarms per 100", f"{100 * budget:g}",
-                key=f"called_matched@{limit_text(budget)}", line=f"called@{limit_text(budget)}", limit=budget,
-                interval=budget == at.headline,
-            ),
+        _column(
+            "called_matched", "defective images called at false alarms per 100", f"{100 * budget:g}",
+            key=f"called_matched@{limit_text(budget)}", line=f"called@{limit_text(budget)}", limit=budget,
+            interval=budget == at.headline,
         )
         for budget in at.summary or at.budgets
     ]  # fmt: skip
