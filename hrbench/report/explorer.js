@@ -122,16 +122,6 @@ if (typeof module !== "undefined") module.exports = explorer;
 if (typeof document !== "undefined") (() => {
   const bar = document.querySelector(".explore");
   if (!bar) return;
-  const drawn = Object.assign(document.createElement("template"), { innerHTML: "<svg></svg>" });
-  const { namespaceURI } = drawn.content.firstChild;
-  const make = (parent, name, text, attributes) => {
-    const svg = name === "svg" || (parent.namespaceURI || "").endsWith("svg");
-    const child = svg ? document.createElementNS(namespaceURI, name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) child.setAttribute(key, value);
-    if (text) child.textContent = text;
-    parent.append(child);
-    return child;
-  };
   const { rows, parts } = JSON.parse(document.querySelector("script.explorer").textContent);
   const bySlug = new Map(rows.map((row) => [row.slug, row])), byNumber = new Map(rows.map((row) => [row.number, row]));
 

@@ -416,15 +416,6 @@ if (typeof module !== "undefined") module.exports = operating;
 // ---- the page -----------------------------------------------------------------------------------------------------
 
 if (typeof document !== "undefined") (() => {
-  const make = (parent, name, text, attributes) => {
-    const svg = parent.namespaceURI.endsWith("svg");
-    const child = svg ? document.createElementNS(parent.namespaceURI, name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) child.setAttribute(key, value);
-    if (text) child.textContent = text;
-    parent.append(child);
-    return child;
-  };
-
   const all = (root, selector) => [...root.querySelectorAll(selector)];
 
   // Write a cell as macros.html does.

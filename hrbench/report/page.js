@@ -1,5 +1,16 @@
 "use strict";
 
+// Append an element, drawn where it is or stands in an svg; operating.js and explorer.js make all of theirs by it.
+const { namespaceURI: DRAWN } = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild;
+function make(parent, name, text, attributes) {
+  const drawn = name === "svg" || parent.namespaceURI === DRAWN;
+  const child = drawn ? document.createElementNS(DRAWN, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) child.setAttribute(key, value);
+  if (text) child.textContent = text;
+  parent.append(child);
+  return child;
+}
+
 // Sort a table by the column of the pressed button; rows without a value stay at the end either way.
 function sortBy(button) {
   const head = button.closest("th");
