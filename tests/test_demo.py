@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from hrbench import cli, demo
-from hrbench.registry import load_method
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, toy: str) -> None:
     """Let the demo run a toy method on few images."""
     monkeypatch.setattr(demo, "METHODS", (toy,))
-    monkeypatch.setattr(demo, "CATEGORIES", ("weave",))
+    monkeypatch.setattr(demo, "CATEGORY", "weave")
     for name, number in (("_TRAIN", 6), ("_GOOD", 3), ("_DEFECTIVE", 4)):
         monkeypatch.setattr(demo, name, number)
 
@@ -25,8 +24,8 @@ def test_it_says_what_it_does_and_what_each_job_found(tmp_path: Path, capsys: py
     output = tmp_path / "demo"
     assert cli.main(["demo", "--output", str(output), "--device", "cpu"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("Makes 1 x 13 images of 256 x 256 px")
-    assert "1 job, the fastest first." in printed.out
+    assert printed.out.startswith("Makes 13 images of 256 x 256 px")
+    assert "1 method on them in the smallest presets, the fastest first." in printed.out
     assert "minutes on 2 cores" in printed.out.split("\n\n")[0]
     assert f"page: {output / 'report' / 'leaderboard.html'}" in printed.out
     assert re.search(r"^\[1/1\] .*AUPRO@0\.05 ", printed.err, re.M)
@@ -35,13 +34,5 @@ def test_it_says_what_it_does_and_what_each_job_found(tmp_path: Path, capsys: py
     assert "[1/1]" not in capsys.readouterr().err  # done before
 
 
-def test_its_fits_are_options_of_the_demo_presets() -> None:
-    for method, options in demo.FITS.items():
-        preset = load_method(method).presets["demo"].options
-        assert options.keys() <= preset.keys()
-        assert all(0 < value < preset[name] for name, value in options.items())
-
-
 def test_the_fastest_method_is_first() -> None:
     assert demo.METHODS[:2] == ("gaussian", "knn")
-    assert set(demo.FITS) <= set(demo.METHODS)

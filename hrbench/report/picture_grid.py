@@ -36,6 +36,7 @@ MOST_COLUMNS = 6
 """Methods, from the best, whose pictures stand side by side."""
 OPACITY = (0.0, 0.1, 0.3, 0.55, 0.75, 0.85, 0.9, 0.9, 0.9)
 """Of a map's colour over the photograph, from grey 0 to 255."""
+_MOST_TIMES = 100  # the threshold: beyond, the exponential score of a likelihood has no more to say
 _OWN_COLUMNS = 3  # whose own extremes have lines
 _CLOSEST, _ROOM = 96, 4  # pixels of a close-up, at least, and sides of the defect that it shows
 _MOST_EDGES = 4000
@@ -169,7 +170,8 @@ def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
         verdict = "called" if found else "not called"
     else:
         verdict = "false alarm" if found else "silent"
-    return verdict, f"score {column.pictures.relative(picture.score):.2f} × threshold"
+    times = column.pictures.relative(picture.score)
+    return verdict, f"score {times:.2f} × threshold" if times < _MOST_TIMES else f"score over {_MOST_TIMES} × threshold"
 
 
 def subject(picture: Picture) -> str:
