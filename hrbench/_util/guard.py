@@ -179,14 +179,13 @@ _SIGNALS = [_signal(signal.SIGINT, "Ctrl-C"), _signal(signal.SIGTERM, "SIGTERM")
 _FILTERS = _Setting("", lambda: warnings.filters[:], _set_filters)
 
 
-@contextlib.contextmanager
-def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
+def guarded(who: str, *, briefly: bool = False) -> contextlib.AbstractContextManager[list[str]]:
     """Run code of others in a block, and put back what it changes for the whole process; one warning says what.
 
     Put back are torch's settings on which numbers depend (dtype, device, threads, grad mode, autocast, precision,
     determinism, the flags of its backends), numpy's handling of errors and the current folder; of a block that is not
     brief also the environment, what Ctrl-C and SIGTERM do and, without a word, filters of warnings. The states of
-    generators are not, see :func:`generators_kept`.
+    generators are not, see :func:`generators_kept`. The block is given what was changed, in words: filled at its end.
 
     Parameters
     ----------
@@ -195,38 +194,40 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
     briefly : bool
         For what is called many times: it takes some 50 microseconds.
 
-    Yields
-    ------
-    list of str
-        What was changed, in words; filled at the end.
-
     Raises
     ------
     HrbenchError
         In the place of ``SystemExit``.
     """
-    kept = _NUMERIC
-    if not briefly:
-        main = threading.current_thread() is threading.main_thread()
-        kept = [*kept, _ENVIRONMENT, *(_SIGNALS if main else []), _FILTERS]
-    before = [setting.read() for setting in kept]
-    changed: list[str] = []
-    try:
-        yield changed
-    except SystemExit as error:
-        raise HrbenchError(
-            f"{who} called sys.exit({error.code!r}), expected it to return or to raise an error that says why it cannot"
-        ) from None
-    finally:
+    return _Guarded(who, briefly)
+
+
+class _Guarded(contextlib.AbstractContextManager[list[str]]):
+    """No generator: one that is left open would put back what it found whenever it happens to be collected."""
+
+    def __init__(self, who: str, briefly: bool) -> None:
+        self._who, self._briefly = who, briefly
+
+    def __enter__(self) -> list[str]:
+        self._kept = _NUMERIC
+        if not self._briefly:
+            main = threading.current_thread() is threading.main_thread()
+            self._kept = [*_NUMERIC, _ENVIRONMENT, *(_SIGNALS if main else []), _FILTERS]
+        self._before = [setting.read() for setting in self._kept]
+        self._changed: list[str] = []
+        return self._changed
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        who = self._who
         words = {
             setting.name: _difference(setting.name, value, now)
-            for setting, value in zip(kept, before, strict=True)
+            for setting, value in zip(self._kept, self._before, strict=True)
             if (now := setting.read()) != value and setting.name
         }
-        for setting, value in zip(kept, before, strict=True):
+        for setting, value in zip(self._kept, self._before, strict=True):
             if setting.read() != value:  # read again: putting another one back may have changed it
                 setting.write(value)
-        changed += words.values()
+        self._changed += words.values()
         if new := [word for name, word in words.items() if (who, name) not in _told]:
             _told.update((who, name) for name in words)
             log.warning(
@@ -235,6 +236,11 @@ def guarded(who: str, *, briefly: bool = False) -> Iterator[list[str]]:
                 who,
                 ", ".join(new),
             )
+        if isinstance(error, SystemExit):
+            raise HrbenchError(
+                f"{who} called sys.exit({error.code!r}), expected it to return or to raise an error that says why it "
+                "cannot"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -134,6 +134,14 @@ def test_a_method_cannot_end_the_process() -> None:
         raise SystemExit(0)
 
 
+def test_a_block_that_is_never_left_puts_nothing_back_when_it_is_collected() -> None:
+    block = guarded("method")
+    block.__enter__()
+    os.environ["HRBENCH_TEST"] = "later"
+    del block
+    assert os.environ.pop("HRBENCH_TEST") == "later"
+
+
 def test_generators() -> None:
     def draw() -> tuple[float, float, float]:
         return torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002
