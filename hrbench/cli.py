@@ -348,7 +348,7 @@ def _verification_arguments(command: Callable[[str, str, str], argparse.Argument
     )
     verify.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
     verify.add_argument("--root", type=Path, help="the dataset's folder: compare its images and masks, too")
-    verify.add_argument("--dataset", default="folder", help="name or .toml descriptor of --root (default: %(default)s)")
+    verify.add_argument("--dataset", help="name or .toml descriptor of --root (default: folder)")
     verify.add_argument("--record", type=Path, metavar="FILE", help="verified.json above the runs, for the leaderboard")
     publish = command("publish", "publish", "Verify runs, then copy what others need to check them; no image, no path.")
     publish.add_argument("runs", type=Path, help="folder that run wrote")

@@ -277,7 +277,9 @@ def verify(args: argparse.Namespace) -> int:
     from hrbench.runs.verification import verification_text, verify_runs
     from hrbench.runs.verified import record_verified
 
-    dataset = load_dataset(args.dataset, args.root) if args.root is not None else None
+    if args.dataset is not None and args.root is None:
+        raise HrbenchError(f"--dataset {args.dataset}: nothing is compared with it without --root, expected its folder")
+    dataset = load_dataset(args.dataset or "folder", args.root) if args.root is not None else None
     protocols = [load_protocol(path) for path in args.protocol]
     found = verify_runs(args.runs, protocols, dataset.categories if dataset else (), jobs=args.jobs)
     if args.record is not None:

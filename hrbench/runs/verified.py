@@ -17,6 +17,7 @@ from hrbench._util.types import Mismatch, conform
 from hrbench.errors import HrbenchError
 from hrbench.runs.environment import environment
 from hrbench.runs.store import RunFolder
+from hrbench.runs.submission import NAME as SUBMISSION
 from hrbench.runs.submission import Submission, read_submission, submission_of
 from hrbench.runs.tables import TABLES
 from hrbench.runs.verification import Verification
@@ -26,7 +27,7 @@ __all__ = ["NAME", "Origin", "origin_of", "record_verified"]
 NAME = "verified.json"
 SCHEMA = 1
 _LARGEST = 1 << 26  # bytes
-_LEVELS = 6  # from a run's folder up to where the file is looked for
+_LEVELS = 6  # from a run's folder, or that of its submission, up to where the file is looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,11 @@ def origin_of(run: Path) -> Origin:
     """
     place, folder = run.resolve(), submission_of(run)
     submission = None if folder is None else read_submission(folder)
-    # What stands in a submission's own folder was written by who published it.
-    for above in place.parents[:_LEVELS] if folder is None else (folder.resolve().parent,):
+    # What stands in a submission's own folder, however deep the run lies there, was written by who published it.
+    own = max((n for n, above in enumerate(place.parents, 1) if (above / SUBMISSION).is_file()), default=0)
+    for above in place.parents[own : own + _LEVELS]:
         path = above / NAME
-        if place.is_relative_to(above) and path.is_file():
+        if path.is_file():
             entry = _entries(path).get(place.relative_to(above).as_posix())
             if entry is not None and entry.sha256 == _state(run):
                 return Origin(submission, entry.verified, entry.when)

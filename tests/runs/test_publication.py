@@ -250,10 +250,19 @@ def test_a_record_of_what_was_verified_holds_until_a_run_changes(copy: Path, tmp
         record_verified([found], tmp_path / "elsewhere" / "verified.json")
 
 
-def test_who_publishes_cannot_say_that_it_is_verified(copy: Path) -> None:
-    record_verified(verify_runs(copy), copy / "verified.json")
+@pytest.mark.parametrize("deeper", ["", "a", "a/b/c/d/e/f/g"])
+def test_who_publishes_cannot_say_that_it_is_verified(copy: Path, deeper: str) -> None:
+    (copy / "runs" / deeper).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(copy / "runs", copy / "moved")
+    shutil.move(copy / "moved", copy / "runs" / deeper)
     (run,) = find_runs(copy)
-    assert origin_of(run.folder).verified is None
+    for above in run.folder.parents:
+        record_verified(verify_runs(copy), above / "verified.json")
+        assert origin_of(run.folder).verified is None
+        if above == copy:
+            break
+    record_verified(verify_runs(copy), copy.parent / "verified.json")
+    assert origin_of(run.folder).verified is not None
 
 
 def test_a_pipe_holds_nothing_up(copy: Path) -> None:

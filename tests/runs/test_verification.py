@@ -396,6 +396,7 @@ def test_the_command_says_what_is_wrong(
     assert f"NOT VERIFIED  parts/bolt/{run.folder.name}\n    records under quick: value of " in printed
     assert "2 of 3 runs verified" in printed
     assert main(["verify", str(out / "nothing")]) == 2
+    assert main(["verify", str(out), "--dataset", "mvtec_ad"]) == 2
 
 
 def test_images_of_a_dataset_without_runs_are_an_error(made: Path, tmp_path: Path) -> None:
