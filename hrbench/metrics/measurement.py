@@ -40,8 +40,8 @@ class Measured:
     components, images : DataFrame
         See :func:`hrbench.metrics.component_table` and :func:`hrbench.metrics.table.image_rows`.
     replicates : DataFrame
-        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; and for paired
-        differences of recall at the headline budget of false alarms, of all defects and by quarter, and of mean recall.
+        Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; for paired
+        differences by quarter too, beside recall at the headline budget of false alarms and mean recall.
     """
 
     records: pd.DataFrame
@@ -66,7 +66,9 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
 
 def _kept(drawn: Replicates, protocol: Protocol) -> Replicates:
     """Return the rows that a run keeps: those that there are without masks stand in for those that take them."""
-    kept: list[tuple[str, str, float | None]] = [("aupro", "all", protocol.headline_fpr)]
+    kept: list[tuple[str, str, float | None]] = [
+        ("aupro", subset, protocol.headline_fpr) for subset in ("all", *DISJOINT)
+    ]
     if protocol.alarm.budgets:
         kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
     if protocol.alarm.summary:

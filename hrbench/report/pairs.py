@@ -75,6 +75,7 @@ def compare_rows(board: Leaderboard) -> Pairs | None:
     at = f"recall at {100 * rules.headline:g} false alarms per 100"
     wanted: list[tuple[str, str, float | None, str]] = [
         ("aupro", "all", protocol.headline_fpr, f"AUPRO@{headline}"),
+        *(("aupro", name, protocol.headline_fpr, f"the same, {name} defects") for name in DISJOINT),
         ("recall_matched", "all", rules.headline, at),
         *(("recall_matched", name, rules.headline, f"the same, {name} defects") for name in DISJOINT),
         ("mean_recall", "all", None, "mean recall"),
