@@ -32,10 +32,10 @@ from .conftest import CONFIGS, NASTY, board_of
 
 Factory = Callable[..., Run]
 KEYS: list[tuple[str, str, float]] = [
-    ("aupro", "all", 0.05),
-    *(("recall_matched", name, 0.05) for name in ("all", "tiny", "small", "medium", "large")),
+    *((metric, name, 0.05) for metric in ("aupro", "recall_matched")
+      for name in ("all", "tiny", "small", "medium", "large")),
     ("mean_recall", "all", np.nan),
-]
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -115,8 +115,9 @@ def test_pairs_are_paired_differences_of_means_over_categories(drawn: list[Run],
     found = compare_rows(board)
     assert found is not None
     assert found.rows == board.rows
-    sizes = [f"recall_matched@0.05{size}" for size in ("", "_tiny", "_small", "_medium", "_large")]
-    assert [key for key, _ in found.lines] == ["aupro@0.05", *sizes, "mean_recall"]
+    sizes = ("", "_tiny", "_small", "_medium", "_large")
+    keys = [f"{metric}@0.05{size}" for metric in ("aupro", "recall_matched") for size in sizes]
+    assert [key for key, _ in found.lines] == [*keys, "mean_recall"]
     parts = []
     for row in board.rows:
         tables = [Replicates.of_table(Run(run.run.folder).replicates) for run in row.runs]
