@@ -20,7 +20,7 @@ from hrbench.data.datasets import load_dataset, load_descriptor, present_categor
 from hrbench.data.descriptor import Counts, Descriptor
 from hrbench.data.layouts import LAYOUTS
 from hrbench.data.procedural import missing_files
-from hrbench.data.sample import Category, Dataset, Sample, sample_mask
+from hrbench.data.sample import Category, Dataset, Sample, sample_mask, sample_regions
 from hrbench.errors import HrbenchError
 from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image
 from hrbench.imaging.components import find_components
@@ -137,11 +137,12 @@ def check_files(
     -------
     list of Finding
         Errors: a file that is unreadable, truncated or of a type without a fixed white (floats, stacks); a mask that is
-        of another size than its image, lossy or empty; a test image with a defect that is a training image as well;
-        too few images to fit on; a procedural dataset that is made only in part.
+        of another size than its image, lossy or empty; one of a region whose value has no rule; a test image with a
+        defect that is a training image as well; too few images to fit on; a procedural dataset that is made only in
+        part.
         Warnings: other test images that are training images as well; no good test image; defective images that are
-        left out for their masks; none, or some without a mask; images in folders that the dataset's layout ignores;
-        counts that differ.
+        left out for their masks; none, or some without a mask; no rules for regions where the layout has some; images
+        in folders that the dataset's layout ignores; counts that differ.
     """
     findings = _count_findings(dataset.categories, descriptor, whole=False) if descriptor else []
     findings += _unfinished(dataset.root, [category.name for category in dataset.categories])
@@ -186,7 +187,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     DataFrame
         One row per category: ``category, train, test_good, test_defective``; where images belong together ``groups``
         of test images, ``groups_good, groups_defective`` with at least one such image; where they are known
-        ``conditions`` of test images; ``height_min, height_max,
+        ``conditions`` of test images; where it is known how much of a region is enough ``regions``, and
+        ``regions_saturated``, those of which less than all is; ``height_min, height_max,
         width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
         area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
         mostly slips of annotation; ``share_median``, the median component's share of its image;
@@ -203,6 +205,7 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     areas: dict[str, list[int]] = {category.name: [] for category in dataset.categories}
     shares: dict[str, list[float]] = {category.name: [] for category in dataset.categories}
     pixels: dict[str, int] = {category.name: 0 for category in dataset.categories}
+    regions: dict[str, list[bool]] = {category.name: [] for category in dataset.categories}  # is less than all enough?
     for name, sample in progress(total) if progress else total:
         size = image_size(sample.image)
         sizes[name].append(size)
@@ -211,6 +214,7 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
             areas[name] += found
             shares[name] += [area / (size[0] * size[1]) for area in found]
             pixels[name] += size[0] * size[1]
+            regions[name] += [r.saturation < int(r.mask.sum()) for r in sample_regions(sample, size) or ()]
     rows = []
     for category in dataset.categories:
         height, width = np.array(sizes[category.name]).T
@@ -221,6 +225,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
             row |= _groups(category)
         if any(sample.condition for each in dataset.categories for sample in each.test):
             row["conditions"] = len({sample.condition for sample in category.test} - {""})
+        if any(regions.values()):
+            row |= {"regions": len(regions[category.name]), "regions_saturated": sum(regions[category.name])}
         row |= {"height_min": int(height.min()), "height_max": int(height.max())}
         row |= {"width_min": int(width.min()), "width_max": int(width.max())}
         masked = any(sample.masks for sample in category.test) or not any(sample.label for sample in category.test)
@@ -376,6 +382,7 @@ def _sample_findings(sample: Sample, decode: bool) -> list[Finding]:
             size = size or image_size(sample.mask)
             with _turn(size):
                 sample_mask(sample, size)
+                sample_regions(sample, size)
         except HrbenchError as error:
             findings.append(Finding("error", str(error)))
     return findings

@@ -168,7 +168,10 @@ def _usable(category: Category, descriptor: Descriptor) -> Category:
     return dataclasses.replace(
         category,
         test=tuple(sample for sample, flaw in judged if not flaw),
-        left_out=tuple(f"{sample.mask}: {flaw}: {sample.id} is left out" for sample, flaw in judged if flaw),
+        left_out=(
+            *category.left_out,
+            *(f"{sample.mask}: {flaw}: {sample.id} is left out" for sample, flaw in judged if flaw),
+        ),
     )
 
 

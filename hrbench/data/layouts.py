@@ -10,11 +10,12 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hrbench.data._index import Report, inside, list_images, make_category, pair_masks, sample_id, subfolders
+from hrbench.data.defects_config import DEFECTS_CONFIG, read_defects_config
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError, unknown_name
@@ -147,7 +148,25 @@ class Tree(Layout):
 
 
 class MaskPerRegion(Tree):
-    """MVTec LOCO AD's trees, where the masks of an image lie in a folder with its stem, one for each region."""
+    """MVTec LOCO AD's trees, where the masks of an image lie in a folder with its stem, one for each region.
+
+    How much of a region is enough stands in a category's ``defects_config.json``. Without that file, which is told in
+    `left_out`, samples have no rules: what their masks mark is a defect, and that is all that is known.
+    """
+
+    def read_category(self, root: Path, folder: Path, descriptor: Descriptor, name: str, report: Report) -> Category:
+        """Index the tree in `folder`."""
+        category = super().read_category(root, folder, descriptor, name, report)
+        if not (file := folder / DEFECTS_CONFIG).is_file():
+            missing = f"{file}: no such file: how much of a region is enough is not known, and sPRO not measured"
+            return replace(category, left_out=(*category.left_out, missing))
+        try:
+            rules = read_defects_config(file)
+        except HrbenchError as error:
+            report(str(error))
+            return category
+        test = (replace(sample, rules=rules) if sample.masks else sample for sample in category.test)
+        return replace(category, test=tuple(test))
 
     def pair(
         self, images: Mapping[str, Path], folder: Path, report: Report, *, lenient: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from hrbench.data.defects_config import DEFECTS_CONFIG, DefectRule
 from hrbench.errors import HrbenchError, unknown_name
-from hrbench.imaging import read_mask
+from hrbench.imaging import Region, read_mask, read_region
 
-__all__ = ["ArraySample", "Category", "Dataset", "Sample", "content_digest", "sample_mask"]
+__all__ = ["ArraySample", "Category", "Dataset", "Sample", "content_digest", "sample_mask", "sample_regions"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Sample:
         too.
     more_masks : tuple of Path
         Further masks, where the annotation has one per region: what any of them marks is a defect.
+    rules : tuple of DefectRule
+        What each value of such masks stands for, and how much of a region is enough; none where that is not known.
     """
 
     id: str
@@ -57,6 +61,7 @@ class Sample:
     group: str = ""
     condition: str = ""
     more_masks: tuple[Path, ...] = ()
+    rules: tuple[DefectRule, ...] = ()
 
     @property
     def masks(self) -> tuple[Path, ...]:
@@ -92,7 +97,7 @@ class Category:
     train, test : tuple of Sample
         In order of their id. Training samples are all taken as normal.
     left_out : tuple of str
-        Which images of the test its reader has left out, and why.
+        Which images of the test, or what else, its reader has left out, and why.
     unread : tuple of str
         Patterns of the names of folders beside and below those of its images in which others may lie that are no part
         of it.
@@ -123,7 +128,7 @@ class Category:
 
 
 def content_digest(samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 over ids, labels, defect types, splits and the content of all images and masks.
+    """Return the SHA-256 over ids, labels, defect types, splits, rules and the content of all images and masks.
 
     Equal digests mean equal images, wherever they lie and however they are grouped. Reads every file once.
     """
@@ -138,7 +143,9 @@ def content_digest(samples: Sequence[Sample]) -> str:
 
 def _row(sample: Sample) -> tuple[str, ...]:
     names = [path.name for path in sample.masks] or [""]
-    return sample.split, sample.id, str(sample.label), sample.defect_type, *names
+    # Without rules, digests are those of versions that knew none.
+    rules = [json.dumps(sorted(map(dataclasses.astuple, sample.rules), key=str))] if sample.rules else []
+    return sample.split, sample.id, str(sample.label), sample.defect_type, *names, *rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,3 +192,28 @@ def sample_mask(sample: Sample, size: tuple[int, ...]) -> npt.NDArray[np.bool_] 
             f"{sample.mask}: no defect pixel, but {sample.id} is labelled defective: expected at least one"
         )
     return mask
+
+
+def sample_regions(sample: Sample, size: tuple[int, ...]) -> tuple[Region, ...] | None:
+    """Return the regions of a defective sample, one for each of its masks; None where it has no rules.
+
+    Raises
+    ------
+    HrbenchError
+        If a mask is of another size, has no defect pixel, several values, or one that no rule is about.
+    """
+    if not sample.rules:
+        return None
+    rules = {rule.pixel_value: rule for rule in sample.rules}
+    regions = []
+    for path in sample.masks:
+        mask, values = read_region(path, (size[0], size[1]))
+        if values.size != 1:
+            found = f"the values {', '.join(map(str, values))}" if values.size else "no defect pixel"
+            raise HrbenchError(f"{path}: {found}, expected the pixels of one region, all of one value")
+        rule = rules.get(int(values[0]))
+        if rule is None:
+            known = ", ".join(map(str, sorted(rules)))
+            raise HrbenchError(f"{path}: pixels of value {values[0]}, expected one that {DEFECTS_CONFIG} has: {known}")
+        regions.append(Region(mask, rule.saturation(int(mask.sum())), rule.defect_name))
+    return tuple(regions)

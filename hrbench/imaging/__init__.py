@@ -9,14 +9,17 @@ from hrbench.imaging.files import (
     read_image,
     read_mask,
     read_pixels,
+    read_region,
     read_tiff,
     refuse_no_file,
 )
+from hrbench.imaging.regions import Region
 from hrbench.imaging.resample import bilinear, nearest
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Components",
+    "Region",
     "bilinear",
     "check_image",
     "find_components",
@@ -26,6 +29,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_pixels",
+    "read_region",
     "read_tiff",
     "refuse_no_file",
 ]

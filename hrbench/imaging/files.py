@@ -31,6 +31,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_pixels",
+    "read_region",
     "read_tiff",
     "refuse_no_file",
 ]
@@ -127,7 +128,22 @@ def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[
         If the file cannot be read, has another size, holds floats, or was stored by a lossy format, whose
         ringing would count as defect.
     """
-    path = Path(path)
+    return _read_mask(Path(path), size)[0]
+
+
+def read_region(
+    path: Path | str, size: tuple[int, int] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.integer[Any]]]:
+    """Read a mask as :func:`read_mask` does, and the distinct values of its defect pixels, rising.
+
+    Of a colour that is the value in the first channel, as where all three hold the same.
+    """
+    mask, array = _read_mask(Path(path), size)
+    return mask, np.unique((array if array.ndim == 2 else array[..., 0])[mask])
+
+
+def _read_mask(path: Path, size: tuple[int, int] | None) -> tuple[NDArray[np.bool_], NDArray[np.integer[Any]]]:
+    """Return a mask and the pixels, (H, W) or (H, W, C), that it follows from."""
     array = read_pixels(path)
     if array.dtype.kind not in "bui":
         raise HrbenchError(f"{path}: mask pixels are {array.dtype}, expected integers (0 = normal)")
@@ -143,7 +159,7 @@ def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[
             )
     if size is not None and mask.shape != tuple(size):
         raise HrbenchError(f"{path}: mask is {_by(mask.shape)} (height x width), expected {_by(size)} as its image")
-    return mask
+    return mask, array
 
 
 def image_size(path: Path | str) -> tuple[int, int]:

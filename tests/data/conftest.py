@@ -177,11 +177,14 @@ def viaduct(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mvtec_loco_ad(tmp_path: Path) -> Path:
-    """Masks of two regions, side by side, for each defective image; their value is the number of their kind."""
+    """Masks of two regions, side by side, for each defective image; their value is the number of their kind.
+
+    Half of the one of 12 px is enough, and 10 px of that of 24 px.
+    """
     root = tmp_path / "mvtec_loco_anomaly_detection"
     box = write_tree(root / "pushpins", kinds=())
     write_image(box / "validation/good/000.png")
-    (box / "defects_config.json").write_text("[]")
+    write_defects_config(box, {236: 0.5, 255: 10})
     for kind in ("logical_anomalies", "structural_anomalies"):
         for i in range(2):
             write_image(box / f"test/{kind}/{i:03d}.png")
@@ -190,6 +193,20 @@ def mvtec_loco_ad(tmp_path: Path) -> Path:
             second[8:, 10:] = 255
             Image.fromarray(second).save(box / f"ground_truth/{kind}/{i:03d}/001.png")
     return root
+
+
+def write_defects_config(folder: Path, thresholds: dict[int, float]) -> None:
+    """Say by the values of masks how much of a region is enough: a share, or whole pixels."""
+    rules = [
+        {
+            "defect_name": f"kind_{value}",
+            "pixel_value": value,
+            "saturation_threshold": threshold,
+            "relative_saturation": isinstance(threshold, float),
+        }
+        for value, threshold in thresholds.items()
+    ]
+    (folder / "defects_config.json").write_text(json.dumps(rules))
 
 
 @pytest.fixture
