@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -76,7 +77,7 @@ def check_dataset(
         Empty if all is as expected: missing categories, all that keeps a reader from indexing files (such as defective
         images without a mask, if that is a mistake there), counts that differ in categories without it, images that the
         descriptor's `group` or `condition` does not match, and what :func:`check_files` finds, with every image
-        decoded. :func:`dataset_summary` has the figures.
+        decoded, those of private test sets too. :func:`dataset_summary` has the figures.
 
     Raises
     ------
@@ -110,6 +111,7 @@ def check_dataset(
     findings += _count_findings(sound, descriptor, whole=categories is None and not findings)
     for each in read:
         findings += _pattern_findings(each, descriptor)
+        findings += _differing((each.name, *row) for row in _private_counts(each, descriptor.expected(each.name)))
     findings += _unfinished(root, categories)
     return findings + _file_findings(read, progress, decode=True)
 
@@ -167,7 +169,8 @@ def dataset_summary(name: str | Path, root: Path | str, categories: Sequence[str
             continue
         parts = [
             f"{what} {number} ({'no expected count' if expected is None else f'expected {expected}'})"
-            for what, number, expected in _counts(category, descriptor.expected(category.name))
+            for counts in (_counts, _private_counts)
+            for what, number, expected in counts(category, descriptor.expected(category.name))
         ]
         lines.append(f"{category.name}: {', '.join(parts)}")
     return lines
@@ -188,12 +191,13 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         One row per category: ``category, train, test_good, test_defective``; where images belong together ``groups``
         of test images, ``groups_good, groups_defective`` with at least one such image; where they are known
         ``conditions`` of test images; where it is known how much of a region is enough ``regions``, and
-        ``regions_saturated``, those of which less than all is; ``height_min, height_max,
-        width_min, width_max`` in px over all images; ``components`` (8-connected); ``area_min, area_q05,
-        area_q25, area_median, area_q75, area_q95, area_max`` in px; ``slivers``, the components of 1 to 3 px,
-        mostly slips of annotation; ``share_median``, the median component's share of its image;
-        ``defect_share``, the share of defect pixels in defective images. Defective images without a mask count in none
-        of these; where there are only such, figures of components are missing.
+        ``regions_saturated``, those of which less than all is; where there are any the ``private`` images, whose labels
+        the publisher keeps and which count in nothing else; ``height_min, height_max, width_min, width_max`` in px over
+        all others; ``components`` (8-connected); ``area_min, area_q05, area_q25, area_median, area_q75, area_q95,
+        area_max`` in px; ``slivers``, the components of 1 to 3 px, mostly slips of annotation; ``share_median``, the
+        median component's share of its image; ``defect_share``, the share of defect pixels in defective images.
+        Defective images without a mask count in none of these; where there are only such, figures of components are
+        missing.
 
     Raises
     ------
@@ -227,6 +231,8 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
             row["conditions"] = len({sample.condition for sample in category.test} - {""})
         if any(regions.values()):
             row |= {"regions": len(regions[category.name]), "regions_saturated": sum(regions[category.name])}
+        if any(each.private for each in dataset.categories):
+            row["private"] = len(category.private)
         row |= {"height_min": int(height.min()), "height_max": int(height.max())}
         row |= {"width_min": int(width.min()), "width_max": int(width.max())}
         masked = any(sample.masks for sample in category.test) or not any(sample.label for sample in category.test)
@@ -256,6 +262,11 @@ def _counts(category: Category, counts: Counts) -> list[tuple[str, int, int | No
     return list(zip(_PARTS, _numbers(category), _expected(counts), strict=True))
 
 
+def _private_counts(category: Category, counts: Counts) -> list[tuple[str, int, int | None]]:
+    folders = Counter(sample.image.parent.name for sample in category.private)
+    return [(folder, number, counts.private) for folder, number in folders.items()]
+
+
 def _groups(category: Category) -> dict[str, int]:
     """Return numbers of groups of test images; an image on its own is one."""
     of_label = [{sample.group or sample.id for sample in category.test if sample.label == label} for label in (0, 1)]
@@ -280,6 +291,10 @@ def _count_findings(categories: Sequence[Category], descriptor: Descriptor, *, w
     if whole and all(expected in (None, number) for _, _, number, expected in rows):
         totals = [sum(column) for column in zip(*(_numbers(read) for read in categories), strict=True)]
         rows = [("total", *row) for row in zip(_PARTS, totals, _expected(descriptor.total), strict=True)]
+    return _differing(rows)
+
+
+def _differing(rows: Iterable[tuple[str, str, int, int | None]]) -> list[Finding]:
     return [
         Finding("warning", f"{name}: {what}: found {number} images, expected {expected}")
         for name, what, number, expected in rows
@@ -317,9 +332,10 @@ def _file_findings(
     pool = ThreadPoolExecutor(_THREADS)
     try:
         samples = [sample for category in categories for sample in (*category.train, *category.test)]
-        jobs = [pool.submit(_sample_findings, sample, decode) for sample in samples]
+        private = [sample for category in categories for sample in category.private if decode]
+        jobs = [pool.submit(_sample_findings, sample, decode) for sample in (*samples, *private)]
         of_files = [job.result() for job in (progress(jobs) if progress else jobs)]
-        sound = [sample for sample, found in zip(samples, of_files, strict=True) if not found]
+        sound = [sample for sample, found in zip(samples, of_files[: len(samples)], strict=True) if not found]
         findings = [finding for category in categories for finding in _category_findings(category, held_out)]
         return [*findings, *(finding for found in of_files for finding in found), *_copies(sound, pool)]
     finally:

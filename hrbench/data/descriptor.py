@@ -17,11 +17,14 @@ class Counts:
     Attributes
     ----------
     train, test_good, test_defective : int or None
+    private : int or None
+        In each folder of test images whose labels the publisher keeps.
     """
 
     train: int | None = None
     test_good: int | None = None
     test_defective: int | None = None
+    private: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ No pixel is read, except where a layout says only by its masks which images are 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from abc import ABC, abstractmethod
@@ -85,6 +86,8 @@ class Tree(Layout):
         What a mask's stem may have more than its image's.
     unread : tuple of str
         As of :class:`hrbench.data.sample.Category`.
+    private : tuple of str
+        Folders of test images without labels, below a category's.
     unmasked_kinds : bool
         Whether a kind of defect without a folder of masks is one whose masks are unknown, whatever the descriptor says.
     """
@@ -97,6 +100,7 @@ class Tree(Layout):
     good: tuple[str, ...] = ("good",)
     mask_suffixes: tuple[str, ...] = ("_mask",)
     unread: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
     unmasked_kinds: bool = False
 
     def read(self, root: Path, descriptor: Descriptor, names: Sequence[str], report: Report) -> tuple[Category, ...]:
@@ -137,7 +141,13 @@ class Tree(Layout):
             if masks_of.name not in known:
                 self.pair({}, masks_of, report)  # none of which has an image
         where = " and ".join(str(folder / part / self.good[0] / self.images) for part in self.train)
-        return make_category(descriptor.name, name, train, test, where, folder / self.test, report, self.unread)
+        read = make_category(descriptor.name, name, train, test, where, folder / self.test, report, self.unread)
+        private = (
+            Sample(sample_id(root, image), image, None, 0, "", "test", name)
+            for part in self.private
+            for image in list_images(folder / part, report).values()
+        )
+        return dataclasses.replace(read, private=tuple(private))
 
     def pair(
         self, images: Mapping[str, Path], folder: Path, report: Report, *, lenient: bool = False
@@ -442,7 +452,12 @@ class Commutators(Kolektor):
 
 LAYOUTS: Mapping[str, Layout] = {
     "mvtec": Tree(),
-    "mvtec_ad_2": Tree(train=("train", "validation"), test="test_public", truth="test_public/ground_truth"),
+    "mvtec_ad_2": Tree(
+        train=("train", "validation"),
+        test="test_public",
+        truth="test_public/ground_truth",
+        private=("test_private", "test_private_mixed"),
+    ),
     "mvtec_3d_ad": Tree(
         probes=("train/good/rgb",),
         train=("train", "validation"),

@@ -101,6 +101,8 @@ class Category:
     unread : tuple of str
         Patterns of the names of folders beside and below those of its images in which others may lie that are no part
         of it.
+    private : tuple of Sample
+        Test images whose labels the publisher keeps, folder by folder: no run reads them, digests leave them out.
     """
 
     dataset: str
@@ -109,6 +111,7 @@ class Category:
     test: tuple[Sample, ...]
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    private: tuple[Sample, ...] = ()
 
     @cached_property
     def names_digest(self) -> str:

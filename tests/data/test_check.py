@@ -270,6 +270,30 @@ def test_sound_layouts_have_no_findings_in_their_files(tree: str, request: pytes
     assert [finding for finding in found if finding.severity == "error" or "not read" in finding.text] == []
 
 
+def test_private_images_are_counted_and_a_corrupt_one_is_named(mvtec_ad_2: Path) -> None:
+    """As `265_regular.png` of some copies of rice is: training goes on without a word, a submission cannot."""
+    write_image(mvtec_ad_2 / "can/test_private_mixed/001_mixed.png")
+    data = bytearray((path := mvtec_ad_2 / "can/test_private/000_regular.png").read_bytes())
+    data[200:300] = bytes(100)
+    path.write_bytes(data)
+    trained = mvtec_ad_2 / "can/train/good/001_regular.png"
+    trained.write_bytes(trained.read_bytes()[:150])
+    found = [str(finding) for finding in check_dataset("mvtec_ad_2", mvtec_ad_2, ["can"])]
+    assert found[:2] == [
+        "warning: can: test_private: found 1 images, expected 321",
+        "warning: can: test_private_mixed: found 2 images, expected 321",
+    ]
+    assert [re.sub(r"[(:].*", "", text.removeprefix("error: ")) for text in found[2:]] == [
+        f"{trained}",
+        f"{path}",
+    ]
+    dataset = load_dataset("mvtec_ad_2", mvtec_ad_2)
+    assert [finding.text for finding in check_files(dataset)] == [found[2].removeprefix("error: ")]
+    (summary,) = dataset_summary("mvtec_ad_2", mvtec_ad_2)
+    assert "test_private 1 (expected 321), test_private_mixed 2 (expected 321)" in summary
+    assert dataset_stats(dataset).loc[0, "private"] == 3
+
+
 def test_counts_are_compared_where_there_is_a_descriptor(mini: Path, mvtec_ad: Path) -> None:
     (mvtec_ad / "bottle/train/good/000.png").unlink()
     found = check_files(load_dataset(mini, mvtec_ad, ["bottle"]), load_descriptor(mini))

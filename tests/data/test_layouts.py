@@ -69,6 +69,15 @@ def test_mvtec_ad_2_joins_validation_and_leaves_private_images_out(mvtec_ad_2: P
     check_pairs(can, mvtec_ad_2, "_mask")
     assert {sample.id.split("/")[1] for sample in can.train} == {"train", "validation"}
     assert {sample.id.split("/")[1] for sample in can.test} == {"test_public"}
+    assert [sample.id for sample in can.private] == [
+        "can/test_private/000_regular.png",
+        "can/test_private_mixed/000_mixed.png",
+    ]
+    digest = can.digest
+    write_image(mvtec_ad_2 / "can/test_private/001_regular.png")
+    (more,) = load_dataset("mvtec_ad_2", mvtec_ad_2).categories
+    assert len(more.private) == 3
+    assert more.digest == digest
 
 
 def test_visa_by_its_split_file(visa: Path) -> None:
