@@ -24,6 +24,7 @@ __all__ = [
     "Scores",
     "SortedKeys",
     "check_map",
+    "drops_bits",
     "image_score",
     "key_scores",
     "next_key",
@@ -63,6 +64,12 @@ def score_keys(scores: Scores, shift: int = 0) -> Keys:
     keys = bits.view(unsigned) >> unsigned.type(shift)
     keys |= unsigned.type(1 << (sign - shift))
     return keys
+
+
+def drops_bits(scores: Scores, shift: int) -> bool:
+    """Tell whether the keys of float32 scores, (P,), lose a set bit to `shift`; one early among them is found soon."""
+    low, bits = np.uint32((1 << shift) - 1), scores.view(np.uint32)
+    return any(np.bitwise_or.reduce(bits[piece]) & low for piece in _pieces(scores.size))
 
 
 def key_scores(keys: Keys, shift: int = 0) -> Scores:

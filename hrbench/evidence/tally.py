@@ -1,0 +1,218 @@
+"""What is left of one image: its map, mask and decision, reduced to one value that evidence is made of.
+
+It takes three steps, so that a map need not be where the mask is: :class:`Places`, from the mask alone, says which
+pixels' scores are wanted; what is :class:`Counted` of the map are bins of all pixels, and the scores of those places;
+:class:`Tally` puts both together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hrbench.errors import HrbenchError
+from hrbench.evidence.evidence import EvidenceSpec
+from hrbench.evidence.histograms import (
+    KEY_SHIFT,
+    Histogram,
+    NormalScores,
+    Scores,
+    SortedKeys,
+    check_map,
+    drops_bits,
+    image_score,
+)
+from hrbench.imaging.components import Components, find_components
+from hrbench.imaging.resample import bilinear, nearest
+from hrbench.protocol import ImageScoreRule
+
+__all__ = ["Counted", "Places", "Tally", "count", "tally"]
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The pixels of an image whose scores are wanted one by one.
+
+    Attributes
+    ----------
+    components : Components
+        Of the defect pixels.
+    """
+
+    components: Components
+
+    @staticmethod
+    def of(mask: Bools | None, spec: EvidenceSpec) -> Places:
+        """Choose pixels by an image's mask, (H, W) bool or None."""
+        return Places(find_components(np.zeros((0, 1), bool) if mask is None else mask, spec.connectivity))
+
+    @property
+    def groups(self) -> tuple[Ints, ...]:
+        """Flat indices into the map, one array for each use; the first are the defect pixels, which are not normal."""
+        return (self.components.pixels,)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a map and a decision come down to.
+
+    Attributes
+    ----------
+    normals : NormalScores
+        All pixels but those of the first group of places.
+    scores : tuple of ndarray
+        At each group of places.
+    decided : tuple of ndarray of bool, or None
+        The method's decision there.
+    decisions : int or None
+        Pixels that the method decided to be defects.
+    lossless : bool
+        Whether the bins of `normals` dropped no set bit.
+    """
+
+    normals: NormalScores
+    scores: tuple[Scores, ...]
+    decided: tuple[Bools, ...] | None
+    decisions: int | None
+    lossless: bool
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The evidence of one image.
+
+    Attributes
+    ----------
+    image : mapping of str to value
+        The row of ``Evidence.images``.
+    components : mapping of str to sequence
+        The columns of its rows of ``Evidence.components``.
+    scores : ndarray of float32 or float64, (sum of areas,)
+        Of its components' pixels.
+    normals : NormalScores
+        Its normal pixels; all pixels of an image that is defective and its mask not known.
+    unmasked : bool
+        Whether it is such an image.
+    lossless : bool
+        Whether no score lost a set bit.
+    """
+
+    image: Mapping[str, Any]
+    components: Mapping[str, Sequence[Any]]
+    scores: Scores
+    normals: NormalScores
+    unmasked: bool
+    lossless: bool
+
+
+def tally(
+    spec: EvidenceSpec,
+    image_id: str,
+    anomaly_map: npt.ArrayLike,
+    mask: Bools | None,
+    *,
+    unmasked: bool = False,
+    score: float | None = None,
+    defect_type: str = "",
+    decision: Bools | None = None,
+    seconds: float = math.nan,
+    group: str = "",
+) -> Tally:
+    """Reduce one image; the arguments are those of :meth:`hrbench.evidence.EvidenceCollector.update`."""
+    scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
+    # Of the image as it is: shrinking may lose the whole defect.
+    label = int(unmasked or (mask is not None and bool(mask.any())))
+    if score is None:
+        score = image_score(scores, ImageScoreRule(spec.rule))
+    elif not math.isfinite(score):
+        raise HrbenchError(f"{image_id}: the image score is {score}, expected a finite number")
+    if spec.side is not None:
+        size = (spec.side, spec.side)
+        scores = bilinear(scores, size)
+        mask = None if mask is None else nearest(mask, size)
+        decision = None if decision is None else nearest(decision, size)
+    places = Places.of(mask, spec)
+    counted = count(scores, decision, places.groups, exact=spec.exact, name=image_id)
+    components, areas = places.components, places.components.areas
+    hits = None if counted.decided is None else _sums(counted.decided[0], areas)
+    defects, found = int(areas.sum()), 0 if hits is None else int(hits.sum())
+    image = {
+        "id": image_id,
+        "label": label,
+        "group": group,
+        "height": scores.shape[0],
+        "width": scores.shape[1],
+        "score": score,
+        "normal_pixels": 0 if unmasked else scores.size - defects,
+        "defect_pixels": defects,
+        "decision_tp": None if counted.decisions is None else found,
+        "decision_fp": None if counted.decisions is None else counted.decisions - found,
+        "seconds": seconds,
+    }
+    columns: dict[str, Sequence[Any]] = {
+        "image": [image_id] * areas.size,
+        "defect_type": [defect_type] * areas.size,
+        "area": areas.tolist(),
+        **dict(zip(("top", "left", "bottom", "right"), components.boxes.T.tolist(), strict=True)),
+        "decision_pixels": [None] * areas.size if hits is None else hits.tolist(),
+    }
+    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless)
+
+
+def count(
+    scores: Scores, decision: Bools | None, groups: Sequence[Ints], *, exact: bool = False, name: str = ""
+) -> Counted:
+    """Count a map in the host's memory.
+
+    Parameters
+    ----------
+    scores : (H, W) float32 or float64
+        Finite.
+    decision : (H, W) bool or None
+    groups : sequence of (P,) int64
+        Flat indices; those of the first are none of the normal pixels.
+    exact : bool
+        Keep all bits of every pixel.
+    name : str
+        Of the image, for errors.
+
+    Raises
+    ------
+    HrbenchError
+        If float64 scores exceed the range of float32, unless `exact`.
+    """
+    pixels = scores.ravel()
+    values = pixels if exact else _narrowed(pixels, name)
+    found = tuple(values[places] for places in groups)
+    if exact:
+        normals: NormalScores = SortedKeys.of(np.delete(values, groups[0]) if groups[0].size else values)
+    else:
+        normals = Histogram.of(values, KEY_SHIFT, without=found[0])
+    return Counted(
+        normals,
+        found,
+        None if decision is None else tuple(decision.ravel()[places] for places in groups),
+        None if decision is None else int(np.count_nonzero(decision)),
+        exact or (not drops_bits(values, KEY_SHIFT) and (values is pixels or bool((values == pixels).all()))),
+    )
+
+
+def _narrowed(scores: Scores, name: str) -> Scores:
+    with np.errstate(over="ignore"):
+        narrow = scores.astype(np.float32, copy=False)
+    if narrow is not scores and not np.isfinite(narrow).all():
+        raise HrbenchError(f"{name}: the anomaly map exceeds the range of float32")
+    return narrow
+
+
+def _sums(values: Bools, lengths: Ints) -> Ints:
+    """Add up consecutive groups of so many values, none of them empty."""
+    return np.add.reduceat(values, np.cumsum(lengths) - lengths, dtype=np.int64)
