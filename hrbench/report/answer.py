@@ -301,7 +301,7 @@ def sentence(
 def heading_text(scores: AllScores, budget: float) -> str:
     """Write a number of false alarms for all categories, and whether it comes down to none."""
     none = budget > 0 and not any(first.allowed(budget) for first, *_ in scores.values())
-    return alarms_text(budget) + ", here none" * none
+    return alarms_text(budget) + ", which is none of so few good images" * none
 
 
 def _short(interval: Interval) -> str:

@@ -390,7 +390,7 @@ const operating = (() => {
   // A number of false alarms for all categories, and whether it comes down to none.
   function heading(data, budget) {
     const some = data.categories.some(({ methods }) => methods.some(({ good }) => allowed(good.length, budget)));
-    return alarmsText(budget) + (some || !budget ? "" : ", here none");
+    return alarmsText(budget) + (some || !budget ? "" : ", which is none of so few good images");
   }
 
   // Of each category the sentence of the row that finds the smallest defects reliably, or else the most of them.
