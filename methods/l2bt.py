@@ -26,6 +26,8 @@ __all__ = ["L2BT"]
 Padding = Literal["reflect", "zero"]
 
 _BLUR = (5, 5, 5, 5, 5, 7, 7, 7)  # box widths in native pixels: variance 22 per axis, sigma 4.69
+_REACH = sum(width // 2 for width in _BLUR)  # rows and columns around a pixel that it takes in
+_STRIP = 1 << 20  # pixels that are blurred at a time, or more where rows are long
 
 
 class L2BT(Method):
@@ -151,6 +153,9 @@ def distance(predicted: Tensor, actual: Tensor) -> Tensor:
 def blur(map_: Tensor, *, padding: Padding = "reflect") -> Tensor:
     """Blur an (H, W) map: five passes of a 5x5 box, then three of a 7x7 box.
 
+    Strips of rows are blurred one after another, with the rows around them that they depend on: beside the map and the
+    result no memory of their size is taken, and no bit depends on the strips.
+
     Parameters
     ----------
     map_ : Tensor
@@ -158,16 +163,30 @@ def blur(map_: Tensor, *, padding: Padding = "reflect") -> Tensor:
     padding : str
         ``reflect`` keeps a constant map constant; ``zero`` is the paper's.
     """
-    x: Tensor = map_[None, None]
+    height, width = map_.shape
+    if torch.compiler.is_compiling():  # a graph for maps of any size has no loop over their rows
+        return _blurred_rows(map_, (True, True), padding)
+    rows = max(_STRIP // width, 8 * _REACH)
+    if rows >= height:
+        return _blurred_rows(map_, (True, True), padding)
+    blurred = torch.empty_like(map_)
+    for first in range(0, height, rows):
+        start, stop = max(0, first - _REACH), min(height, first + rows + _REACH)
+        found = _blurred_rows(map_[start:stop], (start == 0, stop == height), padding)
+        strip = blurred[first : first + rows]
+        strip.copy_(found[first if start == 0 else 0 :][: len(strip)])
+    return blurred
+
+
+def _blurred_rows(rows: Tensor, at_border: tuple[bool, bool], padding: Padding) -> Tensor:
+    """Blur (h, W) rows of a map; where the first or last is not at its border, what reaches beyond them is left out."""
+    x: Tensor = rows[None, None]
     for width in _BLUR:
         # One axis at a time: the same box, a third of the additions.
-        for axis, kernel in ((2, (width, 1)), (3, (1, width))):
-            margin = (kernel[0] // 2, kernel[1] // 2)
-            if padding == "reflect":
-                # A map thinner than the margin cannot be reflected; its border value is the next best.
-                mode = "reflect" if x.shape[axis] > width // 2 else "replicate"
-                x = functional.pad(x, (margin[1], margin[1], margin[0], margin[0]), mode=mode)
-                margin = (0, 0)
-            x = functional.avg_pool2d(x, kernel, stride=1, padding=margin)
-    blurred: Tensor = x[0, 0]
-    return blurred
+        half = width // 2
+        above, below = (half * here for here in at_border)
+        for axis, kernel, margin in ((2, (width, 1), (0, 0, above, below)), (3, (1, width), (half, half, 0, 0))):
+            # A map thinner than the margin cannot be reflected; its border value is the next best.
+            mode = "constant" if padding == "zero" else "reflect" if x.shape[axis] > half else "replicate"
+            x = functional.avg_pool2d(functional.pad(x, margin, mode=mode), kernel, stride=1)
+    return x[0, 0]

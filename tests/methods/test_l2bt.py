@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from helpers import PlainContext, noise_normals
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hrbench._util.resources import methods_package
 from hrbench.data.sample import Sample
@@ -22,6 +24,7 @@ from hrbench.method import Method, Prediction
 from hrbench.registry import create_method
 
 methods_package()
+from hrbench.methods import l2bt  # noqa: E402
 from hrbench.methods.l2bt import blur, distance, student  # noqa: E402
 
 SMALL = {"teacher": "test_vit", "weights": "random", "steps": 20, "lr": 1e-3}
@@ -211,6 +214,32 @@ def test_blur_of_tiny_maps(shape: tuple[int, int]) -> None:
         assert found.shape == shape
         assert found.isfinite().all()
     torch.testing.assert_close(blur(torch.ones(shape)), torch.ones(shape))
+
+
+class Largest(TorchDispatchMode):
+    """Knows the largest tensor that was made by computing."""
+
+    pixels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("avg_pool2d", "constant_pad_nd", "reflection_pad2d"):
+            self.pixels = max(self.pixels, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+@pytest.mark.parametrize("height", [152, 153, 171, 172, 304, 500])
+def test_strips_change_no_bit_and_take_no_memory_of_the_map_s_size(
+    height: int, padding: l2bt.Padding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(height)
+    map_ = torch.randn(height, 30)
+    whole = blur(map_, padding=padding)
+    monkeypatch.setattr(l2bt, "_STRIP", 1)  # strips as low as they may be
+    with Largest() as made:
+        assert torch.equal(blur(map_, padding=padding), whole)
+    assert 0 < made.pixels <= (8 * 19 + 2 * 19 + 2 * 3) * (30 + 2 * 3)
 
 
 def test_finish_blurs_with_the_chosen_padding() -> None:
