@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pandas as pd
 from hrbench.errors import HrbenchError
 from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec, set_apart
 from hrbench.evidence.histograms import NormalScores, SortedKeys, key_scores, score_keys
+from hrbench.evidence.regions import Regions, without_regions
 from hrbench.evidence.tally import Tally, tally
+from hrbench.imaging import Region
 
 __all__ = ["EvidenceCollector"]
 
@@ -41,6 +44,7 @@ class EvidenceCollector:
         decision: npt.NDArray[np.bool_] | None = None,
         seconds: float = math.nan,
         group: str = "",
+        regions: Sequence[Region] | None = None,
     ) -> None:
         """Add one image.
 
@@ -63,6 +67,8 @@ class EvidenceCollector:
             What the image cost.
         group : str
             Equal for images that belong together; empty for an image on its own.
+        regions : sequence of Region, optional
+            Those that `mask` unites, where the annotation has some. They are measured at native resolution only.
         """
         self.add(
             tally(
@@ -76,6 +82,7 @@ class EvidenceCollector:
                 decision=decision,
                 seconds=seconds,
                 group=group,
+                regions=regions,
             )
         )
 
@@ -98,17 +105,29 @@ class EvidenceCollector:
         columns: dict[str, list[Any]] = {
             name: [x for part in self._tallies for x in part.components[name]] for name in COMPONENT_DTYPES
         }
-        scores = [part.scores for part in self._tallies]
+        scores = [np.zeros(0, np.float64 if double else np.float32), *(part.scores for part in self._tallies)]
         evidence = Evidence(
             images=pd.DataFrame([part.image for part in self._tallies]).astype(IMAGE_DTYPES),
             components=pd.DataFrame(columns).astype(COMPONENT_DTYPES),
-            defect_scores=np.concatenate([np.zeros(0, np.float64 if double else np.float32), *scores], dtype=None),
+            defect_scores=np.concatenate(scores),
             normals=normals,
             lossless=all(part.lossless for part in self._tallies),
             spec=self.spec,
             unmasked=unmasked,
+            regions=self._regions(double=double),
         )
         return Evidence.merge([evidence])
+
+    def _regions(self, *, double: bool) -> Regions | None:
+        """Return the regions of all images, which must be all of the defective ones; in float64 if `double`."""
+        known = [part.regions for part in self._tallies if part.regions is not None]
+        if not known:
+            return None
+        for part in self._tallies:
+            if part.regions is None and part.scores.size:
+                raise without_regions(part.image["id"])
+        regions = Regions.merge(known)
+        return Regions(regions.table, regions.scores.astype(np.float64)) if double else regions
 
 
 def _widen(part: NormalScores) -> NormalScores:

@@ -35,6 +35,8 @@ from hrbench.evidence.histograms import (
     SortedKeys,
     key_scores,
 )
+from hrbench.evidence.ragged import flat, lists, starts, take_groups
+from hrbench.evidence.regions import REGION_DTYPES, Regions, region_problems, without_regions
 from hrbench.imaging.resample import bilinear
 from hrbench.protocol import ImageScoreRule, Protocol
 
@@ -76,7 +78,7 @@ COMPONENT_DTYPES = {
     "decision_pixels": "Int64",
 }
 
-EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet")
+EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet", "regions.parquet")
 
 _MOST_ROWS = 5_000_000  # images, or components
 _LARGEST = 1 << 40  # pixels
@@ -105,6 +107,11 @@ _COMPONENTS: Columns = {
     "area": Column("whole", 1, _LARGEST),
     **dict.fromkeys(("top", "left", "bottom", "right"), _EDGE),
     "decision_pixels": _CALLED,
+    "scores": Column("real", -_FINITE, _FINITE, lists=True),
+}
+_REGIONS: Columns = {
+    **dict.fromkeys(("image", "defect_type", "defect"), _TEXT),
+    **dict.fromkeys(("area", "saturation"), Column("whole", 1, _LARGEST)),
     "scores": Column("real", -_FINITE, _FINITE, lists=True),
 }
 # An earlier version wrote no row for each image, but one for each bin of all of them.
@@ -246,6 +253,8 @@ class Evidence:
     unmasked : mapping of str to NormalScores
         Defective images whose masks are unknown, by id, with all their pixels, which are neither among `normals` nor
         among the defects: `normal_pixels` and `defect_pixels` are 0, and `decision_fp` counts all decided pixels.
+    regions : Regions or None
+        Those of all masked defective images, where the annotation has some; None elsewhere.
     """
 
     images: pd.DataFrame
@@ -256,6 +265,7 @@ class Evidence:
     spec: EvidenceSpec
     calibration: Calibration | None = None
     unmasked: Mapping[str, NormalScores] = dataclasses.field(default_factory=dict)
+    regions: Regions | None = None
 
     @property
     def shift(self) -> int:
@@ -282,16 +292,17 @@ class Evidence:
             self,
             images=self.images.iloc[rows].reset_index(drop=True),
             components=self.components.iloc[members].reset_index(drop=True),
-            defect_scores=self.defect_scores[_take_groups(self.components["area"], members)],
+            defect_scores=self.defect_scores[take_groups(self.components["area"], members)],
             normals=[self.normals[row] for row in rows.tolist()],
             calibration=None,
             unmasked={name: part for name, part in self.unmasked.items() if name in ids},
+            regions=None if self.regions is None else self.regions.of_images(ids),
         )
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
         """First row of each component in `defect_scores`."""
-        return _starts(self.components["area"])
+        return starts(self.components["area"])
 
     @cached_property
     def component_images(self) -> npt.NDArray[np.int64]:
@@ -333,7 +344,7 @@ class Evidence:
         Raises
         ------
         HrbenchError
-            If an image occurs twice, or the parts were collected in different ways.
+            If an image occurs twice, the parts were collected in different ways, or only some know their regions.
         """
         first = parts[0]
         for part in parts:
@@ -350,7 +361,7 @@ class Evidence:
         normals = [normal for part in parts for normal in part.normals]
         scores = np.concatenate([part.defect_scores for part in parts])
         in_order = bool((np.diff(component_order) == 1).all())  # then a copy is spared
-        pixels = slice(None) if in_order else _take_groups(components["area"], component_order)
+        pixels = slice(None) if in_order else take_groups(components["area"], component_order)
         calibrated = [part for part in parts if part.calibration is not None]
         return Evidence(
             images=images.iloc[order].reset_index(drop=True),
@@ -361,10 +372,11 @@ class Evidence:
             spec=first.spec,
             calibration=calibrated[0].calibration if calibrated else None,
             unmasked={name: pixels for part in parts for name, pixels in part.unmasked.items()},
+            regions=_merged_regions(parts),
         )
 
     def save(self, folder: Path, *, smallest: bool = False) -> None:
-        """Write ``images.parquet``, ``components.parquet`` and, if known, ``calibration.parquet``."""
+        """Write ``images.parquet``, ``components.parquet`` and, if known, calibration and regions likewise."""
         folder.mkdir(parents=True, exist_ok=True)
         collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
@@ -372,12 +384,17 @@ class Evidence:
         for name, column in _histogram_columns(self.pixels).items():
             images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
-        components = components.append_column("scores", _lists(self.components["area"], self.defect_scores))
+        components = components.append_column("scores", lists(self.components["area"], self.defect_scores))
         _write(images, facts, folder / "images.parquet", smallest=smallest)
         _write(components, facts, folder / "components.parquet", smallest=smallest)
-        (folder / "calibration.parquet").unlink(missing_ok=True)
+        for name in ("calibration", "regions"):
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
         if self.calibration is not None:
             self.calibration.save(folder / "calibration.parquet", smallest=smallest)
+        if self.regions is not None:
+            regions = pa.Table.from_pandas(self.regions.table, preserve_index=False)
+            regions = regions.append_column("scores", lists(self.regions.table["saturation"], self.regions.scores))
+            _write(regions, facts, folder / "regions.parquet", smallest=smallest)
 
     @staticmethod
     def load(folder: Path) -> Evidence:
@@ -386,6 +403,7 @@ class Evidence:
         images, facts = _read(paths[0], _IMAGES, _Facts)
         components, _ = _read(paths[1], _COMPONENTS, _Facts)
         calibration = Calibration.load(paths[2]) if paths[2].exists() else None
+        regions = _read(paths[3], _REGIONS, _Facts)[0] if paths[3].exists() else None
         if not len(images):
             raise HrbenchError(f"{paths[0]}: no image, expected some")
         keys, shift = _arrays(images["normal_keys"]), facts.shift
@@ -408,15 +426,22 @@ class Evidence:
         evidence = Evidence(
             images=frame,
             components=_frame(components, COMPONENT_DTYPES),
-            defect_scores=_flat(components["scores"]),
+            defect_scores=flat(components["scores"]),
             normals=known,
             lossless=facts.lossless,
             spec=facts.collection,
             calibration=calibration,
             unmasked=unmasked,
+            regions=None if regions is None else Regions(_frame(regions, REGION_DTYPES), flat(regions["scores"])),
         )
         _check_images(evidence, paths[0])
         _check_components(evidence, components["scores"], paths[1])
+        if regions is not None and evidence.regions is not None:
+            lengths = regions["scores"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+            same = np.array_equal(lengths, evidence.regions.table["saturation"])
+            _refuse({"regions without the scores of as many pixels as are enough": not same}, paths[3])
+            _refuse({"regions of shrunk masks": evidence.spec.side is not None}, paths[3])
+            _refuse(region_problems(evidence.regions, frame, evidence.components, evidence.defect_scores), paths[3])
         return evidence
 
 
@@ -426,6 +451,16 @@ def set_apart(
     """Return the normal pixels of each image, none of those whose masks are `unknown`, and all pixels of these."""
     unmasked = {name: part for name, part in zip(ids, pixels, strict=True) if name in unknown}
     return [part.none() if name in unmasked else part for name, part in zip(ids, pixels, strict=True)], unmasked
+
+
+def _merged_regions(parts: Sequence[Evidence]) -> Regions | None:
+    known = [part.regions for part in parts if part.regions is not None]
+    if not known:
+        return None
+    for part in parts:
+        if part.regions is None and len(part.components):
+            raise without_regions(part.components["image"].iloc[0])
+    return Regions.merge(known)
 
 
 def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
@@ -438,41 +473,17 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
         _write(images.select(kept).append_column("group", names), dataclasses.asdict(facts), temporary)
 
 
-def _starts(lengths: pd.Series[int]) -> npt.NDArray[np.int64]:
-    sizes: npt.NDArray[np.int64] = lengths.to_numpy(dtype=np.int64)
-    starts: npt.NDArray[np.int64] = np.cumsum(sizes) - sizes
-    return starts
-
-
-def _take_groups(lengths: pd.Series[int], order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the row numbers of variable-length groups, the groups taken in `order`."""
-    sizes = lengths.to_numpy(dtype=np.int64)[order]
-    starts = _starts(lengths)[order]
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    rows: npt.NDArray[np.int64] = np.repeat(starts, sizes) + within
-    return rows
-
-
 def _histogram_columns(parts: Sequence[NormalScores]) -> dict[str, pa.LargeListArray]:
     """Return keys, and counts where there are any, as columns of a list for each part."""
     bins = [part.keys.size for part in parts]
-    columns = {"normal_keys": _lists(bins, np.concatenate([part.keys for part in parts]))}
+    columns = {"normal_keys": lists(bins, np.concatenate([part.keys for part in parts]))}
     counts = [part.counts for part in parts if isinstance(part, Histogram)]
-    return columns | ({"normal_counts": _lists(bins, np.concatenate(counts))} if counts else {})
-
-
-def _lists(lengths: Iterable[int], values: npt.NDArray[Any]) -> pa.LargeListArray:
-    return pa.LargeListArray.from_arrays(np.cumsum([0, *lengths]), pa.array(values))
-
-
-def _flat(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values
+    return columns | ({"normal_counts": lists(bins, np.concatenate(counts))} if counts else {})
 
 
 def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
     lengths = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    return np.split(_flat(column), np.cumsum(lengths)[:-1])
+    return np.split(flat(column), np.cumsum(lengths)[:-1])
 
 
 def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:

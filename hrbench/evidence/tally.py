@@ -27,6 +27,8 @@ from hrbench.evidence.histograms import (
     drops_bits,
     image_score,
 )
+from hrbench.evidence.regions import Regions
+from hrbench.imaging import Region
 from hrbench.imaging.components import Components, find_components
 from hrbench.imaging.resample import bilinear, nearest
 from hrbench.protocol import ImageScoreRule
@@ -103,6 +105,8 @@ class Tally:
         Whether it is such an image.
     lossless : bool
         Whether no score lost a set bit.
+    regions : Regions or None
+        Its annotated regions, where they are known and it has some.
     """
 
     image: Mapping[str, Any]
@@ -111,6 +115,7 @@ class Tally:
     normals: NormalScores
     unmasked: bool
     lossless: bool
+    regions: Regions | None = None
 
 
 def tally(
@@ -125,6 +130,7 @@ def tally(
     decision: Bools | None = None,
     seconds: float = math.nan,
     group: str = "",
+    regions: Sequence[Region] | None = None,
 ) -> Tally:
     """Reduce one image; the arguments are those of :meth:`hrbench.evidence.EvidenceCollector.update`."""
     scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
@@ -164,7 +170,10 @@ def tally(
         **dict(zip(("top", "left", "bottom", "right"), components.boxes.T.tolist(), strict=True)),
         "decision_pixels": [None] * areas.size if hits is None else hits.tolist(),
     }
-    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless)
+    measured = None
+    if regions is not None and mask is not None and defects and spec.side is None:
+        measured = Regions.of(image_id, defect_type, regions, mask, components.pixels, counted.scores[0])
+    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless, measured)
 
 
 def count(

@@ -33,6 +33,7 @@ from hrbench.evidence import Evidence
 from hrbench.metrics.catalogue import METRICS, Key, Metric, rows
 from hrbench.metrics.context import Context
 from hrbench.metrics.segmentation import MATCHED
+from hrbench.metrics.spro import carrying_regions
 from hrbench.metrics.weighted import Draw
 from hrbench.protocol import Bootstrap, Protocol
 
@@ -273,6 +274,8 @@ def drawn_replicates(context: Context) -> Replicates:
             return good  # too few for a draw of them to say how the threshold varies
         if metric.carriers == "components":
             return fewest(metric, key, carriers)
+        if metric.carriers == "regions":
+            return min(np.unique(unit_of[owners]).size for owners in carrying_regions(context, key.subset))
         if metric.carriers == "images":
             return np.unique(unit_of[known]).size
         if metric.carriers == "masked images":
@@ -283,6 +286,8 @@ def drawn_replicates(context: Context) -> Replicates:
 
     def defects(metric: Metric, key: Key) -> int:
         """Count the defects that carry a row: one at least where the mask is unknown, and good images need none."""
+        if metric.carriers == "regions":
+            return min(owners.size for owners in carrying_regions(context, key.subset))
         if metric.masks or key.subset != "all":
             return fewest(metric, key, components)
         return components["all"] + unmasked or MIN_COMPONENTS

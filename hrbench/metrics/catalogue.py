@@ -6,7 +6,7 @@ A new metric is one entry of :data:`CATALOGUE`. Rows of records, bootstrap inter
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -52,6 +52,7 @@ from hrbench.metrics.segmentation import (
     oracle_mean_iou,
 )
 from hrbench.metrics.sizes import SCHEMES, SizeScheme
+from hrbench.metrics.spro import carrying_regions, drawn_spro, region_subsets, spro, spro_limits
 from hrbench.metrics.weighted import Draw
 from hrbench.protocol import SizeBins
 
@@ -95,15 +96,16 @@ class Metric:
     by_size : bool
         Whether there is a row per size subset. Metrics of images group them by their largest component, see
         :attr:`hrbench.metrics.context.Context.image_subsets`.
-    limits : {'', 'pixels', 'alarms'}
-        Whether there is a row per FPR limit, and of what: shares of normal pixels up to which is integrated, or shares
-        of the good images that may alarm.
-    counts : {'components', 'images', 'defective images', 'masked images', 'good images'}
+    limits : {'', 'pixels', 'pixels or all', 'alarms'}
+        Whether there is a row per FPR limit, and of what: shares of normal pixels up to which is integrated, these and
+        1, or shares of the good images that may alarm.
+    counts : {'components', 'regions', 'images', 'defective images', 'masked images', 'good images'}
         What the records' `n` counts: components, or defective images, or those with a defect pixel, are those of the
-        row's subset; images are all, but in a subset by size its defective ones, which are what may be few.
-    carriers : {'components', 'masked images', 'labels', 'images'}
-        What must be many for an interval: the images with components in the subset, those with their largest one
-        there, the fewer of good images and the subset's, or all images.
+        row's subset; images are all, but in a subset by size its defective ones, which are what may be few. A metric of
+        regions has a row for each of their kinds, see :mod:`hrbench.metrics.spro`, and none without any.
+    carriers : {'components', 'regions', 'masked images', 'labels', 'images'}
+        What must be many for an interval: the images with components or regions in the subset, those with their largest
+        component there, the fewer of good images and the subset's, or all images.
     across : SizeScheme or None
         Whose subsets must all have carriers, for a metric that compares them.
     at : OperatingPoint or None
@@ -122,9 +124,11 @@ class Metric:
     worst: float = 0.0
     number: str = ".3f"
     by_size: bool = False
-    limits: Literal["", "pixels", "alarms"] = ""
-    counts: Literal["components", "images", "defective images", "masked images", "good images"] = "components"
-    carriers: Literal["components", "masked images", "labels", "images"] = "components"
+    limits: Literal["", "pixels", "pixels or all", "alarms"] = ""
+    counts: Literal["components", "regions", "images", "defective images", "masked images", "good images"] = (
+        "components"
+    )
+    carriers: Literal["components", "regions", "masked images", "labels", "images"] = "components"
     across: SizeScheme | None = None
     at: OperatingPoint | None = None
     masks: bool = True
@@ -144,6 +148,8 @@ class Metric:
         """Count what a row rests on."""
         if self.counts == "components":
             return int(context.subsets[subset].sum())
+        if self.counts == "regions":
+            return sum(owners.size for owners in carrying_regions(context, subset))
         if self.counts == "good images":
             return int((context.labels == 0).sum())
         used = context.evidence.known if self.of_pixels else np.ones(context.labels.size, bool)
@@ -173,14 +179,21 @@ def rows(context: Context) -> Iterator[tuple[Metric, Key]]:
 def _rows(context: Context) -> Iterator[tuple[Metric, Key]]:
     protocol = context.protocol
     limits = {"": (math.nan,), "pixels": protocol.fpr_limits, "alarms": protocol.alarm.budgets}
+    limits["pixels or all"] = spro_limits(protocol)
     absent = set() if DECISION in context.overlaps else {DECISION}
     absent |= set() if protocol.alarm.summary else {MATCHED}
     for kind, metrics in groupby(CATALOGUE, lambda metric: metric.limits):
         group = [metric for metric in metrics if kind == "alarms" or metric.at not in absent]
         for limit in limits[kind]:
             for metric in group:
-                for subset in context.subsets if metric.by_size else ["all"]:
+                for subset in _subsets(context, metric):
                     yield metric, Key(metric.key, subset, limit)
+
+
+def _subsets(context: Context, metric: Metric) -> Iterable[str]:
+    if metric.counts == "regions":
+        return region_subsets(context)
+    return context.subsets if metric.by_size else ["all"]
 
 
 def _of_images(function: Callable[[Floats, npt.NDArray[np.int64]], float]) -> Exact:
@@ -430,6 +443,11 @@ CATALOGUE = (
         "miou_oracle", f"Mean IoU over the defective images {ORACLE.where}",
         lambda context, *_: oracle_mean_iou(context.evidence), lambda draw, *_: draw.oracle_mean_iou(),
         counts="defective images", at=ORACLE,
+    ),
+    Metric(
+        "spro", "Saturated PRO: mean share that is found of what is enough of an annotated region, averaged over "
+        "false-positive rates up to a limit", spro, drawn_spro,
+        limits="pixels or all", counts="regions", carriers="regions",
     ),
 )
 # fmt: on

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from hrbench.evidence import Evidence
-from hrbench.evidence.histograms import score_keys
+from hrbench.evidence.histograms import DefectRanks, score_keys
 from hrbench.metrics.sizes import size_subsets
 from hrbench.protocol import Protocol
 
@@ -32,6 +32,7 @@ __all__ = [
     "binary_auroc",
     "binary_average_precision",
     "component_areas",
+    "group_areas",
     "partial_area",
     "pixel_average_precision",
     "pro_curve",
@@ -85,33 +86,53 @@ def component_areas(evidence: Evidence, limits: Sequence[float]) -> dict[float, 
 
     At limit 1, the mean weighted by area is the ROC area of the subset's pixels.
     """
-    areas = evidence.components["area"].to_numpy()
-    if not areas.size:
-        return dict.fromkeys(limits, Certified.exactly(np.zeros(0)))
-    ranks, total = evidence.ranks, evidence.normal_pixels
-    # A piece of keys, or whole components of about a piece of pixels, at a time: arrays of all would be wide.
-    first = np.searchsorted(evidence.component_starts, np.arange(0, areas.sum(), _PIECE))
-    blocks = list(pairwise(np.unique([*first, areas.size])))  # a piece may begin inside the last component
+    areas, ranks = evidence.components["area"].to_numpy(), evidence.ranks
+    return group_areas(ranks, areas, evidence.normal_pixels, limits, lossless=evidence.lossless)
 
-    def per_component(area: Callable[[Floats, Floats, float], Floats], limit: float) -> Floats:
+
+def group_areas(
+    ranks: DefectRanks, sizes: npt.NDArray[np.int64], total: int, limits: Sequence[float], *, lossless: bool
+) -> dict[float, Certified]:
+    """Return the mean of g(a, b; L) / L over each group of defect pixels, (K,), per FPR limit L.
+
+    Parameters
+    ----------
+    ranks : DefectRanks
+        Of the pixels, group after group.
+    sizes : ndarray of int, (K,)
+        Pixels of each group, at least one.
+    total : int
+        Normal pixels that they are ranked among.
+    limits : sequence of float
+    lossless : bool
+        Whether every key is one score.
+    """
+    if not sizes.size:
+        return dict.fromkeys(limits, Certified.exactly(np.zeros(0)))
+    all_starts = np.cumsum(sizes) - sizes
+    # A piece of keys, or whole groups of about a piece of pixels, at a time: arrays of all would be wide.
+    first = np.searchsorted(all_starts, np.arange(0, sizes.sum(), _PIECE))
+    blocks = list(pairwise(np.unique([*first, sizes.size])))  # a piece may begin inside the last group
+
+    def per_group(area: Callable[[Floats, Floats, float], Floats], limit: float) -> Floats:
         shares = np.empty(ranks.keys.size)
         for start in range(0, shares.size, _PIECE):
             piece = slice(start, start + _PIECE)
             shares[piece] = area(ranks.above[piece] / total, ranks.at_least[piece] / total, limit) / limit
         sums = []
         for start, stop in blocks:
-            starts = evidence.component_starts[start:stop]
-            pixels = ranks.place[starts[0] : starts[-1] + areas[stop - 1]]
+            starts = all_starts[start:stop]
+            pixels = ranks.place[starts[0] : starts[-1] + sizes[stop - 1]]
             sums.append(np.add.reduceat(shares[pixels], starts - starts[0]))
-        means: Floats = np.concatenate(sums) / areas
+        means: Floats = np.concatenate(sums) / sizes
         return means
 
     result = {}
     for limit in limits:
-        value = per_component(partial_area, limit)
+        value = per_group(partial_area, limit)
         ends = (value, value)
-        if not evidence.lossless:
-            ends = per_component(_least_area, limit), per_component(_largest_area, limit)
+        if not lossless:
+            ends = per_group(_least_area, limit), per_group(_largest_area, limit)
         result[limit] = Certified(value, *ends)
     return result
 

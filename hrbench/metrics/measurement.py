@@ -73,6 +73,8 @@ def _kept(drawn: Replicates, protocol: Protocol) -> Replicates:
         kept += [("recall_matched", subset, protocol.alarm.headline) for subset in ("all", *DISJOINT)]
     if protocol.alarm.summary:
         kept.append(("mean_recall", "all", None))
+    if "spro" in set(drawn.keys["metric"]):
+        kept.append(("spro", "all", protocol.headline_fpr))
     if "aupro" not in set(drawn.keys["metric"]):
         kept = [("image_auroc", "all", None), ("called_matched", "all", protocol.alarm.headline)]
         kept = [key for key in kept if key[0] in set(drawn.keys["metric"])]

@@ -14,7 +14,7 @@ from hrbench.evidence.histograms import Keys, NormalScores, next_key, ranked, sc
 from hrbench.metrics.context import Context, Shared
 from hrbench.metrics.curves import partial_area
 
-__all__ = ["Draw", "cut_keys"]
+__all__ = ["Bins", "Draw", "cut_keys", "partial_gains", "pixel_counts"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -22,11 +22,13 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Bins:
+class Bins:
     """Pixels in common bins of scores; bins fall, and the last one holds scores below all normal ones.
 
     Attributes
     ----------
+    edges : ndarray of unsigned, (bins - 1,)
+        The bins' lower edges, rising.
     at_least : ndarray, (n, bins)
         Normal pixels of each image at or above each bin's lower edge.
     place : ndarray, (P,)
@@ -37,6 +39,7 @@ class _Bins:
         See :meth:`Draw.pixel_average_precision`.
     """
 
+    edges: Keys
     at_least: Floats
     place: Ints
     hits: Floats
@@ -44,24 +47,23 @@ class _Bins:
     tied: Bools
 
     @staticmethod
-    def of(context: Context) -> _Bins:
+    def of(context: Context) -> Bins:
+        """Count the pixels of all images."""
         evidence = context.evidence
         edges = _edges(evidence.normals if evidence.spec.exact else [evidence.normal])
         counts = np.array([part.at_least(edges[::-1]) for part in evidence.normals], dtype=np.float64)
         bins = edges.size + 1
-
-        def place(keys: Keys) -> Ints:
-            return edges.size - np.searchsorted(edges, keys, side="right")
-
-        pixel_bin = place(score_keys(evidence.defect_scores, evidence.shift))
+        pixel_bin = _places(edges, score_keys(evidence.defect_scores, evidence.shift))
         defective = np.flatnonzero(context.labels == 1)
         owner = np.repeat(np.searchsorted(defective, evidence.component_images), context.areas)
-        steps = np.bincount(place(score_keys(np.unique(evidence.defect_scores), evidence.shift)), minlength=bins)
+        distinct = score_keys(np.unique(evidence.defect_scores), evidence.shift)
+        steps = np.bincount(_places(edges, distinct), minlength=bins)
         single = np.diff(edges)[::-1] == 1
-        return _Bins(
+        return Bins(
+            edges=edges,
             at_least=np.concatenate([counts, counts[:, -1:]], axis=1),
             place=pixel_bin,
-            hits=np.cumsum(_count(owner, pixel_bin, None, (defective.size, bins)), axis=1),
+            hits=np.cumsum(pixel_counts(owner, pixel_bin, None, (defective.size, bins)), axis=1),
             step=0.5 + 0.5 / np.maximum(steps, 1),
             tied=np.concatenate([[False], single & evidence.lossless, [False]]),
         )
@@ -70,6 +72,10 @@ class _Bins:
     def normal(self) -> Floats:
         """Normal pixels of each image, (n,)."""
         return self.at_least[:, -1]
+
+    def places(self, keys: Keys) -> Ints:
+        """Return the bins of pixels by the keys of their scores."""
+        return _places(self.edges, keys)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class _SizeClass:
 
     @staticmethod
     def all_of(context: Context) -> list[_SizeClass]:
-        bins, areas = context.once(_Bins.of), context.areas
+        bins, areas = context.once(Bins.of), context.areas
         patterns, kind = np.unique(np.stack(list(context.subsets.values())), axis=1, return_inverse=True)
         above = np.concatenate([np.zeros((len(bins.at_least), 1)), bins.at_least[:, :-1]], axis=1)
         lower = (bins.normal[:, None] - (bins.at_least + above) / 2).T
@@ -110,8 +116,10 @@ class _SizeClass:
             owners, place = np.unique(context.evidence.component_images[members], return_inverse=True)
             sizes, shape = areas[members], (owners.size, bins.at_least.shape[1])
             pixels = np.repeat(place, sizes), bins.place[np.repeat(members, areas)]
-            shares = _count(*pixels, np.repeat(1 / sizes, sizes), shape)
-            classes.append(_SizeClass(subsets, members, owners, place, shares, _count(*pixels, None, shape) @ lower))
+            shares = pixel_counts(*pixels, np.repeat(1 / sizes, sizes), shape)
+            classes.append(
+                _SizeClass(subsets, members, owners, place, shares, pixel_counts(*pixels, None, shape) @ lower)
+            )
         return classes
 
     def sums(self, values: npt.NDArray[np.integer[Any] | np.floating[Any] | np.bool_]) -> Floats:
@@ -155,12 +163,12 @@ class Draw(Shared):
     @cached_property
     def at_least(self) -> Floats:
         """Normal pixels at or above each bin's lower edge, (B, bins)."""
-        return self.weights @ self.context.once(_Bins.of).at_least
+        return self.weights @ self.context.once(Bins.of).at_least
 
     @cached_property
     def hits(self) -> Floats:
         """Defect pixels at or above each bin's lower edge, (B, bins)."""
-        return self.defective @ self.context.once(_Bins.of).hits
+        return self.defective @ self.context.once(Bins.of).hits
 
     @property
     def normal(self) -> Floats:
@@ -200,18 +208,12 @@ class Draw(Shared):
         limits = self.context.protocol.fpr_limits
         if self.context.protocol.curve.sampling != "all":
             return {limit: dict.fromkeys(self.context.subsets, self.undefined) for limit in limits}
-        fpr = self.at_least / self.normal[:, None]
-        above = np.concatenate([np.zeros((len(fpr), 1)), fpr[:, :-1]], axis=1)
-        lowest = above.min(axis=0)
-        ends = [int(np.searchsorted(lowest, limit)) for limit in limits]  # later bins lie beyond the limit
-        gains = [
-            partial_area(above[:, :end], fpr[:, :end], limit) / limit for limit, end in zip(limits, ends, strict=True)
-        ]
+        gains = partial_gains(self.at_least, limits)
         sums: list[list[Floats]] = [[] for _ in limits]
         for part, weights in self.classes:
             shares = weights @ part.shares
-            for areas, gain, end in zip(sums, gains, ends, strict=True):
-                areas.append(np.einsum("bk,bk->b", shares[:, :end], gain))
+            for areas, gain in zip(sums, gains, strict=True):
+                areas.append(np.einsum("bk,bk->b", shares[:, : gain.shape[1]], gain))
         return {
             limit: self.by_subset(np.stack(areas, axis=1), self.components)
             for limit, areas in zip(limits, sums, strict=True)
@@ -243,7 +245,7 @@ class Draw(Shared):
         Inside a bin each of k distinct defect scores is a threshold: on average the share ``step = (k + 1) / (2 k)`` of
         the bin's hits is reached at it, and half of its normal pixels; all of both where the bin is one score.
         """
-        bins = self.context.once(_Bins.of)
+        bins = self.context.once(Bins.of)
         pixels = np.diff(self.hits, axis=1, prepend=0)
         reached = self.hits - (1 - bins.step) * pixels
         false = self.at_least - np.where(bins.tied, 0.0, 0.5) * np.diff(self.at_least, axis=1, prepend=0)
@@ -262,6 +264,19 @@ class Draw(Shared):
             masked = masked * known
         result: Floats = (masked @ self.context.once(_image_ious)).max(axis=1) / masked.sum(axis=1)
         return result
+
+
+def partial_gains(at_least: Floats, limits: Sequence[float]) -> list[Floats]:
+    """Return per FPR limit L what a share of a defect in each bin adds to the area, g(a, b; L) / L, (B, up to bins).
+
+    `at_least`, (B, bins), are normal pixels at or above each bin's lower edge, the last of them all. Bins that lie
+    beyond the limit in every replicate, and add nothing, are left out.
+    """
+    fpr = at_least / at_least[:, -1:]
+    above = np.concatenate([np.zeros((len(fpr), 1)), fpr[:, :-1]], axis=1)
+    lowest = above.min(axis=0)
+    ends = [int(np.searchsorted(lowest, limit)) for limit in limits]
+    return [partial_area(above[:, :end], fpr[:, :end], limit) / limit for limit, end in zip(limits, ends, strict=True)]
 
 
 def _class_sums(context: Context, values: npt.NDArray[np.integer[Any] | np.floating[Any] | np.bool_]) -> list[Floats]:
@@ -286,11 +301,15 @@ def _image_order(context: Context) -> tuple[Ints, Ints]:
 
 def _image_ious(context: Context) -> Floats:
     """Return the IoU of each defective image at each bin's lower edge, (d, bins)."""
-    bins = context.once(_Bins.of)
+    bins = context.once(Bins.of)
     union = bins.hits[:, -1:] + bins.at_least[context.labels == 1]
     known = context.evidence.known[context.labels == 1, None]
     result: Floats = np.divide(bins.hits, union, out=np.zeros_like(union), where=known)
     return result
+
+
+def _places(edges: Keys, keys: Keys) -> Ints:
+    return edges.size - np.searchsorted(edges, keys, side="right")
 
 
 def _edges(parts: Sequence[NormalScores]) -> Keys:
@@ -329,6 +348,7 @@ def cut_keys(keys: Keys, places: Ints) -> Keys:
     return np.unique(np.concatenate([keys[places], tops]))
 
 
-def _count(rows: Ints, columns: Ints, weights: Floats | None, size: tuple[int, int]) -> Floats:
+def pixel_counts(rows: Ints, columns: Ints, weights: Floats | None, size: tuple[int, int]) -> Floats:
+    """Count pixels, or sum their weights, in a table of this size, by the row and the column of each."""
     flat = np.bincount(rows * size[1] + columns, weights=weights, minlength=size[0] * size[1])
     return flat.astype(np.float64).reshape(size)

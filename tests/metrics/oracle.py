@@ -106,3 +106,22 @@ def matched(maps, masks, budget, pixels, share):
         "fpr": np.mean(normal >= t),
         "alarms": np.mean([alarm(m, t) for m in good]),
     }
+
+
+def spro(maps, regions, kinds, limits):
+    """Return per FPR limit the mean over kinds of the area under the sPRO curve; good images are of every kind.
+
+    `regions` holds a list of pairs (mask, saturation) for each image, and `kinds` a name, "" for a good one.
+    """
+    values = []
+    for kind in sorted(set(kinds) - {""}):
+        chosen = [pair for pair, own in zip(zip(maps, regions, strict=True), kinds, strict=True) if own in ("", kind)]
+        normal = np.concatenate(
+            [m[~np.any([np.zeros(m.shape, bool), *(k for k, _ in own)], axis=0)] for m, own in chosen]
+        )
+        points = [(0.0, 0.0)]
+        for t in thresholds(maps):
+            shares = [min(np.sum(m[mask] >= t) / saturation, 1.0) for m, own in chosen for mask, saturation in own]
+            points.append((np.mean(normal >= t), np.mean(shares)))
+        values.append([area_up_to(points, limit) for limit in limits])
+    return dict(zip(limits, np.mean(values, axis=0), strict=True))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import hrbench
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
 from hrbench.evidence.histograms import SortedKeys, next_key, ranked
+from hrbench.imaging import Region
 from hrbench.metrics import bootstrap, compute, weighted
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.segmentation import MATCHED
@@ -45,10 +46,25 @@ def rules(draws=1000, seed=0, level=0.95, protocol=NATIVE):
     return replace(protocol, bootstrap=Bootstrap(draws, level, seed))
 
 
-def collect(images, exact=False, groups=None):
+def halves(mask):
+    """Return regions that overlap: all of a mask, of which half is enough, and all of its upper half."""
+    upper = mask & (np.cumsum(mask).reshape(mask.shape) <= np.ceil(mask.sum() / 2))
+    whole = Region(mask, int(np.ceil(mask.sum() / 2)))
+    return [whole, Region(upper, int(upper.sum()))] if mask.any() else []
+
+
+def collect(images, exact=False, groups=None, regions=False):
     collector = EvidenceCollector(EvidenceSpec("top:0.01", exact=exact))
     for index, (scores, mask, decision) in enumerate(images):
-        collector.update(f"{index:04d}", scores, mask, decision=decision, group=groups[index] if groups else "")
+        collector.update(
+            f"{index:04d}",
+            scores,
+            mask,
+            defect_type=("logical_anomalies", "structural_anomalies")[index % 2],
+            decision=decision,
+            group=groups[index] if groups else "",
+            regions=halves(mask) if regions else None,
+        )
     return collector.result()
 
 
@@ -64,6 +80,7 @@ def resample(evidence: Evidence, weights) -> Evidence:
         name = evidence.images["id"].iloc[row]
         kept = (evidence.components["image"] == name).to_numpy()
         pixels = np.repeat(kept, evidence.components["area"])
+        regions = evidence.regions and evidence.regions.of_images({name})
         for copy in range(times):
             new = f"{name}-{copy}"
             parts.append(
@@ -73,6 +90,7 @@ def resample(evidence: Evidence, weights) -> Evidence:
                     components=evidence.components[kept].assign(image=new),
                     defect_scores=evidence.defect_scores[pixels],
                     normals=[evidence.normals[row]],
+                    regions=regions and replace(regions, table=regions.table.assign(image=new)),
                 )
             )
     return Evidence.merge(parts)
@@ -81,7 +99,7 @@ def resample(evidence: Evidence, weights) -> Evidence:
 @pytest.mark.parametrize("levels", [None, 4, 1])
 @pytest.mark.parametrize("exact", [True, False])
 def test_weights_of_one_give_the_metrics_themselves(levels, exact):
-    evidence = collect(case(levels=levels, decisions=True), exact)
+    evidence = collect(case(levels=levels, decisions=True), exact, regions=True)
     expected = compute(evidence, NATIVE, threshold=THRESHOLD)
     result = bootstrap.replicates(evidence, rules(2), threshold=THRESHOLD)
     pd.testing.assert_frame_equal(result.keys, expected[["metric", "subset", "fpr_limit"]])
@@ -94,7 +112,7 @@ def test_weights_of_one_give_the_metrics_themselves(levels, exact):
 
 @pytest.mark.parametrize("levels", [None, 2])
 def test_replicates_equal_a_naive_bootstrap(levels, monkeypatch):
-    evidence = collect(case(3, levels=levels, decisions=True), exact=True)
+    evidence = collect(case(3, levels=levels, decisions=True), exact=True, regions=True)
     images = evidence.images
     draws = 4
     weights = bootstrap.image_weights(images["id"], images["label"], Bootstrap(draws, seed=5))
@@ -113,7 +131,7 @@ def test_replicates_equal_a_naive_bootstrap(levels, monkeypatch):
 
 def test_coarse_bins_are_fine_enough_in_the_tail():
     images = [(m, k, None) for m, k, _ in case(1, good=20, bad=20, size=160, lift=2.0)]  # 1 Mpx
-    evidence = collect(images)
+    evidence = collect(images, regions=True)
     exact = compute(evidence, NATIVE, threshold=THRESHOLD)
     result = bootstrap.replicates(evidence, rules(2), threshold=THRESHOLD)
     error = np.abs(result.estimate - exact["value"]) - exact["error_bound"]
@@ -170,7 +188,7 @@ def test_an_increasing_transform_of_the_scores_changes_nothing():
 
 
 def test_intervals_hold_the_value_and_grow_with_the_level():
-    evidence = collect(case(4))
+    evidence = collect(case(4), regions=True)
     expected = compute(evidence, NATIVE, threshold=THRESHOLD)
     wide, narrow = (
         bootstrap.intervals(evidence, rules(300, level=level), threshold=THRESHOLD) for level in (0.99, 0.8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from metrics.test_bootstrap import NATIVE, THRESHOLD, case, collect, rules
+from metrics.test_bootstrap import NATIVE, THRESHOLD, case, collect, halves, rules
 
 from hrbench.evidence import EvidenceCollector, EvidenceSpec
 from hrbench.metrics import bootstrap, compute
@@ -25,7 +25,7 @@ LEVEL = {"alarms_matched", "fpr_matched", "aupimo"}
 @pytest.fixture(scope="module")
 def context():
     """A category with decisions, a threshold, and few distinct scores, so that no bin approximates."""
-    return Context(collect(case(levels=4, decisions=True)), NATIVE, THRESHOLD)
+    return Context(collect(case(levels=4, decisions=True), regions=True), NATIVE, THRESHOLD)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def worst():
     """Evidence of a method that is wrong about every pixel and image."""
     collector = EvidenceCollector(EvidenceSpec())
     for index, (_, mask, _) in enumerate(case(3)):
-        collector.update(f"{index:02d}", 1.0 - mask, mask, score=1.0 - mask.any(), decision=~mask)
+        score, regions = 1.0 - mask.any(), halves(mask)
+        collector.update(f"{index:02d}", 1.0 - mask, mask, score=score, decision=~mask, regions=regions)
     return Context(collector.result(), NATIVE, 0.5)
 
 
@@ -43,13 +44,13 @@ def test_keys_are_unique_and_every_row_has_an_entry(context):
     assert list(dict.fromkeys(table["metric"])) == list(METRICS)
     assert not table.duplicated(["metric", "subset", "fpr_limit"]).any()
     for metric, part in table.groupby("metric"):
-        assert (part["subset"].nunique() > 1) == METRICS[metric].by_size
+        assert (part["subset"].nunique() > 1) == (METRICS[metric].by_size or metric == "spro")
         assert part["fpr_limit"].notna().all() == (METRICS[metric].limits != "")
 
 
-def test_rows_at_the_own_decision_need_one():
+def test_rows_at_the_own_decision_need_one_and_those_of_regions_some():
     table = compute(collect(case(levels=4)), NATIVE)
-    assert set(table["metric"]) == {metric.key for metric in CATALOGUE if metric.at is not DECISION}
+    assert set(table["metric"]) == {metric.key for metric in CATALOGUE if metric.at is not DECISION} - {"spro"}
 
 
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.key)
@@ -80,7 +81,7 @@ def qualities():
     images = case(5)
     good, poor = ([(m + np.float32(lift) * k, k, m + lift * k > 3.5) for m, k, _ in images] for lift in (3.0, 0.0))
     loud = [(m + 1, k, m > 1) for m, k, _ in images]
-    return [Context(collect(images), NATIVE, 3.5) for images in (good, poor, loud)]
+    return [Context(collect(images, regions=True), NATIVE, 3.5) for images in (good, poor, loud)]
 
 
 @pytest.mark.parametrize("metric", [m for m in CATALOGUE if m.key not in LEVEL], ids=lambda metric: metric.key)
@@ -105,6 +106,7 @@ def test_carriers_of_intervals(context):
     assert units["iou"] == units["pixel_ap"] == 14
     smallest = [result.units[result.row("aupro", name, 0.05)] for name in ("tiny", "small", "medium", "large")]
     assert units["rho_disjoint"] == min(smallest) < 14
+    assert units["spro"] == 7  # the images of either kind
 
 
 def test_subsets_of_every_scheme():
