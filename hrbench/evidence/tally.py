@@ -171,7 +171,7 @@ def tally(
         "decision_pixels": [None] * areas.size if hits is None else hits.tolist(),
     }
     measured = None
-    if regions is not None and mask is not None and defects and spec.side is None:
+    if regions is not None and mask is not None and (defects or regions) and spec.side is None:
         measured = Regions.of(image_id, defect_type, regions, mask, components.pixels, counted.scores[0])
     return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless, measured)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hrbench._util.files import relative_path
 from hrbench._util.progress import track
-from hrbench.data.sample import Category, Sample, sample_mask
+from hrbench.data.sample import Category, Sample, sample_mask, sample_regions
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector
 from hrbench.evidence.evidence import specs_of
@@ -88,7 +88,7 @@ def _score_category(
     for sample in track(samples, f"{category.name} {name} score", total=len(samples), unit="img"):
         scores = read(sample)
         decision = read_decision(decisions[sample.id], (scores.shape[0], scores.shape[1])) if decisions else None
-        mask = sample_mask(sample, scores.shape)
+        mask, regions = sample_mask(sample, scores.shape), sample_regions(sample, scores.shape)
         for collector in collectors:
             collector.update(
                 sample.id,
@@ -98,6 +98,7 @@ def _score_category(
                 defect_type=sample.defect_type,
                 decision=decision,
                 group=sample.group,
+                regions=regions,
             )
     evidence = [collector.result() for collector in collectors]
     if normal_maps is not None:

@@ -14,7 +14,7 @@ import tifffile
 
 from hrbench._util.files import atomic
 from hrbench._util.progress import track
-from hrbench.data.sample import Sample, content_digest, sample_mask
+from hrbench.data.sample import Sample, content_digest, sample_mask, sample_regions
 from hrbench.engine.anomaly_map import AnomalyMap
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.training import mix
@@ -200,7 +200,7 @@ class EvidenceShards:
 
     def _count(self, item: AnomalyMap, collectors: Sequence[EvidenceCollector]) -> None:
         sample, scores = item.sample, item.scores()
-        mask = sample_mask(sample, scores.shape)
+        mask, regions = sample_mask(sample, scores.shape), sample_regions(sample, scores.shape)
         for collector in collectors:
             collector.update(
                 sample.id,
@@ -211,6 +211,7 @@ class EvidenceShards:
                 decision=item.decision(),
                 seconds=item.seconds,
                 group=sample.group,
+                regions=regions,
             )
         if self._save_maps:
             with atomic(self._folder.map_of(sample.id)) as path:
