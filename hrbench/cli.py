@@ -251,6 +251,10 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     export.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
                         help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
 
+    _submission_arguments(
+        command("submission", "submission_make", "Pack maps of private test images for the publisher's server.")
+    )
+
     compare = command("compare", "compare", "Compare two runs on the same images: paired differences, all and by size.")
     for name in ("a", "b"):
         compare.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help="folder of a run")
@@ -360,6 +364,35 @@ def _verification_arguments(command: Callable[[str, str, str], argparse.Argument
         parser.add_argument("--protocol", type=Path, nargs="+", default=[], metavar="FILE",
                             help="rules that do not ship with hrbench")  # fmt: skip
         parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+
+
+def _submission_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    make = actions.add_parser(
+        "make",
+        help="let finished runs predict private test images, and pack the maps",
+        description="Let finished runs, one for each object, predict the private test images of MVTec AD 2 without "
+        "masks, and pack maps (float16) and decisions at the promised threshold as the publisher's server takes them.",
+    )
+    make.set_defaults(function="submission_make")
+    make.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs, one for each object")
+    make.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    make.add_argument("--to", type=Path, required=True, metavar="FILE", help="new .tar.gz file")
+    make.add_argument("--method", metavar="ADAPTER.py", help="where the adapter lies, if the method is one")
+    make.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
+                      help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
+    make.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
+    make.add_argument("--batch-size", type=int, help="tiles per forward pass (default: that of the run)")
+    check = actions.add_parser(
+        "check",
+        help="compare an archive, whoever made it, with what the server takes; exit status 1 if anything differs",
+        description="Compare an archive, whoever made it, with what the server takes: files, shapes, types and values.",
+    )
+    check.set_defaults(function="submission_check")
+    check.add_argument("archive", type=Path, metavar="FILE", help=".tar.gz file")
+    check.add_argument("--root", type=Path, help="the dataset's folder: compare sizes with those of its images, too")
+    for action in (make, check):
+        action.add_argument("--dataset", default="mvtec_ad_2", help="name or .toml descriptor (default: %(default)s)")
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:

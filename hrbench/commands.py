@@ -59,6 +59,8 @@ __all__ = [
     "rescore",
     "run",
     "show",
+    "submission_check",
+    "submission_make",
     "verify",
 ]
 log = logging.getLogger("hrbench")
@@ -221,6 +223,47 @@ def export(args: argparse.Namespace) -> int:
     if args.output.suffix == ".pt2":
         print("never load a .pt2 that you did not make: torch may run whatever is in it")
     return 0
+
+
+def submission_make(args: argparse.Namespace) -> int:
+    """Pack maps of private test images for the publisher's server."""
+    from hrbench.runs.server_archive import LIMITS, pack_maps
+
+    packed = pack_maps(
+        args.runs,
+        args.root,
+        args.to,
+        dataset=args.dataset,
+        method=args.method,
+        options={option: value for _, option, value in parse_settings(args.set, ())},
+        device=args.device,
+        batch_size=args.batch_size,
+    )
+    for item in packed:
+        merged, images = item.merged, _counted(item.merged.images, "image")
+        kept = f"{merged.before // merged.images:,} scores of a map became {merged.after // merged.images:,}"
+        moves = " and ".join(f"{merged.moves(limit):.1g} (up to {limit:g})" for limit in LIMITS)
+        print(f"{item.category}: {images}, {item.called:.2%} of the pixels called at {item.threshold:.6g}; in float16 "
+              f"{kept}, which moves AU-PRO by at most {moves}")  # fmt: skip
+    if missing := sorted(load_descriptor(args.dataset).categories.keys() - {item.category for item in packed}):
+        print(f"hrbench: the server takes all objects at once; missing: {', '.join(missing)}", file=sys.stderr)
+    print(f"{args.to} ({nbytes(args.to.stat().st_size)}), and where it comes from: {args.to}.json")
+    print(f"check it: hrbench submission check {args.to} --root {args.root}")
+    return 0
+
+
+def submission_check(args: argparse.Namespace) -> int:
+    """Print what an archive holds, and what is wrong with it; status 1 if anything is."""
+    from hrbench.report.archive_text import archive_text
+    from hrbench.report.terminal import Terminal
+    from hrbench.runs.server_archive_check import check_archive
+
+    parts, findings = check_archive(args.archive, args.root, dataset=args.dataset)
+    print(archive_text(str(args.archive), parts, Terminal.here()))
+    for finding in findings:
+        print(finding)
+    print(f"{args.archive}: {_counted(len(findings), 'finding') if findings else 'as the server takes it'}")
+    return 1 if findings else 0
 
 
 def compare(args: argparse.Namespace) -> int:

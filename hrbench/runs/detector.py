@@ -146,6 +146,7 @@ class Detector:
         At or above which a pixel is called a defect; None where no promise can be made.
     without : str
         Why there is no threshold, in words; empty where there is one.
+    calibration : Calibration or None
     scale : tuple of float or None
         Median score of held-out normal pixels, and the threshold or, without one, the score that nearly all of those
         pixels lie below; None where the run keeps no scores of such pixels.
@@ -170,7 +171,7 @@ class Detector:
             raise HrbenchError(f"batch size is {self.batch_size}, expected at least 1")
         self.view.check_multiple(method.multiple, about.method.name)
         check_memory(self.view, device)
-        self._calibration = calibration
+        self.calibration = calibration
         self._spec = _first_evidence(about).collection
         self._fusion = self._fused()
         self.without = self._without_threshold()
@@ -246,10 +247,10 @@ class Detector:
             written = RunFolder(path)
             save_file(learnt_state(self.method), written.weights)
             files = [written.weights]
-            if self._calibration is not None:
+            if self.calibration is not None:
                 files.append(written.evidence(evidence.name) / "calibration.parquet")
                 files[-1].parent.mkdir(parents=True)
-                self._calibration.save(files[-1])
+                self.calibration.save(files[-1])
             about = dataclasses.replace(self.about, evidence=(evidence,), files=written.recorded(files))
             write_record(about, path / RECORD)
         return target
