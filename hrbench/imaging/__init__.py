@@ -15,14 +15,17 @@ from hrbench.imaging.files import (
 )
 from hrbench.imaging.regions import Region
 from hrbench.imaging.resample import bilinear, nearest
+from hrbench.imaging.rims import RimPixels, find_rims
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Components",
+    "RimPixels",
     "Region",
     "bilinear",
     "check_image",
     "find_components",
+    "find_rims",
     "image_size",
     "nearest",
     "png_depth",
