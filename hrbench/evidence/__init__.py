@@ -2,5 +2,6 @@
 
 from hrbench.evidence.collector import EvidenceCollector
 from hrbench.evidence.evidence import Calibration, Evidence, EvidenceSpec, specs_of
+from hrbench.evidence.masks import MASKS, Masks, with_masks
 
-__all__ = ["Calibration", "Evidence", "EvidenceCollector", "EvidenceSpec", "specs_of"]
+__all__ = ["MASKS", "Calibration", "Evidence", "EvidenceCollector", "EvidenceSpec", "Masks", "specs_of", "with_masks"]

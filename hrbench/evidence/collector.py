@@ -14,7 +14,8 @@ from hrbench.errors import HrbenchError
 from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec, set_apart
 from hrbench.evidence.histograms import NormalScores, SortedKeys, key_scores, score_keys
 from hrbench.evidence.regions import Regions, without_regions
-from hrbench.evidence.tally import Tally, tally
+from hrbench.evidence.rims import RIM_DTYPES, Rims
+from hrbench.evidence.tally import RimTally, Tally, tally
 from hrbench.imaging import Region
 
 __all__ = ["EvidenceCollector"]
@@ -105,16 +106,17 @@ class EvidenceCollector:
         columns: dict[str, list[Any]] = {
             name: [x for part in self._tallies for x in part.components[name]] for name in COMPONENT_DTYPES
         }
-        scores = [np.zeros(0, np.float64 if double else np.float32), *(part.scores for part in self._tallies)]
+        kind = np.float64 if double else np.float32
         evidence = Evidence(
             images=pd.DataFrame([part.image for part in self._tallies]).astype(IMAGE_DTYPES),
             components=pd.DataFrame(columns).astype(COMPONENT_DTYPES),
-            defect_scores=np.concatenate(scores),
+            defect_scores=np.concatenate([np.zeros(0, kind), *(part.scores for part in self._tallies)]),
             normals=normals,
             lossless=all(part.lossless for part in self._tallies),
             spec=self.spec,
             unmasked=unmasked,
             regions=self._regions(double=double),
+            rims=_rims([part.rims for part in self._tallies if part.scores.size], kind),
         )
         return Evidence.merge([evidence])
 
@@ -128,6 +130,18 @@ class EvidenceCollector:
                 raise without_regions(part.image["id"])
         regions = Regions.merge(known)
         return Regions(regions.table, regions.scores.astype(np.float64)) if double else regions
+
+
+def _rims(parts: Sequence[RimTally | None], kind: npt.DTypeLike) -> Rims | None:
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    columns = {name: [x for part in known for x in part.columns[name]] for name in RIM_DTYPES}
+    return Rims(
+        pd.DataFrame(columns).astype(RIM_DTYPES),
+        np.concatenate([part.outer_scores for part in known]).astype(kind, copy=False),
+        np.concatenate([part.inner for part in known]),
+    )
 
 
 def _widen(part: NormalScores) -> NormalScores:

@@ -37,6 +37,7 @@ from hrbench.evidence.histograms import (
 )
 from hrbench.evidence.ragged import flat, lists, starts, take_groups
 from hrbench.evidence.regions import REGION_DTYPES, Regions, region_problems, without_regions
+from hrbench.evidence.rims import RIM_DTYPES, Annotated, Rims, rim_problems
 from hrbench.imaging.resample import bilinear
 from hrbench.protocol import ImageScoreRule, Protocol
 
@@ -78,7 +79,8 @@ COMPONENT_DTYPES = {
     "decision_pixels": "Int64",
 }
 
-EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet", "regions.parquet")
+EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet", "regions.parquet", "rims.parquet")
+"""The first two are always there."""
 
 _MOST_ROWS = 5_000_000  # images, or components
 _LARGEST = 1 << 40  # pixels
@@ -113,6 +115,12 @@ _REGIONS: Columns = {
     **dict.fromkeys(("image", "defect_type", "defect"), _TEXT),
     **dict.fromkeys(("area", "saturation"), Column("whole", 1, _LARGEST)),
     "scores": Column("real", -_FINITE, _FINITE, lists=True),
+}
+_RIMS: Columns = {
+    "image": _TEXT,
+    **dict.fromkeys(("outer_decided", "inner_decided"), _CALLED),
+    "outer_scores": _COMPONENTS["scores"],
+    "inner": Column("whole", 0, 1, lists=True),
 }
 # An earlier version wrote no row for each image, but one for each bin of all of them.
 _CALIBRATION: Columns = {name: dataclasses.replace(column, lists=None) for name, column in _NORMALS.items()}
@@ -255,6 +263,10 @@ class Evidence:
         among the defects: `normal_pixels` and `defect_pixels` are 0, and `decision_fp` counts all decided pixels.
     regions : Regions or None
         Those of all masked defective images, where the annotation has some; None elsewhere.
+    rims : Rims or None
+        Of the components; None if there are none, the masks were shrunk, or an earlier version collected some of it.
+    annotated : Annotated or None
+        What the components were, in evidence under other masks, see :func:`hrbench.evidence.masks.with_masks`.
     """
 
     images: pd.DataFrame
@@ -266,6 +278,8 @@ class Evidence:
     calibration: Calibration | None = None
     unmasked: Mapping[str, NormalScores] = dataclasses.field(default_factory=dict)
     regions: Regions | None = None
+    rims: Rims | None = None
+    annotated: Annotated | None = None
 
     @property
     def shift(self) -> int:
@@ -287,6 +301,7 @@ class Evidence:
 
     def of_images(self, ids: Collection[str]) -> Evidence:
         """Return the evidence of some of the images, without the calibration; all of them merge into the same again."""
+        _require_annotated([self])
         rows, members = (np.flatnonzero(names.isin(ids)) for names in (self.images["id"], self.components["image"]))
         return dataclasses.replace(
             self,
@@ -297,6 +312,7 @@ class Evidence:
             calibration=None,
             unmasked={name: part for name, part in self.unmasked.items() if name in ids},
             regions=None if self.regions is None else self.regions.of_images(ids),
+            rims=None if self.rims is None or not members.size else self.rims.taken(self.components["area"], members),
         )
 
     @cached_property
@@ -310,6 +326,11 @@ class Evidence:
         rows = pd.Series(np.arange(len(self.images)), index=self.images["id"])
         image_rows: npt.NDArray[np.int64] = rows.loc[self.components["image"]].to_numpy()
         return image_rows
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Areas of the components as they were annotated, (K,): by these they are large or small."""
+        return self.components["area"].to_numpy() if self.annotated is None else self.annotated.sizes
 
     @cached_property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -347,6 +368,7 @@ class Evidence:
             If an image occurs twice, the parts were collected in different ways, or only some know their regions.
         """
         first = parts[0]
+        _require_annotated(parts)
         for part in parts:
             if part.spec != first.spec:
                 raise HrbenchError(f"evidence collected as {part.spec.name} and as {first.spec.name} cannot be merged")
@@ -362,6 +384,7 @@ class Evidence:
         scores = np.concatenate([part.defect_scores for part in parts])
         in_order = bool((np.diff(component_order) == 1).all())  # then a copy is spared
         pixels = slice(None) if in_order else take_groups(components["area"], component_order)
+        rims = Rims.joined([part.rims for part in parts if len(part.components)])
         calibrated = [part for part in parts if part.calibration is not None]
         return Evidence(
             images=images.iloc[order].reset_index(drop=True),
@@ -373,10 +396,12 @@ class Evidence:
             calibration=calibrated[0].calibration if calibrated else None,
             unmasked={name: pixels for part in parts for name, pixels in part.unmasked.items()},
             regions=_merged_regions(parts),
+            rims=rims if rims is None or in_order else rims.taken(components["area"], component_order),
         )
 
     def save(self, folder: Path, *, smallest: bool = False) -> None:
-        """Write ``images.parquet``, ``components.parquet`` and, if known, calibration and regions likewise."""
+        """Write ``images.parquet``, ``components.parquet`` and, if known, calibration, regions and rims likewise."""
+        _require_annotated([self])
         folder.mkdir(parents=True, exist_ok=True)
         collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
@@ -387,14 +412,19 @@ class Evidence:
         components = components.append_column("scores", lists(self.components["area"], self.defect_scores))
         _write(images, facts, folder / "images.parquet", smallest=smallest)
         _write(components, facts, folder / "components.parquet", smallest=smallest)
-        for name in ("calibration", "regions"):
-            (folder / f"{name}.parquet").unlink(missing_ok=True)
+        for name in EVIDENCE_FILES[2:]:
+            (folder / name).unlink(missing_ok=True)
         if self.calibration is not None:
             self.calibration.save(folder / "calibration.parquet", smallest=smallest)
         if self.regions is not None:
             regions = pa.Table.from_pandas(self.regions.table, preserve_index=False)
             regions = regions.append_column("scores", lists(self.regions.table["saturation"], self.regions.scores))
             _write(regions, facts, folder / "regions.parquet", smallest=smallest)
+        if self.rims is not None:
+            rims = pa.Table.from_pandas(self.rims.table.drop(columns="outer"), preserve_index=False)
+            rims = rims.append_column("outer_scores", lists(self.rims.table["outer"], self.rims.outer_scores))
+            rims = rims.append_column("inner", lists(self.components["area"], self.rims.inner.view(np.uint8)))
+            _write(rims, facts, folder / "rims.parquet", smallest=smallest)
 
     @staticmethod
     def load(folder: Path) -> Evidence:
@@ -404,6 +434,7 @@ class Evidence:
         components, _ = _read(paths[1], _COMPONENTS, _Facts)
         calibration = Calibration.load(paths[2]) if paths[2].exists() else None
         regions = _read(paths[3], _REGIONS, _Facts)[0] if paths[3].exists() else None
+        rims = _read(paths[4], _RIMS, _Facts)[0] if paths[4].exists() else None
         if not len(images):
             raise HrbenchError(f"{paths[0]}: no image, expected some")
         keys, shift = _arrays(images["normal_keys"]), facts.shift
@@ -433,15 +464,20 @@ class Evidence:
             calibration=calibration,
             unmasked=unmasked,
             regions=None if regions is None else Regions(_frame(regions, REGION_DTYPES), flat(regions["scores"])),
+            rims=None if rims is None else _rims(rims),
         )
         _check_images(evidence, paths[0])
         _check_components(evidence, components["scores"], paths[1])
         if regions is not None and evidence.regions is not None:
-            lengths = regions["scores"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-            same = np.array_equal(lengths, evidence.regions.table["saturation"])
+            same = np.array_equal(_lengths(regions["scores"]), evidence.regions.table["saturation"])
             _refuse({"regions without the scores of as many pixels as are enough": not same}, paths[3])
             _refuse({"regions of shrunk masks": evidence.spec.side is not None}, paths[3])
             _refuse(region_problems(evidence.regions, frame, evidence.components, evidence.defect_scores), paths[3])
+        if rims is not None and evidence.rims is not None:
+            same = rims.num_rows > 0 and np.array_equal(_lengths(rims["inner"]), evidence.components["area"])
+            _refuse({"rims of shrunk masks": evidence.spec.side is not None}, paths[4])
+            _refuse({"rims of other components than there are": not same}, paths[4])
+            _refuse(rim_problems(evidence.rims, frame, evidence.components, known, evidence.defect_scores), paths[4])
         return evidence
 
 
@@ -463,6 +499,11 @@ def _merged_regions(parts: Sequence[Evidence]) -> Regions | None:
     return Regions.merge(known)
 
 
+def _require_annotated(parts: Sequence[Evidence]) -> None:
+    if any(part.annotated is not None for part in parts):
+        raise HrbenchError("evidence under other masks than those annotated can only be measured")
+
+
 def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
     """Replace the groups of images, given by id, in what :meth:`Evidence.save` wrote."""
     path = folder / "images.parquet"
@@ -482,8 +523,18 @@ def _histogram_columns(parts: Sequence[NormalScores]) -> dict[str, pa.LargeListA
 
 
 def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
-    lengths = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    return np.split(flat(column), np.cumsum(lengths)[:-1])
+    return np.split(flat(column), np.cumsum(_lengths(column))[:-1])
+
+
+def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    lengths: npt.NDArray[np.int64] = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _rims(table: pa.Table) -> Rims:
+    scores, inner = table["outer_scores"], table["inner"]
+    frame = table.drop_columns(["outer_scores", "inner"]).append_column("outer", pa.array(_lengths(scores)))
+    return Rims(_frame(frame, RIM_DTYPES), flat(scores), flat(inner).astype(bool))
 
 
 def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
@@ -590,7 +641,7 @@ def _check_components(evidence: Evidence, scores: pa.ChunkedArray, path: Path) -
     rows, area = owner.to_numpy(dtype=np.int64), components["area"].to_numpy()
     top, left, bottom, right = (components[name].to_numpy() for name in ("top", "left", "bottom", "right"))
     height, width = (images[name].to_numpy()[rows] for name in ("height", "width"))
-    lengths = scores.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    lengths = _lengths(scores)
     defects = np.bincount(rows, weights=area, minlength=len(images))
     wrong = {
         "components that are not in the order of their images": bool((np.diff(rows) < 0).any()),

@@ -160,6 +160,14 @@ class NormalScores(ABC):
         """Return the same without a pixel."""
 
     @abstractmethod
+    def plus(self, scores: Scores) -> Self:
+        """Return these pixels and others, of scores (P,)."""
+
+    @abstractmethod
+    def minus(self, scores: Scores) -> Self:
+        """Return these pixels without some of them, of scores (P,); an error if they are not all among these."""
+
+    @abstractmethod
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         """Count the pixels with a key before each position in `keys`."""
 
@@ -205,6 +213,18 @@ class SortedKeys(NormalScores):
     def none(self) -> Self:
         """Return the same without a pixel."""
         return dataclasses.replace(self, keys=self.keys[:0])
+
+    def plus(self, scores: Scores) -> Self:
+        """Add pixels."""
+        return self.pooled([dataclasses.replace(self, keys=np.sort(score_keys(scores, self.shift)))])
+
+    def minus(self, scores: Scores) -> Self:
+        """Take pixels away."""
+        keys = np.sort(score_keys(scores, self.shift))
+        repeated = np.arange(keys.size) - np.searchsorted(keys, keys)
+        places = np.searchsorted(self.keys, keys) + repeated
+        _require_among(places, self.keys, keys)
+        return dataclasses.replace(self, keys=np.delete(self.keys, places))
 
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         return positions
@@ -276,6 +296,22 @@ class Histogram(NormalScores):
         """Return the same without a pixel."""
         return self.counted(self.keys[:0], self.counts[:0], self.shift)
 
+    def plus(self, scores: Scores) -> Self:
+        """Add pixels."""
+        keys, counts = np.unique(score_keys(scores, self.shift), return_counts=True)
+        return self.pooled([self.counted(keys, counts, self.shift)])
+
+    def minus(self, scores: Scores) -> Self:
+        """Take pixels away."""
+        keys, taken = np.unique(score_keys(scores, self.shift), return_counts=True)
+        places = np.searchsorted(self.keys, keys)
+        _require_among(places, self.keys, keys)
+        counts = self.counts.astype(np.int64)
+        counts[places] -= taken
+        if (counts < 0).any():
+            raise _not_among()
+        return self.counted(self.keys[counts > 0], counts[counts > 0], self.shift)
+
     def _below(self, positions: npt.NDArray[np.int64]) -> Counts:
         return self.cumulative[positions].astype(np.int64)
 
@@ -342,6 +378,15 @@ def next_key(parts: Sequence[NormalScores], keys: Keys) -> Keys:
         there = places < part.keys.size
         following[there] = np.minimum(following[there], part.keys[places[there]])
     return following
+
+
+def _require_among(places: npt.NDArray[np.int64], keys: Keys, wanted: Keys) -> None:
+    if places.size and (places.max() >= keys.size or (keys[places] != wanted).any()):
+        raise _not_among()
+
+
+def _not_among() -> HrbenchError:
+    return HrbenchError("scores that are not among those of the normal pixels cannot be taken away from them")
 
 
 def _bins(scores: Scores, shift: int) -> tuple[np.unsignedinteger[Any], npt.NDArray[np.int64]]:

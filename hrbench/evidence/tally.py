@@ -31,9 +31,10 @@ from hrbench.evidence.regions import Regions
 from hrbench.imaging import Region
 from hrbench.imaging.components import Components, find_components
 from hrbench.imaging.resample import bilinear, nearest
+from hrbench.imaging.rims import RimPixels, find_rims
 from hrbench.protocol import ImageScoreRule
 
-__all__ = ["Counted", "Places", "Tally", "count", "tally"]
+__all__ = ["Counted", "Places", "RimTally", "Tally", "count", "tally"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -47,19 +48,24 @@ class Places:
     ----------
     components : Components
         Of the defect pixels.
+    rims : RimPixels or None
+        Of the components; None where the mask was shrunk, and a pixel is another length.
     """
 
     components: Components
+    rims: RimPixels | None = None
 
     @staticmethod
     def of(mask: Bools | None, spec: EvidenceSpec) -> Places:
         """Choose pixels by an image's mask, (H, W) bool or None."""
-        return Places(find_components(np.zeros((0, 1), bool) if mask is None else mask, spec.connectivity))
+        defect = np.zeros((0, 1), bool) if mask is None else mask
+        components = find_components(defect, spec.connectivity)
+        return Places(components, find_rims(defect, components) if spec.side is None else None)
 
     @property
     def groups(self) -> tuple[Ints, ...]:
         """Flat indices into the map, one array for each use; the first are the defect pixels, which are not normal."""
-        return (self.components.pixels,)
+        return (self.components.pixels, *([] if self.rims is None else [self.rims.outer]))
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,15 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class RimTally:
+    """The rims of one image's components: columns of ``Rims.table``, and its arrays."""
+
+    columns: Mapping[str, Sequence[Any]]
+    outer_scores: Scores
+    inner: Bools
+
+
+@dataclass(frozen=True)
 class Tally:
     """The evidence of one image.
 
@@ -107,6 +122,8 @@ class Tally:
         Whether no score lost a set bit.
     regions : Regions or None
         Its annotated regions, where they are known and it has some.
+    rims : RimTally or None
+        Of its components.
     """
 
     image: Mapping[str, Any]
@@ -116,6 +133,7 @@ class Tally:
     unmasked: bool
     lossless: bool
     regions: Regions | None = None
+    rims: RimTally | None = None
 
 
 def tally(
@@ -173,7 +191,8 @@ def tally(
     measured = None
     if regions is not None and mask is not None and (defects or regions) and spec.side is None:
         measured = Regions.of(image_id, defect_type, regions, mask, components.pixels, counted.scores[0])
-    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless, measured)
+    rims = None if places.rims is None else _rims(columns["image"], areas, places.rims, counted)
+    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless, measured, rims)
 
 
 def count(
@@ -222,6 +241,19 @@ def _narrowed(scores: Scores, name: str) -> Scores:
     return narrow
 
 
+def _rims(images: Sequence[str], areas: Ints, pixels: RimPixels, counted: Counted) -> RimTally:
+    columns: dict[str, Sequence[Any]] = {"image": images, "outer": pixels.counts.tolist()}
+    columns |= dict.fromkeys(("outer_decided", "inner_decided"), [None] * len(images))
+    if counted.decided is not None:
+        inner, outer = counted.decided
+        columns["outer_decided"] = _sums(outer, pixels.counts).tolist()
+        columns["inner_decided"] = _sums(inner & pixels.inner, areas).tolist()
+    return RimTally(columns, counted.scores[1], pixels.inner)
+
+
 def _sums(values: Bools, lengths: Ints) -> Ints:
-    """Add up consecutive groups of so many values, none of them empty."""
-    return np.add.reduceat(values, np.cumsum(lengths) - lengths, dtype=np.int64)
+    """Add up consecutive groups of so many values."""
+    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    ends = np.cumsum(lengths)
+    sums: Ints = totals[ends] - totals[ends - lengths]
+    return sums

@@ -20,8 +20,8 @@ from hrbench.imaging.rims import RimPixels, find_rims
 __all__ = [
     "IMAGE_SUFFIXES",
     "Components",
-    "RimPixels",
     "Region",
+    "RimPixels",
     "bilinear",
     "check_image",
     "find_components",

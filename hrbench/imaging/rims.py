@@ -57,7 +57,9 @@ def find_rims(mask: npt.NDArray[np.bool_], components: Components) -> RimPixels:
     outside = ~flat[beside]
     outer, first = np.unique(beside[outside], return_index=True)
     owner = np.repeat(owner, outside.sum(axis=1))[first]
-    return RimPixels(outer[np.argsort(owner, kind="stable")], np.bincount(owner, minlength=components.areas.size), inner)
+    return RimPixels(
+        outer[np.argsort(owner, kind="stable")], np.bincount(owner, minlength=components.areas.size), inner
+    )
 
 
 def _neighbours(pixels: Ints, shape: tuple[int, int]) -> list[Ints]:

@@ -26,7 +26,7 @@ from hrbench.metrics.segmentation import (
     overlap_of_decisions,
     require_normal_pixels,
 )
-from hrbench.metrics.sizes import size_subsets
+from hrbench.metrics.sizes import evidence_subsets
 from hrbench.protocol import Protocol
 
 __all__ = ["Context", "Shared"]
@@ -78,7 +78,7 @@ class Context(Shared):
         self.labels: npt.NDArray[np.int64] = evidence.images["label"].to_numpy(dtype=np.int64)
         self.scores: npt.NDArray[np.float64] = evidence.images["score"].to_numpy()
         self.areas: npt.NDArray[np.int64] = evidence.components["area"].to_numpy()
-        self.subsets: dict[str, Bools] = size_subsets(self.areas, protocol.size_bins)
+        self.subsets: dict[str, Bools] = evidence_subsets(evidence, protocol.size_bins)
         rule, pixels = protocol.threshold, protocol.alarm.pixels
         self.threshold = automatic_threshold(evidence, rule, pixels) if threshold is None else _finite(threshold)
 
@@ -107,9 +107,9 @@ class Context(Shared):
 
     @cached_property
     def largest(self) -> npt.NDArray[np.int64]:
-        """Area of the largest component of each image, (n,); 0 for none."""
+        """Area, as annotated, of the largest component of each image, (n,); 0 for none."""
         areas = np.zeros(self.labels.size, np.int64)
-        np.maximum.at(areas, self.evidence.component_images, self.areas)
+        np.maximum.at(areas, self.evidence.component_images, self.evidence.sizes)
         return areas
 
     @cached_property
@@ -119,7 +119,7 @@ class Context(Shared):
         Shrinking may lose a whole defect: such an image is defective, and in no other subset.
         """
         images = self.evidence.component_images
-        largest = self.areas == self.largest[images]  # subsets go by area: equal ones are in the same
+        largest = self.evidence.sizes == self.largest[images]  # subsets go by area: equal ones are in the same
         subsets = {"all": self.labels == 1}
         for name, components in self.subsets.items():
             if name != "all":

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import DefectRanks, score_keys
-from hrbench.metrics.sizes import size_subsets
+from hrbench.metrics.sizes import evidence_subsets
 from hrbench.protocol import Protocol
 
 __all__ = [
@@ -216,7 +216,7 @@ def pro_curve(evidence: Evidence, protocol: Protocol, subset: str = "all", point
         About the largest number of points; they crowd at low FPR, evenly on a logarithmic axis.
     """
     areas = evidence.components["area"].to_numpy()
-    members = size_subsets(areas, protocol.size_bins)[subset]
+    members = evidence_subsets(evidence, protocol.size_bins)[subset]
     weights = np.repeat(np.where(members, 1 / areas, 0.0) / max(1, members.sum()), areas)
     return _curve(evidence, weights, points)
 

@@ -307,8 +307,7 @@ def _analyse(
     drawn_hits: Bools | None = None,
 ) -> Detection:
     of_components = None if weights is None else weights[:, evidence.component_images]
-    areas = evidence.components["area"]
-    result = fit_detection(areas, hits, pod, weights=of_components, drawn_hits=drawn_hits, units=units)
+    result = fit_detection(evidence.sizes, hits, pod, weights=of_components, drawn_hits=drawn_hits, units=units)
     if weights is None or units >= FEW_IMAGES:
         return result
     what = "images" if evidence.groups is None else "groups"

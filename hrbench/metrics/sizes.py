@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from hrbench.evidence import Evidence
 from hrbench.protocol import SizeBins
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SizeScheme",
     "diameter_names",
     "equivalent_diameter",
+    "evidence_subsets",
     "quartile_edges",
     "size_subsets",
     "size_title",
@@ -126,6 +128,14 @@ def size_subsets(areas: npt.NDArray[np.int64], bins: SizeBins) -> dict[str, Bool
     for scheme in SCHEMES:
         subsets |= zip(scheme.names(bins), scheme.members(areas, bins), strict=True)
     return subsets
+
+
+def evidence_subsets(evidence: Evidence, bins: SizeBins) -> dict[str, Bools]:
+    """Return, per subset, which of the evidence's components belong to it, (K,), by their areas as annotated."""
+    if evidence.annotated is None:
+        return size_subsets(evidence.sizes, bins)
+    every, left = size_subsets(evidence.annotated.areas, bins), evidence.annotated.left
+    return {name: members[left] for name, members in every.items()}
 
 
 def size_title(subset: str, bins: SizeBins) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hrbench._util.progress import track
@@ -13,12 +14,14 @@ from hrbench.data.sample import Category, sample_mask
 from hrbench.evidence import Evidence
 from hrbench.imaging import image_size
 from hrbench.imaging.components import find_components
+from hrbench.imaging.rims import find_rims
 from hrbench.runs.identity import run_name
 from hrbench.runs.record import RunRecord, groups_digest
 
 __all__ = ["Reference", "index_problems", "reference_of", "reference_problems"]
 
 _BOX = ("area", "top", "left", "bottom", "right")
+_RIMS = ("outer", "inner")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Reference:
     images : DataFrame
         One row per test image in order of its id: id, label, height, width.
     components : dict of int to DataFrame
-        By connectivity, one row per defect component: image, defect_type, area, top, left, bottom, right.
+        By connectivity, one row per defect component: image, defect_type, area, top, left, bottom, right; outer and
+        inner, pixels of its rims.
     """
 
     dataset: str
@@ -60,9 +64,14 @@ def reference_of(category: Category) -> Reference:
         for connectivity, rows in components.items():
             if mask is not None:
                 found = find_components(mask, connectivity)
+                rims = find_rims(mask, found)
                 sizes = zip(found.areas.tolist(), found.boxes.tolist(), strict=True)
-                rows += [(sample.id, sample.defect_type, area, *box) for area, box in sizes]
-    columns = ["image", "defect_type", *_BOX]
+                rims_of = zip(rims.counts.tolist(), np.split(rims.inner, np.cumsum(found.areas)[:-1]), strict=True)
+                rows += [
+                    (sample.id, sample.defect_type, area, *box, outer, inner.tobytes())
+                    for (area, box), (outer, inner) in zip(sizes, rims_of, strict=True)
+                ]
+    columns = ["image", "defect_type", *_BOX, *_RIMS]
     return Reference(
         dataset=category.dataset,
         category=category.name,
@@ -117,11 +126,19 @@ def reference_problems(reference: Reference, evidence: Evidence) -> list[str]:
             (
                 "defects (areas, places or types)",
                 evidence.components[["image", "defect_type", *_BOX]] if native else None,
-                reference.components[evidence.spec.connectivity],
+                reference.components[evidence.spec.connectivity][["image", "defect_type", *_BOX]],
             ),
+            ("rims of defects", _rims(evidence), reference.components[evidence.spec.connectivity][[*_RIMS]]),
         )
         if found is not None and not _same_rows(found, expected)
     ]
+
+
+def _rims(evidence: Evidence) -> pd.DataFrame | None:
+    if evidence.rims is None:
+        return None
+    inner = np.split(evidence.rims.inner, evidence.component_starts[1:])
+    return evidence.rims.table[["outer"]].assign(inner=[part.tobytes() for part in inner])
 
 
 def _same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> bool:

@@ -202,6 +202,13 @@ CAREFUL: dict[str, tuple[Tamper, str]] = {
         edit(f"{EVIDENCE}/calibration.parquet", "normal_keys", lambda v: [[k + 9 for k in keys] for keys in v]),
         r"threshold.value: recorded .*, recomputed",
     ),
+    "rims of other scores": (
+        edit(f"{EVIDENCE}/rims.parquet", "outer_scores", at(0, lambda v: [9.0] * len(v))),
+        r"rims.parquet: scores of rims that are not among the normal pixels; not the evidence of a run",
+    ),
+    "rims of other defects": (
+        rows(f"{EVIDENCE}/rims.parquet", lambda t: t.slice(1)), r"rims.parquet: rims of other components than there are"
+    ),
     "image scores": (edit(f"{EVIDENCE}/images.parquet", "score", lambda v: v[::-1]), r"images under quick: score of"),
     "image labels": (swap_labels, r"dataset.test_defective is 5, the evidence has 6"),
     "evidence of another run": (other_evidence, r"records under quick: value of"),
@@ -329,7 +336,7 @@ def test_rules_of_ones_own_do_not_take_a_name_that_ships(run: Run, tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize("what", ["mask", "photograph", "moved", "index", "view", "options", "evidence"])
+@pytest.mark.parametrize("what", ["mask", "photograph", "moved", "index", "view", "options", "rims", "evidence"])
 def test_other_images_and_what_only_they_tell_are_found(
     run: Run, rules: Path, toy: str, tmp_path: Path, what: str
 ) -> None:
@@ -354,6 +361,9 @@ def test_other_images_and_what_only_they_tell_are_found(
     elif what == "options":
         said(method__options={"steps": 900})(run)
         expected = "its images, method, options, view and seed give"
+    elif what == "rims":
+        edit(f"{EVIDENCE}/rims.parquet", "inner", at(0, lambda v: [1 - v[0], *v[1:]]))(run)
+        expected = "evidence native-max-8: rims of defects, other than on disk"
     else:  # measured with other masks, and the digest of the true ones
         mask = np.roll(np.asarray(Image.open(path)), 1, axis=1)
         true = load_dataset("folder", root).categories[0].digest
