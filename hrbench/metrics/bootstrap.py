@@ -254,7 +254,7 @@ def drawn_replicates(context: Context) -> Replicates:
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
     table = list(rows(context))
     values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
-    unit_of, _ = _units(context.labels, evidence.groups)
+    unit_of, unit_kinds = _units(context.labels, evidence.groups)
     carriers = {
         name: np.unique(unit_of[evidence.component_images[members]]).size for name, members in context.subsets.items()
     }
@@ -278,6 +278,8 @@ def drawn_replicates(context: Context) -> Replicates:
             return min(np.unique(unit_of[owners]).size for owners in carrying_regions(context, key.subset))
         if metric.carriers == "images":
             return np.unique(unit_of[known]).size
+        if metric.carriers == "groups":
+            return int(np.bincount(unit_kinds, minlength=2).min())
         if metric.carriers == "masked images":
             return masked[key.subset]
         if not context.areas.size and 0 in (good, defective["all"]):

@@ -24,6 +24,7 @@ from hrbench.metrics.curves import (
     binary_average_precision,
     pixel_average_precision,
 )
+from hrbench.metrics.grouped import Groups, drawn_group_auroc, group_auroc
 from hrbench.metrics.operating import (
     alarm_share,
     called_share,
@@ -99,13 +100,15 @@ class Metric:
     limits : {'', 'pixels', 'pixels or all', 'alarms'}
         Whether there is a row per FPR limit, and of what: shares of normal pixels up to which is integrated, these and
         1, or shares of the good images that may alarm.
-    counts : {'components', 'regions', 'images', 'defective images', 'masked images', 'good images'}
+    counts : {'components', 'regions', 'images', 'defective images', 'masked images', 'good images', 'groups'}
         What the records' `n` counts: components, or defective images, or those with a defect pixel, are those of the
         row's subset; images are all, but in a subset by size its defective ones, which are what may be few. A metric of
-        regions has a row for each of their kinds, see :mod:`hrbench.metrics.spro`, and none without any.
-    carriers : {'components', 'regions', 'masked images', 'labels', 'images'}
+        regions has a row for each of their kinds, see :mod:`hrbench.metrics.spro`, and none without any; one of groups
+        none where no images belong together.
+    carriers : {'components', 'regions', 'masked images', 'labels', 'images', 'groups'}
         What must be many for an interval: the images with components or regions in the subset, those with their largest
-        component there, the fewer of good images and the subset's, or all images.
+        component there, the fewer of good images and the subset's, all images, or the fewer of good and defective
+        groups.
     across : SizeScheme or None
         Whose subsets must all have carriers, for a metric that compares them.
     at : OperatingPoint or None
@@ -125,10 +128,10 @@ class Metric:
     number: str = ".3f"
     by_size: bool = False
     limits: Literal["", "pixels", "pixels or all", "alarms"] = ""
-    counts: Literal["components", "regions", "images", "defective images", "masked images", "good images"] = (
+    counts: Literal["components", "regions", "images", "defective images", "masked images", "good images", "groups"] = (
         "components"
     )
-    carriers: Literal["components", "regions", "masked images", "labels", "images"] = "components"
+    carriers: Literal["components", "regions", "masked images", "labels", "images", "groups"] = "components"
     across: SizeScheme | None = None
     at: OperatingPoint | None = None
     masks: bool = True
@@ -152,6 +155,9 @@ class Metric:
             return sum(owners.size for owners in carrying_regions(context, subset))
         if self.counts == "good images":
             return int((context.labels == 0).sum())
+        if self.counts == "groups":
+            groups = context.once(Groups.of)
+            return 0 if groups is None else groups.labels.size
         used = context.evidence.known if self.of_pixels else np.ones(context.labels.size, bool)
         if self.counts == "images" and subset == "all":
             return int(used.sum())
@@ -184,6 +190,7 @@ def _rows(context: Context) -> Iterator[tuple[Metric, Key]]:
     absent |= set() if protocol.alarm.summary else {MATCHED}
     for kind, metrics in groupby(CATALOGUE, lambda metric: metric.limits):
         group = [metric for metric in metrics if kind == "alarms" or metric.at not in absent]
+        group = [metric for metric in group if metric.counts != "groups" or metric.n(context, "all")]
         for limit in limits[kind]:
             for metric in group:
                 for subset in _subsets(context, metric):
@@ -448,6 +455,11 @@ CATALOGUE = (
         "spro", "Saturated PRO: mean share that is found of what is enough of an annotated region, averaged over "
         "false-positive rates up to a limit", spro, drawn_spro,
         limits="pixels or all", counts="regions", carriers="regions",
+    ),
+    Metric(
+        "group_auroc", "Area under the ROC curve of groups of images (one part's), by the highest score in each",
+        lambda context, *_: group_auroc(context), lambda draw, *_: drawn_group_auroc(draw),
+        counts="groups", carriers="groups", masks=False,
     ),
 )
 # fmt: on

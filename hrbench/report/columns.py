@@ -226,6 +226,7 @@ def image_columns(protocol: Protocol) -> list[Column]:
     ]  # fmt: skip
     own = [_column(name, AUTOMATIC.where, name, line=name, interval=name == "alarms") for name in ("called", "alarms")]
     image = [_column("image_auroc", "image", "ROC-AUC", interval=True), _column("image_ap", "image", "AP")]
+    image.append(_column("group_auroc", "groups", "ROC-AUC", interval=True))
     return [*image, *called, *own, _speed()]
 
 
@@ -233,6 +234,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of one category's table (the sizes have a table of their own)."""
     return [
         *_auroc(),
+        _column("group_auroc", "ROC-AUC", "groups"),
         _column("image_ap", "AP", "image"),
         _column("pixel_ap", "AP", "pixel"),
         *_aupro(protocol),

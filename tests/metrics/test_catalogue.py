@@ -21,11 +21,14 @@ SILENT = {"called", "called_decision", "called_matched"}
 LEVEL = {"alarms_matched", "fpr_matched", "aupimo"}
 """Metrics that a constant does not change, or that small images do not have."""
 
+GROUPS = [*[""] * 24, "part", "part"]
+"""Of the images of a case: the last two, which are defective, belong together."""
+
 
 @pytest.fixture(scope="module")
 def context():
-    """A category with decisions, a threshold, and few distinct scores, so that no bin approximates."""
-    return Context(collect(case(levels=4, decisions=True), regions=True), NATIVE, THRESHOLD)
+    """A category with decisions, groups, a threshold, and few distinct scores, so that no bin approximates."""
+    return Context(collect(case(levels=4, decisions=True), groups=GROUPS, regions=True), NATIVE, THRESHOLD)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +36,8 @@ def worst():
     """Evidence of a method that is wrong about every pixel and image."""
     collector = EvidenceCollector(EvidenceSpec())
     for index, (_, mask, _) in enumerate(case(3)):
-        score, regions = 1.0 - mask.any(), halves(mask)
-        collector.update(f"{index:02d}", 1.0 - mask, mask, score=score, decision=~mask, regions=regions)
+        score, part = 1.0 - mask.any(), {"regions": halves(mask), "group": GROUPS[index]}
+        collector.update(f"{index:02d}", 1.0 - mask, mask, score=score, decision=~mask, **part)
     return Context(collector.result(), NATIVE, 0.5)
 
 
@@ -48,9 +51,10 @@ def test_keys_are_unique_and_every_row_has_an_entry(context):
         assert part["fpr_limit"].notna().all() == (METRICS[metric].limits != "")
 
 
-def test_rows_at_the_own_decision_need_one_and_those_of_regions_some():
+def test_rows_at_the_own_decision_need_one_and_those_of_regions_and_groups_some():
     table = compute(collect(case(levels=4)), NATIVE)
-    assert set(table["metric"]) == {metric.key for metric in CATALOGUE if metric.at is not DECISION} - {"spro"}
+    some = {metric.key for metric in CATALOGUE if metric.at is not DECISION} - {"spro", "group_auroc"}
+    assert set(table["metric"]) == some
 
 
 @pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.key)
@@ -81,7 +85,7 @@ def qualities():
     images = case(5)
     good, poor = ([(m + np.float32(lift) * k, k, m + lift * k > 3.5) for m, k, _ in images] for lift in (3.0, 0.0))
     loud = [(m + 1, k, m > 1) for m, k, _ in images]
-    return [Context(collect(images, regions=True), NATIVE, 3.5) for images in (good, poor, loud)]
+    return [Context(collect(images, groups=GROUPS, regions=True), NATIVE, 3.5) for images in (good, poor, loud)]
 
 
 @pytest.mark.parametrize("metric", [m for m in CATALOGUE if m.key not in LEVEL], ids=lambda metric: metric.key)
@@ -102,10 +106,11 @@ def test_carriers_of_intervals(context):
     units = {metric.key: result.units[result.row(metric.key, fpr_limit=0.05 if metric.limits else None)]
              for metric in CATALOGUE}  # fmt: skip
     assert units["image_auroc"] == 12  # the good ones are fewer
-    assert units["fpr"] == units["fpr_decision"] == 26
-    assert units["iou"] == units["pixel_ap"] == 14
+    assert units["group_auroc"] == 12
+    assert units["fpr"] == units["fpr_decision"] == 25
+    assert units["iou"] == units["pixel_ap"] == 13
     smallest = [result.units[result.row("aupro", name, 0.05)] for name in ("tiny", "small", "medium", "large")]
-    assert units["rho_disjoint"] == min(smallest) < 14
+    assert units["rho_disjoint"] == min(smallest) < 13
     assert units["spro"] == 7  # the images of either kind
 
 
