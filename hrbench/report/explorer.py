@@ -37,7 +37,8 @@ __all__ = [
 _NAMES = {
     "image_auroc": "image ROC-AUC", "image_ap": "image AP", "pixel_auroc": "pixel ROC-AUC", "pixel_ap": "pixel AP",
     "aupro": "AUPRO", "rho": "ρ, robustness to size", "rho_disjoint": "ρ′, the same of disjoint quarters",
-    "aupimo": "AUPIMO", "group_auroc": "ROC-AUC of groups", "iou": "IoU", "miou": "mean IoU", "miou_all": "mean IoU with good images", "f1": "F1",
+    "group_auroc": "ROC-AUC of groups",
+    "aupimo": "AUPIMO", "iou": "IoU", "miou": "mean IoU", "miou_all": "mean IoU with good images", "f1": "F1",
     "fpr": "FPR", "recall": "recall", "called": "defective images called", "called_right": "images called rightly",
     "alarms": "good images that alarm", "mean_recall": "mean recall", "rho_recall": "ρ of recall",
     "rho_recall_disjoint": "ρ′ of recall", "megapixels_per_second": "megapixels per second",
