@@ -184,8 +184,8 @@ class ChannelNorm(nn.Module):
         """Take the (C,) moments of the features of normal images."""
         std = variance.clamp_min(0).sqrt()
         std = std.clamp_min(_STD_FLOOR * float(std.mean())).clamp_min(1e-6)
-        self.mean.copy_(mean.view(-1, 1, 1))
-        self.std.copy_(std.view(-1, 1, 1))
+        self.mean.copy_(mean.view(-1, 1, 1), non_blocking=True)
+        self.std.copy_(std.view(-1, 1, 1), non_blocking=True)
 
 
 class _LayerNorm(nn.Module):
@@ -257,18 +257,19 @@ def measure_channels(
         return
     steps = math.ceil(min(len(features), _MOMENT_INPUTS) / batch_size)
     batches = features.batches(batch_size, steps=steps, seed=context.seed)
-    count = 0
-    sums = [torch.zeros(2, norm.mean.numel(), dtype=torch.float64) for _, norm in chosen]
+    found: list[list[Tensor]] = [[] for _ in chosen]  # on the device: the host need not wait
+    sizes = []
     for maps in context.track(batches, total=steps, description="feature moments"):
-        for total, (i, _) in zip(sums, chosen, strict=True):
+        for moments, (i, _) in zip(found, chosen, strict=True):
             # Mean over pixels first: on every device that has no float64, float32 holds it well.
             x = maps[i].float()
-            mean, mean_square = x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))
-            total += torch.stack((mean, mean_square)).cpu().double() * len(x)
-        count += len(maps[0])
-    for total, (_, norm) in zip(sums, chosen, strict=True):
-        mean, mean_square = (total / count).unbind()
-        norm.set_moments(mean.to(norm.mean), (mean_square - mean.square()).to(norm.mean))
+            moments.append(torch.stack((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3)))))
+        sizes.append(len(maps[0]))
+    for moments, (_, norm) in zip(found, chosen, strict=True):
+        parts = torch.stack(moments).cpu().double()
+        weighted = (part * size for part, size in zip(parts, sizes, strict=True))
+        mean, mean_square = (sum(weighted, torch.zeros_like(parts[0])) / sum(sizes)).unbind()
+        norm.set_moments(mean.to(norm.mean.dtype), (mean_square - mean.square()).to(norm.mean.dtype))
 
 
 def negative_log_likelihood(latents: Sequence[Tensor], log_dets: Sequence[Tensor]) -> Tensor:

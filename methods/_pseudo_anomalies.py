@@ -242,7 +242,10 @@ def _blobs(clean: Tensor, sources: Tensor, rng: np.random.Generator, largest: fl
         window = (..., slice(top, top + cover.shape[0]), slice(left, left + cover.shape[1]))
         patch = drawn[window]
         content = _BLOB_CONTENT[rng.integers(len(_BLOB_CONTENT))](patch, sources, rng)
-        if not ((content.clamp(0, 1) - patch).abs() * cover > VISIBLE).any():  # as a smudge on a flat surface
+        seen = ((content.clamp(0, 1) - patch).abs() * cover > VISIBLE).any()  # unlike a smudge on a flat surface
+        if patch.is_cuda:  # the host does not wait to know, and draws both
+            content = torch.where(seen, content, _shift(patch, sources, rng))
+        elif not seen:
             content = _shift(patch, sources, rng)
         drawn[window] = torch.lerp(patch, content.clamp(0, 1), cover)
         mask[window] |= cover > 0
@@ -253,8 +256,15 @@ def _shift(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:
     """Add an offset, grey or coloured, to where there is room for it."""
     del sources
     colour = np.ones(3) if rng.random() < 0.5 else rng.uniform(0.3, 1, 3)
-    room = 1 if rng.random() > float(patch.mean()) else -1
-    return patch + room * rng.uniform(0.08, 0.5) * per_channel(colour, patch)
+    brighter = patch.mean() < _rounded_up(rng.random())
+    offset = rng.uniform(0.08, 0.5) * per_channel(colour, patch)
+    return patch + torch.where(brighter, offset, -offset)
+
+
+def _rounded_up(value: float) -> float:
+    """Return the least float32 that is no less: below the one are the same float32 as below the other."""
+    found = np.float32(value)
+    return float(found if float(found) >= value else np.nextafter(found, np.float32(np.inf)))
 
 
 def _noise(patch: Tensor, sources: Tensor, rng: np.random.Generator) -> Tensor:

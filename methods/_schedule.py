@@ -1,6 +1,6 @@
-"""How long a fit is; and, as hooks of the optimizer, learning rates that change over it and clipped gradients.
+"""How long a fit is; optimizers of one kernel; and, as hooks of them, learning rates that change and clipped gradients.
 
-The fit loop (:mod:`hrbench.engine.training`) knows neither. Both hooks depend only on how many steps the optimizer
+The fit loop (:mod:`hrbench.engine.training`) knows none of it. Both hooks depend only on how many steps the optimizer
 has taken, which its state remembers, so that a fit that is continued ends with the same weights.
 """
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from hrbench.errors import HrbenchError
 
-__all__ = ["Budget", "adamw", "clip_gradients", "cosine", "set_rate", "set_wave", "wave"]
+__all__ = ["Budget", "adamw", "clip_gradients", "cosine", "fused", "set_rate", "set_wave", "wave"]
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,25 @@ def set_wave(optimizer: torch.optim.Optimizer, of_a_pass: int, *, period: int, l
 
 def _follow(optimizer: torch.optim.Optimizer, factor_at: Callable[[int], float]) -> None:
     base = [float(group["lr"]) for group in optimizer.param_groups]
+    taken: int | None = None
 
     def before(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        taken = int(next((state["step"] for state in opt.state.values()), 0))
+        nonlocal taken
+        if taken is None:  # asked once: a fused optimizer counts on the device, for which the host would wait
+            taken = int(next((state["step"] for state in opt.state.values()), 0))
         factor = factor_at(taken)
         for group, rate in zip(opt.param_groups, base, strict=True):
             group["lr"] = rate * factor
+        taken += 1
+
+    def restored(opt: torch.optim.Optimizer) -> None:
+        del opt
+        nonlocal taken
+        taken = None
 
     optimizer.register_step_pre_hook(before)
+    optimizer.register_load_state_dict_post_hook(restored)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
@@ -127,6 +137,14 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
         nn.utils.clip_grad_norm_([p for group in opt.param_groups for p in group["params"]], norm)
 
     optimizer.register_step_pre_hook(before)
+
+
+def fused(device: torch.device) -> bool | None:
+    """Return the argument of that name of Adam, AdamW and SGD: one kernel for all tensors on a GPU, elsewhere as ever.
+
+    Next to torch's default there, a kernel for each operation, it differs by rounding; on a CPU the bits stay.
+    """
+    return True if device.type == "cuda" else None
 
 
 def adamw(parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.05) -> torch.optim.AdamW:

@@ -19,7 +19,7 @@ from hrbench.errors import HrbenchError
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
 from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
-from ._schedule import Budget
+from ._schedule import Budget, fused
 
 __all__ = ["FastFlow"]
 
@@ -165,7 +165,9 @@ class FastFlow(Method):
         features = context.features(normals, self.features)
         measure_channels(features, list(self.norms), context, batch_size=self._batch_size)
         trainable = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
+        optimizer = torch.optim.Adam(
+            trainable, lr=self._lr, weight_decay=self._weight_decay, fused=fused(context.device)
+        )
         steps = self._budget.of(len(normals))
         context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
 

@@ -19,7 +19,7 @@ from hrbench.backbones import load_tokens, token_depth
 from hrbench.errors import HrbenchError
 from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
 
-from ._schedule import Budget
+from ._schedule import Budget, fused
 
 __all__ = ["L2BT"]
 
@@ -101,7 +101,9 @@ class L2BT(Method):
 
     def fit(self, normals: Normals, context: FitContext) -> None:
         """Train both students on the tokens of normal images (Adam, constant learning rate)."""
-        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self._lr)
+        optimizer = torch.optim.Adam(
+            [p for p in self.parameters() if p.requires_grad], lr=self._lr, fused=fused(context.device)
+        )
         steps = self._budget.of(len(normals), incomplete=True)
         tokens = context.features(normals, self.teacher)
         context.train(tokens, self.loss, optimizer, steps=steps, batch_size=self._batch_size)

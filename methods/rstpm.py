@@ -28,6 +28,7 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weig
 from hrbench.precision import full_precision
 
 from ._pseudo_anomalies import Generator, corrupt
+from ._schedule import fused
 
 __all__ = ["RSTPM"]
 
@@ -174,7 +175,9 @@ class RSTPM(Method):
     def fit_students(self, normals: Normals, context: FitContext) -> None:
         """Train both students on normal images (SGD, constant learning rate)."""
         students = [*self.student.parameters(), *self.second_student.parameters()]
-        optimizer = torch.optim.SGD(students, self._lr, self._momentum, weight_decay=self._weight_decay)
+        optimizer = torch.optim.SGD(
+            students, self._lr, self._momentum, weight_decay=self._weight_decay, fused=fused(context.device)
+        )
         steps = max(self._steps, self._epochs * math.ceil(len(normals) / max(1, self._batch_size)))
         context.train(
             normals, self.student_loss, optimizer, steps=steps, batch_size=self._batch_size, description="students"
@@ -189,7 +192,7 @@ class RSTPM(Method):
         context.train(
             normals,
             self.discriminator_loss,
-            torch.optim.Adam(self.discriminator.parameters(), self._discriminator_lr),
+            torch.optim.Adam(self.discriminator.parameters(), self._discriminator_lr, fused=fused(context.device)),
             steps=self._discriminator_steps,
             batch_size=self._discriminator_batch_size,
             description="discriminator",

@@ -25,7 +25,7 @@ from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weig
 from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
 from ._nfa import Interpolation, NfaTest, log10_nfa
-from ._schedule import Budget
+from ._schedule import Budget, fused
 
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
 
@@ -192,7 +192,9 @@ class UFlow(Method):
             load_freia(Path(self._checkpoint), self.flow.steps_in_order(), list(self.norms), extractors)
         else:
             trainable = [p for p in self.parameters() if p.requires_grad]
-            optimizer = torch.optim.Adam(trainable, lr=self._lr, weight_decay=self._weight_decay)
+            optimizer = torch.optim.Adam(
+                trainable, lr=self._lr, weight_decay=self._weight_decay, fused=fused(context.device)
+            )
             steps = self._budget.of(len(normals), incomplete=True)
             context.train(features, self.loss, optimizer, steps=steps, batch_size=self._batch_size)
         if held_out is not None:
@@ -265,13 +267,15 @@ class UFlow(Method):
         held_out, size = context.features(context.held_out, self.features), self._batch_size
         steps = math.ceil(min(len(held_out), _HELD_OUT_INPUTS) / size)
         batches = held_out.batches(size, steps=steps, seed=context.seed)
-        squares = [torch.zeros(c, dtype=torch.float64) for c in self.flow.latent_channels]
-        powers = [0.0] * len(squares)  # mean square of the mean energy per cell
+        found: list[list[Tensor]] = [[] for _ in self.flow.latent_channels]  # on the device: the host need not wait
         for features in context.track(batches, total=steps, description="recalibration"):
-            for scale, z in enumerate(self.latents(features)[0]):
-                squares[scale] += z.square().mean(dim=(0, 2, 3)).cpu().double() / steps
-                powers[scale] += float(z.square().mean(dim=1).square().mean()) / steps
-        for spread, square, power in zip(self._typed_spreads(), squares, powers, strict=True):
+            for of_scale, z in zip(found, self.latents(features)[0], strict=True):
+                squared_energy = z.square().mean(dim=1).square().mean()  # mean per cell
+                of_scale.append(torch.cat((z.square().mean(dim=(0, 2, 3)), squared_energy[None])))
+        for spread, of_scale in zip(self._typed_spreads(), found, strict=True):
+            parts = torch.stack(of_scale).cpu().double() / steps
+            total = sum(parts, torch.zeros_like(parts[0]))
+            square, power = total[:-1], float(total[-1])
             mean = square.mean()
             spread.set_variance(square if self._recalibrate == "channel" else mean.expand_as(square))
             if self._recalibrate == "law":
@@ -412,7 +416,7 @@ class _Spread(nn.Module):
         return z / self.variance.sqrt()
 
     def set_variance(self, variance: Tensor) -> None:
-        self.variance.copy_(variance.view(-1, 1, 1).clamp_min(1e-6))
+        self.variance.copy_(variance.view(-1, 1, 1).clamp_min(1e-6), non_blocking=True)
 
 
 def _transformers(

@@ -15,6 +15,7 @@ from timm.layers import resample_patch_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from hrbench._util.fake_cuda import fake_cuda
 from hrbench._util.resources import methods_package
 from hrbench.errors import HrbenchError
 
@@ -28,7 +29,7 @@ from hrbench.methods._mae import (  # noqa: E402
     sincos_positions,
     unpatchify,
 )
-from hrbench.methods._schedule import adamw, clip_gradients, cosine, set_rate, wave  # noqa: E402
+from hrbench.methods._schedule import adamw, clip_gradients, cosine, fused, set_rate, wave  # noqa: E402
 
 SMALL = {"width": 32, "heads": 4, "depth": 3}
 
@@ -324,6 +325,32 @@ def test_a_continued_schedule_is_the_same() -> None:
     two.load_state_dict(one.state_dict())
     assert part + steps_of(two, second, 6) == whole
     assert torch.equal(second, parameter)
+
+
+def test_on_a_gpu_optimizers_do_their_step_in_one_kernel_and_count_without_a_wait() -> None:
+    assert fused(torch.device("cpu")) is None
+    with fake_cuda() as log:
+        parameter = nn.Parameter(torch.ones(4).to("cuda", non_blocking=True))
+        optimizer = torch.optim.Adam([parameter], 0.1, fused=fused(parameter.device))
+        set_rate(optimizer, 10, warmup=3)
+        rates = steps_of(optimizer, parameter, 10)
+        assert optimizer.state[parameter]["step"].is_cuda
+        assert not log.waits
+    assert rates == [0.1 * cosine(k, 10, warmup=3) for k in range(10)]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_one_kernel_differs_by_rounding(kind: type[torch.optim.Optimizer]) -> None:
+    ends = []
+    for in_one in (None, True):  # the kernel of the CPU: that of a GPU needs one
+        parameter = nn.Parameter(torch.linspace(-1, 1, 100))
+        optimizer = kind([parameter], lr=0.01, weight_decay=1e-2, fused=in_one)  # type: ignore[call-arg]
+        for _ in range(50):
+            optimizer.zero_grad()
+            (parameter - 0.3).square().sum().backward()
+            optimizer.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_are_clipped() -> None:

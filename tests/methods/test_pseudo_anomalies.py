@@ -18,7 +18,13 @@ from hrbench.precision import autocast
 methods_package()
 from hrbench.methods._defect_shapes import blob, perlin_noise, simple_shape  # noqa: E402
 from hrbench.methods._image_operations import blurred, colour_jittered, grey, hue_turned, recoloured, rotated  # noqa: E402
-from hrbench.methods._pseudo_anomalies import _PUBLISHED_PATCH, GENERATORS, VISIBLE, corrupt  # noqa: E402
+from hrbench.methods._pseudo_anomalies import (  # noqa: E402
+    _PUBLISHED_PATCH,
+    GENERATORS,
+    VISIBLE,
+    _rounded_up,
+    corrupt,
+)
 from hrbench.methods._textures import texture  # noqa: E402
 
 
@@ -271,3 +277,12 @@ def test_mistakes_are_named() -> None:
         corrupt(surface(), rng, probability=1.5)
     with pytest.raises(HrbenchError, match=r"images are \(4, 3, 8, 8\), expected"):
         corrupt(surface(4, (8, 8)), rng)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.5, 1 / 3, 0.7, np.nextafter(0.5, 1)])
+def test_a_float32_is_below_a_number_where_it_is_below_its_next_float32(value: float) -> None:
+    limit = _rounded_up(value)
+    assert float(np.float32(limit)) == limit >= value
+    for x in (np.nextafter(np.float32(value), np.float32(side)) for side in (0, 1)):
+        assert (x < np.float32(limit)) == (float(x) < value)
+    assert (np.float32(value) < np.float32(limit)) == (float(np.float32(value)) < value)
