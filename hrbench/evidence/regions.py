@@ -141,17 +141,18 @@ def region_problems(
     order = pd.Series(np.arange(len(images)), index=images["id"]).loc[table["image"]]
     area = areas.loc[defects.index]
     kinds = components.groupby("image")["defect_type"].first()
-    return {
+    wrong = {
         "regions that are not in the order of their images": bool((np.diff(order) < 0).any()),
         "regions that are not the defects of their images": bool(
             ((area["max"] > defects) | (area["sum"] < defects)).any()
         ),
         "regions of other kinds than their images' defects": table["defect_type"].tolist()
         != kinds.loc[table["image"]].tolist(),
-        "scores of regions that are not the highest of their pixels": not _are_highest(
-            regions, components, defect_scores
-        ),
     }
+    if any(wrong.values()):
+        return wrong
+    highest = _are_highest(regions, components, defect_scores)
+    return {"scores of regions that are not the highest of their pixels": not highest}
 
 
 def _are_highest(regions: Regions, components: pd.DataFrame, defect_scores: Scores) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from hrbench._util.progress import track
-from hrbench.data.sample import Category, sample_mask
+from hrbench.data.sample import Category, sample_mask, sample_regions
 from hrbench.evidence import Evidence
+from hrbench.evidence.regions import REGION_DTYPES
 from hrbench.imaging import image_size
 from hrbench.imaging.components import find_components
 from hrbench.imaging.rims import find_rims
@@ -40,6 +41,8 @@ class Reference:
     components : dict of int to DataFrame
         By connectivity, one row per defect component: image, defect_type, area, top, left, bottom, right; outer and
         inner, pixels of its rims.
+    regions : DataFrame
+        One row per annotated region, none where they are not known: image, defect_type, defect, area, saturation.
     """
 
     dataset: str
@@ -50,6 +53,7 @@ class Reference:
     train: int
     images: pd.DataFrame
     components: Mapping[int, pd.DataFrame]
+    regions: pd.DataFrame
 
 
 def reference_of(category: Category) -> Reference:
@@ -57,10 +61,14 @@ def reference_of(category: Category) -> Reference:
     samples = sorted(category.test, key=lambda sample: sample.id)
     images: list[tuple[str, int, int, int]] = []
     components: dict[int, list[tuple[Any, ...]]] = {4: [], 8: []}
+    regions: list[tuple[Any, ...]] = []
     for sample in track(samples, f"{category.name} masks", total=len(samples), unit="img"):
         size = image_size(sample.image)
         mask = sample_mask(sample, size)
         images.append((sample.id, sample.label, *size))
+        for region in sample_regions(sample, size) or ():
+            area = int(region.mask.sum())
+            regions.append((sample.id, sample.defect_type, region.defect, area, region.saturation))
         for connectivity, rows in components.items():
             if mask is not None:
                 found = find_components(mask, connectivity)
@@ -81,6 +89,7 @@ def reference_of(category: Category) -> Reference:
         train=len(category.train),
         images=pd.DataFrame(images, columns=["id", "label", "height", "width"]),
         components={key: pd.DataFrame(rows, columns=columns) for key, rows in components.items()},
+        regions=pd.DataFrame(regions, columns=list(REGION_DTYPES)),
     )
 
 
@@ -119,6 +128,7 @@ def reference_problems(reference: Reference, evidence: Evidence) -> list[str]:
     native = evidence.spec.side is None
     columns = ["id", "label", *(["height", "width"] if native else [])]
     images = evidence.images[columns]
+    regions = reference.regions.head(0) if evidence.regions is None else evidence.regions.table
     return [
         f"evidence {evidence.spec.name}: {what}, other than on disk"
         for what, found, expected in (
@@ -129,6 +139,7 @@ def reference_problems(reference: Reference, evidence: Evidence) -> list[str]:
                 reference.components[evidence.spec.connectivity][["image", "defect_type", *_BOX]],
             ),
             ("rims of defects", _rims(evidence), reference.components[evidence.spec.connectivity][[*_RIMS]]),
+            ("regions (areas, saturations or names)", regions if native else None, reference.regions),
         )
         if found is not None and not _same_rows(found, expected)
     ]

@@ -113,15 +113,18 @@ def spro(maps, regions, kinds, limits):
 
     `regions` holds a list of pairs (mask, saturation) for each image, and `kinds` a name, "" for a good one.
     """
-    values = []
+    values, levels = [], thresholds(maps)
+
+    def reached(scores):
+        """Count the scores at or above each threshold."""
+        return scores.size - np.searchsorted(np.sort(scores), levels, side="left")
+
     for kind in sorted(set(kinds) - {""}):
         chosen = [pair for pair, own in zip(zip(maps, regions, strict=True), kinds, strict=True) if own in ("", kind)]
         normal = np.concatenate(
             [m[~np.any([np.zeros(m.shape, bool), *(k for k, _ in own)], axis=0)] for m, own in chosen]
         )
-        points = [(0.0, 0.0)]
-        for t in thresholds(maps):
-            shares = [min(np.sum(m[mask] >= t) / saturation, 1.0) for m, own in chosen for mask, saturation in own]
-            points.append((np.mean(normal >= t), np.mean(shares)))
-        values.append([area_up_to(points, limit) for limit in limits])
+        shares = [np.minimum(reached(m[mask]) / enough, 1) for m, own in chosen for mask, enough in own]
+        points = np.stack([reached(normal) / normal.size, np.mean(shares, axis=0)], axis=1)
+        values.append([area_up_to([(0.0, 0.0), *points.tolist()], limit) for limit in limits])
     return dict(zip(limits, np.mean(values, axis=0), strict=True))
