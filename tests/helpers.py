@@ -126,7 +126,14 @@ def assert_same_bits(found: Evidence, expected: Evidence, but: Sequence[str] = (
     assert found.components.equals(expected.components)
     assert (found.shift, found.lossless, found.spec) == (expected.shift, expected.lossless, expected.spec)
     pairs = [(found.defect_scores, expected.defect_scores)]
-    for own, other in zip(found.normals, expected.normals, strict=True):
+    for name, arrays in (("rims", ("outer_scores", "inner")), ("regions", ("scores",))):
+        part, like = getattr(found, name), getattr(expected, name)
+        assert (part is None) == (like is None)
+        if part is not None:
+            assert part.table.equals(like.table)
+            pairs += [(getattr(part, array), getattr(like, array)) for array in arrays]
+    assert found.unmasked.keys() == expected.unmasked.keys()
+    for own, other in zip(found.pixels, expected.pixels, strict=True):
         assert type(own) is type(other)
         pairs.append((own.keys, other.keys))
         if isinstance(own, Histogram):

@@ -1,4 +1,4 @@
-"""The GPU path without a GPU: every method, from the fit to the map on the host, on a device that only says it is one.
+"""The GPU path without a GPU: every method from the fit to the map, and its evidence, on what only says it is a device.
 
 The numbers below say how often the host waits for the device today. Whoever removes a wait lowers them.
 """
@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same_bits
 
 from hrbench import create_method, list_methods, load_dataset, load_protocol
 from hrbench._util.fake_cuda import Log, fake_cuda
-from hrbench.engine.anomaly_map import finish, finish_looks
+from hrbench.data.sample import Sample
+from hrbench.engine import anomaly_map, counting
+from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
 from hrbench.engine.fusion import Fusion
-from hrbench.engine.inference import predict
+from hrbench.engine.inference import NativeMaps, predict
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
 from hrbench.errors import Stopped
+from hrbench.evidence import EvidenceCollector, EvidenceSpec, NormalTally
 from hrbench.method import Method
 from hrbench.methods._pseudo_anomalies import GENERATORS, corrupt
 from hrbench.runs.job import make_job
@@ -173,7 +177,7 @@ def test_from_the_fit_to_the_map(case, precision, log, tree, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_job_on_the_device_scores_as_on_the_host(precision, tree, toy, tmp_path):
+def test_a_job_on_the_device_scores_as_on_the_host(precision, tree, toy, tmp_path, monkeypatch):
     category = load_dataset("folder", tree).categories[0]
     job = make_job(
         category, toy, preset="native", view=FUSED, options={"steps": 2, "decide": True}, precision=precision
@@ -181,10 +185,92 @@ def test_a_job_on_the_device_scores_as_on_the_host(precision, tree, toy, tmp_pat
     here = run_job(job, tmp_path / "host", [load_protocol("native")], device=CPU)
     with fake_cuda():
         there = run_job(job, tmp_path / "device", [load_protocol("native")], device=GPU)
+        monkeypatch.setattr(anomaly_map, "COUNTING", set())
+        fetched = run_job(job, tmp_path / "fetched", [load_protocol("native")], device=GPU)
     assert there.about.device == "fake CUDA"
     np.testing.assert_allclose(there.evidence.defect_scores, here.evidence.defect_scores, rtol=1e-4)
     for column in ("decision_tp", "decision_fp"):
         assert there.evidence.images[column].equals(here.evidence.images[column])
+    assert_same_bits(there.evidence, fetched.evidence, but=("seconds",))
+
+
+def on_its_way(scores: np.ndarray, decision: np.ndarray) -> AnomalyMap:
+    """Return a map that a method left on the device."""
+    looks = ({"m": torch.from_numpy(scores).to(GPU, non_blocking=True)},)
+    decided = torch.from_numpy(decision).to(GPU, non_blocking=True)
+    sample = Sample("test/7.png", None, None, 1, "dent", "test", "bolt")
+    return finish(Method(), NativeMaps(sample, looks, decided, ()), whole=False)
+
+
+def counted(rule: str = "max") -> None:
+    """Count a map on the device, and compare with the host."""
+    scores = np.random.default_rng(0).normal(size=(50, 70)).astype(np.float32)
+    mask, decision = scores > 2, scores > 1.5
+    here, there = EvidenceCollector(EvidenceSpec(rule)), EvidenceCollector(EvidenceSpec(rule))
+    here.update("a", scores, mask, decision=decision)
+    there.update_predicted("a", on_its_way(scores, decision), mask)
+    assert_same_bits(there.result(), here.result(), but=("score", "seconds"))
+    np.testing.assert_allclose(there.result().images["score"], here.result().images["score"], rtol=1e-13)
+
+
+@pytest.mark.parametrize("rule", ["max", "mean", "top:0.1"])
+def test_the_host_waits_once_for_the_evidence_of_an_image(rule, log):
+    counted(rule)
+    waits = [line.partition(" at ")[0] for line in log.waits]
+    assert waits == ["Event.synchronize"] * 2, log.waits  # and then for the seconds, which are there by now
+    assert {line.partition(" at ")[2].partition(":")[0] for line in log.doubles} == (
+        {"counting.py"} if rule == "mean" else set()
+    )
+
+
+def test_held_out_normals_are_measured_on_the_device(log):
+    scores = np.random.default_rng(0).normal(size=(50, 70)).astype(np.float32)
+    (found,) = NormalTally.of_predicted(on_its_way(scores, scores > 1), [None])
+    assert len(log.waits) == 1, log.waits
+    expected = NormalTally.of(scores)
+    assert np.array_equal(found.pixels.keys, expected.pixels.keys)
+    assert np.array_equal(found.pixels.cumulative, expected.pixels.cumulative)
+    assert (found.mean, found.std) == pytest.approx((expected.mean, expected.std), rel=1e-13)
+
+
+def left_on_the_host(places, device):
+    return places
+
+
+def made_on_the_wrong_device(bits, shift, keys=counting._keys):
+    return keys(bits, shift) | torch.zeros(len(bits), dtype=torch.int32)
+
+
+def in_float64(bits, shift, keys=counting._keys):
+    return keys(bits.double().int(), shift)
+
+
+def waiting_in_a_loop(flags):
+    decided = sum(int(piece.sum()) for piece in torch.split(flags, 1000))
+    return torch.full((), decided, dtype=torch.int32, device=flags.device)
+
+
+@pytest.mark.parametrize(
+    ("name", "slip", "found"),
+    [
+        ("to_device", left_on_the_host, {"same device": 1}),
+        ("_keys", made_on_the_wrong_device, {"same device": 1}),
+        ("_keys", in_float64, {"float64": 1}),
+        ("_total", waiting_in_a_loop, {"wait": 4}),
+        ("_total", counting._total, {}),
+    ],
+)
+def test_slips_in_the_counting_are_noticed(name, slip, found, log, monkeypatch):
+    monkeypatch.setattr(counting, name, slip)
+    noticed: Counter[str] = Counter()
+    try:
+        counted()
+    except RuntimeError as error:
+        noticed["same device"] += "same device" in str(error)
+    mine = " at test_rehearsal_on_fake_cuda.py:"
+    noticed += Counter({"float64": sum(mine in line for line in log.doubles)})
+    noticed += Counter({"wait": sum(mine in line for line in log.waits)})
+    assert noticed == found
 
 
 @pytest.mark.parametrize("generator", GENERATORS)

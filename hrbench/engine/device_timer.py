@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Span", "mark", "seconds_of"]
+__all__ = ["Span", "mark", "seconds_of", "wait_for"]
 
 Mark = Any  # seconds, or on a GPU an event: its stubs are untyped
 Span = tuple[Mark, Mark, float]
@@ -26,6 +26,12 @@ def mark(device: torch.device) -> Mark:
     return time.perf_counter()
 
 
+def wait_for(point: Mark) -> None:
+    """Wait until the device has come to a point in its time."""
+    if not isinstance(point, float):
+        point.synchronize()
+
+
 def seconds_of(spans: Sequence[Span]) -> float:
     """Return how long the device took from mark to mark; wait for a GPU that is not there yet.
 
@@ -36,6 +42,6 @@ def seconds_of(spans: Sequence[Span]) -> float:
         if isinstance(start, float):
             total += (end - start) * share
         else:
-            end.synchronize()
+            wait_for(end)
             total += start.elapsed_time(end) / 1e3 * share
     return total

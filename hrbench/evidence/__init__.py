@@ -1,7 +1,17 @@
 """The small sufficient statistics that inference leaves behind, and every metric starts from."""
 
 from hrbench.evidence.collector import EvidenceCollector
-from hrbench.evidence.evidence import Calibration, Evidence, EvidenceSpec, specs_of
+from hrbench.evidence.evidence import Calibration, Evidence, EvidenceSpec, NormalTally, specs_of
 from hrbench.evidence.masks import MASKS, Masks, with_masks
 
-__all__ = ["MASKS", "Calibration", "Evidence", "EvidenceCollector", "EvidenceSpec", "Masks", "specs_of", "with_masks"]
+__all__ = [
+    "MASKS",
+    "Calibration",
+    "Evidence",
+    "EvidenceCollector",
+    "EvidenceSpec",
+    "Masks",
+    "NormalTally",
+    "specs_of",
+    "with_masks",
+]

@@ -13,9 +13,10 @@ import pandas as pd
 from hrbench.errors import HrbenchError
 from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec, set_apart
 from hrbench.evidence.histograms import NormalScores, SortedKeys, key_scores, score_keys
+from hrbench.evidence.predicted import PredictedMap
 from hrbench.evidence.regions import Regions, without_regions
 from hrbench.evidence.rims import RIM_DTYPES, Rims
-from hrbench.evidence.tally import RimTally, Tally, tally
+from hrbench.evidence.tally import RimTally, Tally, tally, tally_predicted
 from hrbench.imaging import Region
 
 __all__ = ["EvidenceCollector"]
@@ -82,6 +83,31 @@ class EvidenceCollector:
                 defect_type=defect_type,
                 decision=decision,
                 seconds=seconds,
+                group=group,
+                regions=regions,
+            )
+        )
+
+    def update_predicted(
+        self,
+        image_id: str,
+        predicted: PredictedMap,
+        mask: npt.NDArray[np.bool_] | None,
+        *,
+        unmasked: bool = False,
+        defect_type: str = "",
+        group: str = "",
+        regions: Sequence[Region] | None = None,
+    ) -> None:
+        """Add one image whose map may lie on a device, where it is counted if that does; the rest is as in `update`."""
+        self.add(
+            tally_predicted(
+                self.spec,
+                image_id,
+                predicted,
+                mask,
+                unmasked=unmasked,
+                defect_type=defect_type,
                 group=group,
                 regions=regions,
             )

@@ -35,6 +35,7 @@ from hrbench.evidence.histograms import (
     SortedKeys,
     key_scores,
 )
+from hrbench.evidence.predicted import PredictedMap
 from hrbench.evidence.ragged import flat, lists, starts, take_groups
 from hrbench.evidence.regions import REGION_DTYPES, Regions, region_problems, without_regions
 from hrbench.evidence.rims import RIM_DTYPES, Annotated, Rims, rim_problems
@@ -46,6 +47,7 @@ __all__ = [
     "Calibration",
     "Evidence",
     "EvidenceSpec",
+    "NormalTally",
     "specs_of",
     "write_groups",
 ]
@@ -159,10 +161,52 @@ class EvidenceSpec:
         exact = "-exact" if self.exact else ""
         return f"{self.side or 'native'}-{self.rule.replace(':', '')}-{self.connectivity}{exact}"
 
+    @property
+    def takes_map(self) -> bool:
+        """Whether all pixels are wanted, so that a map cannot be counted on a device."""
+        return self.exact or self.side is not None
+
     def serves(self, protocol: Protocol) -> bool:
         """Tell whether evidence collected so can be scored under `protocol`."""
         same_rule = protocol.image_score in ("method", self.rule)
         return same_rule and (self.connectivity, self.side) == (protocol.connectivity, protocol.side)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalTally:
+    """What is left of the map of one held-out normal image.
+
+    Attributes
+    ----------
+    pixels : Histogram
+    mean, std : float
+        Over all pixels.
+    """
+
+    pixels: Histogram
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(scores: Scores, side: int | None = None) -> NormalTally:
+        """Measure a map in the host's memory, (H, W), natively or shrunk to a square."""
+        values = scores.astype(np.float32, copy=False)
+        values = values if side is None else bilinear(values, (side, side))
+        mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        return NormalTally(Histogram.of(values, KEY_SHIFT), mean, std)
+
+    @staticmethod
+    def of_predicted(predicted: PredictedMap, sides: Sequence[int | None]) -> list[NormalTally]:
+        """Measure a map for each side, natively where it lies."""
+
+        def measured(side: int | None) -> NormalTally:
+            if side is not None or not predicted.elsewhere:
+                return NormalTally.of(predicted.scores(), side)
+            count = predicted.counted(np.zeros(0, np.int64), shift=KEY_SHIFT, moments=True)
+            assert count.moments is not None
+            return NormalTally(Histogram.counted(count.keys, count.counts, KEY_SHIFT), *count.moments)
+
+        return [measured(side) for side in sides]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,23 +240,21 @@ class Calibration:
     @staticmethod
     def of(maps: Iterable[Scores], sides: Sequence[int | None] = (None,)) -> list[Calibration]:
         """Measure normal maps in one pass, natively or shrunk to squares, one result per side; none is an error."""
-        parts: list[list[tuple[Histogram, float, float]]] = [[] for _ in sides]
-        for scores in maps:
-            native = scores.astype(np.float32, copy=False)
-            for side, of_side in zip(sides, parts, strict=True):
-                values = native if side is None else bilinear(native, (side, side))
-                mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-                of_side.append((Histogram.of(values, KEY_SHIFT), mean, std))
-        if not all(parts):
-            raise HrbenchError("no held-out normal maps: a threshold cannot be set")
-        return [Calibration._join(of_side) for of_side in parts]
+        return Calibration.joined([[NormalTally.of(scores, side) for side in sides] for scores in maps])
 
     @staticmethod
-    def _join(parts: Sequence[tuple[Histogram, float, float]]) -> Calibration:
-        normals = tuple(normal for normal, _, _ in parts)
+    def joined(images: Sequence[Sequence[NormalTally]]) -> list[Calibration]:
+        """Return one calibration for each of the tallies that all images have; no image is an error."""
+        if not images:
+            raise HrbenchError("no held-out normal maps: a threshold cannot be set")
+        return [Calibration._join(parts) for parts in zip(*images, strict=True)]
+
+    @staticmethod
+    def _join(parts: Sequence[NormalTally]) -> Calibration:
+        normals = tuple(part.pixels for part in parts)
         weights = np.array([normal.total for normal in normals], dtype=np.float64)
         weights /= weights.sum()
-        means, stds = np.array([part[1:] for part in parts]).T
+        means, stds = np.array([(part.mean, part.std) for part in parts]).T
         mean = float(weights @ means)
         variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
         return Calibration(normals, len(parts), mean, math.sqrt(variance))

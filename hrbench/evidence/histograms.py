@@ -24,12 +24,15 @@ __all__ = [
     "Scores",
     "SortedKeys",
     "check_map",
+    "check_size",
     "drops_bits",
     "image_score",
     "key_scores",
     "next_key",
     "ranked",
     "score_keys",
+    "top_mean",
+    "top_pixels",
 ]
 
 Keys = npt.NDArray[np.unsignedinteger[Any]]
@@ -86,9 +89,25 @@ def image_score(anomaly_map: Scores, rule: ImageScoreRule) -> float:
         return float(anomaly_map.max())
     if rule.share == 1:
         return float(anomaly_map.mean(dtype=np.float64))
-    number = max(1, int(anomaly_map.size * rule.share))
-    top = np.partition(anomaly_map.ravel(), anomaly_map.size - number)[-number:]
-    return float(np.sort(top).mean(dtype=np.float64))  # sorted: the sum must not depend on the partition's order
+    number = top_pixels(anomaly_map.size, rule)
+    return top_mean(np.partition(anomaly_map.ravel(), anomaly_map.size - number)[-number:])
+
+
+def top_pixels(pixels: int, rule: ImageScoreRule) -> int:
+    """Return of how many of a map's highest pixels a rule takes the mean; 0 if of none, or all."""
+    return 0 if rule.share in (None, 1) else max(1, int(pixels * rule.share))
+
+
+def top_mean(top: Scores) -> float:
+    """Return the mean of a map's highest scores, (P,), which does not depend on their order."""
+    return float(np.sort(top).mean(dtype=np.float64))
+
+
+def check_size(shape: tuple[int, ...], size: tuple[int, ...] | None, name: str) -> None:
+    """Raise an error that names a map whose shape is not (H, W), or not the given size."""
+    if len(shape) != 2 or 0 in shape or (size is not None and shape != size):
+        expected = "(H, W)" if size is None else f"{size}, that of the image"
+        raise HrbenchError(f"{name}: the anomaly map has shape {shape}, expected {expected}")
 
 
 def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: str) -> Scores:
@@ -101,9 +120,7 @@ def check_map(anomaly_map: npt.ArrayLike, size: tuple[int, int] | None, name: st
         float64 cannot tell apart.
     """
     array = np.asarray(anomaly_map)
-    if array.ndim != 2 or 0 in array.shape or (size is not None and array.shape != size):
-        expected = "(H, W)" if size is None else f"{size}, that of the image"
-        raise HrbenchError(f"{name}: the anomaly map has shape {array.shape}, expected {expected}")
+    check_size(array.shape, size, name)
     if array.dtype.kind not in "fiub":
         raise HrbenchError(f"{name}: the anomaly map is of type {array.dtype}, expected real numbers")
     wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)  # float32 would merge scores
@@ -261,6 +278,15 @@ class Histogram(NormalScores):
             np.subtract.at(bins, _offsets(without, shift, base), 1)
         used = np.flatnonzero(bins)
         return Histogram.counted(used.astype(base.dtype) + base, bins[used], shift)
+
+    def without(self, scores: Scores) -> Histogram:
+        """Return the same less the pixels of some scores, (P,), which are among them."""
+        if not scores.size:
+            return self
+        rows = np.searchsorted(self.keys, score_keys(scores, self.shift))
+        counts = self.counts - np.bincount(rows, minlength=self.keys.size)
+        left = np.flatnonzero(counts)
+        return self.counted(self.keys[left], counts[left], self.shift)
 
     @property
     def counts(self) -> Counts:

@@ -1,8 +1,8 @@
 """What is left of one image: its map, mask and decision, reduced to one value that evidence is made of.
 
-It takes three steps, so that a map need not be where the mask is: :class:`Places`, from the mask alone, says which
-pixels' scores are wanted; what is :class:`Counted` of the map are bins of all pixels, and the scores of those places;
-:class:`Tally` puts both together.
+It takes three steps, so that a map need not be where its mask is: :class:`Places`, from the mask alone, says which
+pixels' scores are wanted; what is :class:`Counted` of the map, here or on a device, are bins of all pixels and the
+scores of those places; :class:`Tally` puts both together.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ from hrbench.evidence.histograms import (
     Scores,
     SortedKeys,
     check_map,
+    check_size,
     drops_bits,
     image_score,
+    top_mean,
+    top_pixels,
 )
+from hrbench.evidence.predicted import PredictedMap
 from hrbench.evidence.regions import Regions
 from hrbench.imaging import Region
 from hrbench.imaging.components import Components, find_components
+from hrbench.imaging.pixel_count import PixelCount
 from hrbench.imaging.resample import bilinear, nearest
 from hrbench.imaging.rims import RimPixels, find_rims
 from hrbench.protocol import ImageScoreRule
 
-__all__ = ["Counted", "Places", "RimTally", "Tally", "count", "tally"]
+__all__ = ["Counted", "Places", "RimTally", "Tally", "count", "tally", "tally_predicted"]
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -91,6 +96,19 @@ class Counted:
     decided: tuple[Bools, ...] | None
     decisions: int | None
     lossless: bool
+
+    @staticmethod
+    def of(found: PixelCount, groups: Sequence[Ints]) -> Counted:
+        """Take over what was counted elsewhere of the places of all `groups`, one after the other."""
+        cuts = np.cumsum([places.size for places in groups])[:-1]
+        scores = tuple(np.split(found.scores, cuts))
+        return Counted(
+            Histogram.counted(found.keys, found.counts, KEY_SHIFT).without(scores[0]),
+            scores,
+            None if found.decided is None else tuple(np.split(found.decided, cuts)),
+            found.decisions,
+            not found.dropped,
+        )
 
 
 @dataclass(frozen=True)
@@ -152,8 +170,7 @@ def tally(
 ) -> Tally:
     """Reduce one image; the arguments are those of :meth:`hrbench.evidence.EvidenceCollector.update`."""
     scores = check_map(anomaly_map, None if mask is None else mask.shape, image_id)
-    # Of the image as it is: shrinking may lose the whole defect.
-    label = int(unmasked or (mask is not None and bool(mask.any())))
+    defective = unmasked or (mask is not None and bool(mask.any()))  # shrinking may lose the whole defect
     if score is None:
         score = image_score(scores, ImageScoreRule(spec.rule))
     elif not math.isfinite(score):
@@ -165,34 +182,59 @@ def tally(
         decision = None if decision is None else nearest(decision, size)
     places = Places.of(mask, spec)
     counted = count(scores, decision, places.groups, exact=spec.exact, name=image_id)
-    components, areas = places.components, places.components.areas
-    hits = None if counted.decided is None else _sums(counted.decided[0], areas)
-    defects, found = int(areas.sum()), 0 if hits is None else int(hits.sum())
-    image = {
-        "id": image_id,
-        "label": label,
-        "group": group,
-        "height": scores.shape[0],
-        "width": scores.shape[1],
-        "score": score,
-        "normal_pixels": 0 if unmasked else scores.size - defects,
-        "defect_pixels": defects,
-        "decision_tp": None if counted.decisions is None else found,
-        "decision_fp": None if counted.decisions is None else counted.decisions - found,
-        "seconds": seconds,
-    }
-    columns: dict[str, Sequence[Any]] = {
-        "image": [image_id] * areas.size,
-        "defect_type": [defect_type] * areas.size,
-        "area": areas.tolist(),
-        **dict(zip(("top", "left", "bottom", "right"), components.boxes.T.tolist(), strict=True)),
-        "decision_pixels": [None] * areas.size if hits is None else hits.tolist(),
-    }
-    measured = None
-    if regions is not None and mask is not None and (defects or regions) and spec.side is None:
-        measured = Regions.of(image_id, defect_type, regions, mask, components.pixels, counted.scores[0])
-    rims = None if places.rims is None else _rims(columns["image"], areas, places.rims, counted)
-    return Tally(image, columns, counted.scores[0], counted.normals, unmasked, counted.lossless, measured, rims)
+    image = _Image(image_id, defective, unmasked, group, scores.shape, score, seconds, defect_type)
+    return image.tally(places, counted, mask, regions if spec.side is None else None)
+
+
+def tally_predicted(
+    spec: EvidenceSpec,
+    image_id: str,
+    predicted: PredictedMap,
+    mask: Bools | None,
+    *,
+    unmasked: bool = False,
+    defect_type: str = "",
+    group: str = "",
+    regions: Sequence[Region] | None = None,
+) -> Tally:
+    """Reduce one image whose map may lie on a device: there, unless `spec` takes all of it."""
+    if spec.takes_map or not predicted.elsewhere:
+        return tally(
+            spec,
+            image_id,
+            predicted.scores(),
+            mask,
+            unmasked=unmasked,
+            defect_type=defect_type,
+            decision=predicted.decision(),
+            seconds=predicted.seconds,
+            group=group,
+            regions=regions,
+        )
+    check_size(predicted.shape, None if mask is None else mask.shape, image_id)
+    places, rule = Places.of(mask, spec), ImageScoreRule(spec.rule)
+    found = predicted.counted(
+        np.concatenate(places.groups),
+        shift=KEY_SHIFT,
+        top=top_pixels(math.prod(predicted.shape), rule),
+        moments=rule.share == 1,
+    )
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        check_map(predicted.scores(), None, image_id)  # it raises, with their number
+    score = found.high if found.top is None else top_mean(found.top)
+    counted = Counted.of(found, places.groups)
+    defective = unmasked or places.components.areas.size > 0
+    image = _Image(
+        image_id,
+        defective,
+        unmasked,
+        group,
+        predicted.shape,
+        score if found.moments is None else found.moments[0],
+        predicted.seconds,
+        defect_type,
+    )
+    return image.tally(places, counted, mask, regions)
 
 
 def count(
@@ -239,6 +281,51 @@ def _narrowed(scores: Scores, name: str) -> Scores:
     if narrow is not scores and not np.isfinite(narrow).all():
         raise HrbenchError(f"{name}: the anomaly map exceeds the range of float32")
     return narrow
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is known of an image beside its pixels."""
+
+    id: str
+    defective: bool
+    unmasked: bool
+    group: str
+    size: tuple[int, ...]
+    score: float
+    seconds: float
+    defect_type: str
+
+    def tally(self, places: Places, counted: Counted, mask: Bools | None, regions: Sequence[Region] | None) -> Tally:
+        """Put together what was counted."""
+        components, areas = places.components, places.components.areas
+        hits = None if counted.decided is None else _sums(counted.decided[0], areas)
+        defects, found = int(areas.sum()), 0 if hits is None else int(hits.sum())
+        row = {
+            "id": self.id,
+            "label": int(self.defective),
+            "group": self.group,
+            "height": self.size[0],
+            "width": self.size[1],
+            "score": self.score,
+            "normal_pixels": 0 if self.unmasked else math.prod(self.size) - defects,
+            "defect_pixels": defects,
+            "decision_tp": None if counted.decisions is None else found,
+            "decision_fp": None if counted.decisions is None else counted.decisions - found,
+            "seconds": self.seconds,
+        }
+        columns: dict[str, Sequence[Any]] = {
+            "image": [self.id] * areas.size,
+            "defect_type": [self.defect_type] * areas.size,
+            "area": areas.tolist(),
+            **dict(zip(("top", "left", "bottom", "right"), components.boxes.T.tolist(), strict=True)),
+            "decision_pixels": [None] * areas.size if hits is None else hits.tolist(),
+        }
+        measured = None
+        if regions is not None and mask is not None and (defects or regions):
+            measured = Regions.of(self.id, self.defect_type, regions, mask, components.pixels, counted.scores[0])
+        rims = None if places.rims is None else _rims(columns["image"], areas, places.rims, counted)
+        return Tally(row, columns, counted.scores[0], counted.normals, self.unmasked, counted.lossless, measured, rims)
 
 
 def _rims(images: Sequence[str], areas: Ints, pixels: RimPixels, counted: Counted) -> RimTally:

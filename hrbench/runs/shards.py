@@ -80,6 +80,11 @@ class EvidenceShards:
         """Return the samples of a chunk."""
         return self._chunks[number]
 
+    @property
+    def takes_maps(self) -> bool:
+        """Whether whole maps are wanted in the host's memory, so that counting them on a device is not enough."""
+        return self._save_maps or any(spec.takes_map for spec in self._specs)
+
     def left(self) -> list[int]:
         """Return the chunks whose evidence is not there yet, in order."""
         return [number for number in range(len(self)) if not self.complete(number)]
@@ -199,23 +204,21 @@ class EvidenceShards:
         return self._digests[number]
 
     def _count(self, item: AnomalyMap, collectors: Sequence[EvidenceCollector]) -> None:
-        sample, scores = item.sample, item.scores()
-        mask, regions = sample_mask(sample, scores.shape), sample_regions(sample, scores.shape)
+        sample = item.sample
+        mask, regions = sample_mask(sample, item.shape), sample_regions(sample, item.shape)
         for collector in collectors:
-            collector.update(
+            collector.update_predicted(
                 sample.id,
-                scores,
+                item,
                 mask,
                 unmasked=sample.unmasked,
                 defect_type=sample.defect_type,
-                decision=item.decision(),
-                seconds=item.seconds,
                 group=sample.group,
                 regions=regions,
             )
         if self._save_maps:
             with atomic(self._folder.map_of(sample.id)) as path:
-                tifffile.imwrite(path, scores, compression="zlib")
+                tifffile.imwrite(path, item.scores(), compression="zlib")
 
     def _write(self, number: int, evidence: Sequence[Evidence], spent: Spent) -> None:
         shard = self._shards[number]

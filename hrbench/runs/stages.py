@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from hrbench.engine.prefetch import ahead
 from hrbench.engine.rehearsal import Expected
 from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
 from hrbench.errors import HrbenchError
-from hrbench.evidence import Calibration, EvidenceSpec, specs_of
+from hrbench.evidence import Calibration, EvidenceSpec, NormalTally, specs_of
 from hrbench.evidence.histograms import Scores
 from hrbench.method import Method
 from hrbench.protocol import Protocol
@@ -277,7 +277,8 @@ class Workbench:
             took, began = self._spent(began, memory), time.time()
             return took
 
-        yield from shards.collect(chain([first], chunks), self._anomaly_maps, spent, f"{self._job.label} predict")
+        maps = partial(self._anomaly_maps, whole=shards.takes_maps)
+        yield from shards.collect(chain([first], chunks), maps, spent, f"{self._job.label} predict")
 
     def score(self, shards: EvidenceShards) -> Run:
         """Merge the evidence of all test images and measure it; write records, pictures and ``run.json``."""
@@ -355,9 +356,10 @@ class Workbench:
             with atomic(folder.fusion) as path:
                 path.write_text(json.dumps(self._fusion.record()), encoding="utf-8")
         sides = [spec.side for spec in specs_for(self._job, self._setting)]
-        finished = (finish(self.method, item, self._fusion) for item in self._held_out_maps("held-out"))
-        with closing(ahead(AnomalyMap.scores, finished)) as scores:
-            found = Calibration.of(scores, sides)
+        maps, whole = self._held_out_maps("held-out"), any(side is not None for side in sides)
+        finished = (finish(self.method, item, self._fusion, whole=whole) for item in maps)
+        with closing(ahead(partial(NormalTally.of_predicted, sides=sides), finished)) as tallies:
+            found = Calibration.joined(list(tallies))
         for target, calibration in zip(calibrations(self._job, folder, self._setting), found, strict=True):
             with atomic(target) as path:
                 calibration.save(path)
@@ -400,9 +402,11 @@ class Workbench:
         )
         return self._open.enter_context(closing(maps))  # its threads end with the context, whatever happens
 
-    def _anomaly_maps(self, samples: Iterable[Sample], seeds: Mapping[int, int] | None = None) -> Iterator[AnomalyMap]:
-        """Predict samples, finish their maps, and fuse those of several views."""
-        return (finish(self.method, item, self._fusion) for item in self._native_maps(samples, seeds))
+    def _anomaly_maps(
+        self, samples: Iterable[Sample], seeds: Mapping[int, int] | None = None, *, whole: bool = True
+    ) -> Iterator[AnomalyMap]:
+        """Predict samples, finish their maps, and fuse those of several views; with `whole` send them to the host."""
+        return (finish(self.method, item, self._fusion, whole=whole) for item in self._native_maps(samples, seeds))
 
     def _anomaly_map(self, sample: Sample) -> Scores:
         """Return the anomaly map of one sample, (H, W) float32."""

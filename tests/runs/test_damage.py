@@ -84,9 +84,9 @@ def anew(run: Run) -> Run:
 def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that grows with what is done: fits, and images that are predicted for evidence."""
     done: list[str] = []
-    train, update = Fit.train, shards.EvidenceCollector.update
+    train, add = Fit.train, shards.EvidenceCollector.add
     monkeypatch.setattr(Fit, "train", lambda *a, **k: done.append("fit") or train(*a, **k))
-    monkeypatch.setattr(shards.EvidenceCollector, "update", lambda *a, **k: done.append("image") or update(*a, **k))
+    monkeypatch.setattr(shards.EvidenceCollector, "add", lambda *a: done.append("image") or add(*a))
     return done
 
 

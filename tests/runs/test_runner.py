@@ -243,7 +243,7 @@ def test_a_job_with_fused_views(tree, toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hrbench.engine.training.CHECKPOINT_SECONDS", -1.0)
     job, output = job_for(tree, toy, view="+".join(views), options=options), tmp_path / "killed"
-    for victim, step in ((stages.Calibration, "of"), (shards.EvidenceShards, "collect")):
+    for victim, step in ((stages.Calibration, "joined"), (shards.EvidenceShards, "collect")):
         with monkeypatch.context() as patch:
             patch.setattr(victim, step, lambda *_, **__: (_ for _ in ()).throw(Killed))
             with pytest.raises(Killed):
