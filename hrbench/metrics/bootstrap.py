@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -246,13 +246,13 @@ def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | Non
     return drawn_replicates(Context(evidence, protocol, threshold))
 
 
-def drawn_replicates(context: Context) -> Replicates:
-    """Return what :func:`replicates` does."""
+def drawn_replicates(context: Context, only: Collection[str] | None = None) -> Replicates:
+    """Return what :func:`replicates` does, of some metrics or of all."""
     evidence, protocol = context.evidence, context.protocol
     ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
     drawn = image_weights(ids, context.labels, rules, evidence.groups)
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
-    table = list(rows(context))
+    table = [row for row in rows(context) if only is None or row[0].key in only]
     values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
     unit_of, unit_kinds = _units(context.labels, evidence.groups)
     carriers = {

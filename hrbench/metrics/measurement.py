@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hrbench.evidence import Evidence
+from hrbench.metrics.annotation import annotation_rows
 from hrbench.metrics.bootstrap import REPLICATE_COLUMNS, Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.context import Context
@@ -42,12 +43,15 @@ class Measured:
     replicates : DataFrame
         Bootstrap replicates of AUPRO at the headline limit, from which ranks get their intervals; for paired
         differences by quarter too, beside recall at the headline budget of false alarms and mean recall.
+    annotation : DataFrame
+        See :func:`hrbench.metrics.annotation.annotation_rows`.
     """
 
     records: pd.DataFrame
     components: pd.DataFrame
     images: pd.DataFrame
     replicates: pd.DataFrame
+    annotation: pd.DataFrame
 
 
 def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> Measured:
@@ -60,7 +64,7 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     records = with_intervals(metric_rows(context), context, drawn, detections(context))
     none = pd.DataFrame(columns=REPLICATE_COLUMNS)
     kept = none if drawn is None else _kept(drawn, protocol).table()
-    tables = (records, component_rows(context), image_rows(context), kept)
+    tables = (records, component_rows(context), image_rows(context), kept, annotation_rows(context, drawn))
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 
 

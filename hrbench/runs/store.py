@@ -7,6 +7,7 @@
     components.parquet  one row per defect component and protocol: size, kind, place, critical score, AUPRO@L, overlap
     images.parquet      one row per image and protocol: label, image score, alarm score, area of the largest component
     replicates.parquet  bootstrap replicates of a few metrics, see hrbench.metrics.measurement.Measured
+    annotation.parquet  a few metrics per protocol under masks one pixel wider and narrower
     weights.safetensors what the method learnt
     fit.json            what the fit took, and the digests of its images and weights: they can be told without run.json
     evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
@@ -117,7 +118,7 @@ class RunFolder:
         return RunFolder(older if older.is_dir() else place)
 
     def table(self, name: str) -> Path:
-        """Return the file of a table: records, components, images or replicates."""
+        """Return the file of a table, one of :data:`hrbench.runs.tables.TABLES`."""
         return self.path / f"{name}.parquet"
 
     def evidence(self, spec: str) -> Path:
@@ -293,6 +294,11 @@ class Run:
     def replicates(self) -> pd.DataFrame:
         """Some rows per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
         return self._whole("replicates")
+
+    @cached_property
+    def annotation(self) -> pd.DataFrame:
+        """Some metrics per protocol and masks, see :func:`hrbench.metrics.annotation.annotation_rows`."""
+        return self._whole("annotation")
 
     def check(self) -> None:
         """Read record and tables.

@@ -81,6 +81,18 @@ TABLES: dict[str, tuple[Columns, tuple[str, ...], int]] = {
         ("protocol", "metric", "subset", "fpr_limit"),
         10_000,
     ),
+    "annotation": (
+        {
+            **dict.fromkeys(("protocol", "masks", "metric", "subset"), _TEXT),
+            "fpr_limit": _SHARE,
+            "value": _VALUE,
+            "change": _VALUE,
+            **dict.fromkeys(("change_low", "change_high"), _END),
+            **dict.fromkeys(("components", "vanished"), _COUNT),
+        },
+        ("protocol", "masks", "metric", "subset", "fpr_limit"),
+        10_000,
+    ),
 }
 """Columns, those that no two rows have alike, and the most rows of each table."""
 

@@ -126,7 +126,8 @@ def origin_of(run: Path) -> Origin:
 def _state(run: Path) -> str:
     """Return a digest of what reports read of a run; "" where a file of it cannot be read."""
     folder, state = RunFolder(run), hashlib.sha256()
-    for path in (folder.record, *(folder.table(name) for name in TABLES)):
+    tables = (folder.table(name) for name in TABLES if name != "annotation" or folder.table(name).exists())
+    for path in (folder.record, *tables):  # an earlier version left none of the annotation
         try:
             state.update(file_digest(path).encode())
         except HrbenchError:

@@ -48,8 +48,8 @@ def evidence_bytes(run):
 def test_a_job_leaves_a_complete_run(tree, toy, tmp_path):
     done = run(tree, toy, tmp_path, options={"decide": True})
     assert sorted(path.name for path in done.folder.iterdir()) == [
-        "components.parquet", "evidence", "fit.json", "images.parquet", "pictures", "records.parquet",
-        "replicates.parquet", "run.json", "weights.safetensors",
+        "annotation.parquet", "components.parquet", "evidence", "fit.json", "images.parquet", "pictures",
+        "records.parquet", "replicates.parquet", "run.json", "weights.safetensors",
     ]  # fmt: skip
     records = done.records
     assert tuple(records.columns) == RECORD_COLUMNS

@@ -34,7 +34,7 @@ from hrbench.runs.store import find_runs
 _NATIVE = load_protocol("native")
 QUICK = dataclasses.replace(_NATIVE, bootstrap=dataclasses.replace(_NATIVE.bootstrap, draws=2))
 EVIDENCE = [f"evidence/native-max-8/{name}.parquet" for name in ("images", "components", "calibration", "rims")]
-TABLES = [f"{name}.parquet" for name in ("records", "components", "images", "replicates")]
+TABLES = [f"{name}.parquet" for name in ("records", "components", "images", "replicates", "annotation")]
 VALUES: list[Any] = [None, True, -1, 0, 7, 0.5, 1e308, -1e300, math.nan, math.inf, 2**70, "", "x", "../../../etc",
                      "\ud800", "<b>\x1b[31m", "9" * 5000, [], [[]], {}, {"a": [1]}, [None] * 3]  # fmt: skip
 

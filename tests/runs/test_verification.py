@@ -202,6 +202,14 @@ CAREFUL: dict[str, tuple[Tamper, str]] = {
         edit(f"{EVIDENCE}/calibration.parquet", "normal_keys", lambda v: [[k + 9 for k in keys] for keys in v]),
         r"threshold.value: recorded .*, recomputed",
     ),
+    "under other masks": (
+        edit("annotation.parquet", "value", at(0, lambda x: x + 1e-6)),
+        r"annotation under quick: value of eroded aupro@0.05 all",
+    ),
+    "rims": (
+        edit(f"{EVIDENCE}/rims.parquet", "inner", at(0, lambda v: [0] * len(v))),
+        r"annotation under quick: components of eroded aupro@0.05 all: recorded",
+    ),
     "rims of other scores": (
         edit(f"{EVIDENCE}/rims.parquet", "outer_scores", at(0, lambda v: [9.0] * len(v))),
         r"rims.parquet: scores of rims that are not among the normal pixels; not the evidence of a run",

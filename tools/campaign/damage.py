@@ -105,7 +105,8 @@ KINDS: dict[str, Callable[[Path, random.Random], None]] = {
 FILES = (
     "run.json", "records.parquet", "components.parquet", "images.parquet", "replicates.parquet", "weights.safetensors",
     "evidence/*/images.parquet", "evidence/*/components.parquet", "evidence/*/calibration.parquet",
-    "pictures/pictures.json", "pictures/00-*.jpg", "maps/bolt/test/dent/004.tiff",
+    "evidence/*/rims.parquet", "annotation.parquet", "pictures/pictures.json", "pictures/00-*.jpg",
+    "maps/bolt/test/dent/004.tiff",
 )  # fmt: skip
 
 
@@ -233,7 +234,7 @@ def damaged_name(stage: Stage) -> str:
 
 # -- tables that are tampered with
 
-TABLES = ("records", "components", "images", "replicates")
+TABLES = ("records", "components", "images", "replicates", "annotation")
 
 
 def tampered_table(number: int, seed: int) -> Case:
