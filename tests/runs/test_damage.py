@@ -97,7 +97,7 @@ def test_pages_of_all_tables_have_checksums_and_all_files_digests(run: Run) -> N
     assert {"weights.safetensors", "fit.json", "pictures/pictures.json"} < files
     assert not run.damaged(maps=True)
     tables = list(run.folder.rglob("*.parquet"))
-    assert len(tables) == 7
+    assert len(tables) == 9
     for path in tables:
         content = bytearray(path.read_bytes())
         content[60] ^= 0xFF  # of a page, without a digest to tell

@@ -71,8 +71,8 @@ def test_what_is_published_is_enough_and_no_more(published: Path, made: Path) ->
     (run,), (before,) = find_runs(published), find_runs(made)
     assert {path.name for path in published.iterdir()} == {NAME, "protocols", "runs"}
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
-    evidence = {f"evidence/native-max-8/{name}.parquet" for name in ("images", "components", "calibration")}
-    tables = {f"{name}.parquet" for name in ("records", "components", "images", "replicates")}
+    evidence = {f"evidence/native-max-8/{name}.parquet" for name in ("images", "components", "calibration", "rims")}
+    tables = {f"{name}.parquet" for name in ("records", "components", "images", "replicates", "annotation")}
     assert files == {"run.json"} | evidence | tables
     assert run.records.equals(before.records)
     assert run.evidence.images.equals(before.evidence.images)
