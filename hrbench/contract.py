@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from hrbench.errors import HrbenchError
-from hrbench.method import Method, Prediction, Preset
+from hrbench.method import Method, OnHost, Prediction, Preset
 
 __all__ = [
     "breach",
     "check_class",
+    "check_decision",
     "check_features",
     "check_final",
     "check_loss",
@@ -184,16 +185,24 @@ def check_prediction(
             raise wrong(
                 f"gave {_described(found)} as map {name!r}", f"a float32 Tensor of shape ({inputs}, h, w) on {device}"
             )
-    decision: Any = given.decision
-    if decision is not None and not (_is_stack(decision, inputs, device) and decision.dtype == torch.bool):
-        raise wrong(
-            f"gave {_described(decision)} as decision", f"None or a bool Tensor of shape ({inputs}, h, w) on {device}"
-        )
+    if not isinstance(given.decision, OnHost):
+        check_decision(method, given.decision, inputs, device)
     if len(given.maps) > 1 and cls.finish is Method.finish:
         raise wrong(f"gave {len(given.maps)} maps, {', '.join(given.maps)}", "one, or a finish(self, maps)")
     if parts and (now := parts_of(given)) != parts:
         raise wrong(f"gave {', '.join(now)}", f"{', '.join(parts)} as for the inputs before")
     return given
+
+
+def check_decision(method: Method, given: Any, inputs: int, device: torch.device) -> Tensor | None:
+    """Return what a method decided of some inputs, if it is a decision or None; see :func:`check_prediction`."""
+    if given is not None and not (_is_stack(given, inputs, device) and given.dtype == torch.bool):
+        cls = type(method)
+        source = cls.predict if cls.predict_inputs is Method.predict_inputs else cls.predict_inputs
+        expected = f"None or a bool Tensor of shape ({inputs}, h, w) on {device}"
+        raise breach(source, f"gave {_described(given)} as decision", expected)
+    decision: Tensor | None = given
+    return decision
 
 
 def parts_of(prediction: Prediction) -> list[str]:

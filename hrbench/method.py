@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BY_CONTENT", "Batches", "FitContext", "Method", "Normals", "Prediction", "Preset", "Weights"]
+__all__ = ["BY_CONTENT", "Batches", "FitContext", "Method", "Normals", "OnHost", "Prediction", "Preset", "Weights"]
 
 Batch = TypeVar("Batch", Tensor, list[Tensor])
 Batch_co = TypeVar("Batch_co", covariant=True)
@@ -43,6 +43,32 @@ class Preset:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnHost:
+    """A decision of which the host computes a part, while a GPU goes on with the next batches.
+
+    Attributes
+    ----------
+    given : tuple of Tensor
+        On the device: what the host needs, the batch as first axis or not.
+    compute : callable
+        From `given`, in the host's memory, to tensors there. It is called in a thread beside others and beside the
+        method's own calls, so it must not change, draw or keep anything, and it should leave Python's lock to others.
+    complete : callable
+        From these tensors, back on the device, to the decision, (B, h', w') bool.
+    """
+
+    given: tuple[Tensor, ...]
+    compute: Callable[[list[Tensor]], Sequence[Tensor]]
+    complete: Callable[[list[Tensor]], Tensor]
+
+    def now(self) -> Tensor:
+        """Wait for the decision."""
+        device = self.given[0].device
+        found = self.compute([tensor.cpu() for tensor in self.given])
+        return self.complete([tensor.to(device, non_blocking=True) for tensor in found])
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """What a method says of a batch.
 
@@ -51,12 +77,16 @@ class Prediction:
     maps : dict of str to Tensor
         One or more named (B, h', w') float32 anomaly maps at any stride. Higher is more anomalous, the
         scale is free; a map should not saturate, for ties among strong anomalies cost rank metrics.
-    decision : Tensor or None
-        (B, h', w') bool, where the method has a threshold of its own.
+    decision : Tensor, OnHost or None
+        (B, h', w') bool, where the method has a threshold of its own; or how the host makes it.
     """
 
     maps: dict[str, Tensor]
-    decision: Tensor | None = None
+    decision: Tensor | OnHost | None = None
+
+    def decided(self) -> Tensor | None:
+        """Return the decision, if need be after waiting for the host."""
+        return self.decision.now() if isinstance(self.decision, OnHost) else self.decision
 
 
 class Batches(Protocol[Batch_co]):

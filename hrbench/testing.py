@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hrbench._util.fake_cuda import Log, fake_cuda
 from hrbench._util.guard import call_name, guarded
-from hrbench.contract import check_final, check_prediction
+from hrbench.contract import check_decision, check_final, check_prediction
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.errors import HrbenchError
 from hrbench.method import Method
@@ -181,7 +181,9 @@ class _Check:
             guarded(call_name(method, "predict")) as changed,
             autocast(self.device, precision),
         ):
-            maps = check_prediction(method, method.predict(batch), len(batch), self.device).maps
+            found = check_prediction(method, method.predict(batch), len(batch), self.device)
+        check_decision(method, found.decided(), len(batch), self.device)
+        maps = found.maps
         assert not changed, f"predict changed {', '.join(changed)}, which other methods share"
         return maps
 

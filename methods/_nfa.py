@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from scipy.stats import binom
 from skimage.morphology import max_tree
 from torch import Tensor
@@ -37,12 +38,15 @@ from torch.nn import functional
 from hrbench.errors import HrbenchError
 
 __all__ = [
+    "Charge",
     "Interpolation",
     "LevelTree",
     "NfaTest",
+    "TreeTest",
     "chernoff_log10_p",
     "chi2_quantile",
     "clusters",
+    "found_map",
     "level_tree",
     "log10_nfa",
     "log10_polyominoes",
@@ -61,6 +65,8 @@ Ints = npt.NDArray[np.int64]
 # There are about _ALPHA * _BETA^n / n fixed polyominoes of n cells, never more (Jensen and Guttmann, J. Phys. A 33,
 # L257, 2000).
 _ALPHA, _BETA = 0.316915, 4.062570
+_MARGIN = 1e-6  # above 0, for rounding: what is bounded by it is not found
+_CELLS_OF_A_TREE = 600  # that take as long as a tree takes beside its cells
 _LEAST_LOG10_P = -300.0  # of a window that is full: its probability is 0, and infinity cannot be interpolated
 
 
@@ -110,17 +116,93 @@ def log10_nfa(
         maps = [window_log10_p(z, window / 2**scale, quantile) for scale, z in enumerate(latents)]
         total = torch.stack([_resize(m, size, interpolation, "bicubic") for m in maps]).sum(dim=0)
         return total + math.log10(sum(h * w for h, w in shapes))
-    if test == "tree":
-        number = log10_tests(tuple(h * w for h, w in shapes))
-        charge = functools.partial(np.full_like, fill_value=number, dtype=np.float64)
-    else:
-        charge = functools.partial(log10_tests_by_size, cells=sum(h * w for h, w in shapes))
-    scales = []
-    for z, freedom in zip(latents, freedoms or [z.shape[1] for z in latents], strict=True):
-        energies = z.float().square().mean(dim=1).cpu().numpy()
-        found = np.stack([tree_map(energy, freedom, charge) for energy in energies])
-        scales.append(torch.from_numpy(found.astype(np.float32)).to(z.device, non_blocking=True))
-    return torch.stack([_resize(m, size, interpolation, "bilinear") for m in scales]).amin(dim=0)
+    trees = TreeTest(test, tuple(shapes), size, interpolation)
+    energies = [energy.cpu() for energy in trees.energies(latents)]
+    found = trees.on_host(energies, freedoms or [z.shape[1] for z in latents])
+    return trees.joined([scale.to(latents[0].device, non_blocking=True) for scale in found])
+
+
+@dataclass(frozen=True)
+class TreeTest:
+    """A test on trees in its three steps: before, on and after the host.
+
+    Attributes
+    ----------
+    test : str
+        ``tree`` or ``tree-by-size``.
+    shapes : tuple of (int, int)
+        Of the scales, finest first.
+    size : (int, int)
+        Of the result.
+    interpolation : str
+        See :func:`log10_nfa`.
+    only_found : bool
+        Where log10 NFA is not below 0, any value that is not will do: what cannot get there is left out, which takes
+        a small part of the time.
+    """
+
+    test: Literal["tree", "tree-by-size"]
+    shapes: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    interpolation: Interpolation
+    only_found: bool = False
+
+    @staticmethod
+    def energies(latents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the mean over channels of z^2 per scale, (B, h, w)."""
+        return tuple(z.float().square().mean(dim=1) for z in latents)
+
+    def on_host(self, energies: Sequence[Tensor], freedoms: Sequence[float]) -> list[Tensor]:
+        """Return log10 NFA of each cell of each scale, (B, h, w) float32.
+
+        Parameters
+        ----------
+        energies : sequence of Tensor
+            In the host's memory.
+        freedoms : sequence of float
+            Per scale, degrees of freedom of the energy of a cell.
+        """
+        charge = Charge(tuple(h * w for h, w in self.shapes), by_size=self.test == "tree-by-size")
+        one = functools.partial(found_map, whole=self.interpolation != "nearest") if self.only_found else tree_map
+        scales = []
+        for energy, freedom in zip(energies, freedoms, strict=True):
+            found = np.stack([one(values, freedom, charge) for values in energy.numpy()])
+            scales.append(torch.from_numpy(found.astype(np.float32)))
+        return scales
+
+    def joined(self, scales: Sequence[Tensor]) -> Tensor:
+        """Return the least of all scales, (B, H, W)."""
+        return torch.stack([_resize(m, self.size, self.interpolation, "bilinear") for m in scales]).amin(dim=0)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Log10 of the number of tests that a region is charged, by its area.
+
+    Attributes
+    ----------
+    cells : tuple of int
+        Of each scale.
+    by_size : bool
+        Regions are charged for shapes of their own size, and not for those of all sizes.
+    """
+
+    cells: tuple[int, ...]
+    by_size: bool
+
+    def __call__(self, areas: npt.ArrayLike) -> Floats:
+        """Return the charges of areas, in cells."""
+        if self.by_size:
+            return log10_tests_by_size(areas, sum(self.cells))
+        return np.full_like(areas, log10_tests(self.cells), dtype=np.float64)
+
+    def least(self, areas: npt.ArrayLike, gains: npt.ArrayLike) -> Floats:
+        """Bound log10 NFA from below, of regions of at most so many cells and gains per cell."""
+        n, gain = np.asarray(areas, dtype=np.float64), np.asarray(gains, dtype=np.float64)
+        if not self.by_size:
+            return np.asarray(log10_tests(self.cells) - n * gain)
+        each = np.minimum(math.log10(_BETA) - gain, 0)
+        return np.asarray(2 * math.log10(sum(self.cells)) + math.log10(_ALPHA) - np.log10(n) + n * each)
 
 
 def log10_polyominoes(cells: npt.ArrayLike) -> Floats:
@@ -271,9 +353,12 @@ def chernoff_log10_p(level: Floats, area: Ints, channels: float) -> Floats:
     channels : float
         C of the latents, or the degrees of freedom that they have.
     """
-    rate = np.where(level > 1, level - 1 - np.log(np.maximum(level, 1)), 0.0)
-    bound = -area * (channels / 2) * rate / math.log(10)
+    bound = -area * (channels / 2) * _rate(level) / math.log(10)
     return bound.astype(np.float64)
+
+
+def _rate(level: Floats) -> Floats:
+    return np.where(level > 1, level - 1 - np.log(np.maximum(level, 1)), 0.0)
 
 
 def tree_map(energy: npt.NDArray[Any], channels: float, charge: Callable[[Ints], Floats]) -> Floats:
@@ -306,6 +391,68 @@ def tree_map(energy: npt.NDArray[Any], channels: float, charge: Callable[[Ints],
         link = following
     result: Floats = value[link[tree.node]]
     return result
+
+
+def found_map(energy: npt.NDArray[Any], channels: float, charge: Charge, *, whole: bool = False) -> Floats:
+    """Return what :func:`tree_map` does where that is below 0, and elsewhere anything that is not.
+
+    Regions whose level is too low to be found, were they as large as the map, can be left out: of a region that
+    costs at least 0 and one that costs less, prune and merge report the second. So the tree is only made of what
+    rises above that level, and only where it is large and high enough.
+
+    Parameters
+    ----------
+    energy, channels
+        As for :func:`tree_map`.
+    charge : Charge
+    whole : bool
+        Where anything may be found, return all that :func:`tree_map` does.
+    """
+    background = float(charge(np.ones(1, dtype=np.int64))[0])
+    if background < 0:
+        return tree_map(energy, channels, charge)
+    floor = _least_level(channels, charge, energy.size)
+    result = np.full(energy.shape, background)
+    labels, count = ndimage.label(energy > floor)
+    cells = np.flatnonzero(labels)
+    if not cells.size:
+        return result
+    label = labels.ravel()[cells]
+    areas = np.bincount(label, minlength=count + 1)[1:]
+    peaks = np.maximum.reduceat(energy.ravel()[cells[np.argsort(label, kind="stable")]], np.cumsum(areas) - areas)
+    gains = channels / 2 * _rate(peaks.astype(np.float64)) / math.log(10)
+    likely = np.flatnonzero(charge.least(areas, gains) < _MARGIN)
+    if not likely.size:
+        return result
+    boxes = ndimage.find_objects(labels)
+    work = sum(energy[boxes[index]].size + _CELLS_OF_A_TREE for index in likely)
+    if whole or work > energy.size:
+        return tree_map(energy, channels, charge)
+    for index in likely.tolist():
+        box = boxes[index]
+        inside = labels[box] == index + 1
+        found = tree_map(np.where(inside, energy[box], -math.inf), channels, charge)
+        result[box][inside] = found[inside]
+    return result
+
+
+@functools.lru_cache
+def _least_level(channels: float, charge: Charge, cells: int) -> float:
+    """Return a level, at least 1, up to which no region of `cells` cells or fewer can be found."""
+    low, high = 1.0, 2.0
+
+    def out_of_reach(level: float) -> bool:
+        gain = channels / 2 * float(_rate(np.asarray(level))) / math.log(10)
+        return float(charge.least(cells, gain)) >= _MARGIN
+
+    if not out_of_reach(low):
+        return low
+    while out_of_reach(high):
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if out_of_reach(middle) else (low, middle)
+    return low
 
 
 def chi2_quantile(p: float) -> float:

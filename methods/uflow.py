@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from hrbench.backbones import FeaturePyramid, PatchTokens, level_indices, load_pyramid, load_tokens
 from hrbench.errors import HrbenchError
-from hrbench.method import FitContext, Method, Normals, Prediction, Preset, Weights
+from hrbench.method import FitContext, Method, Normals, OnHost, Prediction, Preset, Weights
 
 from ._flow import Clamp, FlowSequence, Norm, energy, feature_norm, fuse, measure_channels, negative_log_likelihood
 from ._freia import load_freia
-from ._nfa import Interpolation, NfaTest, log10_nfa
+from ._nfa import Interpolation, NfaTest, TreeTest, log10_nfa
 from ._schedule import Budget, fused
 
 __all__ = ["TransformerPair", "UFlow", "UShapedFlow"]
@@ -226,23 +226,31 @@ class UFlow(Method):
         An image that was cut into n inputs is tested n times: log10 n is added to log10 NFA.
         """
         latents = self._spread_latents(batch)
-        log_nfa = None
-        if self._test != "none":
-            grid = (batch.shape[-2], batch.shape[-1]) if self._interpolation == "bilinear" else None
-            log_nfa = log10_nfa(
+        if self._test == "none":
+            return Prediction({"anomaly": self._energies(latents, batch)})
+        inputs = torch.tensor(inputs_per_image).float().log10().to(batch.device, non_blocking=True)[:, None, None]
+        grid = (batch.shape[-2], batch.shape[-1]) if self._interpolation == "bilinear" else None
+        if self._test == "window" or self._map == "nfa":
+            log_nfa = inputs + log10_nfa(
                 latents,
                 test=self._test,
                 grid=grid,
                 interpolation=self._interpolation,
                 freedoms=self._freedoms(),
             )
-            inputs = torch.tensor(inputs_per_image).float().log10().to(log_nfa.device, non_blocking=True)
-            log_nfa = log_nfa + inputs[:, None, None]
-        if self._map == "nfa" and log_nfa is not None:
-            anomaly = -log_nfa
-        else:
-            anomaly = self._energies(latents, batch)
-        return Prediction({"anomaly": anomaly}, None if log_nfa is None else log_nfa < 0)
+            anomaly = -log_nfa if self._map == "nfa" else self._energies(latents, batch)
+            return Prediction({"anomaly": anomaly}, log_nfa < 0)
+        shapes = tuple((z.shape[-2], z.shape[-1]) for z in latents)
+        trees = TreeTest(self._test, shapes, grid or shapes[0], self._interpolation, only_found=True)
+        freedoms = torch.stack([spread.freedom for spread in self._typed_spreads()])
+
+        def found(given: list[Tensor]) -> list[Tensor]:
+            return trees.on_host(given[:-1], given[-1].tolist())
+
+        decision = OnHost(
+            (*trees.energies(latents), freedoms), found, lambda log_nfa: trees.joined(log_nfa) + inputs < 0
+        )
+        return Prediction({"anomaly": self._energies(latents, batch)}, decision)
 
     def exported_maps(self, batch: Tensor) -> dict[str, Tensor]:
         """Return the map without the test, which decides on the host."""

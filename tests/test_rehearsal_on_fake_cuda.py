@@ -51,8 +51,7 @@ WAITS_BESIDE_LOSSES = {  # by method and the file that waits, in a fit of as man
     "uflow": MOMENTS | KEPT | {"uflow.py": 2},
     "uflow-window": MOMENTS | KEPT,
 }
-# For a batch of predictions: energies that are tested on the host, one for each scale; places of the bank, each once.
-WAITS_OF_A_BATCH = {"uflow": 2, "uflow-paper-resnet18": 2, "uflow-paper": 2, "knn-paper": 1}
+WAITS_OF_A_BATCH = {"knn-paper": 1}  # of predictions: places of the bank, each once
 
 RESNET = {"weights": "random", "backbone": "resnet10t", "strides": (4, 8)}
 FLOW = {**RESNET, "flow_steps": 2, "steps": 3, "batch_size": 2}

@@ -66,20 +66,26 @@ class Log:
     ----------
     waits : list of str
         For each time that the host waited for the device: what it asked for, and the line that did.
+    beside : list of str
+        The same of threads beside the one that began the log, which keep it from nothing.
     doubles : list of str
         The same for each operation that gave float64 on the device.
     """
 
     waits: list[str] = field(default_factory=list)
     doubles: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    thread: int = field(default_factory=threading.get_ident)
 
     def wait(self, what: str) -> None:
         """Note that the host waits."""
-        self.waits.append(f"{what} at {_line()}")
+        waits = self.waits if threading.get_ident() == self.thread else self.beside
+        waits.append(f"{what} at {_line()}")
 
     def clear(self) -> None:
         """Count anew."""
         self.waits.clear()
+        self.beside.clear()
         self.doubles.clear()
 
 

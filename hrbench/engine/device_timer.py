@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Span", "mark", "seconds_of", "wait_for"]
+__all__ = ["Mark", "Span", "mark", "seconds_of", "wait_for"]
 
 Mark = Any  # seconds, or on a GPU an event: its stubs are untyped
 Span = tuple[Mark, Mark, float]

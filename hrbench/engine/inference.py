@@ -2,7 +2,8 @@
 
 Threads decode images and copy tiles into batches ahead; the caller's thread alone asks the method, merges, and draws
 random numbers, so that results do not depend on threads. On a GPU it only queues work: nothing here waits for the
-device, whoever needs a map or its seconds does.
+device, whoever needs a map or its seconds does. What the host has to decide of a batch, threads do while the device
+goes on with the next ones.
 """
 
 from __future__ import annotations
@@ -10,24 +11,27 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from hrbench._util.guard import call_name, guarded, set_seed
-from hrbench.contract import check_prediction, parts_of
+from hrbench.contract import check_decision, check_prediction, parts_of
 from hrbench.data.sample import ArraySample, Sample
-from hrbench.engine.device_timer import Span, mark, seconds_of
+from hrbench.engine.device_timer import Mark, Span, mark, seconds_of, wait_for
 from hrbench.engine.prefetch import ahead
+from hrbench.engine.transfers import to_device, to_host
 from hrbench.engine.views import DecisionCanvas, MapCanvas, Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError
 from hrbench.imaging import image_size, read_image
-from hrbench.method import Method
+from hrbench.method import Method, OnHost, Prediction
 from hrbench.precision import autocast
 
 __all__ = ["NativeMaps", "predict"]
@@ -38,6 +42,7 @@ WORKERS_CPU = 2  # that decode; the forward pass needs the cores
 WORKERS_GPU = min(8, os.cpu_count() or 1)
 AHEAD_PIXELS = 1 << 25  # of decoded images that wait, the last one not counted
 BATCHES = 2  # that wait
+DECIDING = 4  # threads that decide on the host of a GPU, and batches that wait for them
 
 _Decoded = tuple[Sample, list[tuple[Tensor, Placement]] | HrbenchError]  # or why its image cannot be read
 
@@ -86,15 +91,17 @@ class _Canvases:
     maps: dict[str, MapCanvas] = field(default_factory=dict)
     decision: DecisionCanvas | None = None
 
-    def blend(self, index: int, maps: Mapping[str, Tensor], decision: Tensor | None, device: torch.device) -> None:
+    def blend(self, index: int, maps: Mapping[str, Tensor], device: torch.device) -> None:
         """Add what was predicted of one input."""
         for name, map_ in maps.items():
             if name not in self.maps:
                 self.maps[name] = MapCanvas(self.placement, device)
             self.maps[name].add(index, map_)
-        if decision is not None:
-            self.decision = self.decision or DecisionCanvas(self.placement, device)
-            self.decision.add(index, decision)
+
+    def decide(self, index: int, decision: Tensor, device: torch.device) -> None:
+        """Add what was decided of one input."""
+        self.decision = self.decision or DecisionCanvas(self.placement, device)
+        self.decision.add(index, decision)
 
 
 @dataclass
@@ -140,6 +147,32 @@ class _Batch:
     inputs: list[_Input]
     pixels: Tensor
     seed: int | None
+
+
+@dataclass
+class _Predicted:
+    """Inputs whose maps are blended, and what the host is still deciding of them beside."""
+
+    inputs: list[_Input]
+    spans: list[Span]
+    complete: Callable[[list[Tensor]], Tensor] | None = None
+    computing: Future[tuple[Sequence[Tensor], Span]] | None = None
+
+    @torch.no_grad()
+    def finish(self, method: Method, device: torch.device) -> None:
+        """Blend the decision in, if it is not yet, and count the inputs as done."""
+        share = 1 / len(self.inputs)
+        if self.computing is not None and self.complete is not None:
+            found, span = self.computing.result()
+            started = mark(device)
+            with guarded(call_name(method, "predict"), briefly=True):
+                given = self.complete([to_device(tensor, device) for tensor in found])
+            decision = check_decision(method, given, len(self.inputs), device)
+            _blend_decision(self.inputs, decision, device)
+            self.spans += [span, (started, mark(device), share)]
+        for item in self.inputs:
+            item.image.spans.extend(self.spans)
+            item.image.done += 1
 
 
 @dataclass
@@ -248,7 +281,11 @@ def predict(
     on_gpu = device.type == "cuda"
     queue = _Queue(batch_size, {} if seeds is None else seeds, method.finish_padded, failed)
     gathered = queue.batches(samples, view, WORKERS_GPU if on_gpu else WORKERS_CPU)
-    with closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches:
+    predicted: deque[_Predicted] = deque()
+    with (
+        closing(ahead(partial(_OpenBatch.stack, pinned=on_gpu), gathered, depth=BATCHES)) as batches,
+        _threads() as threads,
+    ):
         for batch in batches:
             if batch.seed is not None:
                 set_seed(batch.seed)
@@ -256,11 +293,28 @@ def predict(
             while done < len(batch.inputs):
                 chunk = slice(done, done + queue.batch_size)
                 inputs = batch.inputs[chunk]
-                if _forward(method, queue, inputs, batch.pixels[chunk], device, precision):
-                    done += len(inputs)
-                else:
+                found = _forward(method, queue, inputs, batch.pixels[chunk], device, precision, threads)
+                if found is None:
                     queue.batch_size = _halved(inputs, batch.pixels.shape[2:], device)
+                    continue
+                done += len(inputs)
+                predicted.append(found)
+                while predicted and (predicted[0].computing is None or len(predicted) > DECIDING):
+                    predicted.popleft().finish(method, device)
             yield from queue.finished(device)
+        while predicted:
+            predicted.popleft().finish(method, device)
+            yield from queue.finished(device)
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that begin when they are needed; what they have not begun in the end is dropped."""
+    threads = ThreadPoolExecutor(DECIDING)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _decoded(samples: Iterable[Sample], view: View, workers: int) -> Generator[_Decoded, None, None]:
@@ -298,24 +352,49 @@ def _halved(inputs: list[_Input], size: Sequence[int], device: torch.device) -> 
 
 @torch.no_grad()
 def _forward(
-    method: Method, queue: _Queue, inputs: list[_Input], pixels: Tensor, device: torch.device, precision: str
-) -> bool:
-    """Predict the inputs and blend them into their images' maps; return False if they were too many for the device."""
+    method: Method,
+    queue: _Queue,
+    inputs: list[_Input],
+    pixels: Tensor,
+    device: torch.device,
+    precision: str,
+    threads: ThreadPoolExecutor,
+) -> _Predicted | None:
+    """Predict the inputs and blend their maps into their images'; return None if they were too many for the device."""
     started = mark(device)
     try:
         with autocast(device, precision), guarded(call_name(method, "predict"), briefly=True):
             given = method.predict_inputs(to_unit(pixels, device), [len(item.image) for item in inputs])
+            if device.type != "cuda" and isinstance(given, Prediction):  # there the host is the device
+                given = replace(given, decision=given.decided())
     except torch.cuda.OutOfMemoryError:  # nothing was blended yet
-        return False
+        return None
     prediction = check_prediction(method, given, len(inputs), device, queue.parts)
     queue.parts = parts_of(prediction)
     for row, item in enumerate(inputs):
-        tile_maps = {name: maps[row] for name, maps in prediction.maps.items()}
-        item.look.blend(
-            item.index, tile_maps, None if prediction.decision is None else prediction.decision[row], device
-        )
-        item.image.done += 1
-    span = (started, mark(device), 1 / len(inputs))
-    for item in inputs:
-        item.image.spans.append(span)
-    return True
+        item.look.blend(item.index, {name: maps[row] for name, maps in prediction.maps.items()}, device)
+    predicted = _Predicted(inputs, [])
+    if isinstance(prediction.decision, OnHost):
+        how, sent = prediction.decision, [to_host(tensor) for tensor in prediction.decision.given]
+        predicted.complete = how.complete
+        predicted.computing = threads.submit(_computed, how.compute, sent, mark(device), 1 / len(inputs))
+    elif prediction.decision is not None:
+        _blend_decision(inputs, prediction.decision, device)
+    predicted.spans.append((started, mark(device), 1 / len(inputs)))
+    return predicted
+
+
+@torch.no_grad()
+def _computed(
+    compute: Callable[[list[Tensor]], Sequence[Tensor]], given: list[Tensor], sent: Mark, share: float
+) -> tuple[Sequence[Tensor], Span]:
+    """Return what the host's part of a decision gave, and its span."""
+    wait_for(sent)
+    started = time.perf_counter()
+    found = compute(given)
+    return found, (started, time.perf_counter(), share)
+
+
+def _blend_decision(inputs: list[_Input], decision: Tensor | None, device: torch.device) -> None:
+    for decided, item in zip(() if decision is None else decision, inputs, strict=True):
+        item.look.decide(item.index, decided, device)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from hrbench import HrbenchError
+from hrbench._util.fake_cuda import fake_cuda
 from hrbench.data.sample import ArraySample, Sample
 from hrbench.engine import inference as inference_module
 from hrbench.engine.anomaly_map import finish, finish_looks
@@ -24,7 +25,7 @@ from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import predict
 from hrbench.engine.views import DecisionCanvas, Look, MapCanvas, View, to_unit
 from hrbench.imaging import read_image
-from hrbench.method import Method, Prediction
+from hrbench.method import Method, OnHost, Prediction
 
 SIZES = [(20, 16), (16, 16), (40, 30), (16, 40)]  # tiles of 16 that overlap by 4: 2, 1, 9 and 3
 
@@ -79,6 +80,101 @@ def test_fused_views_are_predicted_as_each_by_itself(samples):
         np.testing.assert_array_equal(item.decision, np.logical_or.reduce([view.decision.numpy() for view in views]))
     assert [n for batch in method.told for n in batch] == [4] * 4 + [3] * 3 + [12] * 12 + [6] * 6
     assert {len(batch) for batch in method.told} == {5}  # filled across views and images
+
+
+class Deciding(Probe):
+    """Decides as `Probe` does, on the host: of each batch only when the next one is predicted, if there is one."""
+
+    def __init__(self, batches: int = 0) -> None:
+        super().__init__()
+        self.batches, self.threads = batches, set[str]()
+        self.begun: list[threading.Event] = []
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        known = super().predict(batch)
+        number = len(self.begun)
+        self.begun.append(threading.Event())
+        for event in self.begun[:-1]:
+            event.set()
+
+        def compute(given: list[torch.Tensor]) -> list[torch.Tensor]:
+            assert all(tensor.device.type == "cpu" for tensor in given)
+            if number < self.batches - 1:
+                assert self.begun[number].wait(10)
+            self.threads.add(threading.current_thread().name)
+            return [given[0] > 0.5]
+
+        return Prediction(known.maps, OnHost((batch[:, 0],), compute, lambda found: found[0]))
+
+
+def test_the_host_decides_while_the_next_batch_is_predicted(samples):
+    view, alive = View.parse("tiled:16:4"), threading.active_count()
+    expected = list(predict(Probe(), samples, view, torch.device("cpu"), batch_size=2))
+    here = Deciding()
+    with fake_cuda() as log:
+        there = Deciding(batches=8)
+        found = list(predict(there, samples, view, torch.device("cuda"), batch_size=2))
+        assert not log.waits
+    assert threading.active_count() == alive
+    assert len(there.threads) >= 1
+    assert threading.main_thread().name not in there.threads
+    on_cpu = list(predict(here, samples, view, torch.device("cpu"), batch_size=2))
+    assert here.threads == {threading.main_thread().name}
+    for items in (found, on_cpu):
+        for item, other in zip(items, expected, strict=True):
+            assert item.sample == other.sample
+            assert torch.equal(item.maps["anomaly"].cpu(), other.maps["anomaly"])
+            assert torch.equal(item.decision.cpu(), other.decision)
+            assert item.seconds > 0
+
+
+def test_few_batches_wait_for_the_host(samples):
+    method, largest = Deciding(), 0
+    waiting = threading.Semaphore(0)
+
+    def predict_one(batch: torch.Tensor) -> Prediction:
+        nonlocal largest
+        known = Deciding.predict(method, batch)
+        largest = max(largest, len(method.begun) - done)
+
+        def compute(given: list[torch.Tensor]) -> list[torch.Tensor]:
+            nonlocal done
+            if len(method.begun) < 8:
+                waiting.acquire(timeout=0.05)  # the host is slow
+            done += 1
+            return known.decision.compute(given)
+
+        return Prediction(known.maps, OnHost(known.decision.given, compute, known.decision.complete))
+
+    done = 0
+    method.predict = predict_one
+    with fake_cuda():
+        found = list(predict(method, samples, View.parse("tiled:16:4"), torch.device("cuda"), batch_size=2))
+    assert len(found) == len(samples)
+    assert largest <= inference_module.DECIDING + 1
+
+
+def test_what_fails_on_the_host_fails_in_the_caller_and_leaves_no_thread(samples):
+    def compute(given: list[torch.Tensor]) -> list[torch.Tensor]:
+        raise HrbenchError("no such law")
+
+    method, view, alive = Deciding(), View.parse("tiled:16:4"), threading.active_count()
+    method.predict = lambda x: Prediction({"anomaly": x.mean(1)}, OnHost((x,), compute, lambda found: found[0]))
+    with fake_cuda(), pytest.raises(HrbenchError, match="no such law"):
+        list(predict(method, samples, view, torch.device("cuda"), batch_size=2))
+    method.predict = lambda x: Prediction(
+        {"anomaly": x.mean(1)}, OnHost((x,), lambda given: given, lambda found: found[0])
+    )
+    with (
+        fake_cuda(),
+        pytest.raises(HrbenchError, match=r"gave a float32 .* as decision, expected None or a bool Tensor"),
+    ):
+        list(predict(method, samples, view, torch.device("cuda"), batch_size=2))
+    with fake_cuda():
+        items = predict(Deciding(), samples, view, torch.device("cuda"), batch_size=2)
+        next(items)
+        items.close()
+    assert threading.active_count() == alive
 
 
 class Small(Probe):

@@ -160,6 +160,45 @@ def test_tree_map_by_size_is_that_of_the_literal_procedure(drawn, channels):
     np.testing.assert_allclose(_nfa.tree_map(values, channels, charge), expected, rtol=1e-9)
 
 
+@given(fields, st.sampled_from([3, 40, 300.5]), st.booleans(), st.booleans(), st.sampled_from([1.0, 1.5, 3.0]))
+def test_what_is_found_is_found_without_the_rest(drawn, channels, by_size, whole, scale):
+    values = random_field(drawn, scale)
+    charge = _nfa.Charge((values.size, -(-values.size // 4)), by_size)
+    expected, found = _nfa.tree_map(values, channels, charge), _nfa.found_map(values, channels, charge, whole=whole)
+    np.testing.assert_array_equal(np.minimum(found, 0), np.minimum(expected, 0))
+    if whole and (expected < 0).any():
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_spots_in_noise_are_found_without_the_rest(by_size, monkeypatch):
+    rng = np.random.default_rng(0)
+    values = rng.chisquare(84, (128, 128)) / 84
+    for row, column, side, factor in ((5, 90, 2, 3), (60, 20, 5, 1.5), (100, 100, 9, 1.3), (0, 0, 3, 2)):
+        values[row : row + side, column : column + side] *= factor
+    values[:, 60:] *= 40 ** (not by_size)  # so that the test for all sizes finds something, too
+    charge = _nfa.Charge((128 * 128,), by_size)
+    expected = _nfa.tree_map(values, 84, charge)
+    assert 0 < np.count_nonzero(expected < 0) < values.size
+    cells = []
+    tree_map = _nfa.tree_map
+    monkeypatch.setattr(_nfa, "tree_map", lambda energy, *args: cells.append(energy.size) or tree_map(energy, *args))
+    found = _nfa.found_map(values, 84, charge)
+    np.testing.assert_array_equal(np.minimum(found, 0), np.minimum(expected, 0))
+    assert sum(cells) < values.size / (50 if by_size else 1.1)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_costs_are_bounded_from_below(seed, by_size):
+    rng = np.random.default_rng(seed)
+    charge = _nfa.Charge((2000, 500), by_size)
+    gain = rng.exponential(1.0, 50)
+    areas = rng.integers(1, 2000, 50)
+    least = charge.least(areas, gain)
+    for area in (np.ones(50, int), areas, rng.integers(1, areas + 1)):
+        assert (charge(area) - area * gain * rng.uniform(0, 1, 50) >= least - 1e-9).all()
+
+
 @given(st.integers(0, 10_000))
 def test_choice_on_any_costs(seed):
     """Costs need not come from levels: prune and merge see only the tree."""

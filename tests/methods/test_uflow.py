@@ -20,7 +20,7 @@ from hrbench.engine.inference import predict
 from hrbench.engine.training import Fit, learnt_state, load_learnt_state
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
-from hrbench.method import Method
+from hrbench.method import Method, OnHost
 from hrbench.registry import create_method
 
 methods_package()
@@ -323,13 +323,33 @@ def test_nfa_map_and_decision_agree(test: str, interpolation: str) -> None:
         found = method.predict(bright)
     size = 64 if interpolation == "bilinear" else 16
     assert found.maps["anomaly"].shape == (2, size, size)
-    assert found.decision is not None
-    assert torch.equal(found.decision, found.maps["anomaly"] > 0)
-    assert found.decision.dtype == torch.bool
+    decision = found.decided()
+    assert decision is not None
+    assert torch.equal(decision, found.maps["anomaly"] > 0)
+    assert decision.dtype == torch.bool
     with torch.no_grad():
         z, _ = method.latents(method.features(bright))
         expected = -_nfa.log10_nfa(z, test=test, grid=(size, size), interpolation=interpolation)
     torch.testing.assert_close(found.maps["anomaly"], expected)
+
+
+@pytest.mark.parametrize("test", ["tree", "tree-by-size"])
+@pytest.mark.parametrize("interpolation", get_args(_nfa.Interpolation))
+@pytest.mark.parametrize("recalibrate", ["none", "law"])
+def test_the_host_decides_what_the_nfa_map_says(test: str, interpolation: str, recalibrate: str) -> None:
+    options = {"test": test, "interpolation": interpolation, "recalibrate": recalibrate}
+    method, _ = fitted(**options)
+    full = create_method("uflow", **{**SMALL, **options, "map": "nfa"})
+    full.load_state_dict(method.state_dict())
+    images = batch(n=6)
+    for number, image in enumerate(images):
+        image[:, 20:40, 20:30] += number
+    with torch.no_grad():
+        found = method.predict_inputs(images, [1, 1, 1, 1, 1, 9])
+        log_nfa = -full.eval().predict_inputs(images, [1, 1, 1, 1, 1, 9]).maps["anomaly"]
+    assert isinstance(found.decision, OnHost)
+    assert 0 < int((log_nfa < 0).sum()) < log_nfa.numel()
+    assert torch.equal(found.decided(), log_nfa < 0)
 
 
 def test_without_a_test_there_is_no_decision() -> None:
@@ -507,10 +527,10 @@ def test_recalibration_quiets_a_wide_latent() -> None:
     wide = [2 * torch.randn(1, 20, 16, 16), 3 * torch.randn(1, 20, 8, 8)]
     method = planted(wide, recalibrate="scale", test="tree")
     method.flow.latent_channels = (20, 20)
-    assert method.predict(batch(n=1)).decision.float().mean() > 0.5
+    assert method.predict(batch(n=1)).decided().float().mean() > 0.5
     method.recalibrate(PlainContext())
     assert [float(s.variance.mean()) for s in method.spreads] == pytest.approx([4, 9], rel=0.1)
-    assert not method.predict(batch(n=1)).decision.any()
+    assert not method.predict(batch(n=1)).decided().any()
 
 
 def test_the_law_of_dependent_channels_is_measured() -> None:
@@ -519,10 +539,10 @@ def test_the_law_of_dependent_channels_is_measured() -> None:
     copies = [torch.randn(1, 4, 64, 64).repeat(1, 5, 1, 1), 3 * torch.randn(1, 20, 32, 32)]
     method = planted(copies, recalibrate="law", test="tree-by-size")
     method.flow.latent_channels = (20, 20)
-    assert method.predict(batch(n=1)).decision.any()
+    assert method.predict(batch(n=1)).decided().any()
     method.recalibrate(PlainContext())
     assert [float(s.freedom) for s in method.spreads] == pytest.approx([4, 20], rel=0.1)
-    assert not method.predict(batch(n=1)).decision.any()
+    assert not method.predict(batch(n=1)).decided().any()
 
 
 # --- The authors' checkpoints ---
