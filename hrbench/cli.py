@@ -404,7 +404,9 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", metavar="KEY", help="with category: as image_auroc or aupro@0.05 (default: the headline)"
     )
     group.add_argument(
-        "--subset", metavar="SIZE", help="with category: all, tiny, small, medium or large (default: all)"
+        "--subset",
+        metavar="SIZE",
+        help="with category: all, tiny, small, medium or large; of spro logical or structural (default: all)",
     )
     group.add_argument(
         "--columns",

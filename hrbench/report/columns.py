@@ -11,6 +11,7 @@ from hrbench.metrics import DISJOINT
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.segmentation import AUTOMATIC, DECISION, ORACLE, OperatingPoint
 from hrbench.metrics.sizes import size_title
+from hrbench.metrics.spro import KINDS, spro_limits
 from hrbench.protocol import Protocol
 from hrbench.report.configurations import COSTS, THROUGHPUT
 from hrbench.report.summary import MIN_COMPONENTS, NO_ESTIMATE, SIZED, Estimate, Estimates
@@ -27,8 +28,10 @@ __all__ = [
     "metric_facts",
     "number_text",
     "overview_columns",
+    "region_columns",
     "size_columns",
     "size_text",
+    "subset_title",
     "text_column",
     "why_missing",
 ]
@@ -192,6 +195,33 @@ def size_columns(protocol: Protocol, subsets: Sequence[str], group: str = "") ->
     ]  # fmt: skip
 
 
+def subset_title(metric: str, subset: str, protocol: Protocol) -> str:
+    """Return one sentence about a subset of a metric."""
+    if metric not in METRICS or METRICS[metric].counts != "regions":
+        return size_title(subset, protocol.size_bins)
+    if subset == "all":
+        return f"The mean of {' and '.join(KINDS.values())} anomalies where these are told apart, else all regions"
+    return f"Regions of {subset} anomalies, and false positives in their images and in good ones"
+
+
+def region_columns(protocol: Protocol) -> list[Column]:
+    """Return the columns of sPRO at the headline limit, of all regions and of each kind, and at the other limits."""
+    headline, group = protocol.headline_fpr, "sPRO up to FPR"
+    asked = [(headline, "all"), *((headline, kind) for kind in KINDS.values())]
+    asked += [(limit, "all") for limit in spro_limits(protocol) if limit != headline]
+    columns = []
+    for limit, subset in asked:
+        text, behind = limit_text(limit), "" if subset == "all" else f" {subset}"
+        columns.append(
+            _column(
+                "spro", group, text + behind, key=f"spro@{text}{behind.replace(' ', '_')}", line=f"sPRO@{text}{behind}",
+                limit=limit, subset=subset, interval=limit == headline and subset == "all",
+                title=f"{metric_facts('spro').title} of {text}. {subset_title('spro', subset, protocol)}",
+            )
+        )  # fmt: skip
+    return columns
+
+
 def _speed() -> Column:
     return _column(THROUGHPUT, "speed", "Mpx/s", line="Mpx/s")
 
@@ -240,6 +270,7 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_aupro(protocol),
         _rho(protocol),
         _column("rho_disjoint", "robust", "ρ′", limit=protocol.headline_fpr),
+        *region_columns(protocol),
         _column("aupimo", "per image", "AUPIMO", line="AUPIMO", interval=True),
         *_predictions(AUTOMATIC, AUTOMATIC.where, ("iou", "miou", "miou_all", "f1", "recall", "fpr")),
         *_predictions(DECISION, DECISION.where, ("iou", "miou", "miou_all", "recall", "fpr")),

@@ -17,8 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from hrbench.metrics.catalogue import METRICS
-from hrbench.metrics.sizes import size_title
-from hrbench.report.columns import limit_text, metric_facts, number_text, size_text
+from hrbench.report.columns import limit_text, metric_facts, number_text, size_text, subset_title
 from hrbench.report.configurations import COSTS, Configuration
 from hrbench.report.pairs import MOST_PAIRED, Pairs, compact, compare_rows, key_text, matrices
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary
@@ -37,7 +36,7 @@ __all__ = [
 _NAMES = {
     "image_auroc": "image ROC-AUC", "image_ap": "image AP", "pixel_auroc": "pixel ROC-AUC", "pixel_ap": "pixel AP",
     "aupro": "AUPRO", "rho": "ρ, robustness to size", "rho_disjoint": "ρ′, the same of disjoint quarters",
-    "group_auroc": "ROC-AUC of groups",
+    "group_auroc": "ROC-AUC of groups", "spro": "sPRO",
     "aupimo": "AUPIMO", "iou": "IoU", "miou": "mean IoU", "miou_all": "mean IoU with good images", "f1": "F1",
     "fpr": "FPR", "recall": "recall", "called": "defective images called", "called_right": "images called rightly",
     "alarms": "good images that alarm", "mean_recall": "mean recall", "rho_recall": "ρ of recall",
@@ -197,7 +196,7 @@ def board_data(board: Leaderboard, paired: Pairs | None) -> dict[str, Any]:
             "key": metric, "name": metric_name(metric), "title": facts.title, "least": facts.least,
             "form": "cost" if metric in COSTS else METRICS[metric].number,
             "limits": [["" if limit is None else f"@{limit:g}", _limit_name(metric, limit)] for limit in limits],
-            "sizes": [["" if name == "all" else f"_{name}", _size_name(name), size_title(name, rules.size_bins)]
+            "sizes": [["" if name == "all" else f"_{name}", _size_name(name), subset_title(metric, name, rules)]
                       for name in subsets],
         })  # fmt: skip
     start = key_text("aupro", "all", rules.headline_fpr)

@@ -13,7 +13,6 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.metrics.catalogue import METRICS
-from hrbench.metrics.sizes import size_title
 from hrbench.protocol import Protocol
 from hrbench.report.columns import (
     Column,
@@ -24,8 +23,10 @@ from hrbench.report.columns import (
     metric_facts,
     number_text,
     overview_columns,
+    region_columns,
     size_columns,
     size_text,
+    subset_title,
 )
 from hrbench.report.configurations import Configuration, CountedRun
 from hrbench.report.differences import ties
@@ -89,7 +90,8 @@ def by_category(protocol: Protocol, metric: str = "", subset: str = "all") -> Co
     metric : str
         ``image_auroc``, or with a limit ``aupro@0.05``; the headline by default.
     subset : str
-        ``all``, ``tiny``, ``small``, ``medium``, ``large``, or a range of diameters as ``d8-16``.
+        ``all``, ``tiny``, ``small``, ``medium``, ``large``, or a range of diameters as ``d8-16``; of sPRO ``logical``
+        or ``structural``.
 
     Raises
     ------
@@ -100,14 +102,14 @@ def by_category(protocol: Protocol, metric: str = "", subset: str = "all") -> Co
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     entry = METRICS[name]
-    usual = {"": None, "pixels": protocol.headline_fpr, "alarms": protocol.alarm.headline}[entry.limits]
+    usual = {"": None, "alarms": protocol.alarm.headline}.get(entry.limits, protocol.headline_fpr)
     if limit and usual is None:
         raise HrbenchError(f"metric {metric!r}: {name} has no limit, expected {name}")
     try:
         at = float(limit) if limit else usual
     except ValueError:
         raise HrbenchError(f"metric {metric!r}: expected {name}@LIMIT with a number") from None
-    behind = {"": "", "pixels": f" of {at:g}", "alarms": f", {100 * at:g} per 100"}[entry.limits] if at else ""
+    behind = "" if not at else f", {100 * at:g} per 100" if entry.limits == "alarms" else f" of {at:g}"
     title = metric_facts(name).title + behind
     key, least = f"{name}{'' if at is None else '@' + limit_text(at)}", metric_facts(name).least
     return Column(key, "", "", name, subset, at, title, least=least)
@@ -121,7 +123,7 @@ def on_average(protocol: Protocol, keys: Sequence[str] = ()) -> list[Column]:
     HrbenchError
         For a name that is none of them.
     """
-    usual = overview_columns(protocol)
+    usual = [*overview_columns(protocol), *region_columns(protocol)[:3]]
     found = [
         *usual,
         *category_columns(protocol),
@@ -164,7 +166,7 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
     if isinstance(shown, Column):
         mean = [("mean", "")] if len(board.categories) > 1 else []
         asked = [_Asked(head, shown, name) for head, name in [*((name, name) for name in board.categories), *mean]]
-        parts = [shown.title, *([] if shown.subset == "all" else [size_title(shown.subset, protocol.size_bins)])]
+        parts = [shown.title, *([] if shown.subset == "all" else [subset_title(shown.metric, shown.subset, protocol)])]
         what = f"{_head(shown)} ({'; '.join(part[:1].lower() + part[1:] for part in parts)}), by category"
     else:
         asked = [_Asked(_head(column), column, "") for column in shown]
@@ -217,7 +219,7 @@ def _head(column: Column) -> str:
     """Name a column, so that it stands for itself: ``AUPRO@0.05 tiny``, ``recall@0.05``, ``ROC-AUC image``."""
     if column.limit is None and column.subset == "all" and column.group:
         return column.one_line
-    words = re.sub(r"_matched$", "", column.metric).replace("_", " ").replace("aupro", "AUPRO")
+    words = re.sub(r"_matched$", "", column.metric).replace("_", " ").replace("aupro", "AUPRO").replace("spro", "sPRO")
     at = "" if column.limit is None else f"@{limit_text(column.limit)}"
     return words + at + ("" if column.subset == "all" else f" {size_text(column.subset)}")
 

@@ -16,6 +16,7 @@ from hrbench.report.columns import (
     metric_facts,
     number_text,
     overview_columns,
+    region_columns,
     text_column,
     why_missing,
 )
@@ -281,7 +282,9 @@ def _explain(column: Column, estimate: Estimate, category: str) -> str:
 def overview_table(board: Leaderboard) -> Table:
     """Return the table that a leaderboard opens with: how each row was run, averages, and what they stand on."""
     bare = board_columns(board)
-    numbers = metric_table(board, bare or overview_columns(board.protocol), drop_empty=bare is not None)
+    measured = {key[2:4] for key in board.estimates}
+    regions = [column for column in region_columns(board.protocol)[:3] if (column.metric, column.subset) in measured]
+    numbers = metric_table(board, bare or [*overview_columns(board.protocol), *regions], drop_empty=bare is not None)
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
     weights = (
         "Pretrained weights of the backbone, the precision of networks where it is not float32, and the share of the "

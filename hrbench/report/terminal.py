@@ -188,11 +188,13 @@ def _overview(board: Leaderboard, terminal: Terminal) -> str:
     headline = f"aupro@{limit_text(board.protocol.headline_fpr)}"
     heads = {"image_auroc": "I-AUC", "pixel_auroc": "P-AUC", headline: headline.upper(), "iou": "IoU"}
     heads |= {f"rho@{headline[6:]}": "rho"}  # not every terminal has Greek letters
+    regions = headline.replace("aupro", "spro")
+    heads[regions] = regions.replace("spro", "sPRO")
     masked = has_masks(board)
     heads |= {} if masked else terminal_heads(board.protocol)
     heads |= {"seeds": "seeds", "categories": "cat.", THROUGHPUT: "Mpx/s"}
     keep = {"I-AUC": 12, "tiny": 11, "large": 10, "IoU": 9, "Mpx/s": 8, "small": 7, "medium": 6, "P-AUC": 5, "rho": 4}
-    keep |= {headline.upper(): _ALWAYS, "seeds": 2, "cat.": 1}
+    keep |= {headline.upper(): _ALWAYS, heads[regions]: 13, "seeds": 2, "cat.": 1}
     columns, texts, shared = _heads(table, ranks=True), [], []
     for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
         if column.text:

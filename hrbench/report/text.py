@@ -134,6 +134,7 @@ def csv_table(summary: Summary) -> str:
         for name in frame.columns
         if re.search(r"_(error|n|ci_low|ci_high)$", name) and (frame[name].isna() | (frame[name] == 0)).all()
     ]
+    empty += [name for name in frame.columns if name.startswith("spro@") and frame[name].isna().all()]
     empty += ["held_out"] * bool(frame["held_out"].isna().all())  # all as by default
     empty += ["published"] * bool((frame["published"] == "").all())
     return csv_text(frame.drop(columns=empty))

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from runs.test_verification import Tamper, at, edit, rows, sealed
 from hrbench import Run, load_dataset, load_protocol, rescore
 from hrbench.cli import main
 from hrbench.data import Category
+from hrbench.report import page
 from hrbench.runs.external_maps import score_maps
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
@@ -261,3 +263,34 @@ def test_runs_are_published_with_their_regions(made: Path, rules: Path, tmp_path
     assert values(published) == values(run)
     assert np.array_equal(published.evidence.regions.scores, run.evidence.regions.scores)
     assert verify_runs(target)[0].problems == ()
+
+
+def test_reports_show_what_was_measured(
+    made: Path, rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "figures", lambda *_, **__: {})
+    (run,) = find_runs(made)
+    found = {key: f"{value:.3f}" for key, value in values(run).items()}
+    common = ["leaderboard", str(made), "--protocol", str(rules)]
+    assert main([*common, "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "sPRO@0.05" in shown
+    assert found["all", 0.05] in shown
+    html, markdown = (next(tmp_path.glob(f"*.{ending}")).read_text("utf-8") for ending in ("html", "md"))
+    assert "sPRO up to FPR" in html
+    heading = next(line for line in markdown.splitlines() if "sPRO" in line)
+    for name in ("sPRO@0.05", "sPRO@0.05 logical", "sPRO@0.05 structural"):
+        assert name in heading
+    table = pd.read_csv(next(tmp_path.glob("*.csv")))
+    for (subset, limit), value in values(run).items():
+        key = f"spro@{limit:g}" + ("" if subset == "all" else f"_{subset}")
+        if limit == 0.05 or subset == "all":
+            assert table[key].iloc[0] == pytest.approx(value, abs=1e-12)
+    assert main([*common, "--table", "category", "--metric", "spro@0.05", "--subset", "logical"]) == 0
+    shown = capsys.readouterr().out
+    assert found["logical", 0.05] in shown
+    assert "regions of logical anomalies, and false positives in their images and in good ones" in shown
+    assert main([*common, "--table", "category", "--metric", "spro"]) == 0
+    assert found["all", 0.05] in capsys.readouterr().out
+    assert main([*common, "--table", "average", "--columns", "spro@1", "spro@0.05_structural"]) == 0
+    assert found["all", 1.0] in capsys.readouterr().out
