@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import operator
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
 from hrbench.evaluation.result import Evaluation
-from hrbench.evidence import Calibration, EvidenceCollector, EvidenceSpec
+from hrbench.evidence import Calibration, EvidenceCollector, EvidenceSpec, Region
 from hrbench.evidence.histograms import check_map
 from hrbench.protocol import Protocol, load_protocol
 
@@ -33,6 +34,8 @@ def evaluate(
     threshold: float | None = None,
     normal_maps: Iterable[npt.ArrayLike] | None = None,
     groups: Iterable[Hashable] | None = None,
+    regions: Iterable[Sequence[tuple[npt.ArrayLike, int]] | None] | None = None,
+    defect_types: Iterable[str] | None = None,
 ) -> Evaluation:
     """Score anomaly maps of one category against masks at their own resolution.
 
@@ -64,6 +67,12 @@ def evaluate(
         One per image, equal for images that belong together (photographs of one part); None or an empty text for an
         image on its own. Intervals then draw groups, see :func:`hrbench.metrics.bootstrap.intervals`; values do not
         change.
+    regions : iterable, optional
+        For sPRO, the annotated regions of each image, which may overlap: pairs of a mask, (H, W), and of how many of
+        its pixels are enough; None or nothing for a good image. Together they mark what the image's mask marks, which
+        may be left to them by None.
+    defect_types : iterable of str, optional
+        One per image; ``logical_anomalies`` and ``structural_anomalies`` have an sPRO of their own.
 
     Returns
     -------
@@ -74,7 +83,7 @@ def evaluate(
     ------
     HrbenchError
         For a map that is not of its mask's size or holds NaN, iterables of different length, a mask that
-        contradicts its label, or masks that cover all images wholly.
+        contradicts its label or its regions, or masks that cover all images wholly.
 
     Examples
     --------
@@ -90,14 +99,18 @@ def evaluate(
     rules = load_protocol(protocol)
     collector = EvidenceCollector(EvidenceSpec.of(rules, exact=exact))
     streams: dict[str, Iterable[Any]] = {"anomaly_maps": anomaly_maps, "masks": masks}
-    optional = {"labels": labels, "image_scores": image_scores, "groups": groups}
+    optional: dict[str, Iterable[Any] | None] = {"labels": labels, "image_scores": image_scores, "groups": groups}
+    optional |= {"regions": regions, "defect_types": defect_types}
     streams |= {name: stream for name, stream in optional.items() if stream is not None}
     for index, items in enumerate(zip_longest(*streams.values(), fillvalue=_END)):
         row = dict(zip(streams, items, strict=True))
         short = [name for name, item in row.items() if item is _END]
         if short:
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
-        defect = None if row["masks"] is None else _mask(row["masks"], index)
+        defect = None if row["masks"] is None else _mask(row["masks"], f"mask {index}")
+        own = None if row.get("regions") is None else _regions(row["regions"], index)
+        if defect is None and own:
+            defect = np.logical_or.reduce([region.mask for region in own])
         unmasked = "labels" in row and _unmasked(row["labels"], defect, index)
         try:
             score = _number(row["image_scores"]) if "image_scores" in row else None
@@ -111,6 +124,8 @@ def evaluate(
             unmasked=unmasked,
             score=score,
             group="" if group is None else str(group),
+            defect_type=str(row.get("defect_types", "")),
+            regions=own,
         )
     evidence = collector.result()
     if normal_maps is not None:
@@ -150,13 +165,28 @@ def _unmasked(label: Any, defect: npt.NDArray[np.bool_] | None, index: int) -> b
     return bool(label) and defect is None
 
 
-def _mask(mask: npt.ArrayLike, index: int) -> npt.NDArray[np.bool_]:
-    array = as_array(mask, f"mask {index}")
+def _regions(regions: Any, index: int) -> list[Region]:
+    """Return the regions of an image, all of one shape."""
+    found: list[Region] = []
+    try:
+        pairs = [(mask, operator.index(saturation)) for mask, saturation in regions]
+    except (TypeError, ValueError):
+        raise HrbenchError(f"regions {index}: expected pairs of a mask and of a whole number of pixels") from None
+    for number, (mask, saturation) in enumerate(pairs):
+        array = _mask(mask, f"region {number} of image {index}")
+        if found and array.shape != found[0].mask.shape:
+            raise HrbenchError(f"region {number} of image {index}: shape {array.shape}, expected {found[0].mask.shape}")
+        found.append(Region(array, saturation))
+    return found
+
+
+def _mask(mask: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    array = as_array(mask, name)
     if array.dtype.kind not in "biuf":
-        raise HrbenchError(f"mask {index}: of type {array.dtype}, expected numbers, non-zero for defect")
+        raise HrbenchError(f"{name}: of type {array.dtype}, expected numbers, non-zero for defect")
     if array.ndim != 2:
-        raise HrbenchError(f"mask {index}: shape {array.shape}, expected (H, W)")
+        raise HrbenchError(f"{name}: shape {array.shape}, expected (H, W)")
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise HrbenchError(f"mask {index}: holds NaN, expected zero for normal and non-zero for defect")
+        raise HrbenchError(f"{name}: holds NaN, expected zero for normal and non-zero for defect")
     defect: npt.NDArray[np.bool_] = array != 0
     return defect

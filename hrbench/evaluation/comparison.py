@@ -92,6 +92,7 @@ class Comparison:
             ("aupro", "all", f"AUPRO up to FPR {fpr}"),
             *(("aupro", size, f"the same, of {size} defects") for size in DISJOINT),
             ("rho", "all", "its robustness to size"),
+            ("spro", "all", f"sPRO up to FPR {fpr}"),
             ("image_auroc", "all", "image ROC-AUC"),
         ]
         if not self.defects:

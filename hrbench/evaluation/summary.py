@@ -131,6 +131,12 @@ def _by_size(result: Evaluation, matched: bool) -> Grid:
         ["area up to, px", largest, "", *edges, largest, ""],
         _metric(result, f"AUPRO up to FPR {protocol.headline_fpr:g}", "aupro", "rho"),
     ]
+    found = result.values
+    for subset in found.loc[found["metric"] == "spro", "subset"].unique():
+        name = f"sPRO up to FPR {protocol.headline_fpr:g}" + ("" if subset == "all" else f", {subset}")
+        interval = _interval(result.interval("spro", subset), METRICS["spro"].number)
+        value = _number(result.value("spro", subset), METRICS["spro"].number)
+        rows.append([name, value, interval, *[""] * (len(DISJOINT) + 1)])
     if matched:
         budget = budget_text(protocol.alarm.headline)
         rows.append(_metric(result, f"recall at {budget} alarms per 100", "recall_matched"))

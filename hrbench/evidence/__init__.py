@@ -3,6 +3,7 @@
 from hrbench.evidence.collector import EvidenceCollector
 from hrbench.evidence.evidence import Calibration, Evidence, EvidenceSpec, NormalTally, specs_of
 from hrbench.evidence.masks import MASKS, Masks, with_masks
+from hrbench.imaging import Region
 
 __all__ = [
     "MASKS",
@@ -12,6 +13,7 @@ __all__ = [
     "EvidenceSpec",
     "Masks",
     "NormalTally",
+    "Region",
     "specs_of",
     "with_masks",
 ]

@@ -232,3 +232,37 @@ def test_regions_that_are_not_those_of_the_mask(change, problem):
 
     with pytest.raises(HrbenchError, match=problem):
         collected()
+
+
+def test_evaluate_takes_regions():
+    maps, regions, kinds = case(4, "LSLS..")
+    types = [LOCO[kind] for kind in kinds]
+    result = hrbench.evaluate(maps, [None] * 6, regions=[own or None for own in regions], defect_types=types)
+    for limit, expected in oracle.spro(maps, regions, kinds, LIMITS).items():
+        assert result.value("spro", fpr_limit=limit) == pytest.approx(expected, abs=1e-9)
+    parts = [result.value("spro", subset) for subset in ("logical", "structural")]
+    assert result.value("spro") == pytest.approx(np.mean(parts))
+    assert "sPRO up to FPR 0.05, logical" in str(result.summary())
+    assert np.isnan(result.interval("spro")[0])  # of four images
+    alone = hrbench.evaluate(maps, [None] * 6, regions=regions)
+    assert set(alone.values.query("metric == 'spro'")["subset"]) == {"all"}
+    masks = [np.any([mask for mask, _ in own], axis=0) if own else None for own in regions]
+    assert hrbench.evaluate(maps, masks, regions=regions).value("spro") == alone.value("spro")
+    compared = hrbench.compare(alone, hrbench.evaluate([-m for m in maps], masks, regions=regions))
+    assert "sPRO up to FPR 0.05" in str(compared)
+
+
+@pytest.mark.parametrize(
+    ("regions", "problem"),
+    [
+        ([3], "regions 0: expected pairs of a mask and of a whole number of pixels"),
+        ([(np.ones((4, 4)), 2.5)], "regions 0: expected pairs"),
+        ([(np.ones(4), 2)], r"region 0 of image 0: shape \(4,\), expected \(H, W\)"),
+        ([(np.eye(4), 2), (np.eye(3), 2)], r"region 1 of image 0: shape \(3, 3\), expected \(4, 4\)"),
+        ([(np.eye(4), 5)], "000000: region 0 of 4 pixels has saturation 5, expected 1 to all"),
+        ([(np.eye(5), 5)], r"anomaly map has shape \(4, 4\), expected \(5, 5\)"),
+    ],
+)
+def test_evaluate_refuses_what_are_no_regions(regions, problem):
+    with pytest.raises(HrbenchError, match=problem):
+        hrbench.evaluate([np.zeros((4, 4))], [None], regions=[regions])
