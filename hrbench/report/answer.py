@@ -32,7 +32,15 @@ from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
 from hrbench.report.table import Cell, Table
 
-__all__ = ["MOST_SIZES", "answer_sentences", "answer_table", "best_sentences", "heading_text", "sentence"]
+__all__ = [
+    "MOST_SIZES",
+    "answer_sentences",
+    "answer_table",
+    "best_sentences",
+    "heading_text",
+    "hit_sentence",
+    "sentence",
+]
 
 MOST_SIZES = 3
 """Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
@@ -220,9 +228,10 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     pixels = protocol.alarm.pixels
     reach = "its highest score reaches" if pixels == 1 else f"at least {pixels:,} of its pixels reach"
     notes = [
-        f"An image alarms if {reach} the threshold. In each category that is set on the good test images, so that at "
-        "most so many of them alarm: a fair comparison, for it is equal for all methods, but not what a threshold that "
-        "was set beforehand would get."
+        f"{hit_sentence(protocol)} An image alarms if {reach} the threshold; called: defective images that alarm, "
+        "rightly: those of them with a defect hit.",
+        "In each category the threshold is set on the good test images, so that at most so many of them alarm: a fair "
+        "comparison, for it is equal for all methods, but not what a threshold that was set beforehand would get.",
     ]
     if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap
@@ -296,6 +305,11 @@ def sentence(
         return f"{name}: without good test images there is no number of false alarms."
     start = f"{opening(point.budget, point.alarms.good)} {name}"
     return finding(start, areas, point.sizes["all"][0], point.reliable, probability, interval)
+
+
+def hit_sentence(protocol: Protocol) -> str:
+    """Say what a hit is, which every number of this table rests on."""
+    return f"A defect is hit if at least {100 * protocol.pod.share:g} % of its pixels reach the threshold."
 
 
 def heading_text(scores: AllScores, budget: float) -> str:

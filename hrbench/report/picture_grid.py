@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from hrbench.errors import HrbenchError
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.words import alarms_text
+from hrbench.protocol import Protocol
+from hrbench.report.answer import hit_sentence
 from hrbench.report.configurations import printable
 from hrbench.report.summary import Leaderboard, Row
 from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, HIGHEST, LOWEST, MISSED
@@ -47,11 +50,12 @@ Edge = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class GridColumn:
-    """A row of the leaderboard, with the pictures of its run of the lowest seed that has any."""
+    """A row of the leaderboard, with the pictures of its run of the lowest seed that has any, and the protocol."""
 
     row: Row
     seed: int
     pictures: Pictures
+    protocol: Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
                 log.warning("%s; the pictures of this run are left out", error)
                 continue
             if found.items:
-                columns.append(GridColumn(row, counted.seed, found))
+                columns.append(GridColumn(row, counted.seed, found, board.protocol))
                 break
             if found.former and row.configuration.short not in former:
                 former.append(row.configuration.short)
@@ -124,7 +128,10 @@ def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list
         budgets = dict.fromkeys(c.pictures.budget for c in columns if c.pictures.threshold is not None)
         if budgets:
             at = " and ".join(map(alarms_text, budgets))
-            notes.append(f"The threshold is each method's own at {at}.")
+            notes.append(
+                f"The threshold is each method's own at {at}, wherever the slider above stands. "
+                f"{hit_sentence(board.protocol)} So a defect can be missed though a part of it reaches the threshold."
+            )
         else:
             notes.append("Without good test images there is no threshold at equal false alarms.")
         other = dict.fromkeys(c.pictures.protocol for c in columns if c.pictures.protocol != board.protocol.name)
@@ -160,7 +167,7 @@ def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
 
 
 def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
-    """Return what became of a defect or an image, and how far its score lies from the threshold."""
+    """Return what became of a defect or an image, and how far from the threshold that was."""
     found = column.pictures.found(picture)
     if found is None:
         return "", "no threshold"
@@ -170,8 +177,16 @@ def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
         verdict = "called" if found else "not called"
     else:
         verdict = "false alarm" if found else "silent"
+    kept, pixels = column.pictures.share, column.protocol.alarm.pixels
+    share = f"{100 * (column.protocol.pod.share if kept is None else kept):g} %"
+    if picture.reached is not None:
+        part = math.floor(1000 * picture.reached + 1e-9) / 10  # down: what is missed stays below the share of a hit
+        return verdict, f"{part:g} % of it reaches the threshold, a hit takes {share}"
     times = column.pictures.relative(picture.score)
-    return verdict, f"score {times:.2f} × threshold" if times < _MOST_TIMES else f"score over {_MOST_TIMES} × threshold"
+    far = f"{times:.2f}" if times < _MOST_TIMES else f"over {_MOST_TIMES}"
+    if picture.defect is not None:
+        return verdict, f"{share} of it reaches {far} × threshold"
+    return verdict, f"{'highest score' if pixels == 1 else f'{pixels} pixels reach'} {far} × threshold"
 
 
 def subject(picture: Picture) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from hrbench.metrics import DISJOINT
 from hrbench.protocol import Protocol
-from hrbench.report.answer import MOST_SIZES, answer_table, heading_text
+from hrbench.report.answer import MOST_SIZES, answer_table, heading_text, hit_sentence
 from hrbench.report.closing import closing
 from hrbench.report.columns import Column, limit_text
 from hrbench.report.configurations import THROUGHPUT, printable
@@ -176,7 +176,9 @@ def _answer(board: Leaderboard, terminal: Terminal) -> str:
         if column.line == "recall":
             columns += _bars(table, "recall_", terminal)
     title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"
-    return terminal_lines(title, columns, promise_sentences(board), terminal)
+    shown = "called: defective images that alarm; rightly: those of them with a defect hit."
+    notes = [f"{hit_sentence(board.protocol)} {shown}", *promise_sentences(board)]
+    return terminal_lines(title, columns, notes, terminal)
 
 
 def _size(cell: Cell) -> str:

@@ -44,6 +44,8 @@ class Choice:
         Of the defect, in the pixels in which it was measured; 0 without one.
     score : float
         Critical score of the defect, alarm score of an image.
+    reached : float or None
+        Share of the defect's pixels at or above the threshold; None without either.
     """
 
     image: str
@@ -51,6 +53,7 @@ class Choice:
     defect: tuple[float, float, float, float] | None
     area: int
     score: float
+    reached: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,15 @@ def choose(evidence: Evidence, protocol: Protocol, threshold: float | None) -> l
 
     def of_defect(kind: str, number: int) -> Choice:
         top, left, bottom, right = boxes[number].tolist()
-        return Choice(owners[number], (kind,), (top, left, bottom, right), int(areas[number]), float(critical[number]))
+        box, area = (top, left, bottom, right), int(areas[number])
+        return Choice(owners[number], (kind,), box, area, float(critical[number]), reached(number))
+
+    def reached(number: int) -> float | None:
+        if threshold is None:
+            return None
+        start, ranks = evidence.component_starts[number], evidence.ranks
+        keys = ranks.keys[ranks.place[start : start + areas[number]]]
+        return float(np.mean(key_scores(keys, evidence.shift) >= threshold))
 
     def of_image(kind: str, number: int) -> Choice:
         return Choice(ids[number], (kind,), None, 0, float(alarms[number]))

@@ -55,6 +55,8 @@ class Picture:
         Of the defect, in pixels.
     score : float
         Critical score of the defect, alarm score of an image.
+    reached : float or None
+        Share of the defect's pixels at or above the threshold; None without either, and in runs of earlier versions.
     peak : tuple of int
         Row and column of the highest score in the window, in native pixels.
     photo, map : Path
@@ -75,6 +77,7 @@ class Picture:
     photo: Path
     map: Path
     mask: Path | None
+    reached: float | None = None
 
     @property
     def key(self) -> tuple[str, Box, Box | None]:
@@ -109,6 +112,8 @@ class Pictures:
         Share of the good images that may alarm at it.
     protocol : str
         Whose threshold it is.
+    share : float or None
+        Of a defect's pixels, how many must reach it for a hit; None in runs of earlier versions.
     former : bool
         Whether the run has pictures that an earlier version drew, which no report shows any more.
     """
@@ -119,6 +124,7 @@ class Pictures:
     threshold: float | None = None
     budget: float = 0.0
     protocol: str = ""
+    share: float | None = None
     former: bool = False
 
     def found(self, picture: Picture) -> bool | None:
@@ -145,6 +151,7 @@ class _Entry:
     photo: str
     map: str
     mask: str | None
+    reached: float | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
 
 
@@ -157,6 +164,7 @@ class _Index:
     budget: float
     protocol: str
     items: list[_Entry]
+    share: float | None = None
     unknown: dict[str, Any] = field(default_factory=dict)
 
 
@@ -194,7 +202,8 @@ def read_pictures(index: Path, checked: Callable[[Path], Path]) -> Pictures:
         items = [_picture(entry, index.parent, checked, f"items[{n}]") for n, entry in enumerate(found.items)]
     except Mismatch as wrong:
         raise HrbenchError(f"{index}: {wrong.path or 'all of it'} {wrong.problem}") from None
-    return Pictures(tuple(items), found.low, found.unit, found.threshold, found.budget, found.protocol)
+    facts = found.low, found.unit, found.threshold, found.budget, found.protocol, found.share
+    return Pictures(tuple(items), *facts)
 
 
 def _picture(entry: _Entry, folder: Path, checked: Callable[[Path], Path], where: str) -> Picture:
@@ -210,7 +219,7 @@ def _picture(entry: _Entry, folder: Path, checked: Callable[[Path], Path], where
     assert photo is not None
     assert grey is not None
     facts = entry.image, tuple(entry.kinds), entry.label, *size, window, defect, entry.area, entry.score
-    return Picture(*facts, (entry.peak[0], entry.peak[1]), photo, grey, mask)
+    return Picture(*facts, (entry.peak[0], entry.peak[1]), photo, grey, mask, entry.reached)
 
 
 def _box(values: list[int], where: str) -> Box:

@@ -85,7 +85,8 @@ def keep_pictures(
     if failures:
         log.warning("%s: pictures of %d of %d images left out, %s", folder, len(failures), len(of_image), failures[0])
     ordered = tuple(items[number] for number in sorted(items))
-    write_pictures(folder, Pictures(ordered, scale.low, scale.unit, scale.threshold, scale.budget, protocol.name))
+    facts = scale.low, scale.unit, scale.threshold, scale.budget, protocol.name, protocol.pod.share
+    write_pictures(folder, Pictures(ordered, *facts))
 
 
 def _keep(
@@ -129,7 +130,14 @@ def _keep(
                 Image.fromarray(mask).save(path, format="PNG", optimize=True)
         facts = sample.id, choice.kinds, int(sample.label), height, width, window, _native(choice.defect, native)
         found[number] = Picture(
-            *facts, choice.area, choice.score, peak, files[0], files[1], None if mask is None else files[2]
+            *facts,
+            choice.area,
+            choice.score,
+            peak,
+            files[0],
+            files[1],
+            None if mask is None else files[2],
+            choice.reached,
         )
     return found
 

@@ -17,7 +17,7 @@ from PIL import Image
 from hrbench.protocol import Protocol
 from hrbench.report import page, pictures, write_leaderboard
 from hrbench.report.panels import draw_panels
-from hrbench.report.picture_grid import close_up, edges, picture_grid
+from hrbench.report.picture_grid import close_up, edges, panel_words, picture_grid
 from hrbench.runs.picture_files import UNIT, Pictures, write_pictures
 from hrbench.runs.store import Run
 
@@ -67,10 +67,24 @@ def test_a_photograph_stands_in_the_page_once(runs: list[Run], protocol: Protoco
     defined = set(re.findall(r'<(?:image|path) id="([^"]+)"', text))
     assert set(re.findall(r'<use[^>]* href="#([^"]+)"', text)) <= defined
     assert 'filter id="_heat"' in text
-    assert "score 1.35 × threshold" in text
-    assert "0.75 × threshold" in text
+    assert "highest score 1.35 × threshold" in text
+    assert "10 % of it reaches 0.75 × threshold" in text  # of an earlier version
     grey = Image.open(io.BytesIO(base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", text)[0])))
     assert (grey.mode, grey.size) == ("L", (80, 60))
+
+
+def test_what_is_missed_is_said_by_its_pixels_as_what_is_hit(runs: list[Run], protocol: Protocol) -> None:
+    (column, *_) = picture_grid(board_of(runs, protocol), "ballscrew").columns
+    picture = next(picture for picture in column.pictures.items if picture.defect is not None)
+
+    def words(score: float, reached: float, share: float | None = None) -> str:
+        of = dataclasses.replace(column, pictures=dataclasses.replace(column.pictures, share=share))
+        return ", ".join(panel_words(of, dataclasses.replace(picture, score=score, reached=reached)))
+
+    assert words(1.0, 0.05226) == "missed, 5.2 % of it reaches the threshold, a hit takes 10 %"
+    assert words(1.0, 0.09999) == "missed, 9.9 % of it reaches the threshold, a hit takes 10 %"
+    assert words(3.0, 0.1) == "found, 10 % of it reaches the threshold, a hit takes 10 %"
+    assert words(3.0, 0.29, 0.25) == "found, 29 % of it reaches the threshold, a hit takes 25 %"
 
 
 def _with_another_defect(run: Run, whole: bool = True) -> Run:
@@ -199,6 +213,6 @@ def test_the_figure_has_the_panels_of_the_page(runs: list[Run], protocol: Protoc
         count for line in grid.lines for count in (1, *(2 if panel else 0 for panel in line.panels))
     ]
     words = [ax.get_xlabel() for ax in axes]
-    assert "found, score 1.35 × threshold" in words
+    assert "found, 10 % of it reaches 1.35 × threshold" in words
     assert axes[0].get_title(loc="center") == "Photograph"
     assert draw_panels(picture_grid(board_of(runs, protocol), "no such"), "") is None

@@ -136,7 +136,12 @@ def test_a_picture_holds_photograph_map_and_mask_of_its_defect(
             assert np.array_equal(mask, expected[part])
             assert picture.defect is not None
             box = picture.defect
-            assert expected[box[0] : box[2], box[1] : box[3]].any()
+            inside = expected[box[0] : box[2], box[1] : box[3]]
+            assert inside.any()
+            if side is None:  # else it is measured in other pixels
+                assert inside.sum() == picture.area  # no other defect is in its box
+                high = (maps(sample) >= threshold)[box[0] : box[2], box[1] : box[3]]
+                assert picture.reached == pytest.approx(high[inside].mean())
             assert pictures.found(picture) == (picture.score >= threshold)
         assert maps(sample)[picture.peak] == maps(sample)[part].max()
 
@@ -168,6 +173,12 @@ def test_the_extremes_are_those_of_the_run(category: Category) -> None:
         assert by_kind[FOUND].area == areas[hit].min()
     if not hit.all():
         assert by_kind[MISSED].area == areas[~hit].max()
+    for one in by_kind.values():  # with the area it tells hit from missed, as the critical score does
+        if one.defect is not None:
+            assert one.reached is not None
+            assert (one.reached >= protocol.pod.share) == (one.score >= scale.threshold)
+        else:
+            assert one.reached is None
     good = evidence.images["label"].to_numpy() == 0
     assert by_kind[ALARM].score == alarm_scores(evidence, protocol.alarm.pixels)[good].max()
 
