@@ -22,7 +22,8 @@ from hrbench.engine import anomaly_map, counting
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
 from hrbench.errors import Stopped
 from hrbench.evidence import EvidenceCollector, EvidenceSpec, NormalTally
@@ -34,22 +35,15 @@ from hrbench.runs.runner import run_job
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 WAITS_FOR_LOSSES = 1  # of a stage of no more steps than are read together
-KEPT = {"feature_cache.py": 2}  # features of two scales or blocks, on their way to where they are kept
 MOMENTS = {"_flow.py": 2}  # of the features of two scales
 WAITS_BESIDE_LOSSES = {  # by method and the file that waits, in a fit of as many inputs and steps as below
-    "fastflow": MOMENTS | KEPT,
-    "fastflow-deit": {"feature_cache.py": 1},
-    "fastflow-cait": {"feature_cache.py": 1},
+    "fastflow": MOMENTS,
     "gaussian": {"gaussian.py": 2},
     "gaussian-paper": {"gaussian.py": 4},
-    "isstad": {},
-    "isstad-paper": {},
     "knn": {"knn.py": 1},
     "knn-paper": {"knn.py": 1},
-    "rstpm": {},
-    "rstpm-paper": {},
-    "uflow": MOMENTS | KEPT | {"uflow.py": 2},
-    "uflow-window": MOMENTS | KEPT,
+    "uflow": MOMENTS | {"uflow.py": 2},
+    "uflow-window": MOMENTS,
 }
 WAITS_OF_A_BATCH = {"knn-paper": 1}  # of predictions: places of the bank, each once
 
@@ -134,7 +128,7 @@ def test_from_the_fit_to_the_map(case, precision, log, tree, tmp_path):
     method = fitted(normals, context)
     waits = Counter(line.rpartition(" at ")[2].partition(":")[0] for line in log.waits)
     assert waits.pop("training.py", 0) == WAITS_FOR_LOSSES * context.stages
-    assert waits == WAITS_BESIDE_LOSSES.get(case, KEPT)
+    assert waits == WAITS_BESIDE_LOSSES.get(case, {})
 
     if context.stages and precision == "float32":
         begun = {**options, "checkpoint": tmp_path / "fit.pt"}

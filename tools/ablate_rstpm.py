@@ -21,7 +21,8 @@ from hrbench._util.resources import methods_package
 from hrbench.data import Category, load_dataset
 from hrbench.data.sample import sample_mask
 from hrbench.engine.inference import predict
-from hrbench.engine.training import Fit, ViewedNormals, mix, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, mix, seeded
 from hrbench.engine.views import View
 from hrbench.evidence import EvidenceCollector, EvidenceSpec
 from hrbench.metrics.bootstrap import Replicates, average, paired_difference, replicates

@@ -26,7 +26,8 @@ from hrbench import create_method
 from hrbench.data.sample import Sample
 from hrbench.engine import feature_cache as features
 from hrbench.engine.device import device_name, pick_device
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, learnt_state, seeded
 from hrbench.engine.views import View
 
 PLACES = {"anew": (0, 0), "memory": (1 << 40, 0), "file": (0, 1 << 40)}  # bytes of memory and disk

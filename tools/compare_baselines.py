@@ -32,7 +32,8 @@ import hrbench
 from hrbench._util.files import atomic
 from hrbench.data import load_dataset, make_dataset
 from hrbench.data.sample import Category, sample_mask
-from hrbench.engine.training import Fit, ViewedNormals, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, seeded
 from hrbench.engine.views import View
 from hrbench.methods.gaussian import Gaussian
 from hrbench.methods.knn import KNN, Reservoir, covering, isolation, nearest

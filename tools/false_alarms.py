@@ -22,7 +22,8 @@ from hrbench._util.resources import methods_package
 from hrbench.data import load_dataset
 from hrbench.data.sample import Category, sample_mask
 from hrbench.engine.inference import predict
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
 from hrbench.method import Method
 from hrbench.registry import create_method

@@ -23,6 +23,7 @@ __all__ = [
     "check_memory",
     "device_identity",
     "device_name",
+    "free_on_gpu",
     "largest_peaks",
     "memory_failed",
     "peak_memory",
@@ -67,6 +68,12 @@ def _memory(device: torch.device) -> int | None:
         properties: Any = torch.cuda.get_device_properties(device)
         return int(properties.total_memory)
     return host_memory()
+
+
+def free_on_gpu(device: torch.device) -> int:
+    """Return the bytes of a GPU that this process can still take, those included that torch holds in reserve."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def device_name(device: torch.device) -> str:

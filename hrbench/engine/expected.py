@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hrbench.data.sample import Sample
-from hrbench.engine.training import CACHE_BYTES, ViewedNormals
+from hrbench.engine.normals import CACHE_BYTES, ViewedNormals
 from hrbench.engine.views import View
 
 __all__ = ["Expected", "JobInputs", "Work", "job_seconds"]

@@ -1,4 +1,4 @@
-"""Features of the training inputs that never change during a fit: computed once, kept in memory or in a file.
+"""Features of the training inputs that never change during a fit: computed once, kept on a GPU, in memory or a file.
 
 An input's features are computed when they are first needed, in groups of neighbouring inputs that do not depend on
 what the fit drew before. So an interrupted fit, whose features are gone, computes the same bits again. Where features
@@ -13,12 +13,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hrbench.engine.device import free_on_gpu
+from hrbench.engine.normals import loaded
 from hrbench.engine.views import to_unit
 from hrbench.errors import HrbenchError
 from hrbench.method import Normals
@@ -27,7 +31,8 @@ __all__ = ["Features"]
 
 log = logging.getLogger("hrbench")
 
-MEMORY_BYTES = 1 << 30  # of features that are kept in memory
+GPU_SHARE = 0.5  # of a GPU's free memory that kept features may take; the fit needs the rest
+MEMORY_BYTES = 1 << 30  # of features that are kept in the host's memory
 DISK_BYTES = 32 << 30  # of features that are kept in a file; beyond, nothing is kept
 FREE_BYTES = 2 << 30  # of the disk that stay free
 GROUP = 8  # inputs whose features are computed together
@@ -36,9 +41,9 @@ GROUP = 8  # inputs whose features are computed together
 class Features:
     """The features of normals, in the order of the normals' own batches: :class:`hrbench.method.Batches`.
 
-    Kept in memory up to ``MEMORY_BYTES``, else in a file in `scratch` up to ``DISK_BYTES`` that goes with this object
-    (on Linux and macOS also if the process is killed), else not at all. Nothing is kept for a stream of at most one
-    epoch, which uses nothing twice.
+    Kept on a GPU up to ``GPU_SHARE`` of its free memory, else in the host's up to ``MEMORY_BYTES``, else in a file in
+    `scratch` up to ``DISK_BYTES`` that goes with this object (on Linux and macOS also if the process is killed), else
+    not at all. Nothing is kept for a stream of at most one epoch, which uses nothing twice.
 
     Parameters
     ----------
@@ -71,12 +76,39 @@ class Features:
 
     def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[Tensor]]:
         """Yield the features of batches `start` .. `steps` - 1 of the normals, on the device."""
+        order = partial(self.normals.order, batch_size, steps=steps, seed=seed, start=start)
         if steps * batch_size > len(self) and self._opened():
-            for chosen in self.normals.order(batch_size, steps=steps, seed=seed, start=start):
-                yield self._kept(chosen)
+            known = set(self._known)
+            with closing(loaded(self.normals, self._missing(order(), set(known)), self._device)) as inputs:
+                for chosen in order():
+                    for group in _groups(chosen, known):
+                        self._put(group, self._computed(next(inputs)))
+                    yield self._kept(chosen)
         else:
-            for batch in self.normals.batches(batch_size, steps=steps, seed=seed, start=start):
-                yield self._computed(batch)
+            with closing(loaded(self.normals, order(), self._device)) as inputs:
+                for batch in inputs:
+                    yield self._computed(batch)
+
+    def leave_device(self) -> bool:
+        """Keep elsewhere what is kept on a GPU, for the fit needs its memory; return whether anything was."""
+        if self._stores is None or self._stores[0].device.type == "cpu":
+            return False
+        room = self._room([store[:1].cpu() for store in self._stores], on_gpu=False)
+        for index, target in enumerate(room or ()):
+            target.copy_(self._stores[index])
+        self._stores, self._keep = room, room is not None
+        torch.cuda.empty_cache()
+        log.info("kept features have left %s: the fit needs its memory", self._device)
+        return True
+
+    def _missing(self, order: Iterable[list[int]], known: set[int]) -> Iterator[range]:
+        """Yield the inputs of the groups that are not known, as they are needed first."""
+        groups = -(-len(self) // GROUP)
+        for chosen in order:
+            for group in _groups(chosen, known):
+                yield range(group * GROUP, min((group + 1) * GROUP, len(self)))
+            if len(known) == groups:
+                return
 
     def _opened(self) -> bool:
         """Make room for all features when the first group tells how large they are; tell if there is."""
@@ -88,9 +120,15 @@ class Features:
                 self._put(0, first)
         return self._keep
 
-    def _room(self, first: list[Tensor]) -> list[Tensor] | None:
+    def _room(self, first: list[Tensor], *, on_gpu: bool = True) -> list[Tensor] | None:
         shapes = [(len(self), *feature.shape[1:]) for feature in first]
         needed = sum(len(self) * feature[0].nbytes for feature in first)
+        if on_gpu and self._device.type == "cuda" and needed <= GPU_SHARE * free_on_gpu(self._device):
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):  # another process was quicker
+                return [
+                    torch.empty(shape, dtype=x.dtype, device=self._device)
+                    for shape, x in zip(shapes, first, strict=True)
+                ]
         if needed <= MEMORY_BYTES:
             return [torch.empty(shape, dtype=x.dtype) for shape, x in zip(shapes, first, strict=True)]
         size = f"{needed / (1 << 30):.1f} GiB of features"
@@ -106,15 +144,25 @@ class Features:
             return None
 
     def _kept(self, chosen: list[int]) -> list[Tensor]:
-        assert self._stores is not None
-        for group in sorted({number // GROUP for number in chosen} - self._known):
-            numbers = range(group * GROUP, min((group + 1) * GROUP, len(self)))
-            self._put(group, self._computed(self.normals.take(numbers)))
+        if self._stores is None:  # they have left the device, and there was no room elsewhere
+            return self._computed(self.normals.take(chosen))
         rows = torch.tensor(chosen)
-        return [store[rows].to(self._device, non_blocking=True) for store in self._stores]
+        if self._device.type != "cuda":
+            return [store[rows].to(self._device, non_blocking=True) for store in self._stores]
+        if self._stores[0].device.type == "cuda":
+            rows = rows.pin_memory().to(self._device, non_blocking=True)
+            return [store[rows] for store in self._stores]
+        pinned = [
+            torch.empty((len(rows), *store.shape[1:]), dtype=store.dtype, pin_memory=True) for store in self._stores
+        ]
+        for store, found in zip(self._stores, pinned, strict=True):
+            torch.index_select(store, 0, rows, out=found)
+        return [found.to(self._device, non_blocking=True) for found in pinned]
 
     def _put(self, group: int, features: list[Tensor]) -> None:
-        assert self._stores is not None
+        self._known.add(group)
+        if self._stores is None:
+            return
         start = group * GROUP
         for store, feature in zip(self._stores, features, strict=True):
             if feature.shape[1:] != store.shape[1:]:
@@ -122,8 +170,7 @@ class Features:
                     f"features of input {start} have the shape {tuple(feature.shape[1:])}, "
                     f"expected {tuple(store.shape[1:])} as those before"
                 )
-            store[start : start + GROUP] = feature.cpu()
-        self._known.add(group)
+            store[start : start + GROUP] = feature.to(store.device)
 
     def _computed(self, batch: Tensor) -> list[Tensor]:
         features = list(self._extract(to_unit(batch, self._device)))
@@ -132,6 +179,13 @@ class Features:
                 "features of parts that learn cannot be kept; expected frozen ones (requires_grad=False)"
             )
         return features
+
+
+def _groups(chosen: Iterable[int], known: set[int]) -> list[int]:
+    """Return the groups of inputs that are not known, and know them from now on."""
+    found = sorted({number // GROUP for number in chosen} - known)
+    known.update(found)
+    return found
 
 
 def _mapped(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

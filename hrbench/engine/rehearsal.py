@@ -28,8 +28,9 @@ from hrbench.engine.device import MemoryPeaks
 from hrbench.engine.expected import Expected, JobInputs, Work, job_seconds
 from hrbench.engine.feature_cache import GROUP
 from hrbench.engine.inference import NativeMaps, predict
+from hrbench.engine.normals import ViewedNormals
 from hrbench.engine.prefetch import ahead
-from hrbench.engine.training import Fit, ViewedNormals, seeded
+from hrbench.engine.training import Fit, seeded
 from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 from hrbench.method import Batch, Batches, Method, Normals, Prediction

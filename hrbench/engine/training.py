@@ -1,4 +1,4 @@
-"""Normal training images as model inputs, and the one fit loop."""
+"""The one fit loop."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import contextlib
 import math
 import random
 import time
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import cached_property, partial
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,24 +18,19 @@ from hrbench._util.files import atomic
 from hrbench._util.guard import generators_kept, set_seed
 from hrbench._util.progress import track
 from hrbench.contract import check_features, check_loss
-from hrbench.data.sample import Sample
 from hrbench.engine.feature_cache import Features
-from hrbench.engine.prefetch import ahead
-from hrbench.engine.views import Placement, View, stack_tiles, to_unit
+from hrbench.engine.normals import ViewedNormals, loaded
+from hrbench.engine.views import to_unit
 from hrbench.errors import HrbenchError, Stopped
-from hrbench.imaging import image_size, read_image
 from hrbench.method import Batch, Batches, Method, Normals
 from hrbench.precision import autocast
 
-__all__ = ["Fit", "ViewedNormals", "learnt_state", "load_learnt_state", "mix", "secluded", "seeded"]
+__all__ = ["Fit", "learnt_state", "load_learnt_state", "mix", "secluded", "seeded"]
 
 T = TypeVar("T")
 
-CACHE_BYTES = 1 << 30  # of decoded images, kept between epochs
-WINDOW = 16  # images whose tiles are shuffled together: a decoded image serves many tiles before it is dropped
 CHECKPOINT_SECONDS = 30.0
 LATE_STEPS = 32  # whose losses are read together where that waits for the device
-WORKERS = 4  # threads that load batches for a device that is not the CPU
 
 
 def mix(*numbers: int) -> int:
@@ -86,126 +76,6 @@ def secluded(items: Iterator[T], seed: int) -> Iterator[T]:
             states = torch.get_rng_state(), np.random.get_state(), random.getstate(), gpus  # noqa: NPY002
         yield item
         del item  # it may be large
-
-
-class ViewedNormals:
-    """Normal images through a view: the :class:`hrbench.method.Normals` that methods fit on.
-
-    An image's inputs are those of all looks, one look after another.
-
-    Parameters
-    ----------
-    samples : sequence of Sample
-    view : View
-    """
-
-    def __init__(self, samples: Sequence[Sample], view: View) -> None:
-        self.samples = samples
-        self.view = view
-        self._cache: OrderedDict[int, list[tuple[Tensor, Placement]]] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = Lock()
-        self._decoding: dict[int, Lock] = {}  # per image
-
-    @cached_property
-    def _tiles(self) -> list[int]:
-        sizes = [image_size(sample.image) for sample in self.samples]
-        return [sum(len(look.place(size)) for look in self.view.looks) for size in sizes]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        """Number of inputs up to the end of each image."""
-        return list(accumulate(self._tiles))
-
-    def __len__(self) -> int:
-        """Return the number of model inputs."""
-        return sum(self._tiles)
-
-    @property
-    def cached_bytes(self) -> int:
-        """Memory of the decoded images that are kept now."""
-        return self._cached_bytes
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield every input once, image after image: (3, h, w) float32 in [0, 1]."""
-        for index, tiles in enumerate(self._tiles):
-            for tile in range(tiles):
-                yield to_unit(stack_tiles([self._cut(index, tile)]), torch.device("cpu"))[0]
-
-    def batches(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield batches `start` .. `steps` - 1 of the endless shuffled stream; the next one loads meanwhile."""
-        with contextlib.closing(self.loaded(batch_size, steps=steps, seed=seed, start=start)) as batches:
-            for batch in batches:
-                yield to_unit(batch, torch.device("cpu"))
-
-    def loaded(
-        self, batch_size: int, *, steps: int, seed: int, start: int = 0, workers: int = 1, pinned: bool = False
-    ) -> Generator[Tensor, None, None]:
-        """Yield what :meth:`batches` does as it was decoded, most often uint8.
-
-        Parameters
-        ----------
-        workers : int
-            Threads that load ahead, each a batch.
-        pinned : bool
-            In memory from which a GPU fetches while the host goes on.
-        """
-        order = self.order(batch_size, steps=steps, seed=seed, start=start)
-        return ahead(partial(self._stack, pinned=pinned), order, workers=workers, depth=workers)
-
-    def order(self, batch_size: int, *, steps: int, seed: int, start: int = 0) -> Iterator[list[int]]:
-        """Yield the inputs of batches `start` .. `steps` - 1."""
-        stream = (self._ends[image] - self._tiles[image] + tile for image, tile in self._stream(seed))
-        for _ in range(start * batch_size):
-            next(stream)
-        for _ in range(start, steps):
-            yield [next(stream) for _ in range(batch_size)]
-
-    def take(self, chosen: Sequence[int]) -> Tensor:
-        """Return chosen inputs, (N, 3, h, w) float32 in [0, 1]."""
-        return to_unit(self._stack(chosen), torch.device("cpu"))
-
-    def _stack(self, chosen: Sequence[int], *, pinned: bool = False) -> Tensor:
-        ends = self._ends
-        images = [bisect_right(ends, number) for number in chosen]
-        starts = [ends[image] - self._tiles[image] for image in images]
-        tiles = [self._cut(i, n - start) for i, n, start in zip(images, chosen, starts, strict=True)]
-        return stack_tiles(tiles, pinned=pinned)
-
-    def _stream(self, seed: int) -> Iterator[tuple[int, int]]:
-        """Yield (image, tile) for ever: images shuffled each epoch, tiles shuffled within windows of images."""
-        epoch = 0
-        while True:
-            rng = np.random.default_rng([seed, epoch])
-            images = rng.permutation(len(self.samples))
-            for first in range(0, len(images), WINDOW):
-                window = [(int(i), t) for i in images[first : first + WINDOW] for t in range(self._tiles[i])]
-                yield from (window[k] for k in rng.permutation(len(window)))
-            epoch += 1
-
-    def _cut(self, index: int, tile: int) -> Tensor:
-        for prepared, placement in self._prepared(index):
-            if tile < len(placement):
-                return placement.cut(prepared, tile)
-            tile -= len(placement)
-        raise IndexError(tile)
-
-    def _prepared(self, index: int) -> list[tuple[Tensor, Placement]]:
-        with self._lock:
-            decoding = self._decoding.setdefault(index, Lock())
-        with decoding:  # another thread may be at it
-            with self._lock:
-                if index in self._cache:
-                    self._cache.move_to_end(index)
-                    return self._cache[index]
-            entry = self.view.prepare(read_image(self.samples[index].image))
-            with self._lock:
-                self._cache[index] = entry
-                self._cached_bytes += _nbytes(entry)
-                while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                    _, dropped = self._cache.popitem(last=False)
-                    self._cached_bytes -= _nbytes(dropped)
-        return entry
 
 
 class Fit:
@@ -314,6 +184,16 @@ class Fit:
         self._saved = {}
         unread: list[Tensor] = []  # losses that are still on the device
 
+        def gradients(step: int, batch: Batch) -> Tensor:
+            """Compute the gradients of a step, and return its loss."""
+            set_seed(mix(seed, step))  # a step's randomness does not depend on its past
+            optimizer.zero_grad(set_to_none=True)
+            inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
+            with autocast(self.device, self.precision):
+                value = check_loss(loss, loss(inputs))
+            value.backward()  # type: ignore[no-untyped-call]
+            return value.detach().reshape(())
+
         def read() -> None:
             """Read the losses of the last steps; on a GPU this waits for them."""
             for number in torch.stack(unread).tolist() if unread else []:
@@ -328,15 +208,15 @@ class Fit:
         for step, batch in enumerate(
             self._shown(batches, name, total=steps, unit="step", initial=len(losses)), len(losses)
         ):
-            set_seed(mix(seed, step))  # a step's randomness does not depend on its past
-            optimizer.zero_grad(set_to_none=True)
-            inputs = to_unit(batch, self.device) if isinstance(batch, Tensor) else batch
-            with autocast(self.device, self.precision):
-                value = check_loss(loss, loss(inputs))
-            unread.append(value.detach().reshape(()))
+            try:
+                value = gradients(step, batch)
+            except torch.cuda.OutOfMemoryError:
+                if not (isinstance(normals, Features) and normals.leave_device()):
+                    raise
+                value = None
+            unread.append(gradients(step, batch) if value is None else value)
             if len(unread) >= self.late:
                 read()
-            value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if time.monotonic() - saved_at > CHECKPOINT_SECONDS and step + 1 < steps:
                 read()
@@ -377,7 +257,7 @@ class Fit:
         """Draw batches; images of the suite travel to a GPU as they were decoded, several threads ahead."""
         order = {"steps": steps, "seed": seed, "start": start}
         if isinstance(normals, ViewedNormals) and self.device.type != "cpu":
-            return normals.loaded(batch_size, **order, workers=WORKERS, pinned=self.device.type == "cuda")
+            return loaded(normals, normals.order(batch_size, **order), self.device)
         return normals.batches(batch_size, **order)
 
     def _left(self, seed: int, losses: list[float]) -> list[float]:
@@ -447,10 +327,6 @@ def load_learnt_state(method: Method, state: dict[str, Tensor]) -> None:
         odd = ", ".join(sorted({*missing, *shapes})[:5])
         raise HrbenchError(f"saved weights do not fit {type(method).__name__} with these options: {odd}")
     method.load_state_dict(state, strict=False)
-
-
-def _nbytes(entry: list[tuple[Tensor, Placement]]) -> int:
-    return sum(prepared.nbytes for prepared, _ in entry)
 
 
 def _load_checkpoint(path: Path | None) -> dict[str, Any]:

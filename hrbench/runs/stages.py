@@ -36,9 +36,10 @@ from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
 from hrbench.engine.device import MemoryPeaks, check_memory, device_name, largest_peaks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
+from hrbench.engine.normals import ViewedNormals
 from hrbench.engine.prefetch import ahead
 from hrbench.engine.rehearsal import Expected
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, mix, seeded
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, mix, seeded
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceSpec, NormalTally, specs_of
 from hrbench.evidence.histograms import Scores

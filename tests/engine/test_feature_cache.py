@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 from torch import nn
 
 from hrbench import HrbenchError, create_method, load_dataset
+from hrbench._util.fake_cuda import fake_cuda
 from hrbench.engine import feature_cache as features_module
 from hrbench.engine.feature_cache import GROUP, Features
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, learnt_state, seeded
 from hrbench.engine.views import View
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PLACES = ["memory", "disk", "nowhere"]
 
 
@@ -120,6 +123,90 @@ def test_parts_that_learn_and_shapes_that_change_are_refused(normals, extract, m
 
     with pytest.raises(HrbenchError, match=r"have the shape \(3, 5, 32\), expected \(3, 4, 32\)"):
         list(Features(normals, changing, CPU).batches(5, steps=25, seed=3))
+
+
+@pytest.fixture
+def gpu():
+    with fake_cuda() as log:
+        yield log
+
+
+def test_on_a_gpu_features_stay_there_and_no_batch_waits(normals, extract, gpu):
+    expected = [extract(batch) for batch in normals.batches(5, steps=25, seed=3)]
+    kept = Features(normals, extract.to(GPU), GPU)
+    gpu.clear()
+    found = list(kept.batches(5, steps=25, seed=3))
+    assert not gpu.waits
+    assert all(store.is_cuda for store in kept._stores)
+    for own, other in zip(found, expected, strict=True):
+        for a, b in zip(own, other, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("free", "there"), [(2.0, True), (1.99, False)])
+def test_on_a_gpu_features_take_half_of_what_is_free(normals, extract, gpu, monkeypatch, free, there):
+    needed = 56 * (4 * 15 * 15 * 4 + 3 * 2)  # float32 and bfloat16
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * needed), 1 << 40))
+    kept = Features(normals, extract.to(GPU), GPU)
+    for _ in range(2):
+        gpu.clear()
+        batches = list(kept.batches(5, steps=25, seed=3))
+    assert [store.is_cuda for store in kept._stores] == [there, there]
+    assert all(x.is_cuda for batch in batches for x in batch)
+    assert not gpu.waits  # of batches that are known; elsewhere features wait on their way to the host
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_features_leave_a_gpu_whose_memory_the_fit_needs(normals, extract, tmp_path, monkeypatch, gpu, place):
+    keep_in(monkeypatch, place)
+    whole = list(Features(normals, extract.to(GPU), GPU).batches(5, steps=25, seed=3))
+    kept = Features(normals, extract, GPU, scratch=tmp_path)
+    assert not kept.leave_device()
+    batches = kept.batches(5, steps=25, seed=3)
+    found = [next(batches) for _ in range(7)]
+    assert kept.leave_device()
+    assert not kept.leave_device()
+    found += batches
+    assert kept._stores is None if place == "nowhere" else not any(store.is_cuda for store in kept._stores)
+    for own, other in zip(found, whole, strict=True):
+        for a, b in zip(own, other, strict=True):
+            torch.testing.assert_close(a.cpu(), b.cpu(), rtol=0 if place != "nowhere" else 1e-5, atol=1e-6)
+
+
+def test_a_step_for_which_a_gpu_has_no_memory_is_done_again_without_kept_features(few, gpu, caplog):
+    def fitted(short_at=None):
+        with seeded(0):
+            method, calls = create_method("fastflow", **FLOW).to(GPU), 0
+            loss = method.loss
+
+            def short(features):
+                nonlocal calls
+                calls += 1
+                if calls == short_at:
+                    raise torch.cuda.OutOfMemoryError
+                return loss(features)
+
+            method.loss = short
+            context = Fit(method, held_out=None, seed=0, device=GPU)
+            method.train().fit(few, context)
+        return learnt_state(method)
+
+    with caplog.at_level(logging.INFO, "hrbench"):
+        whole, short = fitted(), fitted(short_at=9)
+    assert all(torch.equal(short[key], value) for key, value in whole.items())
+    assert "kept features have left cuda" in caplog.text
+
+
+def test_a_fit_without_kept_features_says_that_memory_is_short(few, gpu):
+    method = create_method("fastflow", **FLOW).to(GPU)
+
+    def short(features):
+        raise torch.cuda.OutOfMemoryError
+
+    context = Fit(method, held_out=None, seed=0, device=GPU)
+    optimizer = torch.optim.Adam(method.flows.parameters())
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        context.train(few, short, optimizer, steps=3, batch_size=2)
 
 
 FLOW = {

@@ -13,8 +13,9 @@ from torch import nn
 from hrbench import HrbenchError, create_method, load_dataset
 from hrbench.engine import rehearsal
 from hrbench.engine.expected import Expected, JobInputs, Work, job_seconds
+from hrbench.engine.normals import ViewedNormals
 from hrbench.engine.rehearsal import ENOUGH_STEPS, rehearse
-from hrbench.engine.training import ViewedNormals, seeded
+from hrbench.engine.training import seeded
 from hrbench.engine.views import View
 from hrbench.method import Method, Prediction
 

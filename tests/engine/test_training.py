@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hrbench import HrbenchError, create_method, load_dataset
-from hrbench.engine.training import Fit, ViewedNormals, learnt_state, load_learnt_state, seeded
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit, learnt_state, load_learnt_state, seeded
 from hrbench.engine.views import View
 from hrbench.imaging import read_image
 from hrbench.method import Method, Prediction
@@ -59,9 +60,9 @@ def test_the_stream_depends_on_the_seed_and_can_start_anywhere(normals):
 
 def test_a_small_cache_changes_nothing(normals, monkeypatch):
     expected = list(normals.batches(4, steps=5, seed=0))
-    monkeypatch.setattr("hrbench.engine.training.CACHE_BYTES", 1)
+    monkeypatch.setattr("hrbench.engine.normals.CACHE_BYTES", 1)
     reads = []
-    monkeypatch.setattr("hrbench.engine.training.read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr("hrbench.engine.normals.read_image", lambda path: reads.append(path) or read_image(path))
     fresh = ViewedNormals(normals.samples, normals.view)
     for a, b in zip(fresh.batches(4, steps=5, seed=0), expected, strict=True):
         assert torch.equal(a, b)
@@ -106,9 +107,9 @@ def test_losses_that_are_read_late_are_the_same_and_a_bad_one_is_named_by_its_st
 def test_threads_change_neither_the_stream_nor_how_often_an_image_is_decoded(normals, monkeypatch, workers):
     reads = []
     expected = list(normals.batches(4, steps=15, seed=5, start=2))
-    monkeypatch.setattr("hrbench.engine.training.read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr("hrbench.engine.normals.read_image", lambda path: reads.append(path) or read_image(path))
     fresh = ViewedNormals(normals.samples, normals.view)
-    loaded = list(fresh.loaded(4, steps=15, seed=5, start=2, workers=workers))
+    loaded = list(fresh.loaded(fresh.order(4, steps=15, seed=5, start=2), workers=workers))
     assert {batch.dtype for batch in loaded} == {torch.uint8}
     assert all(torch.equal(a.float() / 255, b) for a, b in zip(loaded, expected, strict=True))
     assert sorted(reads) == sorted(sample.image for sample in normals.samples)

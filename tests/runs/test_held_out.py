@@ -17,7 +17,8 @@ from helpers import assert_same_bits, write_tree
 import hrbench
 from hrbench import HrbenchError, cli, load_dataset, load_protocol
 from hrbench.data.sample import Category
-from hrbench.engine.training import Fit, ViewedNormals
+from hrbench.engine.normals import ViewedNormals
+from hrbench.engine.training import Fit
 from hrbench.grid.worker import StageWorker, fit_files
 from hrbench.method import Method
 from hrbench.protocol import Bootstrap
