@@ -80,6 +80,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return _parser(read_grid(parsed.grid, parsed.methods or ())).parse_args(arguments)
 
 
+def _batch_size(text: str) -> int | str:
+    """Return a number where it is one; whoever takes it says what else is no word for it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+_BATCH_SIZE = "tiles per forward pass; auto: the largest that pays, found by timing (default: %(default)s)"
+_BATCH_SIZE_AGAIN = "tiles per forward pass, or auto (default: that of the run)"
+
+
 def _check_lists(parsed: argparse.Namespace) -> None:
     """Refuse a grid file that a list before it has taken for one of its own words."""
     for option in ("categories", "methods", "view", "set"):
@@ -132,7 +144,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         "--weights", help="pretrained, bundled, random, or a .safetensors or .pth file; short for --set weights=..."
     )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
-    run.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
+    run.add_argument("--batch-size", type=_batch_size, default=8, metavar="N", help=_BATCH_SIZE)
     run.add_argument(
         "--precision",
         default="auto",
@@ -223,7 +235,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     fit.add_argument("--protocol", default="native", help="whose rule sets the threshold (default: %(default)s)")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
     fit.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: %(default)s)")
-    fit.add_argument("--batch-size", type=int, default=8, help="tiles per forward pass (default: %(default)s)")
+    fit.add_argument("--batch-size", type=_batch_size, default=8, metavar="N", help=_BATCH_SIZE)
 
     predict = command("predict", "predict", "Apply a fitted method to new images, which need no masks.")
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or what fit wrote")
@@ -234,7 +246,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     predict.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
                          help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
-    predict.add_argument("--batch-size", type=int, help="tiles per forward pass (default: that of the run)")
+    predict.add_argument("--batch-size", type=_batch_size, metavar="N", help=_BATCH_SIZE_AGAIN)
     predict.add_argument(
         "--save-maps",
         action=argparse.BooleanOptionalAction,
@@ -382,7 +394,7 @@ def _submission_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--set", nargs="+", action="extend", default=[], metavar="OPTION=PATH",
                       help="where files lie that options of the method name, as weights=my.safetensors")  # fmt: skip
     make.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: %(default)s)")
-    make.add_argument("--batch-size", type=int, help="tiles per forward pass (default: that of the run)")
+    make.add_argument("--batch-size", type=_batch_size, metavar="N", help=_BATCH_SIZE_AGAIN)
     check = actions.add_parser(
         "check",
         help="compare an archive, whoever made it, with what the server takes; exit status 1 if anything differs",

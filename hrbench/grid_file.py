@@ -22,7 +22,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from hrbench._util.toml import build, read_toml
 from hrbench.errors import HrbenchError, unknown_name
@@ -52,7 +52,7 @@ class GridFile:
     set: dict[str, Any] | None = None
     weights: str | None = None
     device: str | None = None
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     precision: str | None = None
     held_out: float | None = None
     compile: bool | None = None

@@ -88,6 +88,11 @@ def test_a_file_says_what_the_options_say(said: Said, tmp_path: Path) -> None:
     assert said(write(tmp_path, FILE)) == said(*WORDS)
 
 
+def test_a_batch_size_may_be_left_to_be_found(said: Said, tmp_path: Path) -> None:
+    assert said(write(tmp_path, FILE.replace("batch_size = 4", 'batch_size = "auto"')))["batch_size"] == "auto"
+    assert said(*WORDS, "--batch-size", "auto")["batch_size"] == "auto"
+
+
 def test_a_file_of_every_option_leaves_none_to_its_default(said: Said, tmp_path: Path) -> None:
     plain = said("--root", "data", "--methods", "l2bt")
     assert [name for name, value in said(write(tmp_path, FILE)).items() if value == plain[name]] == []
@@ -141,7 +146,7 @@ def test_home_is_expanded_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.Mo
         ("batch-size = 4", "batch-size is an unknown key; known: dataset, root"),
         ("batch-size = 4", "did you mean 'batch_size'?"),
         ("views = ['whole:32']", "did you mean 'view'?"),
-        ("batch_size = '4'", "batch_size is '4', expected int"),
+        ("batch_size = '4'", "batch_size is '4', expected int or one of 'auto'"),
         ("seeds = [0, '1']", "seeds[1] is '1', expected int"),
         ("methods = 'l2bt'", "methods is 'l2bt', expected a list"),
         ("compile = 1", "compile is 1, expected bool"),

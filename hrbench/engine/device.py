@@ -10,6 +10,7 @@ import re
 import resource
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "check_memory",
     "device_identity",
     "device_name",
+    "device_seconds",
     "free_on_gpu",
     "largest_peaks",
     "memory_failed",
@@ -74,6 +76,15 @@ def free_on_gpu(device: torch.device) -> int:
     """Return the bytes of a GPU that this process can still take, those included that torch holds in reserve."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def device_seconds(device: torch.device) -> float:
+    """Return the time, in seconds from some moment, at which a device has done all that was asked of it so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return perf_counter()
 
 
 def device_name(device: torch.device) -> str:

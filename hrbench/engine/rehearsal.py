@@ -24,7 +24,7 @@ from torch import Tensor
 from hrbench._util.guard import call_name, guarded
 from hrbench.data.sample import Sample
 from hrbench.engine.anomaly_map import AnomalyMap, finish
-from hrbench.engine.device import MemoryPeaks
+from hrbench.engine.device import MemoryPeaks, device_seconds
 from hrbench.engine.expected import Expected, JobInputs, Work, job_seconds
 from hrbench.engine.feature_cache import GROUP
 from hrbench.engine.inference import NativeMaps, predict
@@ -229,12 +229,7 @@ class _Meter:
             work.seconds = fmean(times[1:] or times or [0.0])  # the first one warms up
 
     def _now(self) -> float:
-        """Return the time at which the device has done all that was asked so far."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type != "cpu":
-            getattr(torch, self._device.type).synchronize()
-        return perf_counter()
+        return device_seconds(self._device)
 
 
 class _Context(Fit):

@@ -27,7 +27,7 @@ from hrbench.runs.parcel import packed, unpack
 from hrbench.runs.runner import check_job, finished_run
 from hrbench.runs.scoring import record_files
 from hrbench.runs.shards import EvidenceShards
-from hrbench.runs.stages import Setting, is_fitted, settle, shards_of
+from hrbench.runs.stages import Setting, is_fitted, noted, settle, shards_of
 from hrbench.runs.store import Run, RunFolder
 
 __all__ = ["Call", "Foreman"]
@@ -230,8 +230,10 @@ class Foreman:
         if digest != begun.job.category.train_digest:
             raise HrbenchError(f"category {begun.job.category.name!r}: other training images on a node than here")
         unpack(parcel, begun.folder.path)
-        if not self._settled(lambda: is_fitted(begun.job, begun.folder, begun.setting)):
+        if not self._settled(lambda: is_fitted(begun.job, begun.folder, noted(begun.folder, begun.setting))):
             raise HrbenchError(f"{begun.folder.path}: what a worker's fit has left cannot be seen here")
+        begun.setting = noted(begun.folder, begun.setting)  # with the batch size that the worker may have found
+        begun.sent_setting = self._put(begun.setting)
         begun.shards = shards_of(begun.job, begun.folder, begun.setting)
         self._board.fitted(worker, begun.shards.left())
         self._watch.told(begun.job, 0)

@@ -11,6 +11,7 @@ from typing import Any
 from hrbench._util.disk import explaining
 from hrbench._util.progress import tracker
 from hrbench.data import Dataset, Descriptor, check_files, load_dataset, load_descriptor
+from hrbench.engine.batch_size import BatchSize, check_batch_size
 from hrbench.errors import Halted, HrbenchError, unknown_name
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.grid.local import LocalEngine
@@ -100,7 +101,7 @@ def run(
     device: str = "auto",
     precision: str = "auto",
     held_out: float | None = None,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
     save_maps: bool = False,
     compiled: bool = False,
     engine: Engine | None = None,
@@ -145,8 +146,10 @@ def run(
     held_out : float, optional
         Share of the normal training images that no fit sees, for thresholds and promises to be set on; with 0 all are
         fitted, and there are neither. By default a tenth, or 19 images where that is at most a third.
-    batch_size : int
-        Tiles per forward pass at prediction.
+    batch_size : int or "auto"
+        Tiles per forward pass at prediction. With ``auto`` the largest that pays is found by timing after the first fit
+        of a method, once per view, precision and device, and recorded; on other devices it may be another, which
+        changes the last bits.
     save_maps : bool
         Also keep every native anomaly map as TIFF.
     compiled : bool
@@ -175,8 +178,7 @@ def run(
     >>> study = hrbench.run("mvtec_ad", ["fastflow"], root="/data/mvtec_ad")  # doctest: +SKIP
     >>> study.runs[0].records  # doctest: +SKIP
     """
-    if batch_size < 1:
-        raise HrbenchError(f"batch size is {batch_size}, expected at least 1")
+    check_batch_size(batch_size)
     lists = {"methods": methods, "categories": categories, "views": views, "seeds": seeds, "protocols": protocols}
     for name, values in lists.items():
         if values is not None and (isinstance(values, str) or not isinstance(values, Sequence) or not values):

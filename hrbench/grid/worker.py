@@ -27,11 +27,12 @@ from hrbench.engine.training import seeded
 from hrbench.errors import Halted, HrbenchError
 from hrbench.precision import pick_precision
 from hrbench.registry import load_method, source_digest
+from hrbench.runs.batch_sizes import BatchSizes
 from hrbench.runs.environment import environment
 from hrbench.runs.job import Job, identities
 from hrbench.runs.parcel import Parcel, packed, unpack
 from hrbench.runs.stages import Setting, Workbench, calibrations, rehearse, shards_of
-from hrbench.runs.store import RunFolder
+from hrbench.runs.store import RunFolder, batch_sizes_folder
 
 __all__ = ["Facts", "Failed", "Needs", "StageWorker", "fit_files", "listing", "needs_of"]
 
@@ -141,11 +142,13 @@ class StageWorker:
         self._open = ExitStack()
         self._at: tuple[str, Workbench, RunFolder] | None = None  # the job, by its name
         self._scratch = _scratch()
+        self._batch_sizes = BatchSizes()
 
     def share(self, output: Path | None) -> None:
         """Write into the folder of all runs, which can be reached from here; for None files come and go as bytes."""
         self.close()
         self._output = output and output.absolute()  # a method may change the current folder
+        self._batch_sizes = BatchSizes(self._output and batch_sizes_folder(self._output))
 
     def facts(self) -> Facts:
         """Say what this worker is."""
@@ -265,7 +268,9 @@ class StageWorker:
             folder = job.folder(self._output or self._scratch)
             if fitted is not None and self._output is None:
                 unpack(fitted(), folder.path)
-            bench = Workbench(job, folder, setting, self._device, workers=lambda: workers)
+            bench = Workbench(
+                job, folder, setting, self._device, workers=lambda: workers, batch_sizes=self._batch_sizes
+            )
             self._at = job.name, self._open.enter_context(bench), folder
         return self._at[1:]
 
@@ -285,8 +290,8 @@ class StageWorker:
 
 def fit_files(job: Job, folder: RunFolder, setting: Setting) -> list[Path]:
     """Return the files that a fit leaves; the last one says that all are there."""
-    fusion = [folder.fusion] if folder.fusion.is_file() else []
-    return [folder.weights, folder.fit_cost, *fusion, *calibrations(job, folder, setting), folder.calibrated]
+    some = [path for path in (folder.fusion, folder.setting) if path.is_file()]
+    return [folder.weights, folder.fit_cost, *some, *calibrations(job, folder, setting), folder.calibrated]
 
 
 def run_files(folder: RunFolder) -> list[Path]:

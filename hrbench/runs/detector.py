@@ -11,8 +11,9 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from hrbench.contract import make
 from hrbench.data.loose import Images, find_loose, loose_samples
 from hrbench.data.sample import Category, Sample
 from hrbench.engine.anomaly_map import AnomalyMap, finish
+from hrbench.engine.batch_size import AUTO, BatchSize, check_batch_size, find_batch_size
 from hrbench.engine.device import check_memory, pick_device
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import predict
@@ -137,8 +139,9 @@ class Detector:
     device : torch.device
     view : View, optional
         By default the one that it was fitted through.
-    batch_size : int, optional
-        Tiles per forward pass; by default that of the run, for it changes the last bits.
+    batch_size : int or "auto", optional
+        Tiles per forward pass; by default that of the run, for it changes the last bits. With ``auto`` the largest that
+        pays, found by timing on the first image.
 
     Attributes
     ----------
@@ -160,15 +163,13 @@ class Detector:
         device: torch.device,
         *,
         view: View | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize | None = None,
     ) -> None:
         self.about = about
         self.method = method
         self.device = device
         self.view = View.parse(about.view) if view is None else view
-        self.batch_size = about.batch_size if batch_size is None else batch_size
-        if self.batch_size < 1:
-            raise HrbenchError(f"batch size is {self.batch_size}, expected at least 1")
+        self.batch_size = check_batch_size(about.batch_size if batch_size is None else batch_size)
         self.view.check_multiple(method.multiple, about.method.name)
         check_memory(self.view, device)
         self.calibration = calibration
@@ -189,7 +190,7 @@ class Detector:
         options: Mapping[str, Any] | None = None,
         view: str | None = None,
         device: str = "auto",
-        batch_size: int | None = None,
+        batch_size: BatchSize | None = None,
     ) -> Detector:
         """Read what a run has fitted, or what :meth:`save` wrote.
 
@@ -204,7 +205,7 @@ class Detector:
         view : str, optional
             Another view than that of the fit; without a threshold, for it was set through that one.
         device : str
-        batch_size : int, optional
+        batch_size : int or "auto", optional
             By default that of the run.
 
         Raises
@@ -316,9 +317,24 @@ class Detector:
                     failed(*verdict)
                 del verdict  # a map is large
 
+    def find_batch_size(self, samples: Iterable[Sample]) -> Iterable[Sample]:
+        """Find the batch size, where it is ``auto``, on the first image that can be read; return the samples."""
+        if self.batch_size != AUTO:
+            return samples
+        drawn, seen = iter(samples), []
+        for sample in drawn:
+            seen.append(sample)
+            with suppress(HrbenchError):
+                self.batch_size = find_batch_size(
+                    self.method, sample, self.view, self.device, precision=self.about.precision, seed=self.about.seed
+                )
+                break
+        return chain(seen, drawn)
+
     def _maps(self, samples: Iterable[Sample], first: int, failed: Failed | None) -> Generator[AnomalyMap, None, None]:
         """Predict samples chunk by chunk, with the seeds that a run gives its chunks."""
         seeds: dict[int, int] = {}
+        samples = self.find_batch_size(samples)
 
         def drawn() -> Iterator[Sample]:
             for position, sample in enumerate(samples):
@@ -331,7 +347,7 @@ class Detector:
             drawn(),
             self.view,
             self.device,
-            batch_size=self.batch_size,
+            batch_size=1 if self.batch_size == AUTO else self.batch_size,  # where no image can be read
             precision=self.about.precision,
             seeds=seeds,
             failed=failed,
@@ -394,7 +410,7 @@ def fit(
     protocol: str | Path | Protocol = "native",
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
 ) -> Detector:
     """Fit a method on normal images, and set its threshold on some that are held out: a third, or a tenth of many.
 
@@ -442,7 +458,7 @@ def fit(
         seed=seed,
         precision=pick_precision(precision, on),
     )
-    setting = Setting((rules,), batch_size)
+    setting = Setting((rules,), check_batch_size(batch_size))
     (spec,) = specs_for(job, setting)
     with TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))

@@ -31,6 +31,7 @@ from hrbench._util.progress import track
 from hrbench._util.received import file_digest, read_json
 from hrbench._util.spreadsheet import plain_cell
 from hrbench.data.sample import Sample
+from hrbench.engine.batch_size import AUTO, check_batch_size
 from hrbench.engine.prefetch import ahead
 from hrbench.errors import HrbenchError
 from hrbench.imaging import read_image, refuse_no_file
@@ -116,7 +117,7 @@ class _Folder:
 
     def predict(self, samples: Sequence[Sample]) -> Predicted:
         """Predict the images that have no row yet, then again those that failed before."""
-        self._begin()
+        self._begin(samples)
         kept = self._kept()
         failures: list[str] = []
         left, again, told = [], [], {}
@@ -144,9 +145,14 @@ class _Folder:
         failures += [row["note"] for row in asked if not row["score"]]
         return Predicted(asked, len(told) - len(left) - len(again), failures)
 
-    def _begin(self) -> None:
-        """Note what predicts; an error if something else has begun the folder."""
+    def _begin(self, samples: Sequence[Sample]) -> None:
+        """Note what predicts; an error if something else has begun the folder, whose batch size ``auto`` takes."""
         about = self._detector.about
+        before = read_json(self._note, 1 << 20) if self._note.is_file() else None
+        if self._detector.batch_size == AUTO:
+            if isinstance(before, dict) and "batch_size" in before:
+                self._detector.batch_size = check_batch_size(before["batch_size"])
+            self._detector.find_batch_size(samples)
         now = {
             "run": about.run,
             "weights_sha256": said.sha256 if (said := about.files.get("weights.safetensors")) else "",
@@ -154,8 +160,7 @@ class _Folder:
             "batch_size": self._detector.batch_size,
             "threshold": self._detector.threshold,
         }
-        if self._note.is_file():
-            before = read_json(self._note, 1 << 20)
+        if before is not None:
             differ = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
             if differ:
                 found = before.get(differ[0]) if isinstance(before, dict) else before

@@ -249,6 +249,8 @@ class RunRecord(_Section):
     method : MethodRecord
     view : str
     seed, batch_size : int
+    batch_size_found : bool
+        Whether the batch size was found by timing (``auto``); written only where it was.
     device : str
         Its name for people.
     precision : str
@@ -273,6 +275,7 @@ class RunRecord(_Section):
     view: str = ""
     seed: int = 0
     batch_size: int = 0
+    batch_size_found: bool = dataclasses.field(default=False, metadata={"sparse": True})
     device: str = "unknown"
     precision: str = "float32"
     compiled: bool = False

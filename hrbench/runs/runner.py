@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 
+from hrbench.engine.batch_size import BatchSize, check_batch_size
 from hrbench.engine.device import device_identity, memory_failed
 from hrbench.errors import HrbenchError, Stopped
 from hrbench.protocol import Protocol
+from hrbench.runs.batch_sizes import BatchSizes
 from hrbench.runs.job import Job
 from hrbench.runs.lease import Leases, Presence
 from hrbench.runs.repair import reopen
 from hrbench.runs.scoring import rescored
 from hrbench.runs.shards import EvidenceShards
 from hrbench.runs.stages import Setting, Workbench, is_fitted, noted, settle, shards_of
-from hrbench.runs.store import Run, RunFolder
+from hrbench.runs.store import Run, RunFolder, batch_sizes_folder
 
 __all__ = ["WAIT_SECONDS", "Runner", "check_job", "finished_run", "run_job"]
 
@@ -34,7 +36,7 @@ def run_job(
     protocols: Sequence[Protocol],
     *,
     device: torch.device,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
     save_maps: bool = False,
     compiled: bool = False,
 ) -> Run:
@@ -50,7 +52,7 @@ def run_job(
     output : Path
     protocols : sequence of Protocol
     device : torch.device
-    batch_size : int
+    batch_size : int or "auto"
     save_maps, compiled : bool
         See :class:`hrbench.runs.stages.Setting`.
 
@@ -59,7 +61,7 @@ def run_job(
     HrbenchError
         For a bad file or option; what was finished before stays.
     """
-    setting = Setting(tuple(protocols), batch_size, save_maps, compiled)
+    setting = Setting(tuple(protocols), check_batch_size(batch_size), save_maps, compiled)
     with Runner(output, setting, device) as runner:
         while True:
             run = runner.advance(job)
@@ -101,6 +103,7 @@ class Runner:
         self._stop = stop
         self._told = told
         self._leases = Leases()
+        self._batch_sizes = BatchSizes(batch_sizes_folder(output))
         self._presence = Presence(output, device_identity(device))
         self._known: dict[tuple[Path, int, bool], EvidenceShards] = {}
 
@@ -148,11 +151,11 @@ class Runner:
     def help(self, job: Job) -> bool:
         """Predict chunks of a job that another process has begun; return whether there was something to do."""
         folder = job.folder(self._output)
-        if folder.record.is_file() or folder.alone.is_file() or not is_fitted(job, folder, self._setting):
-            return False
-        if not folder.began(job.category.train_digest):
+        if folder.record.is_file() or folder.alone.is_file() or not folder.began(job.category.train_digest):
             return False
         setting = noted(folder, self._setting)
+        if not is_fitted(job, folder, setting):
+            return False
         shards = self._shards(job, folder, setting)
         left = shards.left()
         if len(left) < WORTH_HELPING:
@@ -227,7 +230,15 @@ class Runner:
         def stop() -> bool:
             return self._stop() or self._leases.lost(folder.lease)
 
-        return Workbench(job, folder, setting, self._device, workers=self._presence.workers, stop=stop)
+        return Workbench(
+            job,
+            folder,
+            setting,
+            self._device,
+            workers=self._presence.workers,
+            stop=stop,
+            batch_sizes=self._batch_sizes,
+        )
 
 
 def check_job(job: Job) -> None:

@@ -33,6 +33,7 @@ from hrbench.data import load_dataset, load_descriptor
 from hrbench.data.descriptor import Descriptor
 from hrbench.data.layouts import LAYOUTS, Tree
 from hrbench.data.sample import Sample
+from hrbench.engine.batch_size import BatchSize
 from hrbench.engine.prefetch import ahead
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.imaging import check_image
@@ -105,7 +106,7 @@ def pack_maps(
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
 ) -> list[Packed]:
     """Let finished runs, one for each object, predict its private test images, and pack the maps into `target`.
 

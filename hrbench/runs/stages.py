@@ -33,6 +33,7 @@ from hrbench.contract import make
 from hrbench.data.sample import Sample
 from hrbench.engine import rehearsal
 from hrbench.engine.anomaly_map import AnomalyMap, finish, finish_looks
+from hrbench.engine.batch_size import AUTO, BatchSize, find_batch_size
 from hrbench.engine.device import MemoryPeaks, check_memory, device_name, largest_peaks
 from hrbench.engine.fusion import Fusion
 from hrbench.engine.inference import NativeMaps, predict
@@ -46,6 +47,7 @@ from hrbench.evidence.histograms import Scores
 from hrbench.method import Method
 from hrbench.protocol import Protocol
 from hrbench.registry import load_method, source_digest
+from hrbench.runs.batch_sizes import BatchSizes
 from hrbench.runs.cost import FitRecord, Spent, spent_together
 from hrbench.runs.job import Job
 from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
@@ -67,6 +69,8 @@ __all__ = [
 
 log = logging.getLogger("hrbench")
 
+_REHEARSED = 8  # batch size of a rehearsal where none is given
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -77,18 +81,22 @@ class Setting:
     protocols : tuple of Protocol
         Those that agree on how evidence is collected share it; the first is the one that pictures and the recorded
         threshold follow.
-    batch_size : int
-        Tiles per forward pass at prediction.
+    batch_size : int or str
+        Tiles per forward pass at prediction; with ``auto`` the largest that pays, see
+        :mod:`hrbench.engine.batch_size`, which is found after the fit.
     save_maps : bool
         Also write each native anomaly map as float32 TIFF.
     compiled : bool
         Compile frozen backbones, see :func:`hrbench.backbones.compile_frozen`.
+    batch_size_found : bool
+        Whether ``auto`` was asked for, and this batch size found.
     """
 
     protocols: tuple[Protocol, ...]
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     save_maps: bool = False
     compiled: bool = False
+    batch_size_found: bool = False
 
 
 def specs_for(job: Job, setting: Setting) -> list[EvidenceSpec]:
@@ -102,8 +110,8 @@ def calibrations(job: Job, folder: RunFolder, setting: Setting) -> list[Path]:
 
 
 def is_fitted(job: Job, folder: RunFolder, setting: Setting) -> bool:
-    """Tell whether the fit has left all that prediction and scoring need."""
-    if not (folder.weights.is_file() and folder.fit_cost.is_file()):
+    """Tell whether the fit has left all that prediction and scoring need, and the batch size is known."""
+    if setting.batch_size == AUTO or not (folder.weights.is_file() and folder.fit_cost.is_file()):
         return False
     try:  # what is damaged is made again
         Spent.read(folder.calibrated)
@@ -126,28 +134,39 @@ def _fusion_of(folder: RunFolder) -> Fusion | None:
 class _Begun:
     """What of the setting of a job's attempts its results depend on, beside what identifies it."""
 
-    batch_size: int
+    batch_size: BatchSize
     compiled: bool
     save_maps: bool
+    batch_size_found: bool = False
+
+    def note(self, folder: RunFolder) -> None:
+        """Tell others, and this process when it goes on."""
+        with atomic(folder.setting) as path:
+            path.write_text(json.dumps(vars(self)), encoding="utf-8")
 
 
 def settle(job: Job, folder: RunFolder, asked: Setting) -> Setting:
     """Return how the rest of a job is done, and note it: as it was begun where results that are there depend on it.
 
     For who holds the job's lease. The batch size and compiled backbones change the last bits, and maps are worth
-    nothing if only some are saved.
+    nothing if only some are saved. A batch size that was found once is not looked for again.
     """
     begun, predicted = noted(folder, asked), _has_predicted(job, folder)
     learnt = predicted or folder.fit_cost.is_file() or any(folder.scratch.glob("fit*.pt"))
+    found = asked.batch_size == AUTO and begun.batch_size_found
+    sized = begun if predicted or found else asked
     now = _Begun(
-        batch_size=begun.batch_size if predicted else asked.batch_size,
+        batch_size=sized.batch_size,
         compiled=begun.compiled if learnt else asked.compiled,
         save_maps=asked.save_maps or (begun.save_maps and predicted),
+        batch_size_found=sized.batch_size_found,
     )
-    if kept := [f"{name} = {value}" for name, value in vars(now).items() if value != getattr(asked, name)]:
+    wanted = vars(asked) | {"batch_size_found": now.batch_size_found}
+    if found:
+        wanted["batch_size"] = now.batch_size
+    if kept := [f"{name} = {value}" for name, value in vars(now).items() if value != wanted[name]]:
         _say(f"{job.label}: goes on with {', '.join(kept)}, as it was begun; another output folder takes what is asked")
-    with atomic(folder.setting) as path:
-        path.write_text(json.dumps(vars(now)), encoding="utf-8")
+    now.note(folder)
     return dataclasses.replace(asked, **vars(now))
 
 
@@ -214,6 +233,8 @@ class Workbench:
         Tells how many processes compute on the device now.
     stop : callable, optional
         Tells whether the fit shall end early, see :class:`hrbench.engine.training.Fit`.
+    batch_sizes : BatchSizes, optional
+        Those that were found before.
     """
 
     method: Method
@@ -227,6 +248,7 @@ class Workbench:
         *,
         workers: Callable[[], int] = lambda: 1,
         stop: Callable[[], bool] | None = None,
+        batch_sizes: BatchSizes | None = None,
     ) -> None:
         self._job = job
         self._folder = folder
@@ -234,6 +256,7 @@ class Workbench:
         self._device = device
         self._workers = workers
         self._stop = stop
+        self._batch_sizes = batch_sizes or BatchSizes()
         self._compiled = False
         self._fit_samples, self._held_out = job.split()
         self._fusion: Fusion | None = None
@@ -261,6 +284,9 @@ class Workbench:
         if not (folder.weights.is_file() and folder.fit_cost.is_file()):
             check_record(self.about())  # before hours are spent
             self._fit()
+        if self._setting.batch_size == AUTO:
+            self._load()
+            self._find_batch_size()
         if not is_fitted(self._job, folder, self._setting):
             self._calibrate()
 
@@ -330,16 +356,38 @@ class Workbench:
         with self._guarded("fit"):
             self.method.fit(ViewedNormals(self._fit_samples, job.view), fit)
         self.method.eval()
+        peaks, aside = [], 0.0
+        if self._setting.batch_size == AUTO:  # what that takes is not the fit's
+            peaks, found = [memory.record()], time.time()
+            self._find_batch_size()
+            memory, aside = MemoryPeaks(self._device), time.time() - found
         if job.holds_out and type(self.method).calibrate is not Method.calibrate:
             with torch.no_grad(), self._guarded("calibrate"):
                 self.method.calibrate(maps for item in self._native_maps(self._held_out) for maps in item.looks)
-        spent = dataclasses.replace(self._spent(began, memory), earlier=earlier)
+        spent = self._spent(began, memory)
+        spent = dataclasses.replace(spent, earlier=earlier, peaks=largest_peaks([*peaks, spent.peaks]))
         with atomic(folder.weights) as path:
             save_file(learnt_state(self.method), path)
             images = job.category.train_digest
-            FitRecord(folder.path.name, images, file_digest(path), fit.seconds, spent).write(folder.fit_cost)
+            FitRecord(folder.path.name, images, file_digest(path), fit.seconds - aside, spent).write(folder.fit_cost)
         fit.forget()
         self._learnt = True
+
+    def _find_batch_size(self) -> None:
+        """Find the largest batch that pays, once for all jobs that are alike, and note it for who helps or goes on."""
+        job, device, compiled = self._job, self._device, self._setting.compiled
+        size = self._batch_sizes.of(job, device, compiled=compiled)
+        if size is None:
+            sample = (self._held_out or self._fit_samples)[0]
+            size = find_batch_size(self.method, sample, job.view, device, precision=job.precision, seed=job.seed)
+            self._batch_sizes.keep(job, device, size, compiled=compiled)
+        self._setting = dataclasses.replace(self._setting, batch_size=size, batch_size_found=True)
+        _Begun(size, compiled, self._setting.save_maps, batch_size_found=True).note(self._folder)
+
+    @property
+    def _batch_size(self) -> int:
+        """The batch size; 0 until it is found."""
+        return 0 if self._setting.batch_size == AUTO else self._setting.batch_size
 
     def _calibrate(self) -> None:
         """Predict the held-out normals: for the scales of several looks, and for what thresholds are set on."""
@@ -396,7 +444,7 @@ class Workbench:
             samples,
             self._job.view,
             self._device,
-            batch_size=self._setting.batch_size,
+            batch_size=self._batch_size,
             precision=self._job.precision,
             # What a method draws must not depend on what came before.
             seeds={0: mix(self._job.seed, 1, 0)} if seeds is None else seeds,
@@ -440,7 +488,8 @@ class Workbench:
             ),
             view=job.view.text,
             seed=job.seed,
-            batch_size=self._setting.batch_size,
+            batch_size=self._batch_size,
+            batch_size_found=self._setting.batch_size_found,
             device=device_name(self._device),
             precision=job.precision,
             compiled=self._compiled,
@@ -461,7 +510,7 @@ def rehearse(job: Job, setting: Setting, device: torch.device) -> Expected:
             seed=job.seed,
             device=device,
             precision=job.precision,
-            batch_size=setting.batch_size,
+            batch_size=_REHEARSED if setting.batch_size == AUTO else setting.batch_size,
         )
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "Shard",
+    "batch_sizes_folder",
     "checked_file",
     "file_of",
     "find_runs",
@@ -83,6 +84,11 @@ _RECORD_KEY = ("protocol", "metric", "subset", "fpr_limit")  # of one row among 
 def runs_root(output: Path) -> Path:
     """Return the folder of the runs of an output: a folder ``runs`` in it, or itself if it is called so."""
     return output if output.absolute().name == "runs" else output / "runs"
+
+
+def batch_sizes_folder(output: Path) -> Path:
+    """Return where the batch sizes are kept that were found for the jobs of an output."""
+    return runs_root(output) / ".batch-sizes"
 
 
 class RunFolder:

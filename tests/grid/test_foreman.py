@@ -22,7 +22,7 @@ from hrbench.grid.engine import Outcome, Watch
 from hrbench.grid.foreman import Call, Foreman
 from hrbench.grid.worker import StageWorker
 from hrbench.protocol import Bootstrap
-from hrbench.runs import shards
+from hrbench.runs import shards, stages
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.lease import Leases
 from hrbench.runs.runner import run_job
@@ -156,6 +156,29 @@ def test_workers_give_the_bits_of_one_process(
     assert set(crew.stages.values()) == {1}
     assert len(crew.stages) == len(jobs) * (1 + IMAGES + 1)
     assert not [*output.rglob("*.lease"), *output.rglob("partial"), *output.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_workers_take_the_batch_size_that_the_fit_has_found(
+    jobs: list[Job], output: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    answers = [7, 5, 3]
+    monkeypatch.setattr(stages, "find_batch_size", lambda *arguments, **options: answers.pop())
+    used: set[tuple[str, str, Any]] = set()
+
+    def note(number: int, call: Call) -> None:
+        used.add((call.arguments[0].name, call.method, call.arguments[1].batch_size))
+
+    setting = dataclasses.replace(SETTING, batch_size="auto")
+    with begin(jobs, output, setting, shared=shared) as foreman:
+        ended = Crew(2, output if shared else None).drive(foreman, note)
+    for outcome in ended:
+        assert outcome.run is not None
+        about = outcome.run.about
+        assert about.batch_size_found
+        asked = {(method, size) for name, method, size in used if name == outcome.job.name}
+        assert asked == {("fit", "auto"), ("predict", about.batch_size), ("score", about.batch_size)}
+    assert answers == ([7, 5] if shared else [7])  # once for all who share a folder, else once a worker
 
 
 def test_maps_come_back_and_are_asked_for_again_only_if_they_are_not_there(
