@@ -34,8 +34,8 @@ def count_pixels(
 ) -> PixelCount:
     """Count a map on its device, for which the host waits once, and again where a map has uncommonly many bins.
 
-    Beside the map this takes about 40 bytes of the device's memory for each of 4 million pixels, 160 MB however large
-    the map is; with `top` also what :func:`torch.topk` takes for the whole map.
+    Beside the map this takes some 30 bytes of memory for each of 4 million pixels at most, 125 MB however large the map
+    is (measured on a CPU, results/bench_evidence.md), and with `top` what :func:`torch.topk` takes for the whole map.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _bins(bits: Tensor, shift: int, room: int) -> tuple[Tensor, Tensor, Tensor]:
     starts = torch.searchsorted(
         number, torch.arange(1, room + 2, dtype=torch.int32, device=bits.device), out_int32=True
     )
-    return number[-1:], keys.index_select(0, starts[:-1].clamp(max=len(keys) - 1)), starts.diff()
+    return number[-1:].clone(), keys.index_select(0, starts[:-1].clamp(max=len(keys) - 1)), starts.diff()
 
 
 def _keys(bits: Tensor, shift: int) -> Tensor:
