@@ -237,10 +237,11 @@ def cost_columns() -> list[Column]:
     ]
 
 
-def overview_columns(protocol: Protocol) -> list[Column]:
-    """Return the columns of the table that a leaderboard opens with."""
+def overview_columns(protocol: Protocol, regions: Sequence[Column] = ()) -> list[Column]:
+    """Return the columns of the table that a leaderboard opens with; `regions` are those of sPRO where there is any."""
     iou = [_column("iou", "IoU", "auto"), _column("iou_oracle", "IoU", "oracle*")]
-    return [*_auroc(), *_aupro(protocol), _rho(protocol), *size_columns(protocol, DISJOINT), *iou, _speed()]
+    sizes = size_columns(protocol, DISJOINT)
+    return [*_auroc(), *_aupro(protocol), *regions, _rho(protocol), *sizes, *iou, _speed()]
 
 
 def image_columns(protocol: Protocol) -> list[Column]:

@@ -123,7 +123,7 @@ def on_average(protocol: Protocol, keys: Sequence[str] = ()) -> list[Column]:
     HrbenchError
         For a name that is none of them.
     """
-    usual = [*overview_columns(protocol), *region_columns(protocol)[:3]]
+    usual = overview_columns(protocol, region_columns(protocol)[:3])
     found = [
         *usual,
         *category_columns(protocol),

@@ -284,7 +284,7 @@ def overview_table(board: Leaderboard) -> Table:
     bare = board_columns(board)
     measured = {key[2:4] for key in board.estimates}
     regions = [column for column in region_columns(board.protocol)[:3] if (column.metric, column.subset) in measured]
-    numbers = metric_table(board, bare or [*overview_columns(board.protocol), *regions], drop_empty=bare is not None)
+    numbers = metric_table(board, bare or overview_columns(board.protocol, regions), drop_empty=bare is not None)
     view = "How the method sees an image: whole and resized, or in tiles at native pitch"
     weights = (
         "Pretrained weights of the backbone, the precision of networks where it is not float32, and the share of the "

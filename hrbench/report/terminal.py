@@ -279,7 +279,7 @@ def bars_text(values: Sequence[float | None]) -> str:
 
 def _number(column: Column, cell: Cell) -> str:
     # The terminal is narrower than a page.
-    shown = column.interval and column.metric in ("aupro", "called_matched", "alarms")
+    shown = column.interval and column.metric in ("aupro", "spro", "called_matched", "alarms")
     return f"{cell.text} {interval_text(cell.estimate)}".rstrip() if shown else cell.text
 
 
