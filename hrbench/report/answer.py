@@ -27,6 +27,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.columns import Column
 from hrbench.report.configurations import CountedRun
 from hrbench.report.detection_limits import limit_names, missing_cell
+from hrbench.report.differences import pair_sentence
 from hrbench.report.operating import SUBSETS, Point, point_at
 from hrbench.report.scores import AllScores, Interval, Scores
 from hrbench.report.summary import MIN_COMPONENTS, Leaderboard, Row
@@ -37,6 +38,7 @@ __all__ = [
     "answer_sentences",
     "answer_table",
     "best_sentences",
+    "first_two_sentence",
     "heading_text",
     "hit_sentence",
     "sentence",
@@ -228,7 +230,7 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     pixels = protocol.alarm.pixels
     reach = "its highest score reaches" if pixels == 1 else f"at least {pixels:,} of its pixels reach"
     notes = [
-        f"{hit_sentence(protocol)} An image alarms if {reach} the threshold; called: defective images that alarm, "
+        f"{hit_sentence(protocol)} An image alarms if {reach} the threshold. Called: defective images that alarm; "
         "rightly: those of them with a defect hit.",
         "In each category the threshold is set on the good test images, so that at most so many of them alarm: a fair "
         "comparison, for it is equal for all methods, but not what a threshold that was set beforehand would get.",
@@ -269,6 +271,12 @@ def answer_sentences(scores: AllScores, board: Leaderboard, category: str, budge
         interval = seen(first.intervals_at(point.budget).size, first.areas.tolist())
         texts.append(sentence(row.configuration.short, point, first.areas.tolist(), protocol.pod.probability, interval))
     return texts
+
+
+def first_two_sentence(table: Table, board: Leaderboard, category: str = "") -> str:
+    """Say whether the first two rows of a category's table, or of all together, can be told apart; "" if unknown."""
+    ranked = [row for row in table.rows if isinstance(row, Row) and row.rank == row.rank]
+    return pair_sentence(board, ranked[0], ranked[1], category) if len(ranked) > 1 else ""
 
 
 def best_sentences(scores: AllScores, board: Leaderboard, budget: float | None = None) -> list[str]:

@@ -11,12 +11,13 @@ import pandas as pd
 from hrbench.errors import HrbenchError
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.bootstrap import Replicates, average, paired_difference
+from hrbench.metrics.words import alarms_text
 from hrbench.protocol import Protocol
 from hrbench.report.columns import limit_text
 from hrbench.report.configurations import CountedRun
 from hrbench.report.summary import Leaderboard, Row
 
-__all__ = ["Difference", "Differences", "paired_differences", "row_replicates", "ties"]
+__all__ = ["Difference", "Differences", "pair_sentence", "paired_differences", "row_replicates", "ties"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,48 @@ def ties(
         if entry is not None and entry.low <= 0 <= entry.high:
             found.add(row.configuration.number)
     return found
+
+
+def pair_sentence(board: Leaderboard, first: Row, second: Row, category: str = "") -> str:
+    """Say whether two rows can be told apart by recall at the headline's false alarms, and by AUPRO.
+
+    Parameters
+    ----------
+    board : Leaderboard
+    first, second : Row
+    category : str
+        Their average over all categories by default.
+
+    Returns
+    -------
+    str
+        "" where there is no interval in either: without replicates over the same images.
+    """
+    protocol = board.protocol
+    parts = [row_replicates(row, protocol, category) for row in (first, second)]
+    if parts[0] is None or parts[1] is None:
+        return ""
+    try:
+        table = paired_difference(parts[0], parts[1], level=protocol.bootstrap.level)
+    except HrbenchError:  # other images
+        return ""
+    lines: dict[str, tuple[str, str, float | None]] = {}
+    if protocol.alarm.budgets:
+        lines[f"recall at {alarms_text(protocol.alarm.headline)}"] = "recall_matched", "all", protocol.alarm.headline
+    lines[f"AUPRO@{limit_text(protocol.headline_fpr)}"] = "aupro", "all", protocol.headline_fpr
+    a, b = first.configuration.short, second.configuration.short
+    said: list[str] = []
+    level = f"{100 * protocol.bootstrap.level:g} % interval"
+    for name, key in lines.items():
+        entry = _entry(table, *key)
+        if entry is None or np.isnan(entry.low):
+            continue
+        verdict = f"{a if entry.low > 0 else b} is better"
+        if entry.low <= 0 <= entry.high:
+            verdict = "they cannot be told apart"
+        minus = "" if said else f"{a} minus {b} "
+        said.append(f"in {name} {verdict} ({minus}{entry.value:+.3f}, {level} {entry.low:+.3f} to {entry.high:+.3f})")
+    return f"{a} and {b} on the same images: {'; '.join(said)}." if said else ""
 
 
 def _lines(protocol: Protocol) -> dict[str, tuple[str, str, float | None]]:

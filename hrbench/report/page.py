@@ -16,7 +16,7 @@ from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.metrics.words import budget_text, odds_text
 from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
-from hrbench.report.answer import answer_sentences, answer_table, best_sentences, heading_text
+from hrbench.report.answer import answer_sentences, answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, image_columns, limit_text, size_columns
 from hrbench.report.cost import cost_table
@@ -230,7 +230,12 @@ def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
         "start": stops.index(headline),
         "headline": budget_text(headline),
         "budget": heading_text(scores, headline),
-        "overall": {"number": "", "table": table, "sentences": sentences},
+        "overall": {
+            "number": "",
+            "table": table,
+            "pair": first_two_sentence(table, board),
+            "sentences": sentences,
+        },
         "drift": promise_sentences(board),
         "notes": table.notes,
     }
@@ -251,9 +256,10 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
     several = len(board.categories) > 1
     answered: dict[str, Any] | None = None
     if any(name == category and of[0].areas.size for (name, _), of in data.scores.items()):
-        answered = {"number": board.categories.index(category), "table": None, "sentences": []}
+        answered = {"number": board.categories.index(category), "table": None, "pair": "", "sentences": []}
         if several:  # the only category's stands above
-            answered["table"] = answer_table(data.scores, board, category)
+            answered["table"] = table = answer_table(data.scores, board, category)
+            answered["pair"] = first_two_sentence(table, board, category) if table else ""
             answered["sentences"] = answer_sentences(data.scores, board, category)
     return {
         "name": category,

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from hrbench.metrics import DISJOINT
 from hrbench.protocol import Protocol
-from hrbench.report.answer import MOST_SIZES, answer_table, heading_text, hit_sentence
+from hrbench.report.answer import MOST_SIZES, answer_table, first_two_sentence, heading_text, hit_sentence
 from hrbench.report.closing import closing
 from hrbench.report.columns import Column, limit_text
 from hrbench.report.configurations import THROUGHPUT, printable
@@ -176,8 +176,9 @@ def _answer(board: Leaderboard, terminal: Terminal) -> str:
         if column.line == "recall":
             columns += _bars(table, "recall_", terminal)
     title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"
-    shown = "called: defective images that alarm; rightly: those of them with a defect hit."
-    notes = [f"{hit_sentence(board.protocol)} {shown}", *promise_sentences(board)]
+    shown = "Called: defective images that alarm; rightly: those of them with a defect hit."
+    pair = first_two_sentence(table, board)
+    notes = [*[pair] * bool(pair), f"{hit_sentence(board.protocol)} {shown}", *promise_sentences(board)]
     return terminal_lines(title, columns, notes, terminal)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hrbench._util.spreadsheet import plain_cell
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
-from hrbench.report.answer import answer_table, best_sentences, heading_text
+from hrbench.report.answer import answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.columns import (
     Column,
     category_columns,
@@ -54,7 +54,9 @@ def markdown_page(summary: Summary) -> str:
         if has_masks(board) and (answer := answer_table(scores, board)) is not None:
             at = heading_text(scores, protocol.alarm.headline)
             parts += [f"### How small a defect is found, at {at}", _markdown_table(answer)]
-            parts += [_markdown_list([*best_sentences(scores, board), *promise_sentences(board), *answer.notes])]
+            pair = first_two_sentence(answer, board)
+            notes = [*[pair] * bool(pair), *best_sentences(scores, board), *promise_sentences(board), *answer.notes]
+            parts += [_markdown_list(notes)]
             parts.append("### How well, over all thresholds")
         overview = overview_table(board)
         parts += [_markdown_table(overview), _markdown_list(overview.notes)]

@@ -12,7 +12,7 @@ import pytest
 from hrbench.metrics.bootstrap import Replicates, paired_difference
 from hrbench.protocol import Protocol
 from hrbench.report import plots
-from hrbench.report.differences import paired_differences
+from hrbench.report.differences import pair_sentence, paired_differences
 from hrbench.report.marks import WHISKER
 from hrbench.runs.store import Run
 
@@ -111,9 +111,32 @@ def test_categories_are_averaged_over_what_they_share(make: Callable[..., Run], 
     assert paired_differences(board_of(runs[:2], alarming)) is None
 
 
+def test_two_rows_are_told_apart_or_not_in_a_sentence(make: Callable[..., Run], alarming: Protocol) -> None:
+    runs = [make(0, 0.8), make(1, 0.8), make(2, 0.3)]
+    first, second, last = board_of(runs, alarming).rows
+    board = board_of(runs, alarming)
+    a, b, c = (row.configuration.short for row in (first, second, last))
+    assert runs[2].folder == last.runs[0].run.folder
+    tied, apart = pair_sentence(board, first, second), pair_sentence(board, last, first)
+    at = "recall at 5 false alarms per 100 good images"
+    assert tied.startswith(
+        f"{a} and {b} on the same images: in {at} they cannot be told apart ({a} minus {b} +0.000, 95"
+    )
+    assert "in AUPRO@0.05 they cannot be told apart (+0.000, 95 % interval -0." in tied
+    assert apart.startswith(f"{c} and {a} on the same images: in {at} {a} is better ({c} minus {a} -0.500, 95")
+    (expected,) = paired_difference(
+        *(Replicates.of_table(Run(row.runs[0].run.folder).replicates) for row in (last, first))
+    ).query("metric == 'aupro'")[["ci_low", "ci_high"]].to_numpy().tolist()  # fmt: skip
+    assert apart.endswith("in AUPRO@0.05 {} is better (-0.500, 95 % interval {:+.3f} to {:+.3f}).".format(a, *expected))
+    alone = board_of([make(0, 0.8, KEYS[1:], category="b"), make(1, 0.2, category="b")], alarming)
+    assert "AUPRO" not in pair_sentence(alone, *alone.rows[:2])
+
+
 def test_no_plot_without_common_images(make: Callable[..., Run], make_run: Factory, alarming: Protocol) -> None:
     other = board_of([make(0, 0.8), make(1, 0.7, sample="other")], alarming)
     assert paired_differences(other) is None
+    assert pair_sentence(other, *other.rows) == ""
     assert "differences" not in plots.figures(other, plots.gather(other))
     bare = board_of([make_run(CONFIGS[0], category="b"), make_run(CONFIGS[1], category="b")], alarming)
     assert paired_differences(bare) is None
+    assert pair_sentence(bare, *bare.rows) == ""
