@@ -127,6 +127,12 @@ def test_more_bins_than_travel_at_first_come_too() -> None:
     assert (found.decided, found.decisions, found.top, found.moments) == (None, None, None, None)
 
 
+def test_no_piece_keeps_an_array_of_its_size() -> None:
+    bits = torch.arange(1 << 12, dtype=torch.int32)
+    kept = counting._bins(bits, KEY_SHIFT, 8)
+    assert [part.untyped_storage().nbytes() for part in kept] == [4, 32, 32]
+
+
 @pytest.mark.parametrize("wanted", [EvidenceSpec(side=4), EvidenceSpec(exact=True), EvidenceSpec()])
 def test_the_map_comes_only_where_all_of_it_is_wanted(wanted: EvidenceSpec) -> None:
     scores = np.random.default_rng(0).random((6, 7), np.float32)

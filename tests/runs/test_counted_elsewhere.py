@@ -12,11 +12,12 @@ from helpers import assert_same_bits
 from hrbench import load_dataset, load_protocol
 from hrbench.engine import anomaly_map
 from hrbench.engine.anomaly_map import AnomalyMap
-from hrbench.evidence import Evidence
+from hrbench.evidence import Evidence, EvidenceSpec
 from hrbench.runs import stages
 from hrbench.runs.job import make_job
 from hrbench.runs.runner import run_job
-from hrbench.runs.store import Run
+from hrbench.runs.shards import EvidenceShards
+from hrbench.runs.store import Run, RunFolder
 
 CPU = torch.device("cpu")
 
@@ -35,9 +36,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return sent
 
 
-@pytest.mark.parametrize(
-    ("protocols", "save_maps"), [(["native"], False), (["native", "lowres256"], False), (["native"], True)]
-)
+@pytest.mark.parametrize(("protocols", "save_maps"), [(["native"], False), (["native", "lowres256"], True)])
 def test_a_run_leaves_the_same_evidence(
     tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought: list[bool], protocols, save_maps
 ) -> None:
@@ -74,3 +73,10 @@ def test_a_run_leaves_the_same_evidence(
     assert bool(saved) == save_maps
     for path in saved:
         assert path.read_bytes() == (there.folder / path.relative_to(here.folder)).read_bytes()
+
+
+@pytest.mark.parametrize("save_maps", [False, True])
+@pytest.mark.parametrize("spec", [EvidenceSpec(), EvidenceSpec(side=32)])
+def test_whole_maps_are_wanted_to_be_saved_or_shrunk(tmp_path: Path, spec: EvidenceSpec, save_maps: bool) -> None:
+    shards = EvidenceShards(RunFolder(tmp_path), [], [spec], seed=0, fitted="", save_maps=save_maps)
+    assert shards.takes_maps == (save_maps or spec.side is not None)
