@@ -273,13 +273,23 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     compare.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric's difference there")
 
+    conditions = command(
+        "conditions", "conditions", "Measure a run under each condition, as lights or views, and what is lost there."
+    )
+    conditions.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    conditions.add_argument(
+        "--reference", metavar="CONDITION", help="that others are held against (default: regular, else the first)"
+    )
+    conditions.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    conditions.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric there")
+
     rescore = command("rescore", "rescore", "Score finished runs anew from their evidence; no image is read.")
     rescore.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder (default: %(default)s)")
     _protocols_argument(rescore)
     rescore.add_argument(
         "--dataset",
         metavar="NAME",
-        help="name or .toml descriptor; its groups replace those of its runs (default: keep)",
+        help="name or .toml descriptor; its groups and conditions replace those of its runs (default: keep)",
     )
     rescore.add_argument(
         "--output", type=Path, help="write copies here, without weights and maps (default: replace the records in RUNS)"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # they bring torch along
 
 __all__ = [
     "compare",
+    "conditions",
     "data_check",
     "data_make",
     "data_stats",
@@ -284,6 +285,22 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def conditions(args: argparse.Namespace) -> int:
+    """Print a run's headline metrics under each condition, and what is lost against one of them."""
+    from hrbench.report.conditions import conditions_text
+    from hrbench.report.terminal import Terminal
+    from hrbench.report.text import csv_text
+
+    run = load_run(args.run)
+    print(conditions_text(run, load_protocol(args.protocol), args.reference, Terminal.here()))
+    if args.csv is not None:
+        table = hrbench.by_condition(run, reference=args.reference, protocol=args.protocol)
+        with atomic(args.csv) as path:
+            path.write_text(csv_text(table), encoding="utf-8", newline="\n")
+        print(f"every metric: {args.csv}")
+    return 0
+
+
 def rescore(args: argparse.Namespace) -> int:
     """Score finished runs anew from their evidence; status 2 if any could not be."""
     from hrbench.report.terminal import print_tables
@@ -507,10 +524,17 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _rescored(run: Run, protocols: Sequence[Protocol], descriptor: Descriptor | None) -> Run:
-    about, groups = run.about.dataset, None
-    if descriptor and descriptor.name == about.name:
-        groups = {name: descriptor.group_of(about.category, name) for name in run.evidence.images["id"]}
-    return hrbench.rescore(run, protocols, anew=True, groups=groups)
+    about = run.about.dataset
+    if not descriptor or descriptor.name != about.name:
+        return hrbench.rescore(run, protocols, anew=True)
+    ids = run.evidence.images["id"]
+    return hrbench.rescore(
+        run,
+        protocols,
+        anew=True,
+        groups={name: descriptor.group_of(about.category, name) for name in ids},
+        conditions={name: descriptor.condition_of(name) for name in ids},
+    )
 
 
 def _is_of(run: Run, descriptor: Descriptor) -> bool:

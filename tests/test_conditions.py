@@ -11,6 +11,8 @@ import pytest
 import hrbench
 from hrbench import HrbenchError
 from hrbench.evidence import Evidence
+from hrbench.metrics.conditions import CONDITION_COLUMNS
+from hrbench.metrics.measurement import measure
 from hrbench.protocol import Bootstrap, load_protocol
 
 QUICK = dataclasses.replace(load_protocol("native"), bootstrap=Bootstrap(draws=60))
@@ -107,6 +109,42 @@ def test_order_of_ids_does_not_matter(result, conditions, table):
     )
     for column in ("drop", "drop_low", "drop_high"):
         np.testing.assert_allclose(found[column], table[column], rtol=1e-9)
+
+
+def test_conditions_that_evidence_knows_need_no_mapping(result, conditions, table):
+    known = hrbench.Evaluation(result.evidence.grouped(None, conditions), QUICK, threshold=2.5)
+    pd.testing.assert_frame_equal(hrbench.by_condition(known), table)
+    with pytest.raises(HrbenchError, match="no image has a condition, expected some by the dataset's descriptor"):
+        hrbench.by_condition(result)
+
+
+def test_what_a_run_keeps_is_the_headline_of_the_same(result, conditions, table):
+    found = measure(result.evidence.grouped(None, conditions), QUICK, threshold=2.5).conditions
+    assert list(found) == [*CONDITION_COLUMNS, "protocol"]
+    keys = ["condition", "metric", "subset", "fpr_limit"]
+    both = found.merge(table, on=keys, suffixes=("", "_whole"), validate="one_to_one")
+    assert len(both) == len(found) == 6
+    for column in ("value", "error_bound", "n", "ci_low", "ci_high", "drop", "drop_low", "drop_high"):
+        np.testing.assert_array_equal(both[column], both[f"{column}_whole"])
+    assert set(zip(found["metric"], found["fpr_limit"], strict=True)) == {("aupro", 0.05), ("recall_matched", 0.05)}
+    assert found["reference"].unique().tolist() == ["regular"]
+    assert found["images"].unique().tolist() == [PARTS]
+    assert found["parts"].tolist() == [0, 0, PARTS, PARTS, PARTS, PARTS]
+
+
+def test_without_conditions_a_run_keeps_no_rows_and_without_masks_those_of_images(result, conditions):
+    assert measure(result.evidence, NO_DRAWS).conditions.empty
+    one = dict.fromkeys(conditions, "regular")
+    assert measure(result.evidence.grouped(None, one), NO_DRAWS).conditions.empty
+    labels = result.evidence.images["label"].tolist()
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(16, 16)).astype(np.float32) + label for label in labels]
+    bare = hrbench.evaluate(maps, [None] * len(maps), labels=labels, protocol=QUICK).evidence
+    names = dict(zip(bare.images["id"], conditions.values(), strict=True))
+    found = measure(bare.grouped({}, names), QUICK).conditions
+    assert found["metric"].unique().tolist() == ["image_auroc", "called_matched"]
+    assert found["drop"].isna().all()
+    assert found["ci_low"].notna().any()
 
 
 def test_mistakes_are_named(result, conditions):

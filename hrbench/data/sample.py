@@ -113,6 +113,16 @@ class Category:
     unread: tuple[str, ...] = ()
     private: tuple[Sample, ...] = ()
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """The group of each test image by its id."""
+        return {sample.id: sample.group for sample in self.test}
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """The condition of each test image by its id."""
+        return {sample.id: sample.condition for sample in self.test}
+
     @cached_property
     def names_digest(self) -> str:
         """SHA-256 over the index without the files' content: which samples there are, not what they show."""

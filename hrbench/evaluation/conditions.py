@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,36 +11,32 @@ from hrbench.errors import HrbenchError, unknown_name
 from hrbench.evaluation.comparison import Measurable, as_evaluation
 from hrbench.evaluation.result import Evaluation
 from hrbench.evidence import Evidence
-from hrbench.metrics.bootstrap import paired_difference
 from hrbench.metrics.catalogue import Key
+from hrbench.metrics.conditions import drop_rows, pick_reference, under_conditions
 from hrbench.protocol import Protocol
 
 __all__ = ["by_condition"]
 
-_KEYS = list(Key._fields)
-
 
 def by_condition(
     item: Evaluation | Measurable,
-    conditions: Mapping[str, str],
+    conditions: Mapping[str, str] | None = None,
     *,
-    reference: str = "regular",
+    reference: str | None = None,
     protocol: str | Path | Protocol | None = None,
 ) -> pd.DataFrame:
     """Measure a method under each condition, and what it loses against one of them.
 
-    Every condition is measured on its images alone: its size bins and matched thresholds are its own. The operating
-    threshold is that of the whole. Parts (groups of images) that show the same under both conditions are what the drop
-    is measured on; both draw the same of them, so that its interval is that of paired values.
+    See :mod:`hrbench.metrics.conditions` for what is measured on which images.
 
     Parameters
     ----------
     item : Evaluation or Run
-    conditions : mapping of str to str
-        By the images' ids, as ``{sample.id: sample.condition for sample in category.test}``. Images without one are
-        left out.
-    reference : str
-        The condition that the others are held against.
+    conditions : mapping of str to str, optional
+        By the images' ids; images without one are left out. By default those that the run knows, from the descriptor
+        of its dataset.
+    reference : str, optional
+        The condition that the others are held against; by default ``regular``, or the first by name.
     protocol : str, Path or Protocol, optional
         As for :func:`hrbench.compare`.
 
@@ -56,87 +51,37 @@ def by_condition(
     Raises
     ------
     HrbenchError
-        If no image has the reference as its condition.
+        If no condition is known, or no image has the reference as its condition.
     """
     whole = as_evaluation(item, protocol)
     evidence = whole.evidence
-    images_of: dict[str, list[str]] = {}
-    for name in evidence.images["id"]:
-        if condition := conditions.get(name, ""):
-            images_of.setdefault(condition, []).append(name)
-    if reference not in images_of:
-        raise unknown_name("condition", reference, images_of)
-    parts = {condition: _parts(evidence, ids) for condition, ids in images_of.items()}
+    known = evidence.conditions if conditions is None else conditions
+    names = {known[name] for name in evidence.images["id"] if known.get(name)}
+    if not names:
+        raise HrbenchError(
+            "no image has a condition, expected some by the dataset's descriptor; `hrbench rescore --dataset NAME` "
+            "gives them to runs of earlier versions"
+        )
+    if reference is None:
+        reference = pick_reference(names)
+    if reference not in names:
+        raise unknown_name("condition", reference, names)
+    keys, level = list(Key._fields), whole.protocol.bootstrap.level
     tables = []
-    for condition in sorted(images_of, key=lambda name: (name != reference, name)):
+    for lit in under_conditions(evidence, known, reference):
         try:
-            own = _evaluated(whole, evidence.of_images(images_of[condition]))
+            table = _evaluated(whole, lit.own).frame.assign(condition=lit.condition)
         except HrbenchError as error:
-            raise HrbenchError(f"condition {condition!r}: {error}") from None
-        table = own.frame.assign(condition=condition)
-        both = {name for name, part in parts[condition].items() if part.same(parts[reference].get(name))}
-        if condition == reference or not any(parts[condition][name].defective for name in both):
+            raise HrbenchError(f"condition {lit.condition!r}: {error}") from None
+        if lit.pair is None:
             tables.append(table.assign(drop=float("nan"), drop_low=float("nan"), drop_high=float("nan"), parts=0))
             continue
-        before, after = (
-            _evaluated(whole, _renamed(evidence, [parts[of][name] for name in sorted(both)]))
-            for of in (reference, condition)
-        )
-        table = table.merge(_drop(before, after), "left", on=_KEYS, validate="one_to_one")
-        tables.append(table.assign(parts=len(both)))
+        pair = [_evaluated(whole, part) for part in lit.pair]
+        before, after = ((part.values, part.replicates) for part in pair)
+        table = table.merge(drop_rows(before, after, level), "left", on=keys, validate="one_to_one")
+        tables.append(table.assign(parts=lit.parts))
     columns = ["condition", *(name for name in tables[0] if name != "condition")]
     return pd.concat(tables, ignore_index=True)[columns]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The images of a group under one condition."""
-
-    name: str
-    ids: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    @property
-    def defective(self) -> bool:
-        return any(self.labels)
-
-    def same(self, other: _Part | None) -> bool:
-        """Tell whether it shows the same under another condition: a defect need not be seen from every side."""
-        return other is not None and other.labels == self.labels
-
-
-def _parts(evidence: Evidence, ids: list[str]) -> dict[str, _Part]:
-    rows = evidence.images[evidence.images["id"].isin(ids) & (evidence.images["group"] != "")]
-    return {
-        str(name): _Part(str(name), tuple(of["id"]), tuple(of["label"].astype(int)))
-        for name, of in rows.groupby("group", sort=False)
-    }
-
-
-def _renamed(evidence: Evidence, parts: list[_Part]) -> Evidence:
-    """Return the evidence of parts, with names for their images that are the same under every condition.
-
-    The draws of a bootstrap follow from the names, and are the same then.
-    """
-    names = {name: f"{part.name} {number}" for part in parts for number, name in enumerate(part.ids)}
-    chosen = evidence.of_images(names)
-    renamed = dataclasses.replace(
-        chosen,
-        images=chosen.images.assign(id=chosen.images["id"].map(names).astype("str")),
-        components=chosen.components.assign(image=chosen.components["image"].map(names).astype("str")),
-        unmasked={names[name]: pixels for name, pixels in chosen.unmasked.items()},
-    )
-    return Evidence.merge([renamed])  # in order of the new names
-
-
-def _drop(before: Evaluation, after: Evaluation) -> pd.DataFrame:
-    level = before.protocol.bootstrap.level
-    drop = paired_difference(before.replicates, after.replicates, level=level)[[*_KEYS, "ci_low", "ci_high"]]
-    for name, item in (("before", before), ("after", after)):
-        values = item.values[[*_KEYS, "value"]].rename(columns={"value": name})
-        drop = drop.merge(values, "left", on=_KEYS, validate="one_to_one")
-    drop["drop"] = drop.pop("before") - drop.pop("after")  # exact, where the draws share bins of scores
-    return drop.rename(columns={"ci_low": "drop_low", "ci_high": "drop_high"})
 
 
 def _evaluated(whole: Evaluation, evidence: Evidence) -> Evaluation:

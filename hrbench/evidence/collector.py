@@ -46,6 +46,7 @@ class EvidenceCollector:
         decision: npt.NDArray[np.bool_] | None = None,
         seconds: float = math.nan,
         group: str = "",
+        condition: str = "",
         regions: Sequence[Region] | None = None,
     ) -> None:
         """Add one image.
@@ -69,6 +70,8 @@ class EvidenceCollector:
             What the image cost.
         group : str
             Equal for images that belong together; empty for an image on its own.
+        condition : str
+            Under which light, or from which side, it was taken; empty where none is known.
         regions : sequence of Region, optional
             Those that `mask` unites, where the annotation has some. They are measured at native resolution only.
         """
@@ -84,6 +87,7 @@ class EvidenceCollector:
                 decision=decision,
                 seconds=seconds,
                 group=group,
+                condition=condition,
                 regions=regions,
             )
         )
@@ -97,6 +101,7 @@ class EvidenceCollector:
         unmasked: bool = False,
         defect_type: str = "",
         group: str = "",
+        condition: str = "",
         regions: Sequence[Region] | None = None,
     ) -> None:
         """Add one image whose map may lie on a device, where it is counted if that does; the rest is as in `update`."""
@@ -109,6 +114,7 @@ class EvidenceCollector:
                 unmasked=unmasked,
                 defect_type=defect_type,
                 group=group,
+                condition=condition,
                 regions=regions,
             )
         )

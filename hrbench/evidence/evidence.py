@@ -61,6 +61,7 @@ IMAGE_DTYPES = {
     "id": "str",
     "label": "int64",
     "group": "str",
+    "condition": "str",
     "height": "int64",
     "width": "int64",
     "score": "float64",
@@ -96,7 +97,7 @@ _NORMALS = {
 _IMAGES: Columns = {
     "id": _TEXT,
     "label": Column("whole", 0, 1),
-    "group": Column("text", optional=True),  # a version that knew no groups has none
+    **dict.fromkeys(("group", "condition"), Column("text", optional=True)),  # versions that knew none, or images
     "height": _EDGE,
     "width": _EDGE,
     "score": Column("real", -_FINITE, _FINITE),
@@ -287,7 +288,8 @@ class Evidence:
     Attributes
     ----------
     images : DataFrame
-        One row per image in order of its id: id, label, group (empty for an image on its own), height, width, score,
+        One row per image in order of its id: id, label, group (empty for an image on its own), condition (empty where
+        none is known), height, width, score,
         normal_pixels, defect_pixels, decision_tp, decision_fp (null without a decision), seconds.
     components : DataFrame
         One row per defect component, images in the same order: image, defect_type, area, top, left, bottom,
@@ -336,10 +338,20 @@ class Evidence:
             return None
         return np.where(group == "", np.char.add("image ", own), np.char.add("group ", group))
 
-    def grouped(self, groups: Mapping[str, str]) -> Evidence:
-        """Return the same evidence with other groups, given by the images' ids."""
-        names = [groups.get(name, "") for name in self.images["id"]]
-        return dataclasses.replace(self, images=self.images.assign(group=pd.Series(names, dtype="str")))
+    @property
+    def conditions(self) -> dict[str, str]:
+        """The condition of each image that has one, by its id."""
+        known = self.images[self.images["condition"] != ""]
+        return dict(zip(known["id"], known["condition"], strict=True))
+
+    def grouped(self, groups: Mapping[str, str] | None, conditions: Mapping[str, str] | None = None) -> Evidence:
+        """Return the same evidence with other groups, and other conditions, where they are given by the images' ids."""
+        columns = {
+            column: pd.Series([names.get(name, "") for name in self.images["id"]], dtype="str")
+            for column, names in (("group", groups), ("condition", conditions))
+            if names is not None
+        }
+        return dataclasses.replace(self, images=self.images.assign(**columns))
 
     def of_images(self, ids: Collection[str]) -> Evidence:
         """Return the evidence of some of the images, without the calibration; all of them merge into the same again."""
@@ -356,6 +368,23 @@ class Evidence:
             regions=None if self.regions is None else self.regions.of_images(ids),
             rims=None if self.rims is None or not members.size else self.rims.taken(self.components["area"], members),
         )
+
+    def renamed(self, names: Mapping[str, str]) -> Evidence:
+        """Return the same evidence with other ids of the images, given by those that they have, in their order."""
+
+        def table(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+            return frame.assign(**{column: frame[column].map(names).astype("str")})
+
+        regions, rims = self.regions, self.rims
+        other = dataclasses.replace(
+            self,
+            images=table(self.images, "id"),
+            components=table(self.components, "image"),
+            unmasked={names[name]: pixels for name, pixels in self.unmasked.items()},
+            regions=None if regions is None else dataclasses.replace(regions, table=table(regions.table, "image")),
+            rims=None if rims is None else dataclasses.replace(rims, table=table(rims.table, "image")),
+        )
+        return Evidence.merge([other])
 
     @cached_property
     def component_starts(self) -> npt.NDArray[np.int64]:
@@ -447,7 +476,8 @@ class Evidence:
         folder.mkdir(parents=True, exist_ok=True)
         collection = dataclasses.asdict(self.spec)
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
-        images = pa.Table.from_pandas(self.images, preserve_index=False)
+        known = self.images if self.conditions else self.images.drop(columns="condition")
+        images = pa.Table.from_pandas(known, preserve_index=False)
         for name, column in _histogram_columns(self.pixels).items():
             images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
@@ -491,8 +521,8 @@ class Evidence:
             else:  # exact, as it was once written
                 check_size(sum(part.total * part.keys.itemsize for part in bins), paths[0])
                 normals = [SortedKeys(np.repeat(part.keys, part.counts), shift) for part in bins]
-        if "group" not in images.column_names:
-            images = images.append_column("group", pa.array([""] * len(images)))
+        for column in {"group", "condition"} - set(images.column_names):
+            images = images.append_column(column, pa.array([""] * len(images)))
         frame = _frame(images, IMAGE_DTYPES)
         unknown = frame["id"][frame["label"].eq(1) & frame[["normal_pixels", "defect_pixels"]].eq(0).all(axis=1)]
         known, unmasked = set_apart(frame["id"].tolist(), normals, set(unknown))
@@ -546,14 +576,19 @@ def _require_annotated(parts: Sequence[Evidence]) -> None:
         raise HrbenchError("evidence under other masks than those annotated can only be measured")
 
 
-def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
-    """Replace the groups of images, given by id, in what :meth:`Evidence.save` wrote."""
+def write_groups(folder: Path, groups: Mapping[str, str] | None, conditions: Mapping[str, str] | None = None) -> None:
+    """Replace groups and conditions of images, where they are given by id, in what :meth:`Evidence.save` wrote."""
     path = folder / "images.parquet"
     images, facts = _read(path, _IMAGES, _Facts)
-    names = pa.array([groups.get(name, "") for name in images["id"].to_pylist()], pa.string())
-    kept = [name for name in images.column_names if name != "group"]
+    for column, given in (("group", groups), ("condition", conditions)):
+        if given is None:
+            continue
+        names = [given.get(name, "") for name in images["id"].to_pylist()]
+        images = images.select([name for name in images.column_names if name != column])
+        if column == "group" or any(names):
+            images = images.append_column(column, pa.array(names, pa.string()))
     with atomic(path) as temporary:
-        _write(images.select(kept).append_column("group", names), dataclasses.asdict(facts), temporary)
+        _write(images, dataclasses.asdict(facts), temporary)
 
 
 def _histogram_columns(parts: Sequence[NormalScores]) -> dict[str, pa.LargeListArray]:

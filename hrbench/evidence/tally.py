@@ -166,6 +166,7 @@ def tally(
     decision: Bools | None = None,
     seconds: float = math.nan,
     group: str = "",
+    condition: str = "",
     regions: Sequence[Region] | None = None,
 ) -> Tally:
     """Reduce one image; the arguments are those of :meth:`hrbench.evidence.EvidenceCollector.update`."""
@@ -182,7 +183,7 @@ def tally(
         decision = None if decision is None else nearest(decision, size)
     places = Places.of(mask, spec)
     counted = count(scores, decision, places.groups, exact=spec.exact, name=image_id)
-    image = _Image(image_id, defective, unmasked, group, scores.shape, score, seconds, defect_type)
+    image = _Image(image_id, defective, unmasked, group, condition, scores.shape, score, seconds, defect_type)
     return image.tally(places, counted, mask, regions if spec.side is None else None)
 
 
@@ -195,6 +196,7 @@ def tally_predicted(
     unmasked: bool = False,
     defect_type: str = "",
     group: str = "",
+    condition: str = "",
     regions: Sequence[Region] | None = None,
 ) -> Tally:
     """Reduce one image whose map may lie on a device: there, unless `spec` takes all of it."""
@@ -209,6 +211,7 @@ def tally_predicted(
             decision=predicted.decision(),
             seconds=predicted.seconds,
             group=group,
+            condition=condition,
             regions=regions,
         )
     check_size(predicted.shape, None if mask is None else mask.shape, image_id)
@@ -229,6 +232,7 @@ def tally_predicted(
         defective,
         unmasked,
         group,
+        condition,
         predicted.shape,
         score if found.moments is None else found.moments[0],
         predicted.seconds,
@@ -291,6 +295,7 @@ class _Image:
     defective: bool
     unmasked: bool
     group: str
+    condition: str
     size: tuple[int, ...]
     score: float
     seconds: float
@@ -305,6 +310,7 @@ class _Image:
             "id": self.id,
             "label": int(self.defective),
             "group": self.group,
+            "condition": self.condition,
             "height": self.size[0],
             "width": self.size[1],
             "score": self.score,

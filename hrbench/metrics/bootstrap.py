@@ -246,13 +246,13 @@ def replicates(evidence: Evidence, protocol: Protocol, *, threshold: float | Non
     return drawn_replicates(Context(evidence, protocol, threshold))
 
 
-def drawn_replicates(context: Context, only: Collection[str] | None = None) -> Replicates:
-    """Return what :func:`replicates` does, of some metrics or of all."""
+def drawn_replicates(context: Context, only: Collection[str | Key] | None = None) -> Replicates:
+    """Return what :func:`replicates` does, of some metrics or rows or of all."""
     evidence, protocol = context.evidence, context.protocol
     ids, rules = evidence.images["id"].tolist(), protocol.bootstrap
     drawn = image_weights(ids, context.labels, rules, evidence.groups)
     weights = np.concatenate([np.ones((1, context.labels.size)), drawn])
-    table = [row for row in rows(context) if only is None or row[0].key in only]
+    table = [row for row in rows(context) if only is None or row[0].key in only or row[1] in only]
     values = np.concatenate([_values(context, table, weights[i : i + _CHUNK]) for i in range(0, len(weights), _CHUNK)])
     unit_of, unit_kinds = _units(context.labels, evidence.groups)
     carriers = {

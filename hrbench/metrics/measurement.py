@@ -13,6 +13,7 @@ from hrbench.evidence import Evidence
 from hrbench.metrics.annotation import annotation_rows
 from hrbench.metrics.bootstrap import REPLICATE_COLUMNS, Replicates, drawn_replicates
 from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.conditions import condition_rows
 from hrbench.metrics.context import Context
 from hrbench.metrics.detection import Detection, detections
 from hrbench.metrics.segmentation import AUTOMATIC, MATCHED
@@ -45,6 +46,9 @@ class Measured:
         differences by quarter too, beside recall at the headline budget of false alarms and mean recall.
     annotation : DataFrame
         See :func:`hrbench.metrics.annotation.annotation_rows`.
+    conditions : DataFrame
+        Headline metrics under each condition, see :func:`hrbench.metrics.conditions.condition_rows`; without conditions
+        no row, and no file.
     """
 
     records: pd.DataFrame
@@ -52,6 +56,7 @@ class Measured:
     images: pd.DataFrame
     replicates: pd.DataFrame
     annotation: pd.DataFrame
+    conditions: pd.DataFrame
 
 
 def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None = None) -> Measured:
@@ -64,7 +69,8 @@ def measure(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     records = with_intervals(metric_rows(context), context, drawn, detections(context))
     none = pd.DataFrame(columns=REPLICATE_COLUMNS)
     kept = none if drawn is None else _kept(drawn, protocol).table()
-    tables = (records, component_rows(context), image_rows(context), kept, annotation_rows(context, drawn))
+    masks = annotation_rows(context, drawn)
+    tables = (records, component_rows(context), image_rows(context), kept, masks, condition_rows(context))
     return Measured(*(table.assign(protocol=protocol.name) for table in tables))
 
 

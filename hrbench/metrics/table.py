@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,12 @@ def compute(evidence: Evidence, protocol: Protocol, *, threshold: float | None =
     return metric_rows(Context(evidence, protocol, threshold))
 
 
-def metric_rows(context: Context) -> pd.DataFrame:
-    """Return what :func:`compute` does."""
+def metric_rows(context: Context, only: Collection[Key] | None = None) -> pd.DataFrame:
+    """Return what :func:`compute` does, of the rows of some keys only where they are given."""
     table = []
     for metric, key in rows(context):
+        if only is not None and key not in only:
+            continue
         value = metric.exact(context, key.subset, key.fpr_limit)
         table.append((*key, float(value.value), float(value.bound), metric.n(context, key.subset)))
     return pd.DataFrame(table, columns=list(METRIC_COLUMNS))

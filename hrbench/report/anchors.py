@@ -14,6 +14,7 @@ SECTIONS = {
     "pairs": "Compare",
     "ranks": "Ranks",
     "limits": "Detection limits",
+    "conditions": "Conditions",
     "cost": "Cost",
     "protocols": "Protocols",
     "categories": "Categories",

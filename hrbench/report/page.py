@@ -19,6 +19,7 @@ from hrbench.report.anchors import SECTIONS, Anchors
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.cards import method_cards
 from hrbench.report.columns import category_columns, image_columns, limit_text, size_columns
+from hrbench.report.conditions import condition_table
 from hrbench.report.cost import cost_table
 from hrbench.report.critical_difference import compare_ranks, rank_sentences, rank_table
 from hrbench.report.detection_limits import limit_names, limit_overview, limit_table
@@ -168,7 +169,9 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
     answer, limits = _answer(board, data.scores), limit_overview(data.limits, best_rows(board))
     cost, comparison = cost_table(board), compare_protocols(board)
     explore = exploration(board)
+    conditions = condition_table(board)
     there = {"found": answer, "overall": answer, "limits": limits, "cost": cost, "protocols": comparison}
+    there["conditions"] = conditions
     there["pairs"] = explore and explore["matrices"]
     there["ranks"] = ranking = _ranking(board)
     return {
@@ -189,6 +192,7 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
         "plots": _svg(board, data, "", anchors.short(), _OVERVIEW if len(categories) > 1 else _SINGLE),
         "categories": [_category(board, data, category, anchors) for category in categories],
         "limits": limits,
+        "conditions": conditions,
         "cost": cost,
         "comparison": comparison,
         "cards": method_cards(board, folder),
@@ -269,6 +273,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
         "sizes": metric_table(board, sizes, category, counts=True, caption="By size of the defects, mean over seeds")
         if masked
         else None,
+        "conditions": condition_table(board, category) if several else None,
         "promises": promises(board, category),
         "limits": limit_table(data.limits, best_rows(board), category) if masked else None,
         "plots": _svg(board, data, category, anchors.short(), [k for k in KINDS if several or k not in _SINGLE]),

@@ -20,6 +20,7 @@ from hrbench.report.columns import (
     matched_columns,
     size_columns,
 )
+from hrbench.report.conditions import condition_table
 from hrbench.report.configurations import printable
 from hrbench.report.cost import cost_table, device_text
 from hrbench.report.origins import origin_text
@@ -60,6 +61,8 @@ def markdown_page(summary: Summary) -> str:
             parts.append("### How well, over all thresholds")
         overview = overview_table(board)
         parts += [_markdown_table(overview), _markdown_list(overview.notes)]
+        if (conditions := condition_table(board)) is not None:
+            parts += ["### By condition", _markdown_table(conditions)]
         if (cost := cost_table(board)) is not None:
             parts += ["### What it costs", _markdown_table(cost), *([_markdown_list(cost.notes)] if cost.notes else [])]
         if (comparison := compare_protocols(board)) is not None:

@@ -98,6 +98,7 @@ def _score_category(
                 defect_type=sample.defect_type,
                 decision=decision,
                 group=sample.group,
+                condition=sample.condition,
                 regions=regions,
             )
     evidence = [collector.result() for collector in collectors]

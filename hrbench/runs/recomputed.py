@@ -23,6 +23,7 @@ _KEYS = {  # what names a row of a table; a defect is named by its place
     "replicates": ("metric", "subset", "fpr_limit"),
     "images": ("image",),
     "annotation": ("masks", "metric", "subset", "fpr_limit"),
+    "conditions": ("condition", "metric", "subset", "fpr_limit"),
 }
 _SAME = ("run", "dataset", "category", "method", "preset", "view", "weights", "seed")  # in all rows of records
 
@@ -86,9 +87,9 @@ def _row_names(table: str, frame: pd.DataFrame) -> dict[str, int]:
     if table == "images":
         return {str(image): row for row, image in enumerate(columns[0])}
     names = {}
-    for row, (*masks, metric, subset, limit) in enumerate(zip(*columns, strict=True)):
+    for row, (*first, metric, subset, limit) in enumerate(zip(*columns, strict=True)):
         at = "" if limit is None or math.isnan(limit) else f"@{limit:g}"
-        names[" ".join([*masks, f"{metric}{at}", subset])] = row
+        names[" ".join([*first, f"{metric}{at}", subset])] = row
     return names
 
 

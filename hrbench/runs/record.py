@@ -69,6 +69,8 @@ class ViewedImages(_Section):
         That was asked for; None for what is held out by default.
     groups_sha256 : str
         Over which test images belong together, see :func:`groups_digest`; empty if each stands on its own.
+    conditions_sha256 : str
+        Likewise over their conditions; empty, and not said by `run.json`, where none is known.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ViewedImages(_Section):
     held_out_share: float | None = None
     groups_sha256: str = ""
     test_unmasked: int = dataclasses.field(default=0, metadata={"sparse": True})
+    conditions_sha256: str = dataclasses.field(default="", metadata={"sparse": True})
 
     @staticmethod
     def of(category: Category) -> ViewedImages:
@@ -94,13 +97,14 @@ class ViewedImages(_Section):
             train=train,
             test=test,
             test_defective=defective,
-            groups_sha256=groups_digest({sample.id: sample.group for sample in category.test}),
+            groups_sha256=groups_digest(category.groups),
+            conditions_sha256=groups_digest(category.conditions),
             test_unmasked=sum(sample.unmasked for sample in category.test),
         )
 
 
 def groups_digest(groups: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the groups of images by id; empty if each stands on its own."""
+    """Return the SHA-256 over the groups, or conditions, of images by id; empty if none has any."""
     if not any(groups.values()):
         return ""
     return hashlib.sha256("\n".join(f"{name}\t{groups[name]}" for name in sorted(groups)).encode()).hexdigest()

@@ -32,7 +32,7 @@ class Reference:
     Attributes
     ----------
     dataset, category : str
-    index, names, groups : str
+    index, names, groups, conditions : str
         Digests, see :class:`hrbench.data.sample.Category` and :func:`hrbench.runs.record.groups_digest`.
     train : int
         Normal training images.
@@ -50,6 +50,7 @@ class Reference:
     index: str
     names: str
     groups: str
+    conditions: str
     train: int
     images: pd.DataFrame
     components: Mapping[int, pd.DataFrame]
@@ -85,7 +86,8 @@ def reference_of(category: Category) -> Reference:
         category=category.name,
         index=category.digest,
         names=category.names_digest,
-        groups=groups_digest({sample.id: sample.group for sample in category.test}),
+        groups=groups_digest(category.groups),
+        conditions=groups_digest(category.conditions),
         train=len(category.train),
         images=pd.DataFrame(images, columns=["id", "label", "height", "width"]),
         components={key: pd.DataFrame(rows, columns=columns) for key, rows in components.items()},
@@ -103,6 +105,8 @@ def index_problems(about: RunRecord, reference: Reference) -> list[str]:
         )
     if about.dataset.groups_sha256 != reference.groups:
         problems.append("dataset: other images belong together than the descriptor says")
+    if about.dataset.conditions_sha256 != reference.conditions:
+        problems.append("dataset: other conditions of images than the descriptor says")
     if about.dataset.train != reference.train:
         problems.append(f"run.json: dataset.train is {about.dataset.train}, on disk {reference.train}")
     if method.reference != "maps":

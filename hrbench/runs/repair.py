@@ -66,11 +66,11 @@ def reopen(run: Run, job: Job, setting: Setting, damaged: Sequence[Path]) -> Non
 
 
 def _intact(run: Run, job: Job, setting: Setting) -> list[Evidence] | None:
-    """Return the evidence that the job wants, with the groups of its images; None if any of it is damaged."""
-    groups = {sample.id: sample.group for sample in job.category.test}
+    """Return the evidence that the job wants, its images named as it does; None if any of it is damaged."""
+    named = job.category.groups, job.category.conditions
     parts = {part.name: part for part in run.about.evidence}
     try:
-        return [run.evidence_of(parts[spec.name]).grouped(groups) for spec in specs_for(job, setting)]
+        return [run.evidence_of(parts[spec.name]).grouped(*named) for spec in specs_for(job, setting)]
     except (HrbenchError, KeyError):
         return None
 

@@ -267,4 +267,4 @@ def finished_run(job: Job, folder: RunFolder, setting: Setting) -> Run | None:
     if setting.save_maps and not all(path.is_file() for path in maps):
         raise HrbenchError(f"{folder.path}: done before without its maps; choose another output folder to save them")
     folder.tidy()  # of a process that was killed at the very end
-    return rescored(run, setting.protocols, groups={sample.id: sample.group for sample in job.category.test})
+    return rescored(run, setting.protocols, groups=job.category.groups, conditions=job.category.conditions)

@@ -79,6 +79,7 @@ def rescore(
     *,
     anew: bool = False,
     groups: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str] | None = None,
 ) -> Run:
     """Return the run with records under all `protocols`; what is missing or damaged is computed from its evidence.
 
@@ -93,19 +94,21 @@ def rescore(
     groups : mapping of str to str, optional
         Group of each test image by its id. Where the run's are others they take their place in its evidence, and all
         its protocols must be among those asked for, because their intervals change.
+    conditions : mapping of str to str, optional
+        Likewise the condition of each test image.
 
     Raises
     ------
     HrbenchError
-        If a protocol needs evidence that the run did not collect; if two protocols have one name; if the groups
-        change, or a table is damaged, and the run has records under other protocols too; or if another process is at
-        work on the run.
+        If a protocol needs evidence that the run did not collect; if two protocols have one name; if groups or
+        conditions change, or a table is damaged, and the run has records under other protocols too; or if another
+        process is at work on the run.
     """
     with Leases().holding(run.files.lease) as mine:
         if not mine:
             raise HrbenchError(f"{run.folder}: another process is at work on this run; wait until it has ended")
         run.files.tidy()  # of a process that was killed at the very end
-        return rescored(run, protocols, anew=anew, groups=groups)
+        return rescored(run, protocols, anew=anew, groups=groups, conditions=conditions)
 
 
 def rescored(
@@ -114,11 +117,14 @@ def rescored(
     *,
     anew: bool = False,
     groups: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str] | None = None,
 ) -> Run:
     """Do what :func:`rescore` does, for who holds the run's lease."""
     asked, about = distinct_protocols(protocols), run.about
     before, first = about.protocols, next(iter(about.protocols), None)
-    regrouped = groups is not None and groups_digest(groups) != about.dataset.groups_sha256
+    given = {"groups_sha256": groups, "conditions_sha256": conditions}
+    digests = {key: groups_digest(names) for key, names in given.items() if names is not None}
+    regrouped = any(getattr(about.dataset, key) != digest for key, digest in digests.items())
     damage = None
     try:
         tables = {name: run.table(name) for name in _TABLES}
@@ -131,15 +137,16 @@ def rescored(
     for protocol in new:
         if about.evidence_for(protocol) is None:
             run.load_evidence(protocol)  # raises, with the reason, before anything is changed
-    if groups is None and about.dataset.groups_sha256 == UNFINISHED:
+    if any(getattr(about.dataset, key) == UNFINISHED for key in given.keys() - digests.keys()):
         raise HrbenchError(
-            f"{run.folder}: was interrupted while its groups were replaced; expected the dataset's descriptor again, "
-            "as in `hrbench rescore --dataset`"
+            f"{run.folder}: was interrupted while its groups or conditions were replaced; expected the dataset's "
+            "descriptor again, as in `hrbench rescore --dataset`"
         )
     names = [protocol.name for protocol in new]
     if (regrouped or damage) and (others_left := before.keys() - names):
         why = damage or (
-            f"{run.folder}: other images belong together now than when it was measured; this changes all its intervals"
+            f"{run.folder}: other images belong together, or under one condition, now than when it was measured; this "
+            "changes all its intervals"
         )
         raise HrbenchError(f"{why}, so ask for its other protocols as well: {', '.join(sorted(others_left))}")
     measured = []
@@ -150,8 +157,7 @@ def rescored(
     finished = about
     for protocol in new:
         evidence = run.load_evidence(protocol)
-        if groups is not None:
-            evidence = evidence.grouped(groups)
+        evidence = evidence.grouped(groups, conditions)
         measured.append(measure(evidence, protocol))
         if protocol.name == first:
             finished = dataclasses.replace(finished, threshold=threshold_record(evidence, protocol))
@@ -163,14 +169,13 @@ def rescored(
     old = {run.files.name_of(path) for path in written}
     kept = {name: said for name, said in about.files.items() if name not in old}
     begun = dataclasses.replace(about, files=kept)
-    write_record(_scored(begun, before | unfinished, UNFINISHED if regrouped else None), run.files.record)
-    if groups is not None and regrouped:
-        for part in about.evidence:
-            write_groups(run.files.evidence(part.name), groups)
+    begun_digests = dict.fromkeys(digests, UNFINISHED) if regrouped else {}
+    write_record(_scored(begun, before | unfinished, begun_digests), run.files.record)
+    for part in about.evidence if regrouped else ():
+        write_groups(run.files.evidence(part.name), groups, conditions)
     _write_tables(run.files, measured, about)
-    finished = dataclasses.replace(finished, files=kept | run.files.recorded(written))
-    digest = groups_digest(groups) if groups is not None else None
-    write_record(_scored(finished, before | _protocol_records(new), digest), run.files.record)
+    finished = dataclasses.replace(finished, files=kept | run.files.recorded(filter(Path.exists, written)))
+    write_record(_scored(finished, before | _protocol_records(new), digests), run.files.record)
     return Run(run.folder)
 
 
@@ -187,9 +192,9 @@ def forget_files(run: Run, names: Sequence[str]) -> None:
     write_record(dataclasses.replace(run.about, files=files), run.files.record)
 
 
-def _scored(about: RunRecord, protocols: dict[str, ProtocolRecord], groups: str | None) -> RunRecord:
-    """Return the record with other protocols and, but for None, another digest of its groups."""
-    images = about.dataset if groups is None else dataclasses.replace(about.dataset, groups_sha256=groups)
+def _scored(about: RunRecord, protocols: dict[str, ProtocolRecord], digests: Mapping[str, Any]) -> RunRecord:
+    """Return the record with other protocols and other digests of its groups and conditions."""
+    images = dataclasses.replace(about.dataset, **digests)
     return dataclasses.replace(about, protocols=protocols, dataset=images)
 
 
@@ -276,6 +281,9 @@ def _write_tables(folder: RunFolder, measured: Sequence[Measured], about: RunRec
         tables = [getattr(part, name) for part in measured]
         filled = [table for table in tables if len(table)]
         whole = pd.concat(filled, ignore_index=True) if filled else tables[-1]
+        if name == "conditions" and not filled:
+            folder.table(name).unlink(missing_ok=True)
+            continue
         if name == "records":
             whole = whole.assign(**run_columns(about))[list(RECORD_COLUMNS)]
         with atomic(folder.table(name)) as path:

@@ -195,11 +195,11 @@ class EvidenceShards:
         return True
 
     def _digest(self, number: int) -> str:
-        """Return what a shard depends on: what was learnt, the images, and their groups if there are any."""
+        """Return what a shard depends on: what was learnt, the images, and their groups and conditions if any."""
         if number not in self._digests:
             samples = self._chunks[number]
-            groups = [sample.group for sample in samples]
-            parts = [self._fitted, content_digest(samples), *([json.dumps(groups)] if any(groups) else [])]
+            named = [[sample.group for sample in samples], [sample.condition for sample in samples]]
+            parts = [self._fitted, content_digest(samples), *(json.dumps(names) for names in named if any(names))]
             self._digests[number] = " ".join(parts)
         return self._digests[number]
 
@@ -214,6 +214,7 @@ class EvidenceShards:
                 unmasked=sample.unmasked,
                 defect_type=sample.defect_type,
                 group=sample.group,
+                condition=sample.condition,
                 regions=regions,
             )
         if self._save_maps:

@@ -6,6 +6,7 @@
     records.parquet     one tidy row per metric
     components.parquet  one row per defect component and protocol: size, kind, place, critical score, AUPRO@L, overlap
     images.parquet      one row per image and protocol: label, image score, alarm score, area of the largest component
+    conditions.parquet  headline metrics under each condition of the images, where any are known
     replicates.parquet  bootstrap replicates of a few metrics, see hrbench.metrics.measurement.Measured
     annotation.parquet  a few metrics per protocol under masks one pixel wider and narrower
     weights.safetensors what the method learnt
@@ -297,6 +298,11 @@ class Run:
         return self._whole("images")
 
     @cached_property
+    def conditions(self) -> pd.DataFrame:
+        """One row per protocol, condition and metric, see :func:`hrbench.metrics.conditions.condition_rows`."""
+        return self._whole("conditions")
+
+    @cached_property
     def replicates(self) -> pd.DataFrame:
         """Some rows per protocol, see :meth:`hrbench.metrics.bootstrap.Replicates.of_table`."""
         return self._whole("replicates")
@@ -319,8 +325,8 @@ class Run:
 
     def _whole(self, name: str) -> pd.DataFrame:
         """Read a table, unless tables of before and after may stand side by side."""
-        rules = self.about.protocols.values()
-        if UNFINISHED in (self.about.dataset.groups_sha256, *(item.sha256 for item in rules)):
+        rules, images = self.about.protocols.values(), self.about.dataset
+        if UNFINISHED in (images.groups_sha256, images.conditions_sha256, *(item.sha256 for item in rules)):
             raise HrbenchError(
                 f"{self.folder}: was interrupted while it was scored anew; `hrbench rescore` with the same options, or "
                 "the `hrbench run` that it came of, ends it"

@@ -68,6 +68,22 @@ TABLES: dict[str, tuple[Columns, tuple[str, ...], int]] = {
         ("protocol", "image"),
         5_000_000,
     ),
+    "conditions": (
+        {
+            **dict.fromkeys(("protocol", "condition", "reference", "metric", "subset"), _TEXT),
+            "fpr_limit": _SHARE,
+            "value": _VALUE,
+            "error_bound": Column("real", 0, _HUGE, gaps=True),
+            "n": _COUNT,
+            "ci_low": _END,
+            "ci_high": _END,
+            "images": _COUNT,
+            **dict.fromkeys(("drop", "drop_low", "drop_high"), _END),
+            "parts": _COUNT,
+        },
+        ("protocol", "condition", "metric", "subset", "fpr_limit"),
+        100_000,
+    ),
     "replicates": (
         {
             **dict.fromkeys(("protocol", "metric", "subset"), _TEXT),

@@ -313,7 +313,9 @@ def _of_other_version(about: RunRecord) -> list[str]:
 def _evidence_problems(about: RunRecord, evidence: Evidence) -> list[str]:
     """Return where ``run.json`` counts other images than the evidence."""
     images, calibration = evidence.images, evidence.calibration
-    groups = groups_digest(dict(zip(images["id"], images["group"], strict=True)))
+    groups, conditions = (
+        groups_digest(dict(zip(images["id"], images[column], strict=True))) for column in ("group", "condition")
+    )
     return [
         f"run.json: {key} is {said}, the evidence has {found}"
         for key, said, found in (
@@ -322,6 +324,7 @@ def _evidence_problems(about: RunRecord, evidence: Evidence) -> list[str]:
             ("dataset.test_unmasked", about.dataset.test_unmasked, len(evidence.unmasked)),
             ("dataset.held_out", about.dataset.held_out, calibration.images if calibration else 0),
             ("dataset.groups_sha256", about.dataset.groups_sha256[:12] or "none", groups[:12] or "none"),
+            ("dataset.conditions_sha256", about.dataset.conditions_sha256[:12] or "none", conditions[:12] or "none"),
         )
         if said != found
     ]

@@ -19,9 +19,11 @@ from hrbench.metrics import measurement
 from hrbench.registry import load_method
 from hrbench.runs import scoring, shards, stages
 from hrbench.runs.job import identities, make_job, split_normals
+from hrbench.runs.reference import reference_of
 from hrbench.runs.runner import run_job
 from hrbench.runs.scoring import rescore
 from hrbench.runs.store import RECORD_COLUMNS, Run, read_runs
+from hrbench.runs.verification import verify_run
 
 CPU = torch.device("cpu")
 PROTOCOLS = [load_protocol("native")]
@@ -587,6 +589,33 @@ def test_a_chunk_of_which_an_image_failed_leaves_no_shard(tree, toy, tmp_path, m
             run_job(job, tmp_path, PROTOCOLS, device=CPU)
     assert [path.name for path in job.folder(tmp_path).scratch.glob("evidence-*")] == ["evidence-00000"]
     assert len(run_job(job, tmp_path, PROTOCOLS, device=CPU).evidence.images) == 8
+
+
+def test_conditions_reach_run_and_tables_and_a_done_job_takes_new_ones(tree, toy, tmp_path, monkeypatch):
+    job, plain = job_for(tree, toy), run(tree, toy, tmp_path)
+    records, said = plain.records, plain.about.dataset
+    assert not plain.files.table("conditions").exists()
+    assert "conditions_sha256" not in plain.files.record.read_text()
+    test = tuple(dataclasses.replace(s, condition=("dark", "bright")[i % 2]) for i, s in enumerate(job.category.test))
+    lit = dataclasses.replace(job, category=dataclasses.replace(job.category, test=test))
+    other = run_job(lit, tmp_path / "other", PROTOCOLS, device=CPU)
+    assert other.folder.name == plain.folder.name
+    assert other.evidence.images["condition"].tolist() == [sample.condition for sample in test]
+    assert other.conditions["condition"].unique().tolist() == ["bright", "dark"]
+    assert "conditions.parquet" in other.about.files
+    assert verify_run(other, reference=reference_of(lit.category)).problems == ()
+    (problem,) = verify_run(other, reference=reference_of(job.category)).problems
+    assert problem == "dataset: other conditions of images than the descriptor says"
+    monkeypatch.setattr(stages, "Fit", None)
+    again = run_job(lit, tmp_path, PROTOCOLS, device=CPU)
+    assert_same_bits(again.evidence, other.evidence, but=["seconds"])
+    pd.testing.assert_frame_equal(again.conditions, other.conditions)
+    assert again.about.dataset == other.about.dataset
+    back = run_job(job, tmp_path, PROTOCOLS, device=CPU)
+    assert back.about.dataset == said
+    assert not back.files.table("conditions").exists()
+    assert "conditions.parquet" not in back.about.files
+    pd.testing.assert_frame_equal(back.records, records)
 
 
 @pytest.mark.parametrize("victim", ["write_groups", "_write_tables", "write_record"])

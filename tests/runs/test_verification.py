@@ -232,6 +232,11 @@ CAREFUL: dict[str, tuple[Tamper, str]] = {
     "held out": (said(dataset__held_out=19), r"dataset.held_out is 19, the evidence has"),
     "test images": (said(dataset__test=800), r"dataset.test is 800, the evidence has 8"),
     "groups": (said(dataset__groups_sha256="ab" * 32), r"dataset.groups_sha256 is abababababab, the evidence has none"),
+    "conditions": (said(dataset__conditions_sha256="ab" * 32), r"dataset.conditions_sha256 is abababababab, the evid"),
+    "lights": (
+        rows(f"{EVIDENCE}/images.parquet", lambda t: t.append_column("condition", pa.array(["dark"] * len(t)))),
+        r"dataset.conditions_sha256 is none, the evidence has",
+    ),
     "speed": (said(cost__ms_median=1e-3), r"cost.ms_median: recorded 0.001, recomputed"),
     "version of the rules": (said(protocols__quick__version=2), r"recorded as version 2, its rules are 1"),
     "other rules": (

@@ -1,0 +1,150 @@
+"""What pages and the terminal say of conditions, of runs on a counterfeit of MVTec AD 2."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import hrbench
+from hrbench.cli import main
+from hrbench.protocol import Protocol
+from hrbench.report import summarise
+from hrbench.report.conditions import condition_table
+from hrbench.report.page import html_page
+from hrbench.report.text import markdown_page
+from hrbench.runs.store import Run
+
+PARTS, SIZE = 12, (24, 32)
+LIGHTS = {"regular": 60, "underexposed": 3, "shift_1": 60}  # how far a defect stands out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold parts of two objects under three lights, and a descriptor."""
+    place, rng = tmp_path_factory.mktemp("ad2"), np.random.default_rng(0)
+    native = (Path(__file__).parents[1] / "protocols/native.toml").read_text(encoding="utf-8")
+    quick = native.replace('name = "native"', 'name = "quick"') + "\n[bootstrap]\ndraws = 60\n"
+    (place / "quick.toml").write_text(quick, encoding="utf-8")
+    (place / "mine.toml").write_text('base = "mvtec_ad_2"\n[total]\n[categories]\ncan = {}\nvial = {}\n')
+
+    def write(path: Path, contrast: float, mask: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.normal(150, 6, (*SIZE, 3)) - contrast * mask[..., None]
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+    none = np.zeros(SIZE)
+    for name in ("can", "vial"):
+        folder = place / "root" / name
+        for number in range(8):
+            write(folder / f"train/good/{number:03d}_regular.png", 0, none)
+        for number in range(PARTS):
+            mask = np.zeros(SIZE)
+            mask[4 : 8 + number // 2, 6:12] = 1
+            for light, contrast in LIGHTS.items():
+                stem = f"{number:03d}_{light}"
+                write(folder / f"test_public/good/{stem}.png", 0, none)
+                write(folder / f"test_public/bad/{stem}.png", contrast * rng.uniform(0.5, 1), mask)
+                truth = folder / f"test_public/ground_truth/bad/{stem}_mask.png"
+                truth.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((255 * mask).astype(np.uint8)).save(truth)
+    return place
+
+
+@pytest.fixture(scope="module")
+def quick(place: Path) -> Protocol:
+    return hrbench.load_protocol(place / "quick.toml")
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path, quick: Protocol, toy: str) -> list[Run]:
+    return hrbench.run(place / "mine.toml", [toy], root=place / "root", output=place / "runs", preset="native",
+                       device="cpu", seeds=[0, 1], protocols=[quick], check=False, rehearse=False).runs  # fmt: skip
+
+
+def rules(place: Path) -> list[str]:
+    return ["--protocol", str(place / "quick.toml")]
+
+
+def test_the_page_has_a_section_with_values_drops_and_their_intervals(runs: list[Run], quick: Protocol) -> None:
+    cans = [run for run in runs if (run.about.dataset.category, run.about.seed) == ("can", 0)]
+    summary = summarise(cans, quick)
+    table = condition_table(summary.leaderboards[0])
+    assert [column.head for column in table.columns] == ["regular", "shift_1", "underexposed"] * 2
+    assert [name for name, _ in table.groups] == ["AUPRO@0.05", "recall at 5 alarms per 100"]
+    kept = cans[0].conditions.set_index(["condition", "metric"])
+    dark = table.cells[0][2]
+    assert float(dark.sort) == kept.loc[("underexposed", "aupro"), "value"]
+    lost, low, high = kept.loc[("underexposed", "aupro"), ["drop", "drop_low", "drop_high"]]
+    assert 0 < low < lost < high
+    assert dark.small == (f"loses {lost:.3f}", f"[{low:.3f}, {high:.3f}]")
+    assert table.cells[0][0].small == ()
+    page, text = html_page(summary), markdown_page(summary)
+    assert re.search('<h3 id="[^"]*conditions">By condition', page)
+    assert f"<small>loses {lost:.3f}</small>" in page
+    assert "measured on its images alone" in page
+    assert "### By condition\n\n| # | Method | AUPRO@0.05 regular | AUPRO@0.05 shift" in text
+
+
+def test_averages_are_over_seeds_then_categories(runs: list[Run], quick: Protocol) -> None:
+    summary = summarise(runs, quick)
+    (board,) = summary.leaderboards
+    table = condition_table(board)
+    values = {(run.about.dataset.category, run.about.seed): run.conditions.set_index(["condition", "metric"])
+              for run in runs}  # fmt: skip
+    for place, condition in enumerate(("regular", "shift_1", "underexposed")):
+        of = [of.loc[(condition, "aupro")] for of in values.values()]
+        assert float(table.cells[0][place].sort) == pytest.approx(np.mean([row["value"] for row in of]))
+        if place:
+            lost = f"{np.mean([row['drop'] for row in of]):.3f}".replace("-", "−")
+            assert table.cells[0][place].small == (f"loses {lost}",)
+    assert "intervals stand with the categories" in table.notes[0]
+    vial = condition_table(board, "vial")
+    mean = np.mean([values["vial", seed].loc[("regular", "aupro"), "value"] for seed in (0, 1)])
+    assert float(vial.cells[0][0].sort) == pytest.approx(mean)
+    assert (
+        html_page(summary).count("By condition, mean over seeds") == 6
+    )  # captions, and what the tables are called, of three
+    assert condition_table(board, "vial").caption == "By condition, mean over seeds"
+
+
+def test_runs_that_know_no_conditions_have_no_section(runs: list[Run], quick: Protocol, tmp_path: Path, capsys) -> None:
+    old = Run(Path(shutil.copytree(runs[0].folder, tmp_path / runs[0].folder.name)))
+    hrbench.rescore(old, [quick], conditions={})
+    summary = summarise([Run(old.folder)], quick)
+    assert condition_table(summary.leaderboards[0]) is None
+    assert "By condition" not in html_page(summary) + markdown_page(summary)
+    assert main(["conditions", str(old.folder)]) == 2
+    assert "knows no two conditions of its images, expected some by the dataset's" in capsys.readouterr().err
+
+
+def test_rescore_gives_conditions_to_runs_of_before(place: Path, runs: list[Run], tmp_path: Path, capsys) -> None:
+    old = Run(Path(shutil.copytree(runs[0].folder, tmp_path / "runs/mvtec_ad_2/can" / runs[0].folder.name)))
+    expected = old.conditions
+    hrbench.rescore(old, [place / "quick.toml"], conditions={})
+    assert main(["rescore", str(tmp_path / "runs"), "--dataset", str(place / "mine.toml"), *rules(place)]) == 0
+    pd.testing.assert_frame_equal(Run(old.folder).conditions, expected)
+
+
+def test_the_command_prints_the_headline_and_writes_all(place: Path, runs: list[Run], tmp_path: Path, capsys) -> None:
+    command = ["conditions", str(runs[0].folder), *rules(place)]
+    assert main([*command, "--csv", str(tmp_path / "all.csv")]) == 0
+    said = capsys.readouterr().out
+    kept = runs[0].conditions.set_index(["condition", "metric"])
+    lost = kept.loc[("underexposed", "aupro"), "drop"]
+    assert re.search(rf"^underexposed +24 +24 +0\.\d+ +{lost:.3f} +\[", said, re.MULTILINE), said
+    assert "Loses: against regular, on the parts that show the same" in said
+    table = pd.read_csv(tmp_path / "all.csv")
+    row = table[(table["metric"] == "aupro") & (table["subset"] == "all") & (table["fpr_limit"] == 0.05)]
+    assert row.set_index("condition").loc["underexposed", "drop"] == pytest.approx(lost)
+    assert main([*command, "--reference", "shift_1"]) == 0
+    assert "Loses: against shift_1" in capsys.readouterr().out
+    assert main([*command, "--reference", "shift"]) == 2
+    assert "unknown condition 'shift'; did you mean 'shift_1'? Known: regular, shift_1, und" in capsys.readouterr().err
+    assert math.isnan(kept.loc[("regular", "aupro"), "drop"])
