@@ -156,25 +156,22 @@ def region_problems(
 
 
 def _are_highest(regions: Regions, components: pd.DataFrame, defect_scores: Scores) -> bool:
-    """Tell whether scores of regions can be the highest of `area` of their image's defect pixels."""
-    names = components["image"].to_numpy(dtype=str)
-    owners = np.repeat(names, components["area"])
-    firsts = np.searchsorted(owners, names, side="left")
-    falling: dict[str, Scores] = {}
-    for name, first in dict(zip(names, firsts, strict=True)).items():
-        falling[name] = -np.sort(-defect_scores[first : np.searchsorted(owners, name, side="right")])
-    for image, area, first, length in zip(
-        regions.table["image"], regions.table["area"], regions.starts, regions.table["saturation"], strict=True
+    """Tell whether scores can be the highest of a region among the defect pixels of its image.
+
+    They fall; and the k-th is no more than the k-th of the image, and no less than it were if all pixels that are not
+    of the region had higher ones.
+    """
+    pixels = components.groupby("image", sort=False)["area"].sum()
+    parts = dict(zip(pixels.index, np.split(defect_scores, np.cumsum(pixels.to_numpy())[:-1]), strict=True))
+    image, falling = "", np.zeros(0, defect_scores.dtype)
+    table = regions.table
+    for name, area, start, length in zip(
+        table["image"], table["area"], regions.starts, table["saturation"], strict=True
     ):
-        scores, all_scores = regions.scores[first : first + length], falling[image]
-        others = all_scores.size - area
-        places = np.searchsorted(-all_scores, -scores, side="left")  # of the first that is as high
-        times = np.arange(length) - np.searchsorted(-scores, -scores, side="left")
-        if (
-            (np.diff(scores) > 0).any()
-            or (places + times >= all_scores.size).any()
-            or (all_scores[(places + times).clip(max=all_scores.size - 1)] != scores).any()
-            or (scores < all_scores[others : others + length]).any()
-        ):
+        if name != image:
+            image, falling = name, np.sort(parts[name])[::-1]
+        scores, others = regions.scores[start : start + length], falling.size - area
+        least, most = falling[others : others + length], falling[:length]
+        if (scores[1:] > scores[:-1]).any() or (scores < least).any() or (scores > most).any():
             return False
     return True
