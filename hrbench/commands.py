@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -107,13 +108,17 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     if study.runs:
+        from hrbench.report import summarise
+        from hrbench.report.next_commands import next_commands
         from hrbench.report.terminal import print_tables
 
-        runs = len(study.runs)
-        print_tables(study.runs, load_protocol(args.protocol[0]))
-        print(
-            f"{_counted(runs, 'run')} in {args.output}; for the page and the plots: hrbench leaderboard {args.output}"
-        )
+        summary = summarise(study.runs, protocol := load_protocol(args.protocol[0]))
+        print_tables(study.runs, protocol, summary=summary)
+        print(f"{_counted(len(study.runs), 'run')} in {args.output}; next:")
+        jobs = {planned.job.folder(args.output).path: planned.job for planned in study.plan.jobs} if study.plan else {}
+        print(f"  {shlex.join(['hrbench', 'leaderboard', str(args.output)])}")
+        for board in summary.leaderboards:
+            print(*(f"  {line}" for line in next_commands(board, jobs, args.protocol[0])), sep="\n")
     status = _say_failures(study)
     for failure in study.failures:
         print(f"hrbench: {failure.job}: {_one_line(failure.error)}", file=sys.stderr)

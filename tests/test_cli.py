@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,12 @@ def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):
     assert "Toy" in table
     assert "8 runs" in table
     assert len(read_runs(out)) == 8
+    following = [shlex.split(line)[1:] for line in table.splitlines() if line.startswith("  hrbench ")]
+    assert following[0] == ["leaderboard", str(out)]
+    new = {"FOLDER": str(tree / "nut/test/good"), "found": str(tmp_path / "found")}
+    assert main([new.get(word, word) for word in following[1]]) == 0
+    assert (tmp_path / "found" / "predictions.csv").is_file()
+    assert main(following[2]) == 0
     assert main(["leaderboard", str(out)]) == 0
     assert {path.suffix for path in (out / "report").glob("leaderboard.*")} == {".md", ".csv", ".tex", ".html"}
     assert main(["plot", str(out), "--output", str(tmp_path / "plots")]) == 0

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -215,7 +216,7 @@ def inventory_text(found: Inventory, terminal: Terminal = PLAIN) -> str:
         common = ", ".join(f"{name} {text}" for name, text in found.common.items())
         lines += [terminal.wrap(f"All: {common}", "  ")] if common else []
     for dataset in dict.fromkeys(entry.dataset for entry in done):
-        lines += ["", _table(found, dataset, terminal)]
+        lines += ["", *_table(found, dataset, terminal)]
     for state in STATES[1:]:
         for entry in found.of(state)[:MOST_LISTED]:
             lines.append(terminal.wrap(f"{state}: {entry.name}" + f": {entry.error}" * bool(entry.error), "  "))
@@ -224,8 +225,8 @@ def inventory_text(found: Inventory, terminal: Terminal = PLAIN) -> str:
     return "\n".join(lines)
 
 
-def _table(found: Inventory, dataset: str, terminal: Terminal) -> str:
-    """Return the table of a dataset, best first: means over seeds, then over categories."""
+def _table(found: Inventory, dataset: str, terminal: Terminal) -> Iterator[str]:
+    """Yield the table of a dataset, best first: means over seeds, then over categories; then where its runs lie."""
     rows: dict[int, list[Entry]] = {}
     for entry in found.of("done"):
         if entry.dataset == dataset and entry.run_of is not None:
@@ -262,7 +263,11 @@ def _table(found: Inventory, dataset: str, terminal: Terminal) -> str:
         notes = [f"{heads[0]}: share of the defects that are hit, at {alarms}; best first.", *notes]
     names = sorted({entry.category for same, _ in each for entry in same})
     where = f"{len(names)} categories" if len(names) > 3 else ", ".join(map(printable, names))
-    return terminal_lines(f"{printable(dataset)} ({where}), protocol {found.protocol.name}", columns, notes, terminal)
+    title = f"{printable(dataset)} ({where}), protocol {found.protocol.name}"
+    yield terminal_lines(title, columns, notes, terminal)
+    for same, of in list(zip((same for same, _ in each), first, strict=True))[:MOST_LISTED]:
+        more = f" and {len(same) - 1} more" if same[1:] else ""
+        yield f"{of.short}: {shlex.quote(printable(str(same[0].folder)))}{more}"
 
 
 def _configuration(same: Sequence[Entry]) -> Configuration:

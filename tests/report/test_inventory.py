@@ -48,6 +48,7 @@ def test_all_states_are_told_and_common_settings_once(folder: Path, protocol: Pr
     rows = [line.split() for line in lines[7:10]]
     assert [row[0] for row in rows] == ["FastFlow", "FastFlow", "L2BT"]
     assert rows[0][-4:-1] == ["2/2", "2", f"{float(rows[0][-2]):.3f}"]
+    assert lines[12] == f"FastFlow · whole:512: {folder / 'runs/parts/bolt/fastflow-native-whole-512-s0'} and 1 more"
     assert "begun: parts/nut/l2bt-native-s0" in lines
     assert "failed: parts/nut/fastflow-native-s9: no memory (on b)" in lines
     assert any(line.startswith("damaged: parts/bolt/nasty-native-whole-512-s0: ") for line in lines)
@@ -93,7 +94,10 @@ def test_json_tells_the_same(folder: Path, protocol: Protocol) -> None:
 def test_it_fits_the_terminal_and_takes_labels(folder: Path, protocol: Protocol) -> None:
     found = take_inventory([folder], protocol, {"fastflow": "FF", "tiled:256:64": "tiles"})
     text = inventory_text(found, Terminal(60))
-    assert max(map(len, text.partition("begun:")[0].splitlines())) <= 60  # paths may be longer
+    shown, folders = text.partition("begun:")[0].splitlines(), [f": {entry.folder}" for entry in found.of("done")]
+    pasted = [line for line in shown if any(end in line for end in folders)]
+    assert len(pasted) == 3
+    assert max(len(line) for line in shown if line not in pasted) <= 60  # paths may be longer
     assert "FF" in text
     assert "FastFlow" not in text
     with pytest.raises(HrbenchError, match="unknown name to label 'fastflw'; did you mean 'fastflow'"):
