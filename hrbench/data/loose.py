@@ -55,10 +55,12 @@ def find_loose(paths: Sequence[Path]) -> list[Sample]:
     Raises
     ------
     HrbenchError
-        For a folder without an image, and for two images of the same name, whatever their endings.
+        For what is not there, a folder without an image, and two images of the same name, whatever their endings.
     """
     found: dict[Path, Sample] = {}
     for path in paths:
+        if not path.exists():
+            raise HrbenchError(f"{path}: no such file or folder, expected images")
         for name, file in _below(path) if path.is_dir() else [(path.name, path)]:
             stem = Path(name).with_suffix("")
             if stem in found:

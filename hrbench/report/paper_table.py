@@ -13,6 +13,8 @@ import pandas as pd
 
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.metrics.catalogue import METRICS
+from hrbench.metrics.sizes import SCHEMES
+from hrbench.metrics.spro import KINDS
 from hrbench.protocol import Protocol
 from hrbench.report.columns import (
     Column,
@@ -96,12 +98,17 @@ def by_category(protocol: Protocol, metric: str = "", subset: str = "all") -> Co
     Raises
     ------
     HrbenchError
-        For a metric that the catalogue does not have, and a limit where there is none.
+        For a metric that the catalogue does not have, a subset that the metric has no row of, and a limit where there
+        is none.
     """
     name, _, limit = (metric or "aupro").partition("@")
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     entry = METRICS[name]
+    sizes = [size for scheme in SCHEMES for size in scheme.names(protocol.size_bins)]
+    known = ["all", *(KINDS.values() if entry.counts == "regions" else sizes if entry.by_size else ())]
+    if subset not in known:
+        raise unknown_name(f"subset of {name}", subset, known)
     usual = {"": None, "alarms": protocol.alarm.headline}.get(entry.limits, protocol.headline_fpr)
     if limit and usual is None:
         raise HrbenchError(f"metric {metric!r}: {name} has no limit, expected {name}")
@@ -181,6 +188,7 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
         raise HrbenchError(
             f"{board.dataset}: no run has {', '.join(dict.fromkeys(each.column.key for each in asked))} of "
             f"{', '.join(dict.fromkeys(each.column.subset for each in asked))} under protocol {protocol.name}"
+            + _other_limits(board, asked[0].column)
         )
     how = _how([row.configuration for row in rows])
     said = [f"{board.dataset}: {what}, at native resolution, protocol {protocol.name}@{protocol.version}; {how}"]
@@ -201,6 +209,13 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
         heads=tuple(asked[place].head for place in kept),
         cells=tuple(zip(*(lines[place] for place in kept), strict=True)),
     )
+
+
+def _other_limits(board: Leaderboard, column: Column) -> str:
+    """Say at which limits there are numbers of a metric and subset; nothing where there are none."""
+    limits = {key[-1] for key in board.estimates if key[2:4] == (column.metric, column.subset)} - {None, column.limit}
+    names = [f"{column.metric}@{limit_text(limit)}" for limit in sorted(limits, key=lambda x: x or 0.0) if limit]
+    return f"; there are {', '.join(names)}" if names else ""
 
 
 def _by_mean(board: Leaderboard, column: Column) -> list[int]:

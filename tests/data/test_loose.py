@@ -35,7 +35,9 @@ def test_names_whose_results_would_collide_are_refused(folder: Path) -> None:
         find_loose([folder / "b.png", folder / "b.png"])
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_there_and_a_folder_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HrbenchError, match="gone: no such file or folder"):
+        find_loose([tmp_path / "gone"])
     for find in (lambda: find_loose([tmp_path]), lambda: list(loose_samples(tmp_path))):
         with pytest.raises(HrbenchError, match=r"no image in this folder or below it, expected \.png"):
             find()

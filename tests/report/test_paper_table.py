@@ -125,6 +125,12 @@ def test_latex_compiles_or_is_at_least_balanced(summary: Summary, protocol: Prot
         (["--format", "latex"], "--format needs --table"),
         (["--table", "average", "--output", "out"], "--output does not go with --table"),
         (["--table", "category", "--metric", "auproo"], "unknown metric 'auproo'"),
+        (
+            ["--table", "category", "--subset", "tny"],
+            "unknown subset of aupro 'tny'; did you mean 'tiny'? Known: all, ",
+        ),
+        (["--table", "category", "--metric", "spro", "--subset", "tiny"], "'tiny'. Known: all, logical, structural"),
+        (["--table", "category", "--metric", "iou", "--subset", "tiny"], "unknown subset of iou 'tiny'. Known: all\n"),
         (["--table", "category", "--metric", "image_auroc@0.1"], "image_auroc has no limit"),
         (["--table", "category", "--metric", "aupro@x"], "expected aupro@LIMIT"),
         (["--table", "average", "--columns", "nix"], "unknown column 'nix'"),
@@ -138,7 +144,7 @@ def test_what_does_not_belong_together_is_one_line(
 
 
 def test_a_number_that_no_run_has_is_an_error(summary: Summary, protocol: Protocol) -> None:
-    with pytest.raises(HrbenchError, match=r"no run has aupro@0\.07 of tiny under protocol native"):
+    with pytest.raises(HrbenchError, match=r"aupro@0\.07 of tiny under protocol native; there are aupro@0\.01, "):
         paper_tables(summary, by_category(protocol, "aupro@0.07", "tiny"))
 
 

@@ -150,7 +150,8 @@ def test_bad_images_are_a_line_each_and_the_others_go_on(run, images, tmp_path, 
     assert "1 could not be predicted; 18 predicted by an earlier call" in printed.out
     assert "good/005.png" in printed.err
     assert predict(run, tmp_path / "gone.png", tmp_path / "other") == 2
-    assert "gone.png: no such file" in capsys.readouterr().err
+    assert "gone.png: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_without_a_threshold_a_word_says_why(run, images, tmp_path, capsys) -> None:
