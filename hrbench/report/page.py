@@ -18,6 +18,7 @@ from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.cards import method_cards
+from hrbench.report.closing import closing
 from hrbench.report.columns import category_columns, image_columns, limit_text, size_columns
 from hrbench.report.conditions import condition_table
 from hrbench.report.cost import cost_table
@@ -240,6 +241,7 @@ def _answer(board: Leaderboard, scores: AllScores) -> dict[str, Any] | None:
             "pair": first_two_sentence(table, board),
             "sentences": sentences,
         },
+        "closing": closing(scores, board, categories[0]) if len(categories) == 1 else None,
         "drift": promise_sentences(board),
         "notes": table.notes,
     }
@@ -260,11 +262,18 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
     several = len(board.categories) > 1
     answered: dict[str, Any] | None = None
     if any(name == category and of[0].areas.size for (name, _), of in data.scores.items()):
-        answered = {"number": board.categories.index(category), "table": None, "pair": "", "sentences": []}
+        answered = {
+            "number": board.categories.index(category),
+            "table": None,
+            "pair": "",
+            "sentences": [],
+            "closing": None,
+        }
         if several:  # the only category's stands above
             answered["table"] = table = answer_table(data.scores, board, category)
             answered["pair"] = first_two_sentence(table, board, category) if table else ""
             answered["sentences"] = answer_sentences(data.scores, board, category)
+            answered["closing"] = closing(data.scores, board, category)
     return {
         "name": category,
         "anchor": anchors.of(board.dataset, category),

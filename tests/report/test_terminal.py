@@ -10,7 +10,9 @@ import pytest
 
 from hrbench.protocol import Protocol
 from hrbench.report.closing import closing
+from hrbench.report.page import html_page
 from hrbench.report.scores import read_scores
+from hrbench.report.summary import summarise
 from hrbench.report.terminal import Terminal, TerminalColumn, bars_text, terminal_lines, terminal_table
 from hrbench.runs.store import Run
 
@@ -92,3 +94,7 @@ def test_a_run_ends_with_three_sentences(tmp_path: Path) -> None:
     assert re.search(r"takes about \d+ more defects, and .* about 110 more good images\.$", said.needed)
     text = terminal_table([run], RULES)
     assert text.endswith(f"ballscrew: {said.found}\n  {said.alarms}\n  {said.needed}")
+    page = html_page(summarise([run], RULES))
+    places = [page.index(f"<li>{sentence}</li>") for sentence in said]
+    assert places == sorted(places)
+    assert places[-1] < page.index('<div class="alarms"') < page.index('class="answer"')
