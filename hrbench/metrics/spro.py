@@ -12,8 +12,8 @@ highest scores of each region, so that the identity of :mod:`hrbench.metrics.cur
 for its saturation, and connected components for regions, sPRO is PRO.
 
 Where the images with regions are of the two kinds that MVTec LOCO AD knows, each kind has an sPRO of its own, of its
-regions and of the FPR over the good images and those of the kind, and that of all is the mean of both, as the
-publisher's code has it. Elsewhere it is that of all regions and all images.
+regions and of the FPR over the good images and those of the kind, and that of all is the mean of both (of the one that
+is there), as the publisher's code has it. Elsewhere it is that of all regions and all images.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
     annotation.parquet  a few metrics per protocol under masks one pixel wider and narrower
     weights.safetensors what the method learnt
     fit.json            what the fit took, and the digests of its images and weights: they can be told without run.json
-    evidence/           per way of collecting: images, components and calibration tables (see hrbench.evidence)
+    evidence/           per way of collecting: images, components, calibration, and where known rims and regions
     maps/               native anomaly maps, if they were asked for
     pictures/           parts of photographs, their maps and masks, with pictures.json that describes them
     partial/            only while the job is unfinished
