@@ -273,6 +273,14 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
     compare.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric's difference there")
 
+    annotation = command(
+        "annotation",
+        "annotation",
+        "Say how far the annotation carries: scores with masks one pixel wider and narrower.",
+    )
+    _report_arguments(annotation)
+    annotation.add_argument("--csv", type=Path, metavar="FILE", help="also write every metric and change there")
+
     conditions = command(
         "conditions", "conditions", "Measure a run under each condition, as lights or views, and what is lost there."
     )
@@ -305,19 +313,7 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
         ("show", "show", "Say what there is: runs done, begun or failed, headline numbers, settings that differ."),
     ):
         report = command(name, function, text)
-        report.add_argument(
-            "runs",
-            type=Path,
-            nargs="*",
-            default=[Path("runs")],
-            metavar="RUNS",
-            help="folders that run wrote, the first wins where they hold the same run (default: runs)",
-        )
-        report.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
-        report.add_argument(
-            "--label", action="append", default=[], metavar="OLD=NEW",
-            help="another name for a method, preset, view, weights, or the whole name of a row; may be repeated",
-        )  # fmt: skip
+        _report_arguments(report)
         if name == "show":
             report.add_argument("--json", action="store_true", help="print all of it as JSON")
             continue
@@ -437,6 +433,22 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         help="with average: names as in leaderboard.csv (default: the leaderboard's)",
     )
     group.add_argument("--format", choices=("markdown", "latex", "csv"), help="default: markdown")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="*",
+        default=[Path("runs")],
+        metavar="RUNS",
+        help="folders that run wrote, the first wins where they hold the same run (default: runs)",
+    )
+    parser.add_argument("--protocol", default="native", help="name or .toml file (default: %(default)s)")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="OLD=NEW",
+        help="another name for a method, preset, view, weights, or the whole name of a row; may be repeated",
+    )  # fmt: skip
 
 
 def _protocols_argument(parser: argparse.ArgumentParser) -> None:

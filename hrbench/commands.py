@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # they bring torch along
     from hrbench.runs.detector import Detector
 
 __all__ = [
+    "annotation",
     "compare",
     "conditions",
     "data_check",
@@ -287,6 +288,26 @@ def compare(args: argparse.Namespace) -> int:
         with atomic(args.csv) as path:
             path.write_text(csv_text(found.frame), encoding="utf-8", newline="\n")
         print(f"\nevery metric: {args.csv}")
+    return 0
+
+
+def annotation(args: argparse.Namespace) -> int:
+    """Print what becomes of the scores of runs where all masks are a pixel wider, or narrower."""
+    from hrbench.report import summarise
+    from hrbench.report.annotation import NOT_KNOWN, annotation_rows
+    from hrbench.report.labels import parse_labels
+    from hrbench.report.terminal import print_annotation
+    from hrbench.report.text import csv_text
+
+    summary = summarise(read_runs(*args.runs), load_protocol(args.protocol), parse_labels(args.label))
+    table = annotation_rows(summary)
+    if table.empty:
+        raise HrbenchError(f"{args.runs[0]}: {NOT_KNOWN[:1].lower()}{NOT_KNOWN[1:]}")
+    print_annotation(summary)
+    if args.csv is not None:
+        with atomic(args.csv) as path:
+            path.write_text(csv_text(table), encoding="utf-8", newline="\n")
+        print(f"every metric: {args.csv}")
     return 0
 
 

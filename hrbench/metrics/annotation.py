@@ -17,7 +17,7 @@ from hrbench.metrics.bootstrap import Replicates, drawn_replicates, paired_diffe
 from hrbench.metrics.catalogue import METRICS, Key
 from hrbench.metrics.context import Context
 
-__all__ = ["ANNOTATION_COLUMNS", "annotation_rows"]
+__all__ = ["ANNOTATION_COLUMNS", "MASKS", "annotation_rows"]
 
 _KEYS = list(Key._fields)
 ANNOTATION_COLUMNS = ("masks", *_KEYS, "value", "change", "change_low", "change_high", "components", "vanished")

@@ -17,6 +17,7 @@ SECTIONS = {
     "conditions": "Conditions",
     "cost": "Cost",
     "protocols": "Protocols",
+    "annotation": "Annotation",
     "categories": "Categories",
     "pictures": "Pictures",
     "methods": "Methods",

@@ -16,6 +16,7 @@ from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
 from hrbench.metrics.words import budget_text, odds_text
 from hrbench.protocol import Protocol
 from hrbench.report.anchors import SECTIONS, Anchors
+from hrbench.report.annotation import NOT_KNOWN, annotation_sentences, annotation_table
 from hrbench.report.answer import answer_sentences, answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.cards import method_cards
 from hrbench.report.closing import closing
@@ -175,12 +176,18 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
     there["conditions"] = conditions
     there["pairs"] = explore and explore["matrices"]
     there["ranks"] = ranking = _ranking(board)
+    there["annotation"] = annotation = _annotation(board)
     return {
         "name": board.dataset,
         "anchor": anchor,
         "at": at,
         "sections": [(at[name], label) for name, label in SECTIONS.items() if there.get(name, True)],
-        "notes": [*left_open_notes(board), *board.notes, *_shown(board)],
+        "notes": [
+            *left_open_notes(board),
+            *board.notes,
+            *_shown(board),
+            *[NOT_KNOWN] * (has_masks(board) and not annotation),
+        ],
         "masked": has_masks(board),
         "facts": {
             "categories": len(categories),
@@ -199,6 +206,7 @@ def _dataset(board: Leaderboard, anchors: Anchors, folder: Path | None) -> dict[
         "cards": method_cards(board, folder),
         "explore": explore,
         "ranking": ranking,
+        "annotation": annotation,
     }
 
 
@@ -210,6 +218,12 @@ def _ranking(board: Leaderboard) -> dict[str, Any] | None:
     if isinstance(found, str):
         return {"table": None, "sentences": [found]}
     return {"table": rank_table(found), "sentences": rank_sentences(found)}
+
+
+def _annotation(board: Leaderboard, category: str = "") -> dict[str, Any] | None:
+    """Return what the page says of the same maps under other masks; None where that is not known."""
+    table = annotation_table(board, category)
+    return None if table is None else {"table": table, "sentences": annotation_sentences(board, category)}
 
 
 def _shown(board: Leaderboard) -> list[str]:
@@ -285,6 +299,7 @@ def _category(board: Leaderboard, data: PlotData, category: str, anchors: Anchor
         "conditions": condition_table(board, category) if several else None,
         "promises": promises(board, category),
         "limits": limit_table(data.limits, best_rows(board), category) if masked else None,
+        "annotation": _annotation(board, category) if several else None,  # the only category's stands above
         "plots": _svg(board, data, category, anchors.short(), [k for k in KINDS if several or k not in _SINGLE]),
         "pictures": None,  # placed when it is known how much room there is
     }

@@ -100,9 +100,9 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row | str | None, ...]
     cells: tuple[tuple[Cell, ...], ...]
-    kind: Literal["answer", "overview", "category", "cost", "detection-limits", "protocol-comparison", "plain"] = (
-        "category"
-    )
+    kind: Literal[
+        "answer", "overview", "category", "cost", "detection-limits", "protocol-comparison", "annotation", "plain"
+    ] = "category"
     caption: str = ""
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from hrbench.metrics import DISJOINT
 from hrbench.protocol import Protocol
+from hrbench.report.annotation import annotation_sentences, annotation_table
 from hrbench.report.answer import MOST_SIZES, answer_table, first_two_sentence, heading_text, hit_sentence
 from hrbench.report.closing import closing
 from hrbench.report.columns import Column, limit_text
@@ -30,7 +31,9 @@ __all__ = [
     "PLAIN",
     "Terminal",
     "TerminalColumn",
+    "annotation_text",
     "bars_text",
+    "print_annotation",
     "print_links",
     "print_tables",
     "terminal_lines",
@@ -145,6 +148,31 @@ def terminal_table(
 def print_tables(runs: Sequence[Run], protocol: Protocol, *, summary: Summary | None = None) -> None:
     """Print the leaderboards of all datasets as standard output can show them."""
     print(terminal_table(runs, protocol, summary=summary, terminal=Terminal.here()))
+
+
+def print_annotation(summary: Summary) -> None:
+    """Print what becomes of the numbers of all categories under masks one pixel wider and narrower."""
+    terminal = Terminal.here()
+    for board in summary.leaderboards:
+        for category in board.categories:
+            if (text := annotation_text(board, category, terminal)) is not None:
+                print(f"{text}\n")
+
+
+def annotation_text(board: Leaderboard, category: str, terminal: Terminal = PLAIN) -> str | None:
+    """Return a table of what becomes of the numbers of a category under other masks; None where that is not known."""
+    table = annotation_table(board, category)
+    if table is None:
+        return None
+    columns, metrics = _heads(table, ranks=False), ("miou", "recall", "recall_matched", "aupro")
+    for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True):
+        texts = tuple(f"{cell.text} [{cell.small[0]}]" if cell.small else cell.text for cell in cells)
+        keep = 10 * metrics.index(column.metric) + (column.subset in ("all", DISJOINT[0]))
+        columns.append(TerminalColumn(f"{column.metric.partition('_')[0]} {column.subset}", texts, keep))
+    of = board.dataset if len(board.categories) == 1 else f"{board.dataset}, {category}"
+    groups = ", ".join(name for name, _ in table.groups)
+    title = f"{printable(of)}: {groups}; in brackets the lowest and highest with masks 1 px narrower or wider"
+    return terminal_lines(title, columns, [*annotation_sentences(board, category), *table.notes], terminal)
 
 
 def print_links(paths: Iterable[Path]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hrbench._util.spreadsheet import plain_cell
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
+from hrbench.report.annotation import annotation_sentences, annotation_table
 from hrbench.report.answer import answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.columns import (
     Column,
@@ -68,6 +69,13 @@ def markdown_page(summary: Summary) -> str:
         if (comparison := compare_protocols(board)) is not None:
             notes = [markdown_text(note.replace("Small:", "In brackets:")) for note in comparison.notes]
             parts += ["### What the protocol is worth", SENTENCE, _markdown_table(comparison), *notes]
+        if (annotation := annotation_table(board)) is not None:
+            said = [
+                *annotation_sentences(board),
+                f"{annotation.caption.replace('small:', 'in brackets:')}.",
+                *annotation.notes,
+            ]
+            parts += ["### How far the annotation carries", _markdown_table(annotation), _markdown_list(said)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,7 +88,7 @@ def _markdown_table(table: Table) -> str:
     for row, cells in zip(table.rows, table.cells, strict=True):
         if isinstance(row, Row):
             rank = _rank(row) if table.kind == "overview" else row.rank_text
-            small = 1 if by_metric else 2 if table.kind == "answer" else 0
+            small = {"protocol-comparison": 1, "annotation": 1, "answer": 2}.get(table.kind, 0)
             texts = [_markdown_cell(column, cell, small) for column, cell in zip(table.columns, cells, strict=True)]
             lines.append([metric or rank, markdown_text(table.name(row) + row.marks), *texts])
             continue
