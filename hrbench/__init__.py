@@ -25,6 +25,7 @@ _HOMES = {
     "Run": "hrbench.runs.store",
     "Study": "hrbench.grid.study",
     "Verdict": "hrbench.runs.detector",
+    "annotation_agreement": "hrbench.evaluation",
     "annotation_tolerance": "hrbench.evaluation",
     "by_condition": "hrbench.evaluation",
     "compare": "hrbench.evaluation",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from hrbench.errors import HrbenchError as HrbenchError
     from hrbench.evaluation import Comparison as Comparison
     from hrbench.evaluation import Evaluation as Evaluation
+    from hrbench.evaluation import annotation_agreement as annotation_agreement
     from hrbench.evaluation import annotation_tolerance as annotation_tolerance
     from hrbench.evaluation import by_condition as by_condition
     from hrbench.evaluation import compare as compare

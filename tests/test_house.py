@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "command_line": {*BASE, "grid_file"},
     "grid_file": BASE,
     "scaffold": BASE,
-    "evaluation": {*BASE, "evidence", "metrics", "protocol", "report"},
+    "evaluation": {*BASE, "evidence", "imaging", "metrics", "protocol", "report"},
     "testing": {*BASE, "contract", "engine", "method", "precision", "registry"},
     "metrics": {*BASE, "evidence", "protocol"},
     "evidence": {*BASE, "imaging", "protocol"},

@@ -18,7 +18,7 @@ from hrbench.evidence import Calibration, EvidenceCollector, EvidenceSpec, Regio
 from hrbench.evidence.histograms import check_map
 from hrbench.protocol import Protocol, load_protocol
 
-__all__ = ["evaluate"]
+__all__ = ["as_array", "as_mask", "evaluate"]
 
 _END = object()
 
@@ -107,7 +107,7 @@ def evaluate(
         short = [name for name, item in row.items() if item is _END]
         if short:
             raise HrbenchError(f"{' and '.join(short)} end after {index} images, the others go on")
-        defect = None if row["masks"] is None else _mask(row["masks"], f"mask {index}")
+        defect = None if row["masks"] is None else as_mask(row["masks"], f"mask {index}")
         own = None if row.get("regions") is None else _regions(row["regions"], index)
         if defect is None and own:
             defect = np.logical_or.reduce([region.mask for region in own])
@@ -173,14 +173,15 @@ def _regions(regions: Any, index: int) -> list[Region]:
     except (TypeError, ValueError):
         raise HrbenchError(f"regions {index}: expected pairs of a mask and of a whole number of pixels") from None
     for number, (mask, saturation) in enumerate(pairs):
-        array = _mask(mask, f"region {number} of image {index}")
+        array = as_mask(mask, f"region {number} of image {index}")
         if found and array.shape != found[0].mask.shape:
             raise HrbenchError(f"region {number} of image {index}: shape {array.shape}, expected {found[0].mask.shape}")
         found.append(Region(array, saturation))
     return found
 
 
-def _mask(mask: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+def as_mask(mask: npt.ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    """Return where a mask that a user gave is not zero, (H, W); an error names what is none."""
     array = as_array(mask, name)
     if array.dtype.kind not in "biuf":
         raise HrbenchError(f"{name}: of type {array.dtype}, expected numbers, non-zero for defect")

@@ -134,7 +134,7 @@ def annotation_rows(summary: Summary) -> pd.DataFrame:
             table, of = counted.run.annotation, counted.configuration
             table = table[table["protocol"] == board.protocol.name]
             names = {"dataset": board.dataset, "category": counted.category, "method": of.method, "preset": of.preset}
-            names |= {"view": of.view, "weights": of.weights, "seed": counted.seed}
+            names |= {"view": of.view, "weights": of.weights, "seed": str(counted.seed)}
             if not table.empty:
                 tables.append(pd.DataFrame(names, index=table.index).join(table.drop(columns="protocol")))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

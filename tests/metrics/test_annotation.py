@@ -97,3 +97,18 @@ def test_what_has_no_rims_is_said():
     with pytest.raises(HrbenchError, match="it is of shrunk masks"):
         hrbench.annotation_tolerance(evaluation(6, protocol="lowres256"))
     assert isinstance(hrbench.annotation_tolerance(whole, protocol=QUICK), pd.DataFrame)
+
+
+def test_two_annotations_are_compared_with_each_other():
+    masks = np.zeros((3, 9, 9), bool)
+    others = masks.copy()
+    masks[0, 1:3, 1:3] = masks[0, 6, 6] = others[0, 2:4, 1:3] = True
+    others[1, 4, 4] = True
+    table = hrbench.annotation_agreement([*masks[:2], None], others)
+    assert table["iou"].tolist() == [2 / 7, 0, 1]
+    assert table[["components", "matched"]].to_numpy().tolist() == [[2, 1], [0, 0], [0, 0]]
+    assert table[["others", "others_matched"]].to_numpy().tolist() == [[1, 1], [1, 0], [0, 0]]
+    with pytest.raises(HrbenchError, match="ends after 1 images"):
+        hrbench.annotation_agreement(masks[:1], others)
+    with pytest.raises(HrbenchError, match=r"masks 0: of shapes \(9, 9\) and \(4, 9\)"):
+        hrbench.annotation_agreement(masks[:1], others[:1, :4])
