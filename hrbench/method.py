@@ -151,7 +151,7 @@ class FitContext(Protocol):
     def held_out(self) -> Normals: ...  # noqa: D102
 
     def features(self, normals: Normals, extract: Callable[[Tensor], Sequence[Tensor]]) -> Batches[list[Tensor]]:
-        """Return the features of `normals`, computed once and kept where memory or disk allows.
+        """Return the features of `normals`, computed once and kept where memory (a GPU's first) or disk allows.
 
         For parts of a method that never change while it is fitted, as a frozen backbone: with what is returned in place
         of `normals`, and a loss of features, :meth:`train` runs the backbone once per input instead of once per input

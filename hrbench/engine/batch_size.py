@@ -67,31 +67,46 @@ def largest_useful(seconds: Callable[[int], float | None], *, most: int = MOST) 
 
 
 def find_batch_size(
-    method: Method, sample: Sample, view: View, device: torch.device, *, precision: str = "float32", seed: int = 0
+    method: Method,
+    sample: Sample,
+    view: View,
+    device: torch.device,
+    *,
+    images: int,
+    precision: str = "float32",
+    seed: int = 0,
 ) -> int:
     """Return the largest batch that pays for a fitted method, measured on the inputs of an image.
 
     What a batch takes of the host's memory must leave half of what is free; one that a GPU has no memory for is too
     large. Random numbers and settings of torch are afterwards as before.
 
+    Parameters
+    ----------
+    method : Method
+        On `device`; put into eval mode.
+    sample : Sample
+    view : View
+    device : torch.device
+    images : int
+        Whose inputs may share a batch: no more than theirs are tried.
+    precision, seed
+        See :func:`hrbench.engine.inference.predict`.
+
     Raises
     ------
     HrbenchError
         For an image that cannot be read.
     """
-    inputs = _inputs(sample, view)
-    with seeded(seed), torch.no_grad():
-        found = largest_useful(_Passes(method.eval(), inputs, device, precision).seconds)
-    log.info("%s: batches of %d inputs, found by timing them on %s", type(method).__name__, found, device)
-    return found
-
-
-def _inputs(sample: Sample, view: View) -> Tensor:
-    """Return some inputs of an image as they were decoded, spread over it."""
     pixels = sample.pixels if isinstance(sample, ArraySample) else read_image(sample.image)
     tiles = [(prepared, place, index) for prepared, place in view.prepare(pixels) for index in range(len(place))]
     chosen = tiles[:: -(-len(tiles) // DISTINCT)]
-    return stack_tiles([place.cut(prepared, index) for prepared, place, index in chosen])
+    inputs = stack_tiles([place.cut(prepared, index) for prepared, place, index in chosen])
+    with seeded(seed), torch.no_grad():
+        passes = _Passes(method.eval(), inputs, device, precision)
+        found = largest_useful(passes.seconds, most=min(MOST, images * len(tiles)))
+    log.info("%s: batch size %d, found by timing on %s", type(method).__name__, found, device)
+    return found
 
 
 class _Passes:

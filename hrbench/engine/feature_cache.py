@@ -78,11 +78,12 @@ class Features:
         """Yield the features of batches `start` .. `steps` - 1 of the normals, on the device."""
         order = partial(self.normals.order, batch_size, steps=steps, seed=seed, start=start)
         if steps * batch_size > len(self) and self._opened():
-            known = set(self._known)
+            known = set(self._known)  # here and, as a copy, where inputs load ahead: both walk the same way
             with closing(loaded(self.normals, self._missing(order(), set(known)), self._device)) as inputs:
                 for chosen in order():
                     for group in _groups(chosen, known):
-                        self._put(group, self._computed(next(inputs)))
+                        if self._stores is not None:
+                            self._put(group, self._computed(next(inputs)))
                     yield self._kept(chosen)
         else:
             with closing(loaded(self.normals, order(), self._device)) as inputs:
@@ -160,9 +161,8 @@ class Features:
         return [found.to(self._device, non_blocking=True) for found in pinned]
 
     def _put(self, group: int, features: list[Tensor]) -> None:
+        assert self._stores is not None
         self._known.add(group)
-        if self._stores is None:
-            return
         start = group * GROUP
         for store, feature in zip(self._stores, features, strict=True):
             if feature.shape[1:] != store.shape[1:]:

@@ -326,7 +326,13 @@ class Detector:
             seen.append(sample)
             with suppress(HrbenchError):
                 self.batch_size = find_batch_size(
-                    self.method, sample, self.view, self.device, precision=self.about.precision, seed=self.about.seed
+                    self.method,
+                    sample,
+                    self.view,
+                    self.device,
+                    images=CHUNK,
+                    precision=self.about.precision,
+                    seed=self.about.seed,
                 )
                 break
         return chain(seen, drawn)

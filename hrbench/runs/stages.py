@@ -52,7 +52,7 @@ from hrbench.runs.cost import FitRecord, Spent, spent_together
 from hrbench.runs.job import Job
 from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
 from hrbench.runs.scoring import finish_run
-from hrbench.runs.shards import EvidenceShards
+from hrbench.runs.shards import CHUNK, EvidenceShards
 from hrbench.runs.store import Run, RunFolder, text_of
 
 __all__ = [
@@ -379,7 +379,9 @@ class Workbench:
         size = self._batch_sizes.of(job, device, compiled=compiled)
         if size is None:
             sample = (self._held_out or self._fit_samples)[0]
-            size = find_batch_size(self.method, sample, job.view, device, precision=job.precision, seed=job.seed)
+            size = find_batch_size(
+                self.method, sample, job.view, device, images=CHUNK, precision=job.precision, seed=job.seed
+            )
             self._batch_sizes.keep(job, device, size, compiled=compiled)
         self._setting = dataclasses.replace(self._setting, batch_size=size, batch_size_found=True)
         _Begun(size, compiled, self._setting.save_maps, batch_size_found=True).note(self._folder)

@@ -85,9 +85,15 @@ class Slow(Method):
 (SAMPLE,) = loose_samples(np.random.default_rng(0).integers(0, 255, (48, 70, 3), dtype=np.uint8))
 
 
-def found_for(method: Slow, monkeypatch: pytest.MonkeyPatch, device: torch.device = CPU) -> int:
+def found_for(
+    method: Slow,
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device = CPU,
+    view: str = "whole:32+tiled:32:8",  # 7 inputs
+    images: int = 40,
+) -> int:
     monkeypatch.setattr(module, "device_seconds", lambda device: method.clock)
-    return find_batch_size(method, SAMPLE, View.parse("whole:32+tiled:32:8"), device)
+    return find_batch_size(method, SAMPLE, View.parse(view), device, images=images)
 
 
 @pytest.mark.parametrize(("fixed", "each", "expected"), [(0.0, 1.0, 1), (1.0, 1e-9, 256), (0.1, 0.05, 32)])
@@ -99,6 +105,16 @@ def test_a_method_is_timed_on_its_inputs(fixed, each, expected, monkeypatch):
     assert found_for(method, monkeypatch) == expected
     assert torch.equal(torch.get_rng_state(), before)
     assert {shape[1:] for shape in method.seen} == {(3, 32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("view", "images", "expected"), [("whole:32", 16, 16), ("tiled:32:8", 1, 4), ("whole:32", 1, 1)]
+)
+def test_no_batch_is_tried_that_a_chunk_of_images_never_fills(view, images, expected, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: None)
+    method = Slow(1.0, 1e-9)
+    assert found_for(method, monkeypatch, view=view, images=images) == expected
+    assert max(shape[0] for shape in method.seen) == expected
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 1), (5, 4), (8, 8)])
