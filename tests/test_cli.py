@@ -17,6 +17,7 @@ from PIL import Image
 
 import hrbench
 from hrbench.cli import main
+from hrbench.runs.scoring import forget_files
 from hrbench.runs.store import read_runs
 from hrbench.scaffold import KINDS
 
@@ -76,6 +77,18 @@ def test_compare_two_runs(tree, toy, tmp_path, capsys):
     assert aupro["difference"] == hrbench.compare(tiled, whole).difference("aupro")
     assert main(["compare", str(out), str(whole.folder)]) == 2
     assert "2 runs in this folder, expected that of one" in capsys.readouterr().err
+
+    assert main(["annotation", str(out), "--csv", str(table)]) == 0
+    assert "all masks are eroded, or dilated, by one pixel" in capsys.readouterr().out
+    frame = pd.read_csv(table)
+    assert frame.groupby("view")["masks"].unique().map(list).tolist() == [["eroded", "annotated", "dilated"]] * 2
+    expected = hrbench.annotation_tolerance(whole)["value"]
+    assert np.array_equal(frame.loc[frame["view"] == "whole:32", "value"], expected, equal_nan=True)
+    for run in (tiled, whole):
+        run.files.table("annotation").unlink()
+        forget_files(run, ["annotation.parquet"])
+    assert main(["annotation", str(out)]) == 2  # as of an earlier version
+    assert "how far the annotation carries is not known" in capsys.readouterr().err
 
 
 def test_rescore(tree, toy, tmp_path, capsys):

@@ -109,7 +109,7 @@ def _copy(run: Run, folder: Path) -> None:
     target.path.mkdir(parents=True)
     for part in run.about.evidence:
         run.evidence_of(part).save(target.evidence(part.name), smallest=True)
-    for name in TABLES:
+    for name in (name for name in TABLES if run.files.table(name).exists()):
         write_table(run.table(name), target.table(name), smallest=True)
     files = target.recorded(target.own())
     write_record(dataclasses.replace(about, files=files), target.record)
