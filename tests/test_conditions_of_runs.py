@@ -89,6 +89,7 @@ def test_the_page_has_a_section_with_values_drops_and_their_intervals(runs: list
     assert re.search('<h3 id="[^"]*conditions">By condition', page)
     assert f"<small>loses {lost:.3f}</small>" in page
     assert "measured on its images alone" in page
+    assert f"loses {lost:.3f}" in text
     assert "### By condition\n\n| # | Method | AUPRO@0.05 regular | AUPRO@0.05 shift" in text
 
 

@@ -59,7 +59,7 @@ def condition_table(board: Leaderboard, category: str = "") -> Table | None:
     intervals = any(len(cell.small) > 1 for line in cells for cell in line)
     note += f", and its {level} interval, paired by part." if intervals else "; intervals stand with the categories."
     caption = "By condition, mean over seeds" + ", then over categories" * (not place)
-    return Table(tuple(columns), tuple(rows), tuple(cells), caption=caption, notes=(note,))
+    return Table(tuple(columns), tuple(rows), tuple(cells), "conditions", caption, (note,))
 
 
 def conditions_text(run: Run, protocol: Protocol, reference: str | None = None, terminal: Terminal = PLAIN) -> str:

@@ -101,7 +101,15 @@ class Table:
     rows: tuple[Row | str | None, ...]
     cells: tuple[tuple[Cell, ...], ...]
     kind: Literal[
-        "answer", "overview", "category", "cost", "detection-limits", "protocol-comparison", "annotation", "plain"
+        "answer",
+        "overview",
+        "category",
+        "cost",
+        "detection-limits",
+        "protocol-comparison",
+        "annotation",
+        "conditions",
+        "plain",
     ] = "category"
     caption: str = ""
     notes: tuple[str, ...] = ()

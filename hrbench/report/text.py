@@ -88,7 +88,7 @@ def _markdown_table(table: Table) -> str:
     for row, cells in zip(table.rows, table.cells, strict=True):
         if isinstance(row, Row):
             rank = _rank(row) if table.kind == "overview" else row.rank_text
-            small = {"protocol-comparison": 1, "annotation": 1, "answer": 2}.get(table.kind, 0)
+            small = {"protocol-comparison": 1, "annotation": 1, "answer": 2, "conditions": 2}.get(table.kind, 0)
             texts = [_markdown_cell(column, cell, small) for column, cell in zip(table.columns, cells, strict=True)]
             lines.append([metric or rank, markdown_text(table.name(row) + row.marks), *texts])
             continue

@@ -171,7 +171,7 @@ def _by_category(runs: Sequence[Path | str], descriptor: Descriptor) -> dict[str
             raise HrbenchError(f"{run}: a run of {said.category}, as is {found[said.category]}; expected one of them")
         if about.threshold.value is None:
             raise HrbenchError(
-                f"{run}: has no threshold ({about.threshold.normal_images} normal images held out), and a submission "
+                f"{run}: has no threshold (normal images held out: {about.threshold.normal_images}), and a submission "
                 "needs one that comes of normal images: expected a run with more of them, see `hrbench run --held-out`"
             )
         found[said.category] = run
