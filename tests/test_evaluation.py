@@ -226,6 +226,7 @@ def test_no_draws_no_intervals():
     assert (compared.frame["difference"].dropna() == 0).all()
     assert compared.frame["ci_low"].isna().all()
     assert "no interval can be given" in str(compared)
+    assert "too few: " in str(compared)
 
 
 def test_groups_reach_every_interval():
@@ -322,6 +323,9 @@ def test_compare_pairs_the_draws():
     assert back.interval("aupro") == pytest.approx(tuple(-end for end in reversed(found.interval("aupro"))))
     assert "a is better" in str(found)
     assert "b is better" in str(back)
+    tiny = found.frame.query("metric == 'aupro' and subset == 'tiny' and fpr_limit == 0.05").iloc[0]
+    assert tiny["n"] == a.frame.query("metric == 'aupro' and subset == 'tiny' and fpr_limit == 0.05")["n"].iloc[0]
+    assert ("too few" in str(found)) == (found.frame["units"] < 10).any()
     assert repr(found).startswith("<Comparison on 48 images: recall at 5 alarms per 100 good images, a 0.")
     assert "<table>" in found._repr_html_()
     with pytest.raises(HrbenchError, match="unknown metric"):

@@ -15,13 +15,18 @@ from hrbench.evaluation.rows import row_of
 from hrbench.evaluation.sheet import Grid, Sheet
 from hrbench.evidence import Evidence
 from hrbench.metrics import DISJOINT
-from hrbench.metrics.bootstrap import paired_difference
+from hrbench.metrics.bootstrap import MIN_IMAGES, paired_difference
 from hrbench.metrics.catalogue import METRICS, Key
 from hrbench.metrics.missing import left_open
 from hrbench.metrics.words import budget_text, counted
 from hrbench.protocol import Protocol, load_protocol
 
 _NOTHING = "there is nothing to compare"
+
+_FEW = (
+    f"Too few: an interval takes {MIN_IMAGES} images, or groups of them, with such defects, and as many good ones at "
+    "equal false alarms."
+)
 
 __all__ = ["Comparison", "Measurable", "as_evaluation", "compare"]
 
@@ -44,8 +49,10 @@ class Comparison:
     ----------
     frame : DataFrame
         One row per metric, subset and limit: ``metric, subset, fpr_limit, a, b, difference, ci_low, ci_high,
-        share_better``: both values, a minus b, its interval, and the share of the bootstrap draws in which a is better,
-        ties counted one half; NaN where no interval can be given. `fpr_limit` is that of :attr:`Evaluation.frame`;
+        share_better, n, units``: both values, a minus b, its interval, and the share of the bootstrap draws in which a
+        is better, ties counted one half; NaN where no interval can be given. `n` counts what the value rests on,
+        `units` the images, or groups of them, that draws take or leave. `fpr_limit` is that of
+        :attr:`Evaluation.frame`;
         whether higher or lower is better stands in :data:`hrbench.metrics.catalogue.CATALOGUE`.
     protocol : Protocol
     images, defects : int
@@ -107,14 +114,19 @@ class Comparison:
 
     def _sheet(self) -> Sheet:
         level = 100 * self.protocol.bootstrap.level
-        rows = []
+        rows, short = [], False
         for metric, subset, name in self._shown():
             row = row_of(self.frame, self.protocol, metric, subset, None)
             share = row["share_better"]
             cells = [_number(row["a"], METRICS[metric].number), _number(row["b"], METRICS[metric].number)]
             difference = _number(row["difference"], "+.3f")
-            interval = "–" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
-            rows.append([name, *cells, difference, interval, "–" if math.isnan(share) else f"{100 * share:.0f} %"])
+            interval = f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+            if math.isnan(row["ci_low"]):
+                few = bool(row["units"] < MIN_IMAGES)
+                interval = f"too few: {row['units']:.0f}" if few else "none can be given"
+                short |= few
+            better = "" if math.isnan(share) else f"{100 * share:.0f} %"
+            rows.append([name, f"{row['n']:.0f}", *cells, difference, interval, better])
         defects = counted(self.defects, "defect")
         answer = f"{_NOTHING[:1].upper()}{_NOTHING[1:]}"
         if rows:
@@ -124,8 +136,8 @@ class Comparison:
             answer=f"{answer}.",
             title=f"{counted(self.images, 'image')}{f', {defects}' * bool(self.defects)}, "
             f"protocol {self.protocol.name} (version {self.protocol.version}); both on the same draws of the images",
-            grids=[Grid(("", "a", "b", "a - b", f"{level:g} % interval", "a better in"), rows)] * bool(rows),
-            notes=[self.left_open] * bool(self.left_open),
+            grids=[Grid(("", "n", "a", "b", "a - b", f"{level:g} % interval", "a better in"), rows)] * bool(rows),
+            notes=[_FEW] * short + [self.left_open] * bool(self.left_open),
         )
 
     def _line(self, metric: str, subset: str) -> str:
@@ -189,7 +201,10 @@ def compare(
         values = item.values[[*keys, "value"]].rename(columns={"value": name})
         frame = frame.merge(values, "left", on=keys, validate="one_to_one")
     frame["difference"] = frame["a"] - frame["b"]  # exact, where the draws share bins of scores
-    frame = frame[[*keys, "a", "b", "difference", "ci_low", "ci_high", "share_better"]]
+    frame = frame.merge(first.values[[*keys, "n"]], "left", on=keys, validate="one_to_one")
+    units = first.replicates.keys.assign(units=first.replicates.units)
+    frame = frame.merge(units, "left", on=keys, validate="one_to_one")
+    frame = frame[[*keys, "a", "b", "difference", "ci_low", "ci_high", "share_better", "n", "units"]]
     evidence = first.evidence
     good, defective = (int((evidence.images["label"] == label).sum()) for label in (0, 1))
     missing = left_open(good, defective, len(evidence.unmasked))

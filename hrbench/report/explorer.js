@@ -77,9 +77,10 @@ const explorer = (() => {
     if (k < 0 || i < 0 || j < 0 || i === j) return null;
     const at = (Math.max(i, j) * (Math.max(i, j) - 1)) / 2 + Math.min(i, j);
     const [value, low, high, share] = [pairs.difference, pairs.low, pairs.high, pairs.share].map((list) => list[at][k]);
-    if (i > j) return { value, low, high, share };
+    const why = low !== null ? "" : pairs.units[k] < pairs.fewest ? `too few: ${pairs.units[k]}` : "none can be given";
+    if (i > j) return { value, low, high, share, why };
     const turn = (end) => (end === null ? null : -end);
-    return { value: turn(value), low: turn(high), high: turn(low), share: share === null ? null : 1 - share };
+    return { value: turn(value), low: turn(high), high: turn(low), share: share === null ? null : 1 - share, why };
   }
 
   const SIZES = ["", "_tiny", "_small", "_medium", "_large"];
@@ -97,22 +98,25 @@ const explorer = (() => {
       const label = (list, slug) => list.find(([one]) => one === slug)[1];
       const where = [metric.name, limit && label(metric.limits, limit), size && `${label(metric.sizes, size)} defects`];
       return { name: where.filter(Boolean).join(", "), x, y, form: metric.form, least: metric.least, low: null,
-        high: null, share: null, ...known, value };
+        high: null, share: null, why: "no draws", ...known, value };
     });
   }
+
+  // The interval of a line, or why there is none.
+  const range = ({ low, high, why }) => why || `${signed(low)} to ${signed(high)}`;
 
   // What the first line comes to, in one sentence.
   function sentence(a, b, line) {
     if (!line || line.value === null) return `${a} and ${b} cannot be compared.`;
     const { value, low, high, least } = line, start = `${line.name}: `;
     if (low === null) return `${start}${a} minus ${b} is ${signed(value)}; no interval can be given.`;
-    const range = `${signed(low)} to ${signed(high)}`;
-    if (low <= 0 && high >= 0) return `${start}no difference shown between ${a} and ${b} (${range}).`;
+    const ends = range(line);
+    if (low <= 0 && high >= 0) return `${start}no difference shown between ${a} and ${b} (${ends}).`;
     const better = value > 0 !== least;
-    return `${start}${better ? a : b} is better than ${better ? b : a} (${a} minus ${b}: ${range}).`;
+    return `${start}${better ? a : b} is better than ${better ? b : a} (${a} minus ${b}: ${ends}).`;
   }
 
-  return { number, signed, filter, choice, ranking, paired, compare, sentence };
+  return { number, signed, filter, choice, ranking, paired, compare, range, sentence };
 })();
 
 if (typeof module !== "undefined") module.exports = explorer;
@@ -298,20 +302,22 @@ if (typeof document !== "undefined") (() => {
       make(heads, "th", text, { scope: "col", class: k ? "number" : "text method" });
     }
     const body = make(table, "tbody");
-    for (const { name, x, y, value, low, high, share, form } of lines) {
+    for (const line of lines) {
+      const { name, x, y, value, low, high, share, form } = line;
       const tr = make(body, "tr");
       make(tr, "th", name, { scope: "row", class: "text method" });
       const cells = [explorer.number(x, form), explorer.number(y, form),
         value === null ? "–" : explorer.signed(value),
-        low === null ? "–" : `${explorer.signed(low)} to ${explorer.signed(high)}`,
-        share === null ? "–" : `${Math.round(100 * share)} %`];
+        explorer.range(line),
+        share === null ? "" : `${Math.round(100 * share)} %`];
       const certain = low !== null && low * high > 0;
       cells.forEach((text, k) => make(tr, "td", text, { class: k > 1 && certain ? "number certain" : "number" }));
     }
     const known = data.pairs && [a, b].every((row) => data.pairs.rows.includes(row.number));
     const mean = data.categories.length > 1 ? "Mean over the categories. " : "", level = 100 * data.level;
     make(place, "p", mean + (known
-      ? `Intervals: ${level} %, both rows on the same draws of the images; – where no draws are kept.`
+      ? `Intervals: ${level} %, both rows on the same draws of the images. Too few: images, or groups of them, with such defects ` +
+        `(good ones, if these are fewer); an interval takes ${data.pairs.fewest}. No draws: the runs keep none of this number.`
       : "No intervals: the best ranked rows are compared on the same draws of the images, if they keep them."),
     { class: "key" });
   }

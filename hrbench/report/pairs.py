@@ -7,7 +7,9 @@ import math
 import re
 from typing import Any
 
-from hrbench.metrics.bootstrap import Replicates
+import numpy as np
+
+from hrbench.metrics.bootstrap import MIN_IMAGES, Replicates
 from hrbench.metrics.pairwise import Pairwise, pairwise
 from hrbench.metrics.sizes import DISJOINT
 from hrbench.report.columns import limit_text
@@ -42,12 +44,16 @@ class Pairs:
     found : Pairwise
         Of shape (M, M, R).
     level : float
+    units : tuple of int
+        Images, or groups of them, that each metric's draws can take in or leave out, (R,): of a mean over categories
+        their mean.
     """
 
     rows: tuple[Row, ...]
     lines: tuple[tuple[str, str], ...]
     found: Pairwise
     level: float
+    units: tuple[int, ...]
 
     def data(self) -> dict[str, Any]:
         """Return the pairs for the page's script: those of which the first row stands below the second in the list."""
@@ -57,6 +63,8 @@ class Pairs:
         return {
             "rows": [row.configuration.number for row in self.rows],
             "lines": [list(line) for line in self.lines],
+            "units": list(self.units),
+            "fewest": MIN_IMAGES,
             "difference": [[compact(v) for v in self.found.difference[i, j]] for i, j in below],
             **lists,
         }
@@ -90,7 +98,8 @@ def compare_rows(board: Leaderboard) -> Pairs | None:
         return None
     parts = [part.only([keys.index(key) for key in places]) for (_, part), keys in zip(kept, every, strict=True)]
     found = pairwise(parts, level=protocol.bootstrap.level)
-    return Pairs(tuple(row for row, _ in kept), tuple(lines), found, protocol.bootstrap.level)
+    units = tuple(np.min([part.units for part in parts], axis=0).astype(int).tolist())
+    return Pairs(tuple(row for row, _ in kept), tuple(lines), found, protocol.bootstrap.level, units)
 
 
 def _same_draws(part: Replicates, other: Replicates) -> bool:
@@ -134,7 +143,8 @@ def matrices(paired: Pairs) -> list[Matrix]:
             return "–", "not measured", ""
         title = f"{names[i]} minus {names[j]}: {value:+.3f}"
         if math.isnan(low):
-            return f"{value:+.3f}", f"{title}, no interval can be given", ""
+            few = f": too few images with such defects, {paired.units[place]}" * (paired.units[place] < MIN_IMAGES)
+            return f"{value:+.3f}", f"{title}, no interval can be given{few}", ""
         title += f", {100 * paired.level:g} % interval {low:+.3f} to {high:+.3f}"
         kind = "better" if low > 0 else "worse" if high < 0 else ""
         share = f"better in {100 * of.share_better[i, j, place]:.0f} % of the draws"

@@ -129,16 +129,21 @@ def test_two_rows_compare_either_way() -> None:
             "aupro@0.05": {"mean": [0.9, 0.6, 0.8], "each": [[0.9], [0.6], [0.8]]},
             "aupro@0.05_tiny": {"mean": [0.9, 0.6, None], "each": [[0.9], [0.6], [None]]},
         },
-        "pairs": {"rows": [7, 5], "lines": [["aupro@0.05", "AUPRO"]], "difference": [[-0.1]], "low": [[-0.2]],
-                  "high": [[-0.05]], "share": [[0.01]]},
+        "pairs": {"rows": [7, 5], "lines": [["aupro@0.05", "AUPRO"], ["aupro@0.05_tiny", "tiny"]],
+                  "units": [30, 8], "fewest": 10, "difference": [[-0.1, None]], "low": [[-0.2, None]],
+                  "high": [[-0.05, None]], "share": [[0.01, None]]},
     }  # fmt: skip
     code = "return given.two.map(([i, j]) => { const lines = e.compare(given.data, i, j);"
-    code += " return [lines, e.sentence('A', 'B', lines[0])]; });"
-    (forth, said), (back, same), (none, plain) = node(code, {"data": data, "two": [[7, 5], [5, 7], [7, 3]]})
+    code += " return [lines, e.sentence('A', 'B', lines[0]), lines.map(e.range)]; });"
+    (forth, said, why), (back, same, _), (none, plain, silent) = node(
+        code, {"data": data, "two": [[7, 5], [5, 7], [7, 3]]}
+    )
     assert [line["name"] for line in forth] == ["AUPRO, FPR 0.05", "AUPRO, FPR 0.05, tiny defects"]
     assert [forth[0][k] for k in ("value", "low", "high", "share")] == [0.1, 0.05, 0.2, 0.99]
     assert [back[0][k] for k in ("value", "low", "high", "share")] == [-0.1, -0.2, -0.05, 0.01]
     assert forth[1]["value"] is None
+    assert why == ["+0.050 to +0.200", "too few: 8"]
+    assert silent == ["no draws", "no draws"]
     assert "A is better than B" in said
     assert "B is better than A" in same
     assert none[0]["low"] is None
