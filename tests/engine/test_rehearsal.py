@@ -11,7 +11,7 @@ from helpers import BUILT_IN, SMALL_METHODS
 from torch import nn
 
 from hrbench import HrbenchError, create_method, load_dataset
-from hrbench.engine import rehearsal
+from hrbench.engine import device, rehearsal
 from hrbench.engine.expected import Expected, JobInputs, Work, job_seconds
 from hrbench.engine.normals import ViewedNormals
 from hrbench.engine.rehearsal import ENOUGH_STEPS, rehearse
@@ -39,7 +39,8 @@ def clock(monkeypatch):
             self.now += seconds
 
     found = Clock()
-    monkeypatch.setattr(rehearsal, "perf_counter", lambda: found.now)
+    for module in (rehearsal, device):
+        monkeypatch.setattr(module, "perf_counter", lambda: found.now)
     return found
 
 

@@ -112,6 +112,7 @@ def test_weights_that_were_learnt_from_predictions_keep_the_batch_size(
 def test_it_is_said_once(job: Job, folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     settle(job, folder, Setting(PROTOCOLS, 4))
     folder.calibrated.touch()
+    stages._say.cache_clear()  # each text is said once in a process, and jobs of other tests are called the same
     with caplog.at_level(logging.WARNING, "hrbench"):
         for _ in range(2):
             settle(job, folder, Setting(PROTOCOLS, 5))

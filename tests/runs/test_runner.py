@@ -285,9 +285,9 @@ def test_held_out_images_are_never_fitted(tree, toy):
 def test_fit_reads_no_mask_and_no_test_image(tree, toy, tmp_path, monkeypatch):
     read = []
     import hrbench.engine.inference
-    import hrbench.engine.training
+    import hrbench.engine.normals
 
-    for module in (hrbench.engine.training, hrbench.engine.inference):
+    for module in (hrbench.engine.normals, hrbench.engine.inference):
         real = module.read_image
         monkeypatch.setattr(module, "read_image", lambda path, real=real: read.append(path) or real(path))
 
