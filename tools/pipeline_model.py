@@ -49,6 +49,7 @@ from hrbench.engine.views import View, stack_tiles
 from hrbench.evidence import EvidenceCollector, EvidenceSpec
 from hrbench.evidence.tally import Places
 from hrbench.imaging import read_image
+from hrbench.method import Method
 from hrbench.precision import autocast
 from hrbench.registry import find_preset, load_method
 from hrbench.runs.environment import environment
@@ -258,9 +259,8 @@ def evidence_of(maps: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> None:
     collector.result()
 
 
-def run_whole(setup: Setup, samples: Sequence[Sample], mask: np.ndarray) -> None:
+def run_whole(setup: Setup, method: Method, samples: Sequence[Sample], mask: np.ndarray) -> None:
     """Go from files to evidence, as a run does."""
-    method = setup.made()
     collector = EvidenceCollector(SPEC)
 
     def counted(item: AnomalyMap) -> None:
@@ -284,7 +284,8 @@ def held_against(name: str, device: torch.device, sample: Sample, count: int, ch
     mask = scores_and_mask(*pixels.shape[:2])[1]
     native = pixels.shape[0] * pixels.shape[1] / 1e6
     samples = [replace(sample, id=f"{number}.png") for number in range(count)]
-    run_whole(setup, samples[:1], mask)  # warm
+    method = setup.made()
+    run_whole(setup, method, samples[:1], mask)  # warm
     host = host_of(sample, test=on_gpu)
     if on_gpu:
         paced, slowest = pace(demands(work_of(name), host, chip, os.cpu_count() or 1, before=False))
@@ -304,7 +305,7 @@ def held_against(name: str, device: torch.device, sample: Sample, count: int, ch
         paced, slowest = pace(each)
     setup.wait()
     started, spent = time.perf_counter(), time.process_time()
-    run_whole(setup, samples, mask)
+    run_whole(setup, method, samples, mask)
     setup.wait()
     wall, whole = time.perf_counter() - started, (time.process_time() - spent) / count / native
     found = count * native / wall
