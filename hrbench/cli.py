@@ -6,15 +6,16 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hrbench import __version__
 from hrbench._util.disk import explaining
 from hrbench._util.files import check_utf8
-from hrbench.errors import UNFINISHED_STATUS, Halted, HrbenchError
+from hrbench.errors import UNFINISHED_STATUS, Halted, HrbenchError, unknown_name
 from hrbench.grid_file import OPTIONS, read_grid
 
 __all__ = ["main"]
@@ -102,8 +103,17 @@ def _check_lists(parsed: argparse.Namespace) -> None:
                 )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Let a misspelt choice be the error that any misspelt name is."""
+        if found := re.match(r"argument (\S+): invalid choice: '(.*?)'.* \(choose from (.*)\)$", message):
+            kind, word, known = found.groups()
+            raise unknown_name(kind.lower(), word, known.replace("'", "").split(", "))
+        super().error(message)
+
+
 def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hrbench",
         description="How well does a method find defects of every size, on images at their original resolution?",
     )

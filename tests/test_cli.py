@@ -265,6 +265,8 @@ def test_list_names_what_there_is(capsys):
         (["run", "--root", "{tree}", "--methods", "{toy}", "--protocol", "nativ"], "did you mean 'native'"),
         (["run", "--root", "{tree}", "--methods", "{toy}", "--batch-size", "0"], "at least 1"),
         (["run", "--root", "{tree}", "--methods", "{toy}", "--batch-size", "most"], "batch size is 'most', expected"),
+        (["comapre", "{tree}"], "unknown command 'comapre'; did you mean 'compare'?"),
+        (["data", "chekc", "{tree}"], "did you mean 'check'?"),
         (["evaluate", "--root", "{tree}", "--maps", "{tree}/nowhere"], "nowhere"),
         (["leaderboard", "{tree}"], "no finished run"),
         (["rescore", "{tree}"], "no finished run"),

@@ -99,7 +99,7 @@ def load_dataset(
     root = Path(root).expanduser()
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such folder"
-        raise HrbenchError(f"{root}: {what}, expected the root of {descriptor.title}")
+        raise HrbenchError(f"{root}: {what}, expected {_root_of(descriptor)}")
     layout = LAYOUTS[descriptor.layout]
     if categories is not None:
         if not categories:
@@ -217,6 +217,11 @@ def _builtin() -> dict[str, Traversable]:
     return {path.name.removesuffix(".toml"): path for path in folder.iterdir() if path.name.endswith(".toml")}
 
 
+def _root_of(descriptor: Descriptor) -> str:
+    """Return in words what a root is."""
+    return "a dataset folder" if descriptor.name == "folder" else f"the root of {descriptor.title}"
+
+
 def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     layout = LAYOUTS[descriptor.layout]
     names = [path.name + ("/" if path.is_dir() else "") for path in sorted(root.iterdir())]
@@ -224,7 +229,7 @@ def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     near = [path for path in subfolders(root) if layout.present(path, descriptor)] or _outer(root, descriptor)
     hint = f"; did you mean {near[0]}?" if near else ""
     expected = layout.expected(descriptor)
-    return HrbenchError(f"{root}: not the root of {descriptor.title}; looked for {expected}; found {found}{hint}")
+    return HrbenchError(f"{root}: not {_root_of(descriptor)}; looked for {expected}; found {found}{hint}")
 
 
 def _outer(root: Path, descriptor: Descriptor) -> list[Path]:

@@ -234,7 +234,10 @@ class Fit:
 
     def track(self, inputs: Iterable[Batch], *, total: int, description: str = "fit") -> Iterable[Batch]:
         """Iterate under a progress bar."""
-        return self._shown(inputs, f"{self.label} {description}".strip(), total=total, unit="input")
+        unit = "step"
+        if isinstance(inputs, ViewedNormals):
+            unit = "img" if all(look.overlap is None for look in inputs.view.looks) else "tile"
+        return self._shown(inputs, f"{self.label} {description}".strip(), total=total, unit=unit)
 
     @property
     def seconds(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from hrbench.runs.job import Job
 __all__ = ["Plan", "PlannedJob", "make_plan", "samples_of"]
 
 
+LONG = 600.0  # seconds that are worth a word on what would take less
 State = Literal["done", "begun", "to do"]
 
 
@@ -127,6 +128,21 @@ class Plan:
         if self.seconds is not None:
             workers = f" on {self.workers} workers" if self.workers > 1 else ""
             yield f"expected: about {duration(self.seconds)}{workers}, metrics and pictures not counted"
+            if self.seconds > LONG and (ways := self._quicker()):
+                yield f"quicker: {'; '.join(ways)}"
+
+    def _quicker(self) -> list[str]:
+        """Return what would take less time than all that is left."""
+        ways = []
+        names = dict.fromkeys(planned.job.method for planned in self.left)
+        if len(names) > 1:
+            alone = {name: replace(self, jobs=tuple(p for p in self.left if p.job.method == name)) for name in names}
+            least, seconds = min(((name, plan.seconds or 0.0) for name, plan in alone.items()), key=lambda of: of[1])
+            ways.append(f"{least} alone, about {duration(seconds)}")
+        tiles = [look.tile for planned in self.left for look in planned.job.view.looks if look.overlap is not None]
+        if tiles:
+            ways.append(f"whole images made smaller, --view whole:{max(tiles[0])}, which may lose the smallest defects")
+        return ways
 
 
 def samples_of(jobs: Sequence[Job]) -> list[Job]:

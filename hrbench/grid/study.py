@@ -26,7 +26,7 @@ from hrbench.runs.store import Run
 __all__ = ["Failure", "Study", "run"]
 
 log = logging.getLogger("hrbench")
-MOST_FINDINGS = 10  # that are told one by one
+MOST_FINDINGS = 20  # that are told one by one
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,10 @@ def run(
         if root is None:
             raise HrbenchError(f"dataset {str(dataset)!r}: root is missing, expected the folder that it lies in")
         descriptor = load_descriptor(dataset)
-        dataset = load_dataset(dataset, Path(root), categories)
+        problems: list[str] = []
+        dataset = load_dataset(dataset, Path(root), categories, problems.append if check else None)
+        if problems:
+            raise _unread(dataset, problems, held_out=held_out != 0)
     setting = Setting(tuple(distinct_protocols(protocols)), batch_size, save_maps, compiled)
     asked: Sequence[str | None] = views or [None]
     with engine or LocalEngine(device) as workers:
@@ -248,14 +251,21 @@ def _check_files(dataset: Dataset, descriptor: Descriptor | None, *, held_out: b
     if warnings:
         log.warning("%s", "\n".join(_first(warnings)))
     if errors:
-        remedy = "mend or remove what is named, leave its category out, or go without this check (--no-check)"
-        lines = "\n  ".join(
-            [
-                f"{dataset.root}: {len(errors)} error{'s' * (len(errors) > 1)}, nothing was run: {remedy}",
-                *_first(errors),
-            ]
-        )
-        raise HrbenchError(lines)
+        raise _wrong(dataset, errors, "leave its category out, or go without this check (--no-check)")
+
+
+def _unread(dataset: Dataset, problems: Sequence[str], *, held_out: bool) -> HrbenchError:
+    """Return what keeps a dataset from being read, and what is wrong with the files that were found all the same."""
+    found = replace(dataset, categories=tuple(replace(each, unread=("*",)) for each in dataset.categories))
+    others = check_files(found, None, tracker("checking files"), held_out=held_out)
+    errors = [*problems, *(finding.text for finding in others if finding.severity == "error")]
+    return _wrong(dataset, list(dict.fromkeys(errors)), "or leave its category out")
+
+
+def _wrong(dataset: Dataset, errors: Sequence[str], otherwise: str) -> HrbenchError:
+    count = f"{len(errors)} error{'s' * (len(errors) > 1)}"
+    first = f"{dataset.root}: {count}, nothing was run: mend or remove what is named, {otherwise}"
+    return HrbenchError("\n  ".join([first, *_first(errors)]))
 
 
 def _first(lines: Sequence[str]) -> list[str]:

@@ -182,6 +182,11 @@ class Detector:
     def __repr__(self) -> str:
         return f"Detector({self.about.method.name}, {self.view.text}, threshold={self.threshold})"
 
+    @property
+    def promise(self) -> str:
+        """What the threshold promises, in words; why there is none where there is none."""
+        return self.without or _promise(self.about)
+
     @staticmethod
     def load(
         path: Path | str,
@@ -546,6 +551,25 @@ def _names_file(value: Any) -> bool:
 
 def _listed(weights: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {origin}" for name, origin in weights.items()) or "none"
+
+
+def _promise(about: RunRecord) -> str:
+    """Return in words what the threshold promises."""
+    name, said = next(iter(about.protocols.items()))
+    count = about.threshold.normal_images
+    held_out = f"{count} held-out normal image{'s' * (count != 1)}"
+    for shipped in (name, f"{name}@{said.version}"):
+        with suppress(HrbenchError):  # a file elsewhere
+            if (protocol := load_protocol(shipped)).digest == said.sha256:
+                break
+    else:
+        return f"as protocol {name} version {said.version} sets it on {held_out}"
+    rule = protocol.threshold
+    if rule.rule == "conformal":
+        return f"an unseen good image, like the {held_out}, alarms with a probability of at most {rule.alarms:g}"
+    if rule.rule == "normal-quantile":
+        return f"at most {rule.fpr:g} of the pixels of the {held_out} reach it"
+    return f"mean plus {rule.k:g} standard deviations of the pixels of the {held_out}"
 
 
 def _first_evidence(about: RunRecord) -> EvidenceRecord:

@@ -36,10 +36,8 @@ from hrbench.engine.views import View
 from hrbench.errors import HrbenchError
 from hrbench.imaging import read_image
 from hrbench.method import Method
-from hrbench.protocol import load_protocol
 from hrbench.runs import run_exported
 from hrbench.runs.environment import environment
-from hrbench.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from hrbench.runs.detector import Detector, Verdict
@@ -272,7 +270,7 @@ def _sidecar(
         "threshold": {
             "value": detector.threshold,
             "rule": about.threshold.rule,
-            "promise": detector.without or _promise(about),
+            "promise": detector.promise,
             "normal_images": about.threshold.normal_images,
         },
     }
@@ -280,24 +278,6 @@ def _sidecar(
 
 def _file(path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size}
-
-
-def _promise(about: RunRecord) -> str:
-    """Return in words what the threshold promises."""
-    name, said = next(iter(about.protocols.items()))
-    held_out = f"{about.threshold.normal_images} held-out normal images"
-    try:
-        protocol = load_protocol(name)
-    except HrbenchError:  # a file elsewhere
-        protocol = None
-    if protocol is None or protocol.digest != said.sha256:
-        return f"as protocol {name} version {said.version} sets it on {held_out}"
-    rule = protocol.threshold
-    if rule.rule == "conformal":
-        return f"an unseen good image, like the {held_out}, alarms with a probability of at most {rule.alarms:g}"
-    if rule.rule == "normal-quantile":
-        return f"at most {rule.fpr:g} of the pixels of the {held_out} reach it"
-    return f"mean plus {rule.k:g} standard deviations of the pixels of the {held_out}"
 
 
 def _compare(

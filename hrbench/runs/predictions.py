@@ -6,7 +6,7 @@ It holds ::
     components.csv    one row per component that is called: box, area, highest score
     maps/             native anomaly maps, float32 TIFF
     overlays/         photographs on which high scores glow and what is called has an outline, PNG
-    predictions.json  what predicted them: another run or view does not mix
+    predictions.json  what predicted them, and what its threshold promises: another run or view does not mix
 
 Rows are added chunk by chunk, so that what is interrupted continues with the images that have none, and ends with the
 same bits. An image whose content has changed, or that could not be read, is predicted again.
@@ -173,7 +173,7 @@ class _Folder:
             if path.exists():
                 raise HrbenchError(f"{path}: exists and is not of `hrbench predict`; choose another output folder")
         with atomic(self._note) as path:
-            path.write_text(json.dumps(now, indent=1), encoding="utf-8")
+            path.write_text(json.dumps({**now, "promise": self._detector.promise}, indent=1), encoding="utf-8")
 
     def _files(self, name: str) -> list[Path]:
         """Return where an image's map, if it is kept, and overlay are."""

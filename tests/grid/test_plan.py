@@ -66,6 +66,17 @@ def test_done_jobs_cost_nothing_and_workers_share_the_rest(jobs: list[Job], tmp_
     ]
 
 
+def test_a_long_plan_says_what_would_take_less(jobs: list[Job]) -> None:
+    knn = make_job(jobs[0].category, "knn", preset="demo")
+    quick, slow = PlannedJob(knn, "to do", 10.0, 20.0), PlannedJob(jobs[4], "to do", 100.0, 500.0)
+    tiled = "whole images made smaller, --view whole:32, which may lose the smallest defects"
+    assert list(Plan((slow, quick), 1, "").lines())[-1] == f"quicker: knn alone, about 30 s; {tiled}"
+    assert list(Plan((slow, slow), 1, "").lines())[-1] == f"quicker: {tiled}"
+    assert "quicker" not in list(Plan((slow,), 1, "").lines())[-1]  # ten minutes are not long
+    whole = PlannedJob(jobs[0], "to do", 600.0, 600.0)
+    assert "quicker" not in list(Plan((whole,), 1, "").lines())[-1]
+
+
 def test_more_workers_than_jobs_do_not_help(jobs: list[Job]) -> None:
     planned = PlannedJob(jobs[0], "to do", 10.0, 20.0)
     assert Plan((planned,), 8, "").seconds == 30

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from PIL import Image
 
 import hrbench
 from hrbench import HrbenchError, LocalEngine, load_protocol
@@ -138,16 +139,34 @@ def planned(tree: Path, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_wrong_files_end_a_grid_before_it_begins(planned: Callable[..., hrbench.Study], tmp_path: Path) -> None:
     images = sorted((tmp_path / "data/bolt/train/good").iterdir())
-    images += sorted((tmp_path / "data/bolt/test/dent").iterdir())
+    images += sorted((tmp_path / "data/bolt/test").rglob("*.png"))
+    images += sorted((tmp_path / "data/bolt/ground_truth").rglob("*.png"))
     for path in images:
         path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(HrbenchError, match=r"data: 13 errors, nothing was run: .*--no-check.*\n  .*000\.png") as caught:
+    with pytest.raises(HrbenchError, match=r"data: 21 errors, nothing was run: .*--no-check.*\n  .*000\.png") as caught:
         planned()
     _, *listed, rest = str(caught.value).splitlines()
-    assert len(listed) == 10
-    assert rest == "  and 3 more, which `hrbench data check` lists"
+    assert len(listed) == 20
+    assert rest == "  and 1 more, which `hrbench data check` lists"
     assert len(planned(categories=["nut"]).left) == 1
     assert len(planned(check=False).left) == 2
+
+
+def test_what_keeps_a_dataset_from_being_read_is_told_with_all_else(
+    planned: Callable[..., hrbench.Study], tmp_path: Path
+) -> None:
+    masks = tmp_path / "data/bolt/ground_truth/dent"
+    for number in (0, 1):
+        (masks / f"00{number}_mask.png").unlink()
+    Image.new("L", (3, 4), 255).save(masks / "002_mask.png")
+    (tmp_path / "data/nut/train/good/000.png").write_bytes(b"")
+    with pytest.raises(HrbenchError, match=r"data: 4 errors, nothing was run: ") as caught:
+        planned()
+    said = str(caught.value)
+    for name in ("dent/000.png", "dent/001.png", "002_mask.png", "nut/train/good/000.png"):
+        assert name in said
+    with pytest.raises(HrbenchError, match=r"000\.png.*; and 1 more"):
+        planned(check=False)
 
 
 def test_odd_files_are_told_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -173,6 +174,9 @@ def test_predictions_of_others_do_not_mix(run, images, tmp_path, capsys) -> None
     with Leases().holding(out / ".lease"):
         assert predict(run, images / "good", out) == 2
     assert "another process is at work on this folder" in capsys.readouterr().err
+    assert json.loads((out / "predictions.json").read_text())["promise"] == (
+        "at most 0.001 of the pixels of the 1 held-out normal image reach it"
+    )
     (out / "predictions.json").unlink()
     assert predict(run, images / "good", out) == 2
     assert "predictions.csv: exists and is not of `hrbench predict`" in capsys.readouterr().err
