@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from hrbench._util.files import atomic
@@ -35,8 +35,10 @@ log = logging.getLogger("hrbench")
 
 WINDOW, STORED = 384, 768  # sides of what is shown of an image, at least, and of what is kept of it, at most; in pixels
 LONGEST = 2048  # side of an overlay, in pixels
-GLOW = 0.45  # of the heat's colour, where an overlay glows most: the defect below stays visible
-OUTLINE = np.array([64, 255, 120], np.uint8)
+SHORT = 512  # longer side of an overlay to which smaller images are enlarged, as far as whole factors go
+BOXES = 60  # of an overlay, at most: of the largest components
+GLOW = 0.25  # of the heat's colour, where an overlay glows most: the defect below stays visible
+OUTLINE = (64, 255, 120)
 NORMAL = 2 / 3  # of the colour scale: as far as nearly all normal pixels reach
 _ROWS = 256  # of a photograph that are reduced at once
 
@@ -191,9 +193,16 @@ def _largest(scores: Scores, size: Size) -> Scores:
 
 
 def overlay(
-    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], scores: Scores, called: Mask, low: float, high: float
+    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    scores: Scores,
+    called: Mask,
+    low: float,
+    high: float,
+    boxes: Sequence[Box] = (),
 ) -> Image8:
-    """Return a photograph on which high scores glow and what is called has an outline, (h, w, 3).
+    """Return a photograph with the outline of what is called and a numbered box around it, (h, w, 3).
+
+    Nothing covers what is called; other high scores glow weakly.
 
     Parameters
     ----------
@@ -202,16 +211,52 @@ def overlay(
     called : (H, W) bool
     low, high : float
         Scores below which nothing glows, and from which on it glows most: the threshold, if there is one.
+    boxes : sequence of tuple of int
+        (top, left, bottom, right) of the components, in native pixels; numbered from 1. Of many only the
+        :data:`BOXES` with the largest boxes get one.
     """
-    height, width = scores.shape
-    reduced = max(1.0, max(height, width) / LONGEST)
-    size = max(1, round(height / reduced)), max(1, round(width / reduced))
+    longest = max(scores.shape)
+    factor = LONGEST / longest if longest > LONGEST else max(1, SHORT // longest)
+    size = max(1, round(scores.shape[0] * factor)), max(1, round(scores.shape[1] * factor))
+    width = max(1, round(max(size) / 1000))  # of lines: seen where the whole is shown on a screen
     level = _levels(scores, size, low, high)
-    share = GLOW * np.clip(level / NORMAL, 0, 1)[..., None] ** 2
+    inside = ndimage.binary_dilation(_any(called, size))
+    share = np.where(inside, 0, GLOW * np.clip(level / NORMAL, 0, 1) ** 2)[..., None]
     heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
     pixels: Image8 = ((1 - share) * _photo(image, size) + share * heat).astype(np.uint8)
-    pixels[_outline(called, size)] = OUTLINE
-    return pixels
+    pixels[_around(inside, width)] = OUTLINE
+    return _boxed(pixels, boxes, factor, width)
+
+
+def _around(inside: Mask, width: int) -> Mask:
+    """Return a line of so many pixels just outside a mask."""
+    line: Mask = ndimage.binary_dilation(inside, iterations=width) & ~inside
+    return line
+
+
+def _boxed(pixels: Image8, boxes: Sequence[Box], factor: float, width: int) -> Image8:
+    """Draw boxes of native pixels on a picture that is `factor` times as large, with their numbers from 1."""
+    if not boxes:
+        return pixels
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", 7 + 6 * width)
+    gap, (right_end, bottom_end) = 4 + 3 * width, picture.size  # the outline has room within the box
+    largest = sorted(range(len(boxes)), key=lambda index: -_area(boxes[index]))[:BOXES]
+    for index in largest:
+        top, left, bottom, right = boxes[index]
+        x, y = max(0, int(left * factor) - gap), max(0, int(top * factor) - gap)
+        end_x, end_y = min(right_end - 1, int(right * factor) + gap), min(bottom_end - 1, int(bottom * factor) + gap)
+        draw.rectangle((x, y, end_x, end_y), outline=OUTLINE, width=width)
+        across, down = (int(side) + 1 for side in font.getbbox(str(index + 1), stroke_width=width)[2:])
+        # Above the box, or below it at the upper border; never beyond the picture.
+        place = min(x, right_end - across), y - down if y >= down else min(end_y, bottom_end - down)
+        draw.text(place, str(index + 1), OUTLINE, font, stroke_width=width, stroke_fill=(0, 0, 0))
+    return np.array(picture)
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _starts(length: int, parts: int) -> npt.NDArray[np.int64]:
@@ -241,13 +286,6 @@ def _levels(scores: Scores, size: Size, low: float, high: float) -> npt.NDArray[
         peak = np.maximum.reduceat(scaled.max(axis=0), columns)
         row[:] = mean + (peak - mean) * np.clip((peak - NORMAL) / (1 - NORMAL), 0, 1)
     return levels
-
-
-def _outline(mask: Mask, size: Size) -> Mask:
-    """Return the outline of a mask, just outside it and one pixel wide at the size of the picture, (h, w)."""
-    inner = ndimage.binary_dilation(_any(mask, size))
-    outline: Mask = ndimage.binary_dilation(inner) & ~inner
-    return outline
 
 
 def _any(mask: Mask, size: Size) -> Mask:

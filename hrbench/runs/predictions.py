@@ -3,9 +3,9 @@
 It holds ::
 
     predictions.csv   one row per image: score, verdict, how many components; sorted as they were predicted
-    components.csv    one row per component that is called: box, area, highest score
+    components.csv    one row per component that is called: its number in the image, box, area, highest score
     maps/             native anomaly maps, float32 TIFF
-    overlays/         photographs on which high scores glow and what is called has an outline, PNG
+    overlays/         photographs with an outline around what is called, and its box with its number, PNG
     predictions.json  what predicted them, and what its threshold promises: another run or view does not mix
 
 Rows are added chunk by chunk, so that what is interrupted continues with the images that have none, and ends with the
@@ -55,7 +55,7 @@ IMAGE_COLUMNS = (
     "note",
     "sha256",
 )
-COMPONENT_COLUMNS = ("image", "left", "top", "right", "bottom", "area", "highest")
+COMPONENT_COLUMNS = ("image", "number", "left", "top", "right", "bottom", "area", "highest")
 ALARM, NO_ALARM = "alarm", "no alarm"
 
 Row = dict[str, str]
@@ -244,7 +244,8 @@ class _Folder:
             with atomic(target) as path:
                 tifffile.imwrite(path, scores, compression="zlib")
         with atomic(picture) as path:
-            pixels = overlay(read_image(sample.image), scores, called, low, high)
+            boxes = [(part.top, part.left, part.bottom, part.right) for part in verdict.components]
+            pixels = overlay(read_image(sample.image), scores, called, low, high, boxes)
             Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
 
@@ -267,10 +268,11 @@ def _component_rows(verdict: Verdict) -> list[Row]:
     return [
         {
             "image": name,
+            "number": str(number),
             **{side: str(getattr(part, side)) for side in ("left", "top", "right", "bottom", "area")},
             "highest": _figure(part.score),
         }
-        for part in verdict.components
+        for number, part in enumerate(verdict.components, 1)
     ]
 
 
@@ -299,7 +301,9 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise HrbenchError(f"{path}: columns {reader.fieldnames}, expected {', '.join(columns)}")
+            raise HrbenchError(
+                f"{path}: columns {reader.fieldnames}, expected {', '.join(columns)}; choose another output folder"
+            )
         yield from (row for row in reader if None not in row and None not in row.values())
 
 

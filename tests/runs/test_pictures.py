@@ -25,13 +25,15 @@ from hrbench.metrics.alarms import alarm_scores, critical_scores
 from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, MISSED, Choice, Scale, choose, scale_of
 from hrbench.runs.picture_files import UNIT, Pictures, read_pictures
 from hrbench.runs.pictures import (
+    BOXES,
     LONGEST,
     OUTLINE,
+    SHORT,
     STORED,
     WINDOW,
+    _around,
     _keep,
     _levels,
-    _outline,
     _photo,
     _window,
     keep_pictures,
@@ -89,25 +91,57 @@ def test_a_map_is_shown_as_it_is_where_it_is_not_reduced() -> None:
 def test_any_shape_is_reduced(size: tuple[int, int]) -> None:
     to = (560, 560)
     assert _levels(np.zeros(size, np.float32), to, 0, 1).shape == to
-    assert not _outline(np.zeros(size, bool), to).any()
     assert (_photo(np.full((*size, 3), 25700, np.uint16), to) == 100).all()
     assert (_photo(np.full((*size, 3), 100, np.uint8), to) == 100).all()
 
 
-def test_an_overlay_shows_the_photograph_and_outlines_what_is_called() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
-    scores = np.zeros((60, 90), np.float32)
-    scores[20:24, 30:33] = 5
-    pixels = overlay(image, scores, scores >= 5, 0, 5)
+def test_an_overlay_outlines_what_is_called_and_covers_nothing_of_it() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (600, 900, 3)).astype(np.uint8)
+    scores = np.zeros((600, 900), np.float32)
+    scores[100:200, 300:350] = 4  # nearly called: a weak glow
+    scores[200:240, 300:330] = 5
+    pixels = overlay(image, scores, scores >= 5, 0, 5, [(200, 300, 240, 330)])
     changed = (pixels != image).any(axis=2)
-    assert not changed[:18].any()
-    assert changed[20:24, 30:33].all()
-    assert (pixels[18, 30:33] == OUTLINE).all()
+    assert not changed[200:240, 300:330].any()
+    assert (pixels[198, 300:330] == OUTLINE).all()
+    assert (pixels[193, 293:337] == OUTLINE).all()  # its box
+    assert np.abs(pixels[100:170, 300:350].astype(int) - image[100:170, 300:350]).max() in range(10, 66)
+    assert changed[178:192, 293:305].any()  # its number
+    changed[90:260, 280:] = False
+    assert not changed.any()
     assert np.array_equal(overlay(image, 0 * scores, scores > 9, 0, 5), image)  # nothing is called, nothing glows
-    wide = overlay(
-        np.zeros((40, 2 * LONGEST, 3), np.uint16), np.zeros((40, 2 * LONGEST)), np.zeros((40, 2 * LONGEST), bool), 0, 1
-    )
-    assert wide.shape == (20, LONGEST, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((40, 50), (400, 500)),
+        ((1, 1), (SHORT, SHORT)),
+        ((511, 3), (511, 3)),
+        ((40, 2 * LONGEST), (20, LONGEST)),
+        ((LONGEST, 600), (LONGEST, 600)),
+    ],
+)
+def test_an_overlay_is_as_large_as_it_can_be_seen(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    called = np.zeros(size, bool)
+    called[0, 0] = called[-1, -1] = True
+    boxes = [(0, 0, 1, 1), (size[0] - 1, size[1] - 1, *size)]
+    pixels = overlay(np.full((*size, 3), 65535, np.uint16), called.astype(np.float32), called, 0, 1, boxes)
+    assert pixels.shape == (*shown, 3)
+    assert (pixels != 255).any()
+    assert np.count_nonzero(_around(called, 2) & called) == 0
+
+
+def test_of_many_components_the_largest_have_boxes_with_numbers_of_their_own() -> None:
+    image, called = np.zeros((600, 600, 3), np.uint8), np.zeros((600, 600), bool)
+    boxes = [(y, x, y + 2, x + 2) for y in range(60, 560, 50) for x in range(60, 560, 50)]
+    assert len(boxes) > BOXES
+    boxes[-1] = (510, 510, 515, 515)
+    last = overlay(image, called.astype(np.float32), called, 0, 1, boxes)
+    assert last[480:540, 480:540].any()
+    assert not last[480:540, 430:480].any()  # the one before it
+    swapped = overlay(image, called.astype(np.float32), called, 0, 1, [boxes[-1], *boxes[:-1]])
+    assert (swapped[480:540, 480:540] != last[480:540, 480:540]).any()  # another number
 
 
 def test_a_photograph_is_reduced_like_the_whole_of_it() -> None:
