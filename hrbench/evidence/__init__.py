@@ -1,8 +1,10 @@
 """The small sufficient statistics that inference leaves behind, and every metric starts from."""
 
+from hrbench.evidence.calibration import Calibration, NormalTally
 from hrbench.evidence.collector import EvidenceCollector
-from hrbench.evidence.evidence import Calibration, Evidence, EvidenceSpec, NormalTally, specs_of
+from hrbench.evidence.evidence import Evidence
 from hrbench.evidence.masks import MASKS, Masks, with_masks
+from hrbench.evidence.spec import EvidenceSpec, specs_of
 from hrbench.imaging import Region
 
 __all__ = [

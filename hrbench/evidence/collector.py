@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, EvidenceSpec, set_apart
+from hrbench.evidence.evidence import COMPONENT_DTYPES, IMAGE_DTYPES, Evidence, set_apart
 from hrbench.evidence.histograms import NormalScores, SortedKeys, key_scores, score_keys
 from hrbench.evidence.predicted import PredictedMap
 from hrbench.evidence.regions import Regions, without_regions
 from hrbench.evidence.rims import RIM_DTYPES, Rims
+from hrbench.evidence.spec import EvidenceSpec
 from hrbench.evidence.tally import RimTally, Tally, tally, tally_predicted
 from hrbench.imaging import Region
 

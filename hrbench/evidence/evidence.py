@@ -8,54 +8,42 @@ all bits. Merging is concatenation, so shards, processes and resumed runs end wi
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from hrbench._util.files import atomic
-from hrbench._util.tables import Column, Columns, check_size, read_table, write_table
-from hrbench._util.types import Mismatch, conform
+from hrbench._util.tables import check_size
 from hrbench.errors import HrbenchError
-from hrbench.evidence.histograms import (
-    KEY_SHIFT,
-    Counts,
-    DefectRanks,
-    Histogram,
-    Keys,
-    NormalScores,
-    Scores,
-    SortedKeys,
-    key_scores,
+from hrbench.evidence.calibration import Calibration
+from hrbench.evidence.files import (
+    COMPONENTS,
+    EVIDENCE_FILES,
+    IMAGES,
+    REGIONS,
+    RIMS,
+    Facts,
+    arrays,
+    frame_of,
+    histogram,
+    histogram_columns,
+    lengths,
+    read,
+    refuse,
+    sorted_keys,
+    write,
 )
-from hrbench.evidence.predicted import PredictedMap
+from hrbench.evidence.histograms import DefectRanks, NormalScores, Scores, SortedKeys
 from hrbench.evidence.ragged import flat, lists, starts, take_groups
 from hrbench.evidence.regions import REGION_DTYPES, Regions, region_problems, without_regions
 from hrbench.evidence.rims import RIM_DTYPES, Annotated, Rims, rim_problems
-from hrbench.imaging.resample import bilinear
-from hrbench.protocol import ImageScoreRule, Protocol
+from hrbench.evidence.spec import EvidenceSpec
 
-__all__ = [
-    "EVIDENCE_FILES",
-    "Calibration",
-    "Evidence",
-    "EvidenceSpec",
-    "NormalTally",
-    "specs_of",
-    "write_groups",
-]
-
-_T = TypeVar("_T")
-
-SCHEMA = 1
-"""Of the files that :meth:`Evidence.save` writes; another number means that their columns mean something else."""
+__all__ = ["COMPONENT_DTYPES", "IMAGE_DTYPES", "Evidence", "set_apart"]
 
 IMAGE_DTYPES = {
     "id": "str",
@@ -81,204 +69,6 @@ COMPONENT_DTYPES = {
     "right": "int64",
     "decision_pixels": "Int64",
 }
-
-EVIDENCE_FILES = ("images.parquet", "components.parquet", "calibration.parquet", "regions.parquet", "rims.parquet")
-"""The first two are always there."""
-
-_MOST_ROWS = 5_000_000  # images, or components
-_LARGEST = 1 << 40  # pixels
-_FINITE = float(np.finfo(np.float64).max)
-_TEXT, _PIXELS, _EDGE = Column("text"), Column("whole", 0, _LARGEST), Column("whole", 0, 1 << 31)
-_CALLED = Column("whole", 0, _LARGEST, gaps=True)
-_NORMALS = {
-    "normal_keys": Column("whole", 0, lists=True),
-    "normal_counts": Column("whole", 1, _LARGEST, lists=True, optional=True),
-}
-_IMAGES: Columns = {
-    "id": _TEXT,
-    "label": Column("whole", 0, 1),
-    **dict.fromkeys(("group", "condition"), Column("text", optional=True)),  # versions that knew none, or images
-    "height": _EDGE,
-    "width": _EDGE,
-    "score": Column("real", -_FINITE, _FINITE),
-    **dict.fromkeys(("normal_pixels", "defect_pixels"), _PIXELS),
-    **dict.fromkeys(("decision_tp", "decision_fp"), _CALLED),
-    "seconds": Column("real", 0, _FINITE, gaps=True),
-    **_NORMALS,
-}
-_COMPONENTS: Columns = {
-    "image": _TEXT,
-    "defect_type": _TEXT,
-    "area": Column("whole", 1, _LARGEST),
-    **dict.fromkeys(("top", "left", "bottom", "right"), _EDGE),
-    "decision_pixels": _CALLED,
-    "scores": Column("real", -_FINITE, _FINITE, lists=True),
-}
-_REGIONS: Columns = {
-    **dict.fromkeys(("image", "defect_type", "defect"), _TEXT),
-    **dict.fromkeys(("area", "saturation"), Column("whole", 1, _LARGEST)),
-    "scores": Column("real", -_FINITE, _FINITE, lists=True),
-}
-_RIMS: Columns = {
-    "image": _TEXT,
-    **dict.fromkeys(("outer_decided", "inner_decided"), _CALLED),
-    "outer_scores": _COMPONENTS["scores"],
-    "inner": Column("whole", 0, 1, lists=True),
-}
-# An earlier version wrote no row for each image, but one for each bin of all of them.
-_CALIBRATION: Columns = {name: dataclasses.replace(column, lists=None) for name, column in _NORMALS.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvidenceSpec:
-    """How evidence is collected; protocols that agree on this share their evidence.
-
-    Attributes
-    ----------
-    rule : str
-        From map to image score, see :class:`hrbench.protocol.ImageScoreRule`.
-    connectivity : {4, 8}
-        Of defect components.
-    side : int or None
-        Shrink maps and masks to this square before anything is measured; the image score stays that of the map.
-    exact : bool
-        Keep every distinct normal score instead of 22-bit bins: no error bound, and memory grows with every pixel.
-    """
-
-    rule: str = "max"
-    connectivity: int = 8
-    side: int | None = None
-    exact: bool = False
-
-    @staticmethod
-    def of(protocol: Protocol, method_rule: str = "max", *, exact: bool = False) -> EvidenceSpec:
-        """Return what a protocol asks for, of a method with the given image-score rule."""
-        rule = method_rule if protocol.image_score == "method" else protocol.image_score
-        return EvidenceSpec(rule, protocol.connectivity, protocol.side, exact)
-
-    @property
-    def name(self) -> str:
-        """Name for a folder, such as ``native-max-8``."""
-        exact = "-exact" if self.exact else ""
-        return f"{self.side or 'native'}-{self.rule.replace(':', '')}-{self.connectivity}{exact}"
-
-    @property
-    def takes_map(self) -> bool:
-        """Whether all pixels are wanted, so that a map cannot be counted on a device."""
-        return self.exact or self.side is not None
-
-    def serves(self, protocol: Protocol) -> bool:
-        """Tell whether evidence collected so can be scored under `protocol`."""
-        same_rule = protocol.image_score in ("method", self.rule)
-        return same_rule and (self.connectivity, self.side) == (protocol.connectivity, protocol.side)
-
-
-@dataclasses.dataclass(frozen=True)
-class NormalTally:
-    """What is left of the map of one held-out normal image.
-
-    Attributes
-    ----------
-    pixels : Histogram
-    mean, std : float
-        Over all pixels.
-    """
-
-    pixels: Histogram
-    mean: float
-    std: float
-
-    @staticmethod
-    def of(scores: Scores, side: int | None = None) -> NormalTally:
-        """Measure a map in the host's memory, (H, W), natively or shrunk to a square."""
-        values = scores.astype(np.float32, copy=False)
-        values = values if side is None else bilinear(values, (side, side))
-        mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-        return NormalTally(Histogram.of(values, KEY_SHIFT), mean, std)
-
-    @staticmethod
-    def of_predicted(predicted: PredictedMap, sides: Sequence[int | None]) -> list[NormalTally]:
-        """Measure a map for each side, natively where it lies."""
-
-        def measured(side: int | None) -> NormalTally:
-            if side is not None or not predicted.elsewhere:
-                return NormalTally.of(predicted.scores(), side)
-            count = predicted.counted(np.zeros(0, np.int64), shift=KEY_SHIFT, moments=True)
-            assert count.moments is not None
-            return NormalTally(Histogram.counted(count.keys, count.counts, KEY_SHIFT), *count.moments)
-
-        return [measured(side) for side in sides]
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """Pixels of held-out normal training images, from which the automatic threshold is set.
-
-    Attributes
-    ----------
-    normals : tuple of Histogram
-        Each image's pixels; of calibrations that earlier versions wrote, those of all images in one.
-    images : int
-    mean, std : float
-        Over all pixels.
-    """
-
-    normals: tuple[Histogram, ...]
-    images: int
-    mean: float
-    std: float
-
-    @cached_property
-    def scores(self) -> Histogram:
-        """The pixels of all images."""
-        return self.normals[0].pooled(self.normals[1:])
-
-    @property
-    def pooled(self) -> bool:
-        """Whether an earlier version wrote it, so that no image can be told from another."""
-        return len(self.normals) < self.images
-
-    @staticmethod
-    def of(maps: Iterable[Scores], sides: Sequence[int | None] = (None,)) -> list[Calibration]:
-        """Measure normal maps in one pass, natively or shrunk to squares, one result per side; none is an error."""
-        return Calibration.joined([[NormalTally.of(scores, side) for side in sides] for scores in maps])
-
-    @staticmethod
-    def joined(images: Sequence[Sequence[NormalTally]]) -> list[Calibration]:
-        """Return one calibration for each of the tallies that all images have; no image is an error."""
-        if not images:
-            raise HrbenchError("no held-out normal maps: a threshold cannot be set")
-        return [Calibration._join(parts) for parts in zip(*images, strict=True)]
-
-    @staticmethod
-    def _join(parts: Sequence[NormalTally]) -> Calibration:
-        normals = tuple(part.pixels for part in parts)
-        weights = np.array([normal.total for normal in normals], dtype=np.float64)
-        weights /= weights.sum()
-        means, stds = np.array([(part.mean, part.std) for part in parts]).T
-        mean = float(weights @ means)
-        variance = float(weights @ (stds**2 + (means - mean) ** 2))  # within and between images
-        return Calibration(normals, len(parts), mean, math.sqrt(variance))
-
-    def save(self, path: Path, *, smallest: bool = False) -> None:
-        """Write ``calibration.parquet``: a row for each of `normals`."""
-        table = pa.table(_histogram_columns(self.normals))
-        facts = {"shift": self.normals[0].shift, "images": self.images, "mean": self.mean, "std": self.std}
-        _write(table, facts, path, smallest=smallest)
-
-    @staticmethod
-    def load(path: Path) -> Calibration:
-        """Read what :meth:`save` wrote, or the one row that it once was."""
-        table, facts = _read(path, _CALIBRATION, _CalibrationFacts)
-        if not len(table) or "normal_counts" not in table.column_names:
-            raise HrbenchError(f"{path}: no counts of pixels, expected some")
-        columns = [table[name] for name in _CALIBRATION]
-        once = not pa.types.is_large_list(columns[0].type)
-        keys, counts = ([column.to_numpy()] if once else _arrays(column) for column in columns)
-        if len(keys) != len(counts):
-            raise HrbenchError(f"{path}: not readable as hrbench evidence: keys without their counts")
-        normals = tuple(_histogram(*pair, facts.shift, path) for pair in zip(keys, counts, strict=True))
-        return Calibration(normals, facts.images, facts.mean, facts.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -478,12 +268,12 @@ class Evidence:
         facts = {"shift": self.shift, "lossless": self.lossless, "collection": collection}
         known = self.images if self.conditions else self.images.drop(columns="condition")
         images = pa.Table.from_pandas(known, preserve_index=False)
-        for name, column in _histogram_columns(self.pixels).items():
+        for name, column in histogram_columns(self.pixels).items():
             images = images.append_column(name, column)
         components = pa.Table.from_pandas(self.components, preserve_index=False)
         components = components.append_column("scores", lists(self.components["area"], self.defect_scores))
-        _write(images, facts, folder / "images.parquet", smallest=smallest)
-        _write(components, facts, folder / "components.parquet", smallest=smallest)
+        write(images, facts, folder / "images.parquet", smallest=smallest)
+        write(components, facts, folder / "components.parquet", smallest=smallest)
         for name in EVIDENCE_FILES[2:]:
             (folder / name).unlink(missing_ok=True)
         if self.calibration is not None:
@@ -491,31 +281,31 @@ class Evidence:
         if self.regions is not None:
             regions = pa.Table.from_pandas(self.regions.table, preserve_index=False)
             regions = regions.append_column("scores", lists(self.regions.table["saturation"], self.regions.scores))
-            _write(regions, facts, folder / "regions.parquet", smallest=smallest)
+            write(regions, facts, folder / "regions.parquet", smallest=smallest)
         if self.rims is not None:
             rims = pa.Table.from_pandas(self.rims.table.drop(columns="outer"), preserve_index=False)
             rims = rims.append_column("outer_scores", lists(self.rims.table["outer"], self.rims.outer_scores))
             rims = rims.append_column("inner", lists(self.components["area"], self.rims.inner.view(np.uint8)))
-            _write(rims, facts, folder / "rims.parquet", smallest=smallest)
+            write(rims, facts, folder / "rims.parquet", smallest=smallest)
 
     @staticmethod
     def load(folder: Path) -> Evidence:
         """Read what :meth:`save` wrote; a missing or damaged file, or of another schema, is named."""
         paths = [folder / name for name in EVIDENCE_FILES]
-        images, facts = _read(paths[0], _IMAGES, _Facts)
-        components, _ = _read(paths[1], _COMPONENTS, _Facts)
+        images, facts = read(paths[0], IMAGES, Facts)
+        components, _ = read(paths[1], COMPONENTS, Facts)
         calibration = Calibration.load(paths[2]) if paths[2].exists() else None
-        regions = _read(paths[3], _REGIONS, _Facts)[0] if paths[3].exists() else None
-        rims = _read(paths[4], _RIMS, _Facts)[0] if paths[4].exists() else None
+        regions = read(paths[3], REGIONS, Facts)[0] if paths[3].exists() else None
+        rims = read(paths[4], RIMS, Facts)[0] if paths[4].exists() else None
         if not len(images):
             raise HrbenchError(f"{paths[0]}: no image, expected some")
-        keys, shift = _arrays(images["normal_keys"]), facts.shift
-        counts = _arrays(images["normal_counts"]) if "normal_counts" in images.column_names else None
+        keys, shift = arrays(images["normal_keys"]), facts.shift
+        counts = arrays(images["normal_counts"]) if "normal_counts" in images.column_names else None
         normals: list[NormalScores]
         if counts is None:
-            normals = [_sorted(image_keys, shift, paths[0]) for image_keys in keys]
+            normals = [sorted_keys(image_keys, shift, paths[0]) for image_keys in keys]
         else:
-            bins = [_histogram(*pair, shift, paths[0]) for pair in zip(keys, counts, strict=True)]
+            bins = [histogram(*pair, shift, paths[0]) for pair in zip(keys, counts, strict=True)]
             if shift:
                 normals = [*bins]
             else:  # exact, as it was once written
@@ -523,33 +313,33 @@ class Evidence:
                 normals = [SortedKeys(np.repeat(part.keys, part.counts), shift) for part in bins]
         for column in {"group", "condition"} - set(images.column_names):
             images = images.append_column(column, pa.array([""] * len(images)))
-        frame = _frame(images, IMAGE_DTYPES)
+        frame = frame_of(images, IMAGE_DTYPES)
         unknown = frame["id"][frame["label"].eq(1) & frame[["normal_pixels", "defect_pixels"]].eq(0).all(axis=1)]
         known, unmasked = set_apart(frame["id"].tolist(), normals, set(unknown))
         evidence = Evidence(
             images=frame,
-            components=_frame(components, COMPONENT_DTYPES),
+            components=frame_of(components, COMPONENT_DTYPES),
             defect_scores=flat(components["scores"]),
             normals=known,
             lossless=facts.lossless,
             spec=facts.collection,
             calibration=calibration,
             unmasked=unmasked,
-            regions=None if regions is None else Regions(_frame(regions, REGION_DTYPES), flat(regions["scores"])),
+            regions=None if regions is None else Regions(frame_of(regions, REGION_DTYPES), flat(regions["scores"])),
             rims=None if rims is None else _rims(rims),
         )
         _check_images(evidence, paths[0])
         _check_components(evidence, components["scores"], paths[1])
         if regions is not None and evidence.regions is not None:
-            same = np.array_equal(_lengths(regions["scores"]), evidence.regions.table["saturation"])
-            _refuse({"regions without the scores of as many pixels as are enough": not same}, paths[3])
-            _refuse({"regions of shrunk masks": evidence.spec.side is not None}, paths[3])
-            _refuse(region_problems(evidence.regions, frame, evidence.components, evidence.defect_scores), paths[3])
+            same = np.array_equal(lengths(regions["scores"]), evidence.regions.table["saturation"])
+            refuse({"regions without the scores of as many pixels as are enough": not same}, paths[3])
+            refuse({"regions of shrunk masks": evidence.spec.side is not None}, paths[3])
+            refuse(region_problems(evidence.regions, frame, evidence.components, evidence.defect_scores), paths[3])
         if rims is not None and evidence.rims is not None:
-            same = rims.num_rows > 0 and np.array_equal(_lengths(rims["inner"]), evidence.components["area"])
-            _refuse({"rims of shrunk masks": evidence.spec.side is not None}, paths[4])
-            _refuse({"rims of other components than there are": not same}, paths[4])
-            _refuse(rim_problems(evidence.rims, frame, evidence.components, known, evidence.defect_scores), paths[4])
+            same = rims.num_rows > 0 and np.array_equal(lengths(rims["inner"]), evidence.components["area"])
+            refuse({"rims of shrunk masks": evidence.spec.side is not None}, paths[4])
+            refuse({"rims of other components than there are": not same}, paths[4])
+            refuse(rim_problems(evidence.rims, frame, evidence.components, known, evidence.defect_scores), paths[4])
         return evidence
 
 
@@ -576,117 +366,10 @@ def _require_annotated(parts: Sequence[Evidence]) -> None:
         raise HrbenchError("evidence under other masks than those annotated can only be measured")
 
 
-def write_groups(folder: Path, groups: Mapping[str, str] | None, conditions: Mapping[str, str] | None = None) -> None:
-    """Replace groups and conditions of images, where they are given by id, in what :meth:`Evidence.save` wrote."""
-    path = folder / "images.parquet"
-    images, facts = _read(path, _IMAGES, _Facts)
-    for column, given in (("group", groups), ("condition", conditions)):
-        if given is None:
-            continue
-        names = [given.get(name, "") for name in images["id"].to_pylist()]
-        images = images.select([name for name in images.column_names if name != column])
-        if column == "group" or any(names):
-            images = images.append_column(column, pa.array(names, pa.string()))
-    with atomic(path) as temporary:
-        _write(images, dataclasses.asdict(facts), temporary)
-
-
-def _histogram_columns(parts: Sequence[NormalScores]) -> dict[str, pa.LargeListArray]:
-    """Return keys, and counts where there are any, as columns of a list for each part."""
-    bins = [part.keys.size for part in parts]
-    columns = {"normal_keys": lists(bins, np.concatenate([part.keys for part in parts]))}
-    counts = [part.counts for part in parts if isinstance(part, Histogram)]
-    return columns | ({"normal_counts": lists(bins, np.concatenate(counts))} if counts else {})
-
-
-def _arrays(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
-    return np.split(flat(column), np.cumsum(_lengths(column))[:-1])
-
-
-def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    lengths: npt.NDArray[np.int64] = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    return lengths
-
-
 def _rims(table: pa.Table) -> Rims:
     scores, inner = table["outer_scores"], table["inner"]
-    frame = table.drop_columns(["outer_scores", "inner"]).append_column("outer", pa.array(_lengths(scores)))
-    return Rims(_frame(frame, RIM_DTYPES), flat(scores), flat(inner).astype(bool))
-
-
-def _frame(table: pa.Table, dtypes: dict[str, str]) -> pd.DataFrame:
-    return table.select(list(dtypes)).to_pandas().astype(dtypes)
-
-
-def _write(table: pa.Table, facts: dict[str, Any], path: Path, *, smallest: bool = False) -> None:
-    described = table.replace_schema_metadata({"hrbench": json.dumps({"schema": SCHEMA, **facts})})
-    write_table(described, path, smallest=smallest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Facts:
-    """What else the files of evidence say."""
-
-    shift: int
-    lossless: bool
-    collection: EvidenceSpec
-
-    def __post_init__(self) -> None:
-        spec = self.collection
-        ImageScoreRule(spec.rule)
-        if spec.connectivity not in (4, 8) or not 1 <= (spec.side or 1) <= 1 << 16:
-            raise HrbenchError(f"connectivity {spec.connectivity} and side {spec.side}")
-        if self.shift != (0 if spec.exact else KEY_SHIFT):
-            raise HrbenchError(f"shift is {self.shift}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _CalibrationFacts:
-    shift: int
-    images: int
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        if self.shift != KEY_SHIFT or self.images < 1 or not math.isfinite(self.mean) or not self.std >= 0:
-            raise HrbenchError(f"{self}")
-
-
-def _read(path: Path, columns: Columns, kind: type[_T]) -> tuple[pa.Table, _T]:
-    table = read_table(path, columns, most_rows=_MOST_ROWS)
-    try:
-        facts = dict(json.loads((table.schema.metadata or {})[b"hrbench"]))
-        schema = facts.pop("schema", None)
-        read: _T | None = conform(facts, kind) if schema == SCHEMA else None
-    except (KeyError, ValueError, TypeError, RecursionError, OverflowError, Mismatch) as error:
-        raise HrbenchError(f"{path}: not readable as hrbench evidence: {error}") from None
-    if read is None:
-        raise HrbenchError(f"{path}: evidence of schema {schema!r}, this version of hrbench reads {SCHEMA}")
-    return table, read
-
-
-def _histogram(keys: Keys, counts: Counts, shift: int, path: Path) -> Histogram:
-    """Make a histogram of what was read."""
-    if keys.size != counts.size or not _rise(keys, shift, strictly=True):
-        raise HrbenchError(f"{path}: keys of normal pixels that do not rise, or without their counts")
-    return Histogram.counted(keys, counts, shift)
-
-
-def _sorted(keys: Keys, shift: int, path: Path) -> SortedKeys:
-    if shift or not _rise(keys, shift, strictly=False):
-        raise HrbenchError(f"{path}: keys of normal pixels that do not rise")
-    return SortedKeys(keys, shift)
-
-
-def _rise(keys: Keys, shift: int, *, strictly: bool) -> bool:
-    """Tell whether keys that were read are in order, and those of finite scores."""
-    if keys.dtype not in (np.uint32, np.uint64) or (shift and keys.dtype != np.uint32):
-        return False
-    if not keys.size:
-        return True
-    in_order = keys[:-1] < keys[1:] if strictly else keys[:-1] <= keys[1:]
-    fits = int(keys[-1]) < 1 << (8 * keys.itemsize - shift)
-    return bool(in_order.all()) and fits and bool(np.isfinite(key_scores(keys[[0, -1]], shift)).all())
+    frame = table.drop_columns(["outer_scores", "inner"]).append_column("outer", pa.array(lengths(scores)))
+    return Rims(frame_of(frame, RIM_DTYPES), flat(scores), flat(inner).astype(bool))
 
 
 def _check_images(evidence: Evidence, path: Path) -> None:
@@ -707,22 +390,21 @@ def _check_images(evidence: Evidence, path: Path) -> None:
         "half a decision": not images["decision_tp"].isna().equals(images["decision_fp"].isna()),
         "scores of two kinds": evidence.defect_scores.itemsize != evidence.normals[0].keys.itemsize,
     }
-    _refuse(wrong, path)
+    refuse(wrong, path)
 
 
 def _check_components(evidence: Evidence, scores: pa.ChunkedArray, path: Path) -> None:
     """Check what components must have in common with their scores and with the images."""
     images, components = evidence.images, evidence.components
     owner = pd.Series(np.arange(len(images)), index=images["id"]).reindex(components["image"])
-    _refuse({"components of images that are not there": bool(owner.isna().any())}, path)
+    refuse({"components of images that are not there": bool(owner.isna().any())}, path)
     rows, area = owner.to_numpy(dtype=np.int64), components["area"].to_numpy()
     top, left, bottom, right = (components[name].to_numpy() for name in ("top", "left", "bottom", "right"))
     height, width = (images[name].to_numpy()[rows] for name in ("height", "width"))
-    lengths = _lengths(scores)
     defects = np.bincount(rows, weights=area, minlength=len(images))
     wrong = {
         "components that are not in the order of their images": bool((np.diff(rows) < 0).any()),
-        "components without the scores of their pixels": not np.array_equal(lengths, area),
+        "components without the scores of their pixels": not np.array_equal(lengths(scores), area),
         "components that are not the defects of their images": not np.array_equal(defects, images["defect_pixels"]),
         "components outside their image": bool(
             ((bottom > height) | (right > width) | (area > (bottom - top) * (right - left))).any()
@@ -732,15 +414,4 @@ def _check_components(evidence: Evidence, scores: pa.ChunkedArray, path: Path) -
         ),
         "a decision on more pixels than there are": bool((components["decision_pixels"] > components["area"]).any()),
     }
-    _refuse(wrong, path)
-
-
-def _refuse(wrong: Mapping[str, bool], path: Path) -> None:
-    for what, found in wrong.items():
-        if found:
-            raise HrbenchError(f"{path}: {what}; not the evidence of a run")
-
-
-def specs_of(protocols: Sequence[Protocol], method_rule: str, *, exact: bool = False) -> list[EvidenceSpec]:
-    """Return the different ways in which evidence must be collected for `protocols`, that of the first one first."""
-    return list(dict.fromkeys(EvidenceSpec.of(protocol, method_rule, exact=exact) for protocol in protocols))
+    refuse(wrong, path)

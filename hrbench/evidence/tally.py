@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hrbench.errors import HrbenchError
-from hrbench.evidence.evidence import EvidenceSpec
 from hrbench.evidence.histograms import (
     KEY_SHIFT,
     Histogram,
@@ -32,6 +31,7 @@ from hrbench.evidence.histograms import (
 )
 from hrbench.evidence.predicted import PredictedMap
 from hrbench.evidence.regions import Regions
+from hrbench.evidence.spec import EvidenceSpec
 from hrbench.imaging import Region
 from hrbench.imaging.components import Components, find_components
 from hrbench.imaging.pixel_count import PixelCount

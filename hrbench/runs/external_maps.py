@@ -11,8 +11,8 @@ from hrbench._util.progress import track
 from hrbench.data.sample import Category, Sample, sample_mask, sample_regions
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Calibration, EvidenceCollector
-from hrbench.evidence.evidence import specs_of
 from hrbench.evidence.histograms import Scores
+from hrbench.evidence.spec import specs_of
 from hrbench.imaging import image_size
 from hrbench.protocol import Protocol
 from hrbench.runs.identity import maps_name

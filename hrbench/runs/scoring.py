@@ -16,7 +16,7 @@ from hrbench._util.tables import write_table
 from hrbench.data.sample import Category, Sample
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence
-from hrbench.evidence.evidence import write_groups
+from hrbench.evidence.files import write_groups
 from hrbench.evidence.histograms import Scores
 from hrbench.metrics import automatic_threshold
 from hrbench.metrics.measurement import Measured, measure

@@ -36,7 +36,7 @@ from hrbench._util.files import atomic, below, remove_leftovers, safe_name
 from hrbench._util.received import file_digest, inside
 from hrbench.errors import HrbenchError
 from hrbench.evidence import Evidence, EvidenceSpec
-from hrbench.evidence.evidence import EVIDENCE_FILES
+from hrbench.evidence.files import EVIDENCE_FILES
 from hrbench.protocol import Protocol
 from hrbench.runs.cost import FitRecord
 from hrbench.runs.picture_files import Pictures, read_pictures

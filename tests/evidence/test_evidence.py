@@ -12,7 +12,7 @@ from helpers import assert_same_bits
 
 from hrbench import HrbenchError
 from hrbench.evidence import Evidence, EvidenceCollector, EvidenceSpec
-from hrbench.evidence.evidence import write_groups
+from hrbench.evidence.files import write_groups
 
 
 @pytest.mark.parametrize("name", ["images", "components"])

@@ -249,7 +249,7 @@ def test_drift_is_rarely_found_where_there_is_none():
 def test_a_calibration_of_an_earlier_version_makes_no_promise(tmp_path):
     import pyarrow as pa
 
-    from hrbench.evidence.evidence import _write
+    from hrbench.evidence.files import write
 
     held_out = calibration(*range(1, 40))
     evidence = replace(collect(case(0)), calibration=held_out)
@@ -260,7 +260,7 @@ def test_a_calibration_of_an_earlier_version_makes_no_promise(tmp_path):
     scores = held_out.scores  # as it was once written: all images in one histogram
     table = pa.table({"normal_keys": scores.keys, "normal_counts": scores.counts})
     facts = {"shift": scores.shift, "images": 39, "mean": held_out.mean, "std": held_out.std}
-    _write(table, facts, tmp_path / "calibration.parquet")
+    write(table, facts, tmp_path / "calibration.parquet")
     former = Evidence.load(tmp_path).calibration
     assert former.pooled
     assert not read.pooled
