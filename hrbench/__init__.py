@@ -32,7 +32,7 @@ _HOMES = {
     "create_method": "hrbench.registry",
     "evaluate": "hrbench.evaluation",
     "fit": "hrbench.runs.detector",
-    "list_methods": "hrbench.registry",
+    "list_methods": "hrbench.method_names",
     "load_dataset": "hrbench.data",
     "load_protocol": "hrbench.protocol",
     "load_run": "hrbench.runs.store",
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from hrbench.method import Method as Method
     from hrbench.method import Prediction as Prediction
     from hrbench.method import Preset as Preset
+    from hrbench.method_names import list_methods as list_methods
     from hrbench.protocol import load_protocol as load_protocol
     from hrbench.registry import create_method as create_method
-    from hrbench.registry import list_methods as list_methods
     from hrbench.runs.detector import Detector as Detector
     from hrbench.runs.detector import Verdict as Verdict
     from hrbench.runs.detector import fit as fit

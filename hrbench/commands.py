@@ -25,6 +25,7 @@ from hrbench.data import (
     check_dataset,
     dataset_stats,
     dataset_summary,
+    find_categories,
     list_datasets,
     load_dataset,
     load_descriptor,
@@ -32,8 +33,9 @@ from hrbench.data import (
 )
 from hrbench.data.loose import find_loose
 from hrbench.errors import UNFINISHED_STATUS, HrbenchError
+from hrbench.method_names import Listed, check_method, list_methods, read_method
 from hrbench.protocol import Protocol, list_protocols, load_protocol
-from hrbench.runs.store import Run, find_runs, load_run, read_runs
+from hrbench.runs.store import Run, RunFolder, find_runs, load_run, read_runs
 from hrbench.scaffold import write_adapter
 
 if TYPE_CHECKING:  # they bring torch along
@@ -83,6 +85,11 @@ def run(args: argparse.Namespace) -> int:
     """Run all jobs of the grid category x method x view x seed that are not done yet."""
     _check_given(args, "root", "methods")
     options = _options(args)
+    for method in args.methods:  # what can be told before torch is imported
+        check_method(method, args.preset, options[method])
+    for protocol in args.protocol:
+        load_protocol(protocol)
+    find_categories(args.dataset, args.root, args.categories)
     with sigterm() as stop:
         study = hrbench.run(
             args.dataset,
@@ -158,12 +165,16 @@ def fit(args: argparse.Namespace) -> int:
     """Fit a method on normal images and keep it."""
     if args.output.exists():  # before hours are spent
         raise HrbenchError(f"--output {args.output}: exists already, expected the path of a new folder")
+    options = {option: value for _, option, value in parse_settings(args.set, ())}
+    check_method(args.method, args.preset, options)
+    load_protocol(args.protocol)
+    find_loose(args.images)
     detector = hrbench.fit(
         args.method,
         args.images,
         preset=args.preset,
         view=args.view,
-        options={option: value for _, option, value in parse_settings(args.set, ())},
+        options=options,
         seed=args.seed,
         protocol=args.protocol,
         device=args.device,
@@ -178,13 +189,15 @@ def fit(args: argparse.Namespace) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Predict new images, and say what alarms; status 2 if an image could not be predicted."""
-    from hrbench.runs.predictions import ALARM, predict_files
-
     for folder in args.images:
         if args.output.resolve().is_relative_to(folder.resolve()):
             raise HrbenchError(f"--output {args.output}: lies in {folder}, expected a folder outside of the images")
     samples = find_loose(args.images)
     settings = parse_settings(args.set, ())
+    _check_fitted(args.run)
+
+    from hrbench.runs.predictions import ALARM, predict_files
+
     detector = hrbench.Detector.load(
         args.run,
         method=args.method,
@@ -210,6 +223,7 @@ def predict(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write a fitted method as graphs that run without hrbench."""
+    _check_fitted(args.run)
     detector = hrbench.Detector.load(
         args.run,
         method=args.method,
@@ -506,23 +520,25 @@ def new_method(args: argparse.Namespace) -> int:
 
 def list_all(args: argparse.Namespace) -> int:
     """List what there is, or describe methods; status 2 if a method that is installed cannot be used."""
-    from hrbench.method_card import method_card
-    from hrbench.registry import list_methods, load_method
-
     if args.methods:
+        for name in args.methods:
+            check_method(name)
+
+        from hrbench.method_card import method_card
+
         print("\n\n".join(map(method_card, args.methods)))
         return 0
     failures = []
     print("methods (hrbench run --methods NAME --preset PRESET)")
     for name in list_methods():
         try:
-            cls = load_method(name)
+            said = read_method(name) or _imported(name)
         except HrbenchError as error:
             failures.append(error)
             continue
-        print(f"  {name:<12} {cls.title}, {cls.paper}")
-        for preset, chosen in cls.presets.items():
-            print(f"      {preset:<14} {chosen.view}")
+        print(f"  {name:<12} {said.title}, {said.paper}")
+        for preset, view in said.presets.items():
+            print(f"      {preset:<14} {view}")
     print("datasets (--dataset NAME --root FOLDER)")
     for name in list_datasets():
         descriptor = load_descriptor(name)
@@ -533,6 +549,21 @@ def list_all(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"hrbench: {failure}", file=sys.stderr)
     return 2 if failures else 0
+
+
+def _imported(name: str) -> Listed:
+    """Return what a method says of itself when it is imported."""
+    from hrbench.registry import load_method, option_types
+
+    cls = load_method(name)
+    views = {preset: chosen.view for preset, chosen in cls.presets.items()}
+    return Listed(cls.title, cls.paper, views, tuple(option_types(cls)))
+
+
+def _check_fitted(path: Path) -> None:
+    """Raise an error where nothing that was fitted lies, before torch is imported."""
+    if not RunFolder(path).detector.is_file():
+        load_run(path)
 
 
 def _described(detector: Detector) -> str:

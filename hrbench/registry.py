@@ -7,12 +7,9 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import pkgutil
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
@@ -23,6 +20,7 @@ from hrbench._util.types import Mismatch, conform
 from hrbench.contract import breach, check_class, import_error, make
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.method import BY_CONTENT, Method, Preset
+from hrbench.method_names import check_path, family_of, installed_method, is_built_in, list_methods
 
 __all__ = [
     "all_options",
@@ -35,19 +33,6 @@ __all__ = [
     "source_digest",
     "weights_options",
 ]
-
-
-def list_methods() -> list[str]:
-    """Return the names of all built-in and installed (entry point ``hrbench.methods``) methods.
-
-    An entry point with an extra, ``"package.module:Class [extra]"``, counts where what the extra needs is installed.
-    That is looked up; nothing is imported.
-    """
-    built_in = {info.name for info in pkgutil.iter_modules(methods_package().__path__)}
-    points = entry_points(group="hrbench.methods")
-    lacking = {extras: _lacking(*extras) for extras in {_extras(point) for point in points}}
-    installed = {point.name for point in points if not lacking[_extras(point)]}
-    return sorted(name for name in built_in | installed if not name.startswith("_"))
 
 
 def load_method(reference: str) -> type[Method]:
@@ -81,14 +66,9 @@ def _found(reference: str) -> type[Method]:
         with _importing(what):
             cls = getattr(importlib.import_module(module_name), class_name)
         return _checked(cls, what)
-    package = methods_package()
-    if not reference.startswith("_") and any(i.name == reference for i in pkgutil.iter_modules(package.__path__)):
-        return _only_method(importlib.import_module(f"{package.__name__}.{reference}"), what)
-    for point in entry_points(group="hrbench.methods", name=reference):
-        package_name, extras = _extras(point)
-        if lacking := _lacking(package_name, extras):
-            remedy = f"pip install '{package_name}[{','.join(extras)}]'"
-            raise HrbenchError(f"{what} needs {', '.join(lacking)}, which is not installed: {remedy}")
+    if is_built_in(reference):
+        return _only_method(importlib.import_module(f"{methods_package().__name__}.{reference}"), what)
+    if (point := installed_method(reference)) is not None:
         what += f" (entry point {point.value})"
         with _importing(what):
             loaded = point.load()
@@ -98,33 +78,12 @@ def _found(reference: str) -> type[Method]:
     raise unknown_name("method", reference, list_methods())
 
 
-def _extras(point: EntryPoint) -> tuple[str, tuple[str, ...]]:
-    """Return the distribution that an entry point belongs to, and the extras of it that it needs."""
-    return (point.dist.name if point.dist else "", tuple(point.extras))
-
-
-def _lacking(package: str, extras: Sequence[str]) -> list[str]:
-    """Return the distributions of some extras of a distribution that are not installed."""
-    lacking = []
-    for requirement in (distribution(package).requires or []) if package and extras else []:
-        needed, _, marker = requirement.partition(";")
-        name = re.match(r"[\w.-]+", needed)
-        if name and any(re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker) for extra in extras):
-            try:
-                distribution(name[0])
-            except PackageNotFoundError:
-                lacking.append(name[0])
-    return lacking
-
-
 def _refused(reference: str) -> str:
     """Return why ``FAMILY.NAME`` is no method, where the module of an installed ``FAMILY.OTHER`` says it in REFUSED."""
-    family = reference.rpartition(".")[0]
-    for point in entry_points(group="hrbench.methods"):
-        if family and point.name.rpartition(".")[0] == family:
-            with _importing(f"method {point.name!r}"):
-                refused: Mapping[str, str] = getattr(importlib.import_module(point.module), "REFUSED", {})
-            return refused.get(reference, "")
+    for point in family_of(reference)[:1]:
+        with _importing(f"method {point.name!r}"):
+            refused: Mapping[str, str] = getattr(importlib.import_module(point.module), "REFUSED", {})
+        return refused.get(reference, "")
     return ""
 
 
@@ -265,8 +224,7 @@ def _importing(what: str) -> Iterator[None]:
 
 
 def _import_path(path: Path) -> Any:
-    if not path.is_file():
-        raise HrbenchError(f"method {str(path)!r}: no such file")
+    check_path(path)
     name = f"hrbench_adapter_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -341,7 +341,7 @@ def test_list_names_installed_methods_that_are_none_and_goes_on(monkeypatch, cap
         EntryPoint("view", "hrbench.engine.views:View", "hrbench.methods"),
     ]
     monkeypatch.setattr(
-        "hrbench.registry.entry_points",
+        "hrbench.method_names.entry_points",
         lambda *, group, name=None: [point for point in points if name in (None, point.name)],
     )
     assert main(["list"]) == 2

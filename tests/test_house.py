@@ -18,12 +18,12 @@ FILES = {
 
 BASE = {"errors", "_util"}
 MAY_IMPORT = {
-    "__init__": {"data", "errors", "evaluation", "grid", "method", "protocol", "registry", "runs"},
+    "__init__": {"data", "errors", "evaluation", "grid", "method", "method_names", "protocol", "registry", "runs"},
     "__main__": {"cli"},
     "cli": {*BASE, "__init__", "commands", "grid_file"},
     "demo": {*BASE, "__init__", "data", "grid", "metrics", "protocol", "report"},
-    "commands": {*BASE, "__init__", "command_line", "data", "demo", "grid", "method_card", "protocol", "registry",
-                 "report", "runs", "scaffold"},
+    "commands": {*BASE, "__init__", "command_line", "data", "demo", "grid", "method_card", "method_names", "protocol",
+                 "registry", "report", "runs", "scaffold"},
     "method_card": {"method", "registry"},
     "grid": {*BASE, "contract", "data", "engine", "precision", "protocol", "registry", "runs"},
     "report": {*BASE, "metrics", "protocol", "runs"},
@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "metrics": {*BASE, "evidence", "protocol"},
     "evidence": {*BASE, "imaging", "protocol"},
     "engine": {*BASE, "contract", "data", "imaging", "method", "precision"},
-    "registry": {*BASE, "contract", "method"},
+    "registry": {*BASE, "contract", "method", "method_names"},
+    "method_names": BASE,
     "contract": {"errors", "method"},
     "data": {*BASE, "imaging"},
     "backbones": BASE,
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "_util": {"errors"},
     "errors": set(),
 }  # fmt: skip
-TORCH_FREE = ("data", "evidence", "evaluation", "imaging", "metrics", "protocol")
+TORCH_FREE = ("commands", "data", "evidence", "evaluation", "imaging", "method_names", "metrics", "protocol")
 
 
 def room_of(module: str) -> str:

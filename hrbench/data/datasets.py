@@ -20,7 +20,7 @@ from hrbench.data.sample import Category, Dataset, Sample
 from hrbench.errors import HrbenchError, unknown_name
 from hrbench.imaging import image_size, read_mask
 
-__all__ = ["list_datasets", "load_dataset", "load_descriptor", "present_categories"]
+__all__ = ["find_categories", "list_datasets", "load_dataset", "load_descriptor", "present_categories"]
 
 
 def list_datasets() -> list[str]:
@@ -95,6 +95,31 @@ def load_dataset(
         If the name or a category is unknown, the root is not such a dataset, a defective image has no mask, a
         mask has no image, two files share a stem, or a category has no training or no test image.
     """
+    root = Path(root).expanduser()
+    descriptor, names = find_categories(name, root, categories)
+    if descriptor.name == "folder":
+        descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
+    problems: list[str] = []
+    here = root.absolute()  # a method may change the folder
+    read = LAYOUTS[descriptor.layout].read(here, descriptor, names, report or problems.append)
+    if problems:
+        others = f"; and {len(problems) - 1} more, which `hrbench data check` lists" if problems[1:] else ""
+        raise HrbenchError(f"{problems[0]}{others}")
+    return Dataset(
+        descriptor.name, root, tuple(_described(_usable(category, descriptor), descriptor) for category in read)
+    )
+
+
+def find_categories(
+    name: str | Path, root: Path | str, categories: Sequence[str] | None = None
+) -> tuple[Descriptor, list[str]]:
+    """Find out what :func:`load_dataset` would read, without looking for images: the descriptor, and categories.
+
+    Raises
+    ------
+    HrbenchError
+        If the name or a category is unknown, or not there.
+    """
     descriptor = load_descriptor(name)
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -116,16 +141,7 @@ def load_dataset(
                 f"{root}: category {category!r} of {descriptor.title} is not there, expected "
                 f"{layout.places(root, descriptor, category)}; found: {', '.join(present)}"
             )
-    if descriptor.name == "folder":
-        descriptor = dataclasses.replace(descriptor, name=str(relative_path(root.resolve().name or "_")))
-    problems: list[str] = []
-    read = layout.read(root.absolute(), descriptor, names, report or problems.append)  # a method may change the folder
-    if problems:
-        others = f"; and {len(problems) - 1} more, which `hrbench data check` lists" if problems[1:] else ""
-        raise HrbenchError(f"{problems[0]}{others}")
-    return Dataset(
-        descriptor.name, root, tuple(_described(_usable(category, descriptor), descriptor) for category in read)
-    )
+    return descriptor, names
 
 
 def present_categories(root: Path, descriptor: Descriptor) -> list[str]:

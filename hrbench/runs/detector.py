@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Component", "Detector", "Verdict", "fit"]
 
-RECORD = "detector.json"  # of a detector that was saved, and has no run
 _REACH = 0.9995  # share of normal pixels that a colour scale spans where there is no threshold
 
 _DIGEST = re.compile(r"( at)? sha256:[0-9a-f]{64}$")
@@ -219,8 +218,8 @@ class Detector:
             If it has no weights, is damaged, or the method cannot be made as it was.
         """
         folder = RunFolder(Path(path))
-        if (record := folder.path / RECORD).is_file():
-            about = read_record(record)
+        if folder.detector.is_file():
+            about = read_record(folder.detector)
         else:
             run = load_run(path)
             folder, about = run.files, run.about
@@ -258,7 +257,7 @@ class Detector:
                 files[-1].parent.mkdir(parents=True)
                 self.calibration.save(files[-1])
             about = dataclasses.replace(self.about, evidence=(evidence,), files=written.recorded(files))
-            write_record(about, path / RECORD)
+            write_record(about, written.detector)
         return target
 
     def export(self, output: Path | str, images: Images) -> Exported:

@@ -103,6 +103,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record = path / "run.json"
+        self.detector = path / "detector.json"  # the record of a detector that was saved, and has no run
         self.weights = path / "weights.safetensors"
         self.pictures = path / "pictures"
         self.scratch = path / "partial"

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from timm.models import vision_transformer
 
-from hrbench import HrbenchError, create_method, list_methods, registry
+from hrbench import HrbenchError, create_method, list_methods, method_names
 from hrbench._util.resources import methods_package
 from hrbench.backbones.bundled import find_bundled
 from hrbench.engine import training
@@ -113,7 +113,7 @@ def test_models_are_listed_where_anomalib_is_installed(monkeypatch: pytest.Monke
             raise importlib.metadata.PackageNotFoundError(name)
         return own("hrbench" if name == "anomalib" else name)
 
-    monkeypatch.setattr(registry, "distribution", distribution)
+    monkeypatch.setattr(method_names, "distribution", distribution)
     bridged = {cls.name for cls in CLASSES}
     assert bridged & set(list_methods()) == (bridged if installed else set())
     if not installed:
