@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from hrbench import __version__
 from hrbench._util.disk import explaining
 from hrbench._util.files import check_utf8
+from hrbench._util.installation import broken_installation
 from hrbench.errors import UNFINISHED_STATUS, Halted, HrbenchError, unknown_name
 from hrbench.grid_file import OPTIONS, read_grid
 
@@ -58,12 +59,17 @@ def _status(arguments: Sequence[str] | None) -> int:
         print(f"hrbench: {error}; the same command goes on", file=sys.stderr)
         return UNFINISHED_STATUS
     except HrbenchError as error:
-        print(f"hrbench: {error}", file=sys.stderr)
+        print(f"hrbench: {broken_installation(error) or error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # as `hrbench list | head`
         return 141  # as a shell says of SIGPIPE
-    except OSError as error:
-        print(f"hrbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+    except Exception as error:
+        if broken := broken_installation(error):
+            print(f"hrbench: {broken}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            print(f"hrbench: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        else:
+            raise
         return 2
     return status
 

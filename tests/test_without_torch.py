@@ -113,9 +113,16 @@ class Plain(Method):
 
 @pytest.mark.parametrize(
     ("plain", "other"),
-    [("", ""), ('"b"', "PAPER"), ('"whole:8"', "VIEW"), ('{"native"', '{**OTHERS, "native"'), ("*, two: int = 2", "**two"),
-     ("__init__", "__new__"), ("Preset(", "native(")],
-)  # fmt: skip
+    [
+        ("", ""),
+        ('"b"', "PAPER"),
+        ('"whole:8"', "VIEW"),
+        ('{"native"', '{**OTHERS, "native"'),
+        ("*, two: int = 2", "**two"),
+        ("__init__", "__new__"),
+        ("Preset(", "native("),
+    ],
+)
 def test_what_is_not_said_in_plain_words_is_left_to_the_import(
     plain: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
