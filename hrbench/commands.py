@@ -571,7 +571,9 @@ def _described(detector: Detector) -> str:
     about, threshold = detector.about, detector.without
     if detector.threshold is not None:
         held_out = _counted(about.threshold.normal_images, "held-out normal image")
-        threshold = f"threshold {detector.threshold:.6g} ({about.threshold.rule}), set on {held_out}"
+        promised = about.threshold.rule == "conformal"
+        name, rule = ("promised threshold", "") if promised else ("threshold", f" ({about.threshold.rule})")
+        threshold = f"{name} {detector.threshold:.6g}{rule}, set on {held_out}"
     name = about.method.title or about.method.name
     return f"{name}, {detector.view.text}, fitted on {about.dataset.category}: {threshold}"
 

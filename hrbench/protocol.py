@@ -106,6 +106,11 @@ class ThresholdRule:
     k: float = 3.0
     alarms: float = 0.05
 
+    @property
+    def name(self) -> str:
+        """What people read for this threshold: only one of the rules promises a number of false alarms."""
+        return "promised threshold" if self.rule == "conformal" else "threshold set on normal images"
+
 
 @dataclasses.dataclass(frozen=True)
 class Alarms:

@@ -374,4 +374,4 @@ def test_compare_refuses_what_is_not_the_same():
 def test_summary_says_why_no_threshold_is_set():
     maps, masks = case(12, 12)
     text = hrbench.evaluate(maps, masks, protocol=NO_DRAWS, normal_maps=normal_maps(5)).summary().replace("\n", " ")
-    assert "No operating threshold: 5 held-out normal images, expected 19 or more to promise 5 false alarms" in text
+    assert "No promised threshold: 5 held-out normal images, expected 19 or more to promise 5 false alarms" in text

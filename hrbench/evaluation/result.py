@@ -182,18 +182,16 @@ class Evaluation:
         return self._detections[budget]
 
     def why_no_threshold(self) -> str:
-        """Say what an operating threshold takes that is not there."""
+        """Say what the threshold that is set on normal images takes that is not there."""
         rule, calibration = self.protocol.threshold, self.evidence.calibration
         expected = "expected `threshold`, or `normal_maps` of normal images that are not among the test images"
         if calibration is None:
-            return f"no operating threshold: {expected}"
+            return f"no {rule.name}: {expected}"
         promise, needed = alarms_text(rule.alarms), images_needed(rule.alarms)
         if calibration.pooled:
-            return (
-                f"no operating threshold: the held-out images were not kept apart, which a promise of {promise} takes"
-            )
+            return f"no {rule.name}: the held-out images were not kept apart, which a promise of {promise} takes"
         return (
-            f"no operating threshold: {counted(calibration.images, 'held-out normal image')}, "
+            f"no {rule.name}: {counted(calibration.images, 'held-out normal image')}, "
             f"expected {needed} or more to promise {promise}"
         )
 

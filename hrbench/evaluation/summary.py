@@ -144,7 +144,7 @@ def _by_size(result: Evaluation, matched: bool) -> Grid:
             mean = ", ".join(map(budget_text, protocol.alarm.summary))
             rows.append(_metric(result, f"mean recall at {mean}", "mean_recall", "rho_recall"))
     elif result.threshold is not None:
-        rows.append(_metric(result, "recall at the threshold", "recall"))
+        rows.append(_metric(result, f"recall at the {_name(result)}", "recall"))
     rows.append(_metric(result, "image ROC-AUC", "image_auroc"))
     return Grid(("", "all", f"{100 * protocol.bootstrap.level:g} % interval", *DISJOINT, "robustness"), rows)
 
@@ -187,11 +187,17 @@ def _by_budget(result: Evaluation, matched: dict[float, Detection]) -> Grid:
     return Grid(("false alarms per 100 good images", "alarm", "recall", level, reliable, level), rows)
 
 
+def _name(result: Evaluation) -> str:
+    """Return what the threshold is called; one that was given has no rule behind it."""
+    return "threshold" if result.threshold_given else result.protocol.threshold.name
+
+
 def _threshold(result: Evaluation, alarms: FalseAlarms, false_per_pixel: float) -> str:
     """Say what was promised and what came of it."""
     rule, calibration = result.protocol.threshold, result.evidence.calibration
     level = result.protocol.bootstrap.level
-    text = f"Threshold {result.threshold:.4g}"
+    kind = "Promised threshold" if rule.rule == "conformal" and not result.threshold_given else "Threshold"
+    text = f"{kind} {result.threshold:.4g}"
     achieved = rate_text(alarms, level) if alarms.good else "there is no good test image to see what came of it"
     if result.threshold_given or calibration is None:
         return f"{text}, as given: {achieved}."

@@ -70,7 +70,7 @@ class OperatingPoint(NamedTuple):
     where: str
 
 
-AUTOMATIC = OperatingPoint("", "at the automatic threshold")
+AUTOMATIC = OperatingPoint("", "at the threshold set on normal images")
 MATCHED = OperatingPoint("_matched", "at equal false alarms: the threshold is matched on the good test images")
 DECISION = OperatingPoint("_decision", "at the method's own decision")
 ORACLE = OperatingPoint("_oracle", "at the best threshold in hindsight: an upper limit, not a result")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from hrbench.metrics.alarms import FalseAlarms, allowed, drifted
 from hrbench.metrics.detection import Detection
@@ -127,6 +128,11 @@ class AlarmAxis:
     def _ticks(self, most: int) -> tuple[list[float], list[str]]:
         places = [place for place in log_ticks(self.one, self.high, most) if self.one <= place <= self.high]
         return [self.none, *places], ["0", *(f"{place:.3g}" for place in places)]
+
+    @staticmethod
+    def key() -> tuple[Line2D, str]:
+        """Return the entry of a legend for the zone of none."""
+        return Line2D([], [], color=GRID, lw=7, alpha=0.45), "no good image alarms"
 
     def across(self, axes: Axes, rules: Alarms, most: int = 8, label: str = ALARMS, numbers: bool = True) -> None:
         """Make it the horizontal axis; mark the budgets."""

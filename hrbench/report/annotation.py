@@ -17,7 +17,7 @@ from hrbench.metrics.annotation import MASKS
 from hrbench.metrics.sizes import size_title
 from hrbench.metrics.words import budget_text
 from hrbench.protocol import Protocol
-from hrbench.report.columns import Column, limit_text, metric_facts, number_text
+from hrbench.report.columns import Column, in_words, limit_text, metric_facts, number_text
 from hrbench.report.summary import MIN_COMPONENTS, Estimate, Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table
 
@@ -165,16 +165,20 @@ def annotation_table(board: Leaderboard, category: str = "") -> Table | None:
 
 def _groups(protocol: Protocol) -> dict[str, str]:
     """Return what is shown, in words, by metric."""
-    recall = {"recall": "recall at the automatic threshold"}
+    recall = {"recall": f"recall at the {protocol.threshold.name}"}
     if protocol.alarm.budgets:
         recall = {"recall_matched": f"recall at {budget_text(protocol.alarm.headline)} alarms per 100"}
-    return {"aupro": f"AUPRO@{limit_text(protocol.headline_fpr)}", **recall, "miou": "mean IoU at the threshold"}
+    return {
+        "aupro": f"AUPRO@{limit_text(protocol.headline_fpr)}",
+        **recall,
+        "miou": f"mean IoU at the {protocol.threshold.name}",
+    }
 
 
 def _columns(protocol: Protocol) -> Iterator[Column]:
     for metric, group in _groups(protocol).items():
         for subset in _SIZES:
-            title = f"{metric_facts(metric).title}. {size_title(subset, protocol.size_bins)}"
+            title = f"{in_words(metric_facts(metric).title, protocol)}. {size_title(subset, protocol.size_bins)}"
             yield Column(f"{metric}_{subset}", group, subset, metric, subset, title=title)
 
 
@@ -185,7 +189,7 @@ def _cell(column: Column, span: Span | None) -> Cell:
         return Cell(f"n = {span.components}", f"no number below {MIN_COMPONENTS} defects")
     value = span.values["annotated"]
     if math.isnan(value):
-        return Cell("–", "no defect of this size" if not span.components else "no automatic threshold")
+        return Cell("–", "no defect of this size" if not span.components else "no such threshold")
     said = [f"{value:.4f} as annotated"]
     for masks in ("eroded", "dilated"):
         low, high = span.ends[masks]

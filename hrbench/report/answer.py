@@ -233,7 +233,7 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
         f"{hit_sentence(protocol)} An image alarms if {reach} the threshold. Called: defective images that alarm; "
         "rightly: those of them with a defect hit.",
         "In each category the threshold is set on the good test images, so that at most so many of them alarm: a fair "
-        "comparison, for it is equal for all methods, but not what a threshold that was set beforehand would get.",
+        f"comparison, for it is equal for all methods, but not what the {protocol.threshold.name} would get.",
     ]
     if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.catalogue import METRICS
@@ -23,6 +23,7 @@ __all__ = [
     "cost_columns",
     "error_text",
     "image_columns",
+    "in_words",
     "limit_text",
     "matched_columns",
     "metric_facts",
@@ -226,6 +227,18 @@ def _speed() -> Column:
     return _column(THROUGHPUT, "speed", "Mpx/s", line="Mpx/s")
 
 
+def in_words(text: str, protocol: Protocol) -> str:
+    """Return what the catalogue says of a metric, with the threshold by the name that the protocol's rule gives it."""
+    return text.replace(AUTOMATIC.where, f"at the {protocol.threshold.name}")
+
+
+def _named(columns: Iterable[Column], protocol: Protocol) -> list[Column]:
+    return [
+        dataclasses.replace(column, group=in_words(column.group, protocol), title=in_words(column.title, protocol))
+        for column in columns
+    ]
+
+
 def cost_columns() -> list[Column]:
     """Return the columns of what prediction costs: one for each of :data:`hrbench.report.configurations.COSTS`."""
     return [
@@ -239,9 +252,10 @@ def cost_columns() -> list[Column]:
 
 def overview_columns(protocol: Protocol, regions: Sequence[Column] = ()) -> list[Column]:
     """Return the columns of the table that a leaderboard opens with; `regions` are those of sPRO where there is any."""
-    iou = [_column("iou", "IoU", "auto"), _column("iou_oracle", "IoU", "oracle*")]
+    own = "promised" if protocol.threshold.rule == "conformal" else "threshold"
+    iou = [_column("iou", "IoU", own), _column("iou_oracle", "IoU", "oracle*")]
     sizes = size_columns(protocol, DISJOINT)
-    return [*_auroc(), *_aupro(protocol), *regions, _rho(protocol), *sizes, *iou, _speed()]
+    return _named([*_auroc(), *_aupro(protocol), *regions, _rho(protocol), *sizes, *iou, _speed()], protocol)
 
 
 def image_columns(protocol: Protocol) -> list[Column]:
@@ -258,12 +272,12 @@ def image_columns(protocol: Protocol) -> list[Column]:
     own = [_column(name, AUTOMATIC.where, name, line=name, interval=name == "alarms") for name in ("called", "alarms")]
     image = [_column("image_auroc", "image", "ROC-AUC", interval=True), _column("image_ap", "image", "AP")]
     image.append(_column("group_auroc", "groups", "ROC-AUC", interval=True))
-    return [*image, *called, *own, _speed()]
+    return _named([*image, *called, *own, _speed()], protocol)
 
 
 def category_columns(protocol: Protocol) -> list[Column]:
     """Return the columns of one category's table (the sizes have a table of their own)."""
-    return [
+    columns = [
         *_auroc(),
         _column("group_auroc", "ROC-AUC", "groups"),
         _column("image_ap", "AP", "image"),
@@ -278,10 +292,11 @@ def category_columns(protocol: Protocol) -> list[Column]:
         *_predictions(ORACLE, "oracle*", ("iou", "miou", "f1")),
         _speed(),
     ]
+    return _named(columns, protocol)
 
 
 def matched_columns(protocol: Protocol) -> list[Column]:
-    """Return the columns of what is found at equal false alarms, budget by budget, and at the automatic threshold."""
+    """Return the columns of what is found at equal false alarms, budget by budget, and at the promised threshold."""
     columns = [_column(metric, AUTOMATIC.where, metric) for metric in ("alarms", "called", "called_right")]
     for budget in protocol.alarm.budgets:
         at = f"@{limit_text(budget)}"
@@ -291,7 +306,7 @@ def matched_columns(protocol: Protocol) -> list[Column]:
             columns.append(_column(metric, at, metric, key=f"{metric}{at}", limit=budget))
     if protocol.alarm.summary:
         columns += [*_by_size("mean_recall"), _column("rho_recall", "", "rho_recall")]
-    return columns
+    return _named(columns, protocol)
 
 
 def _by_size(metric: str, at: str = "", limit: float | None = None) -> list[Column]:
@@ -346,5 +361,5 @@ def why_missing(column: Column, estimate: Estimate) -> str:
     if column.metric == "aupimo":
         return "no good images, or too few pixels in them for a false-positive rate of 1e-5"
     if at == AUTOMATIC:
-        return "no automatic threshold: no held-out normal images, or too few"
+        return "no such threshold: no held-out normal images, or too few"
     return "undefined here"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hrbench.metrics import equivalent_diameter
 from hrbench.metrics.detection import Detection, DetectionLimit
 from hrbench.metrics.words import pixels_text
-from hrbench.protocol import Detectability, Protocol
+from hrbench.protocol import Detectability, Protocol, ThresholdRule
 from hrbench.report.columns import Column
 from hrbench.report.summary import Leaderboard, Row
 from hrbench.report.table import Cell, Table
@@ -30,12 +30,12 @@ _CONSTRUCTIONS = {"firth": "Firth logistic", "ml": "maximum-likelihood logistic"
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """The hit/miss analysis of a configuration in a category at the automatic threshold.
+    """The hit/miss analysis of a configuration in a category at the threshold that is set on normal images.
 
     Attributes
     ----------
     detection : Detection or None
-        At the automatic threshold; None where there is none.
+        None where there is no such threshold.
     seed : int
         Of the run it belongs to: the lowest one.
     held_out : int
@@ -73,12 +73,15 @@ def limit_table(reliabilities: Reliabilities, board: Leaderboard, category: str)
     pod, rule = board.protocol.pod, board.protocol.threshold
     a90_95 = limit_names(pod)[2]
     cautions = list(dict.fromkeys(caution for _, detection in analysed for caution in detection.cautions))
-    notes = []
+    notes, how = [], ""
     if analysed:
-        fits = {_CONSTRUCTIONS[detection.estimator] for _, detection in analysed if detection.estimator != "none"}
-        if fits:
-            notes.append(f"{' and '.join(sorted(fits))} regression of hit on ln(area); {a90_95}: profile likelihood.")
-        notes.append(f"Operating threshold: {rule.rule}, set on held-out normal images only.")
+        if fits := {_CONSTRUCTIONS[found.estimator] for _, found in analysed if found.estimator != "none"}:
+            how = (
+                f"{' and '.join(sorted(fits))} regression of hit on ln(area); {a90_95}: profile likelihood, beside it "
+                "the bootstrap over images. In the plot the band is Wald's, each edge one-sided with "
+                f"{100 * pod.level:g} % confidence, and need not cross there."
+            )
+        notes.append(f"The {rule.name} knows no test image, only normal images that were held out of the fit.")
         if seeds := _seeds(reliabilities, board, category):
             notes.append(seeds)
     return Table(
@@ -86,9 +89,10 @@ def limit_table(reliabilities: Reliabilities, board: Leaderboard, category: str)
         rows=tuple(row for row, _ in analysed),
         cells=tuple(_cells(detection, cautions) for _, detection in analysed),
         kind="detection-limits",
-        caption="Defects of this area are found at the operating threshold; area in px, ⌀ diameter of an equal circle",
-        notes=(*notes, *_absent(silent, lost)),
+        caption=f"Defects of this area are found at the {rule.name}; area in px, ⌀ diameter of an equal circle",
+        notes=(*notes, *_absent(silent, lost, rule)),
         cautions=tuple(cautions),
+        how=how,
     )
 
 
@@ -99,11 +103,11 @@ def _columns(protocol: Protocol) -> tuple[Column, ...]:
     heads = (
         (reached, a50, "Half of the defects of this area are found"),
         (reached, a90, f"{100 * protocol.pod.probability:g} % of the defects of this area are found"),
-        (upper, "profile", confidence + "profile likelihood, the headline"),
+        (upper, "profile", confidence + "profile likelihood; hits of one image count as independent"),
         (upper, "images", confidence + "bootstrap over images, or groups of them, whose defects share their fate"),
         ("defects", "hit", f"At least {100 * protocol.pod.share:g} % of the defect is at or above the threshold"),
         ("false calls", "good images", "Share of the good test images with a pixel at or above the threshold"),
-        ("false calls", "normal pixels", f"Share of all normal test pixels; the rule is {_rule(protocol)}"),
+        ("false calls", "normal pixels", f"Share of all normal test pixels; {_rule(protocol)}"),
     )
     return tuple(_column(*head) for head in heads)
 
@@ -133,7 +137,7 @@ def limit_overview(reliabilities: Reliabilities, board: Leaderboard) -> Table | 
         cells=tuple(cells),
         kind="detection-limits",
         caption=f"Upper limit of {a90}, per category; area in px, ⌀ diameter of an equal circle",
-        notes=(*notes, *_absent(silent, [])),
+        notes=(*notes, *_absent(silent, [], board.protocol.threshold)),
     )
 
 
@@ -141,7 +145,7 @@ def _upper_cell(entry: Reliability | None) -> Cell:
     if entry is None:
         return Cell("–", "no run, or its evidence is gone")
     if entry.detection is None:
-        return Cell("–", "no operating threshold: no held-out normal images, or too few")
+        return Cell("–", "no such threshold: no held-out normal images, or too few")
     return _limit_cell(entry.detection.a90_95)
 
 
@@ -163,11 +167,11 @@ def _sort_out(
     return analysed, silent, lost
 
 
-def _absent(silent: Sequence[str], lost: Sequence[str]) -> list[str]:
+def _absent(silent: Sequence[str], lost: Sequence[str], rule: ThresholdRule) -> list[str]:
     texts = []
     if silent:
         texts.append(
-            f"No operating threshold, hence neither hits nor misses: {', '.join(silent)}. It is set on normal images "
+            f"No {rule.name}, hence neither hits nor misses: {', '.join(silent)}. It takes normal images "
             "that were held out; finished maps need maps of such images beside them."
         )
     if lost:
@@ -197,7 +201,7 @@ def _rule(protocol: Protocol) -> str:
         "mean+k*sigma": f"k = {rule.k:g}",
         "conformal": f"at most {100 * rule.alarms:g} alarms per 100 good images",
     }
-    return f"{rule.rule} with {values[rule.rule]}, on held-out normal images"
+    return f"the {rule.name} is by the rule {rule.rule} with {values[rule.rule]}, on held-out normal images"
 
 
 def _cells(detection: Detection, cautions: Sequence[str]) -> tuple[Cell, ...]:

@@ -17,7 +17,8 @@ import numpy as np
 from markupsafe import Markup
 
 from hrbench.metrics.catalogue import METRICS
-from hrbench.report.columns import limit_text, metric_facts, number_text, size_text, subset_title
+from hrbench.protocol import Protocol
+from hrbench.report.columns import in_words, limit_text, metric_facts, number_text, size_text, subset_title
 from hrbench.report.configurations import COSTS, Configuration
 from hrbench.report.pairs import MOST_PAIRED, Pairs, compact, compare_rows, key_text, matrices
 from hrbench.report.summary import NO_ESTIMATE, Leaderboard, Row, Summary
@@ -129,14 +130,14 @@ def page_rows(summary: Summary) -> list[dict[str, Any]]:
 # ---- every number once ----------------------------------------------------------------------------------------------
 
 
-def metric_name(metric: str) -> str:
+def metric_name(metric: str, protocol: Protocol) -> str:
     """Return a short name of a metric, or of a cost."""
     if metric not in METRICS:
         return _NAMES.get(metric, metric)
     at = METRICS[metric].at
     base = metric.removesuffix(at.suffix) if at else metric
     name = _NAMES.get(base, base)
-    return f"{name} {at.where.partition(':')[0]}" if at else name
+    return f"{name} {in_words(at.where, protocol).partition(':')[0]}" if at else name
 
 
 def _limit_name(metric: str, limit: float | None) -> str:
@@ -193,8 +194,8 @@ def board_data(board: Leaderboard, paired: Pairs | None) -> dict[str, Any]:
         limits: list[float | None] = [*sorted({limit for _, limit in kept if limit is not None})] or [None]
         subsets = dict.fromkeys(subset for subset, _ in kept)
         metrics.append({
-            "key": metric, "name": metric_name(metric), "title": facts.title, "least": facts.least,
-            "form": "cost" if metric in COSTS else METRICS[metric].number,
+            "key": metric, "name": metric_name(metric, rules), "title": in_words(facts.title, rules),
+            "least": facts.least, "form": "cost" if metric in COSTS else METRICS[metric].number,
             "limits": [["" if limit is None else f"@{limit:g}", _limit_name(metric, limit)] for limit in limits],
             "sizes": [["" if name == "all" else f"_{name}", _size_name(name), subset_title(metric, name, rules)]
                       for name in subsets],

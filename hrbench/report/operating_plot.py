@@ -51,6 +51,7 @@ def draw_limits(items: Several, protocol: Protocol, title: str) -> Figure | None
     key = [(arrow, f"{name} not reached")] if any(_missed(curve).any() for curve in curves) else []
     if ways:
         key.insert(0, (band, f"{level}, {' or '.join(words[way] for way in sorted(ways))}"))
+    key.append(AlarmAxis.key())
     across = f"{ALARMS} ({counted(axis.good, 'good image')})"
     heights = _Heights.of(curves)
     if len(curves) <= _OVERLAID:
@@ -229,11 +230,10 @@ def draw_froc(
     alarms = {id(scores): steps(scores[0].good.size, rules.budgets) for _, scores in items}
     axis = AlarmAxis.of([part for _, scores in items for part in scores], max(int(a[-1]) for a in alarms.values()))
     own = {series.index: point for series, _ in items if (point := at(series)) is not None}
-    key = []
+    key = [AlarmAxis.key()]
     if own:
-        promise = any(point.promised is not None for point in own.values())
         hollow = Line2D([], [], marker="o", ls="", mfc=PAPER, mec=MUTED, mew=1.2, ms=6)
-        key.append((hollow, f"at the {'promised' if promise else 'automatic'} threshold (arrow: beyond)"))
+        key.append((hollow, f"at the {protocol.threshold.name} (arrow: beyond)"))
     with sheet([s for s, _ in items], title, markers=False, shape=(2, 4), height=4.4, key=key) as (figure, grid):
         whole = figure.add_subplot(grid[:, :2])
         small = [figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (2, 3)]

@@ -20,6 +20,7 @@ from hrbench.report.columns import (
     Column,
     category_columns,
     cost_columns,
+    in_words,
     limit_text,
     matched_columns,
     metric_facts,
@@ -117,7 +118,7 @@ def by_category(protocol: Protocol, metric: str = "", subset: str = "all") -> Co
     except ValueError:
         raise HrbenchError(f"metric {metric!r}: expected {name}@LIMIT with a number") from None
     behind = "" if not at else f", {100 * at:g} per 100" if entry.limits == "alarms" else f" of {at:g}"
-    title = metric_facts(name).title + behind
+    title = in_words(metric_facts(name).title, protocol) + behind
     key, least = f"{name}{'' if at is None else '@' + limit_text(at)}", metric_facts(name).least
     return Column(key, "", "", name, subset, at, title, least=least)
 

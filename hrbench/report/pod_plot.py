@@ -145,8 +145,8 @@ def _promise(rule: ThresholdRule | None) -> str:
     if rule is None:
         return ""
     if rule.rule == "conformal":
-        return f"at the promised threshold: at most {budget_text(rule.alarms)} false alarms per 100 good images"
-    return f"at the automatic threshold ({rule.rule} of held-out normal images)"
+        return f"at the {rule.name}: at most {budget_text(rule.alarms)} false alarms per 100 good images"
+    return f"at the {rule.name} that were held out ({rule.rule})"
 
 
 def _achieved(found: Detection, point: Threshold | None) -> str:

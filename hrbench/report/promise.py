@@ -97,7 +97,7 @@ def promise_sentences(board: Leaderboard) -> list[str]:
         none = [name for name, promise in found if promise.kept is None]
         if broken:
             texts.append(
-                f"DRIFT in {category}: more false alarms than the threshold from training images promised, "
+                f"DRIFT in {category}: more false alarms than the {board.protocol.threshold.name} allows, "
                 f"with {', '.join(broken)}."
             )
         if none and len(none) == len(found):

@@ -53,6 +53,7 @@ def draw_ranks(items: Several, protocol: Protocol, title: str) -> Figure | None:
         (Line2D([], [], color=MUTED, marker="o", ls="", ms=4, alpha=0.7), "a defect"),
         (Line2D([], [], color=MUTED, lw=2), "running median"),
         (Line2D([], [], color=INK, lw=0.9), f"below: found at {budget_text(rules.headline)} per 100"),
+        AlarmAxis.key(),
     ]
     legend = [] if each else [series for series, _ in items]
     with sheet(
@@ -114,8 +115,9 @@ def draw_alarms(
     key = [(Line2D([], [], color=INK, lw=1.1), f"matched: {budget_text(rules.headline)} of 100 good images alarm")]
     present = [point for point in own if point is not None]
     if present:
-        name = "automatic" if present[0].promised is None else f"promised: at most {budget_text(present[0].promised)}"
-        key.append((Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2))), f"{name}, set on training images"))
+        promise = present[0].promised
+        most = "" if promise is None else f": at most {budget_text(promise)} of 100"
+        key.append((Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2))), f"{protocol.threshold.name}{most}"))
     height = 2.9 if rows == 1 else 2.2 * rows
     with sheet([], title, markers=False, shape=(rows, columns), height=height, key=key) as (figure, grid):
         for place, ((series, scores), point) in enumerate(zip(items, own, strict=True)):

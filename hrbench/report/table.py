@@ -93,6 +93,8 @@ class Table:
         What stands below, in sentences.
     cautions : tuple of str
         What the cells' numbered marks stand for.
+    how : str
+        How the numbers are computed, for who asks.
     ranked_by : str
         What the ranks mean, where they are not those of the overview.
     """
@@ -114,6 +116,7 @@ class Table:
     caption: str = ""
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    how: str = ""
     ranked_by: str = ""
 
     @property

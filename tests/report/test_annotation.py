@@ -51,8 +51,8 @@ def test_the_table_has_values_as_annotated_and_their_span(make_run: Factory, pro
     run = under_masks(make_run(CONFIGS[0]), 0.31, 0.35, 0.43, vanished=3)
     table = annotation_table(board_of([run], protocol))
     assert table is not None
-    assert [name for name, _ in table.groups] == ["AUPRO@0.05", "recall at the automatic threshold",
-                                                  "mean IoU at the threshold"]  # fmt: skip
+    assert [name for name, _ in table.groups] == ["AUPRO@0.05", "recall at the threshold set on normal images",
+                                                  "mean IoU at the threshold set on normal images"]  # fmt: skip
     every, tiny, *_, large = table.cells[0][:5]
     assert (every.text, every.small) == ("0.350", ("0.310–0.430",))
     assert tiny.title == (
@@ -81,7 +81,7 @@ def test_sentences_say_what_a_pixel_moves_and_whose_order_hangs_on_it(make_run: 
     under_masks(second, 0.30, 0.34, 0.36)
     said = annotation_sentences(board_of([first, second], protocol))
     assert said[1:] == [
-        "No two rows change places by it, by AUPRO@0.05 or recall at the automatic threshold, at any size."
+        "No two rows change places by it, by AUPRO@0.05 or recall at the threshold set on normal images, at any size."
     ]
 
 

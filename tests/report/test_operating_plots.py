@@ -140,7 +140,7 @@ def test_limits_are_drawn_at_every_number_of_alarms(alarming: Protocol) -> None:
     band = axes.collections[0].get_paths()[0].vertices
     assert band[:, 0].max() == pytest.approx(20)
     texts = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert texts == ["method 0", "95 %, profile likelihood"]
+    assert texts == ["method 0", "95 %, profile likelihood", "no good image alarms"]
     numbered = [text.get_text() for text in axes.texts]
     assert numbered == ["5", "10", "20"]  # smaller budgets allow none of 30
 
@@ -316,7 +316,7 @@ def test_runs_without_scores_or_alarms_are_no_error(make_run: Factory, protocol:
     drawn = plots.figures(mixed, plots.gather(mixed))
     (name,) = [row.configuration.short for row in mixed.rows if row.runs[0].run.folder == new.folder]
     legend = [text.get_text().strip() for text in drawn["froc"].legends[0].get_texts()]
-    assert legend == [name, "at the promised threshold (arrow: beyond)"]
+    assert legend == [name, "no good image alarms", "at the promised threshold (arrow: beyond)"]
     for rules, runs in ((alarming, [old]), (protocol, [new]), (alarming, [give_scores(make_run(seed=5), good=0)])):
         board = board_of(runs, rules)
         assert {"sizes", "detection"} <= set(kinds := plots.figures(board, plots.gather(board)))

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import hrbench.report
-from hrbench.protocol import Protocol
+from hrbench.protocol import Protocol, load_protocol
 from hrbench.report import page, plots, write_leaderboard
+from hrbench.report.columns import category_columns, image_columns, matched_columns, overview_columns
 from hrbench.report.summary import summarise
 from hrbench.runs.store import Run
 
@@ -144,11 +145,27 @@ def test_every_number_explains_itself(text: str) -> None:
     assert all(a["title"] for a in cells)
     titles = " ".join(a["title"] for a in cells)
     assert "± 4e-7 (certified numerical error)" in titles
-    assert "no automatic threshold" in titles
+    assert "no such threshold" in titles
     assert "the method takes no decision of its own" in titles
     assert "no number below 3" in titles
     assert "over 2 seeds" in titles
     assert "interval 0." in titles
+    assert not re.search("(automatic|operating) threshold|IoU auto", text)
+
+
+@pytest.mark.parametrize(("name", "words", "head"), [
+    ("native", "promised threshold", "promised"), ("native@1", "threshold set on normal images", "threshold"),
+])  # fmt: skip
+def test_the_threshold_has_one_name_in_every_heading(name: str, words: str, head: str) -> None:
+    protocol = load_protocol(name)
+    assert protocol.threshold.name == words
+    columns = [*category_columns(protocol), *overview_columns(protocol), *matched_columns(protocol)]
+    columns += image_columns(protocol)
+    texts = [text for column in columns for text in (column.group, column.title) if " threshold" in text]
+    named = [text for text in texts if f"at the {words}" in text]
+    assert len(named) > 10
+    assert all("at the best threshold" in text or "is matched on" in text for text in texts if text not in named)
+    assert [column.head for column in columns if column.key == "iou"][1] == head
 
 
 def test_small_print_is_the_interval_of_the_headline(make_run: Factory, protocol: Protocol) -> None:
