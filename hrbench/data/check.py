@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hrbench._util.neighbours import NEAR, TIMES, larger_neighbours
 from hrbench.data.datasets import load_dataset, load_descriptor, present_categories
 from hrbench.data.descriptor import Counts, Descriptor
 from hrbench.data.layouts import LAYOUTS
@@ -76,8 +77,9 @@ def check_dataset(
     list of Finding
         Empty if all is as expected: missing categories, all that keeps a reader from indexing files (such as defective
         images without a mask, if that is a mistake there), counts that differ in categories without it, images that the
-        descriptor's `group` or `condition` does not match, and what :func:`check_files` finds, with every image
-        decoded, those of private test sets too. :func:`dataset_summary` has the figures.
+        descriptor's `group` or `condition` does not match, components beside far larger ones, and what
+        :func:`check_files` finds, with every image decoded, those of private test sets too. :func:`dataset_summary` has
+        the figures.
 
     Raises
     ------
@@ -194,8 +196,9 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         ``regions_saturated``, those of which less than all is; where there are any the ``private`` images, whose labels
         the publisher keeps and which count in nothing else; ``height_min, height_max, width_min, width_max`` in px over
         all others; ``components`` (8-connected); ``area_min, area_q05, area_q25, area_median, area_q75, area_q95,
-        area_max`` in px; ``slivers``, the components of 1 to 3 px, mostly slips of annotation; ``share_median``, the
-        median component's share of its image; ``defect_share``, the share of defect pixels in defective images.
+        area_max`` in px; ``slivers``, the components of 1 to 3 px, mostly slips of annotation; ``splinters``, those at
+        most a tenth as large as another one whose box is within 10 px of theirs; ``share_median``, the median
+        component's share of its image; ``defect_share``, the share of defect pixels in defective images.
         Defective images without a mask count in none of these; where there are only such, figures of components are
         missing.
 
@@ -208,14 +211,16 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
     sizes: dict[str, list[tuple[int, int]]] = {category.name: [] for category in dataset.categories}
     areas: dict[str, list[int]] = {category.name: [] for category in dataset.categories}
     shares: dict[str, list[float]] = {category.name: [] for category in dataset.categories}
+    splinters: dict[str, int] = {category.name: 0 for category in dataset.categories}
     pixels: dict[str, int] = {category.name: 0 for category in dataset.categories}
     regions: dict[str, list[bool]] = {category.name: [] for category in dataset.categories}  # is less than all enough?
     for name, sample in progress(total) if progress else total:
         size = image_size(sample.image)
         sizes[name].append(size)
         if sample.masks:
-            found = _areas(sample, size)
+            found, beside = _areas(sample, size)
             areas[name] += found
+            splinters[name] += sum(larger > 0 for larger in beside)
             shares[name] += [area / (size[0] * size[1]) for area in found]
             pixels[name] += size[0] * size[1]
             regions[name] += [r.saturation < int(r.mask.sum()) for r in sample_regions(sample, size) or ()]
@@ -240,6 +245,7 @@ def dataset_stats(dataset: Dataset, progress: Progress | None = None) -> pd.Data
         for key, q in _QUANTILES.items():
             row[f"area_{key}"] = float(np.quantile(area, q)) if area.size else float("nan")
         row["slivers"] = int((area <= 3).sum()) if masked else float("nan")
+        row["splinters"] = splinters[category.name] if masked else float("nan")
         row["share_median"] = float(np.median(shares[category.name])) if area.size else float("nan")
         row["defect_share"] = area.sum() / pixels[category.name] if area.size else 0.0 if masked else float("nan")
         rows.append(row)
@@ -315,6 +321,30 @@ def _pattern_findings(category: Category, descriptor: Descriptor) -> Iterator[Fi
             yield Finding("warning", f"{category.name}: {what}, such as {without[0]}: {outcome}")
 
 
+def _splinter_findings(samples: Sequence[Sample], pool: ThreadPoolExecutor) -> Iterator[Finding]:
+    """Find components that what a map shows of a far larger one beside them may reach."""
+    masked = [sample for sample in samples if sample.masks]
+    total: Counter[str] = Counter()
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for sample, (areas, beside) in zip(masked, pool.map(_measured, masked), strict=True):
+        total[sample.category] += len(areas)
+        pairs = [(area, larger, sample.id) for area, larger in zip(areas, beside, strict=True) if larger]
+        found.setdefault(sample.category, []).extend(pairs)
+    for category, splinters in found.items():
+        if splinters:
+            area, larger, name = min(splinters)
+            yield Finding(
+                "warning",
+                f"{category}: {len(splinters)} of {total[category]} components are at most 1/{TIMES} of another one "
+                f"whose box is within {NEAR} px, such as {area:,} px beside {larger:,} px in {name}: a map of the "
+                "larger one may reach them, so that a hit of theirs says little; expected masks without such splinters",
+            )
+
+
+def _measured(sample: Sample) -> tuple[list[int], list[int]]:
+    return _areas(sample, image_size(sample.image))
+
+
 def _unfinished(root: Path, categories: Sequence[str] | None) -> list[Finding]:
     """Find that a procedural dataset, of which `root` may also be one category, is not made to its end."""
     inner = root.resolve()
@@ -337,7 +367,8 @@ def _file_findings(
         of_files = [job.result() for job in (progress(jobs) if progress else jobs)]
         sound = [sample for sample, found in zip(samples, of_files[: len(samples)], strict=True) if not found]
         findings = [finding for category in categories for finding in _category_findings(category, held_out)]
-        return [*findings, *(finding for found in of_files for finding in found), *_copies(sound, pool)]
+        findings += (finding for found in of_files for finding in found)
+        return [*findings, *(_splinter_findings(sound, pool) if decode else ()), *_copies(sound, pool)]
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
 
@@ -447,7 +478,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _areas(sample: Sample, size: tuple[int, int]) -> list[int]:
-    """Return the areas of the 8-connected components of what a sample's masks mark, in px."""
+def _areas(sample: Sample, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Return the areas of the 8-connected components of what a sample's masks mark, in px.
+
+    And, for each, that of a far larger one beside it; 0 without any.
+    """
     mask = sample_mask(sample, size)
-    return [] if mask is None else [int(area) for area in find_components(mask).areas]
+    if mask is None:
+        return [], []
+    found = find_components(mask)
+    beside = larger_neighbours([0] * found.areas.size, found.boxes, found.areas)
+    return found.areas.tolist(), np.where(beside < 0, 0, found.areas[beside]).tolist()

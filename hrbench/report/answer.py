@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from hrbench._util.neighbours import TIMES
 from hrbench.metrics import DISJOINT, equivalent_diameter
 from hrbench.metrics.sizes import size_title
 from hrbench.metrics.words import (
@@ -42,6 +43,7 @@ __all__ = [
     "heading_text",
     "hit_sentence",
     "sentence",
+    "splinter_sentence",
 ]
 
 MOST_SIZES = 3
@@ -225,6 +227,31 @@ def _ranking(recall: Sequence[Cell], comparable: Sequence[bool], rows: Sequence[
     return order, ranks
 
 
+def splinter_sentence(scores: Sequence[Scores], budget: float, name: str = "") -> str:
+    """Say how many of the tiny defects that are hit a far larger one beside them may have lit up; "" if none."""
+    hit = sum(int((of.members("tiny") & (of.critical > of.limit(budget))).sum()) for of in scores)
+    beside = sum(int((of.members("tiny") & of.splinters(budget)).sum()) for of in scores)
+    if not beside:
+        return ""
+    whose = f"that {name} hits" if name else "hit"
+    if beside == hit:
+        start = f"The one tiny defect {whose} lies" if hit == 1 else f"All {hit:,} tiny defects {whose} lie"
+    else:
+        start = f"Of the {hit:,} tiny defects {whose} {beside:,} lie{'s' * (beside == 1)}"
+    return f"{start} beside one at least {TIMES} times as large that is hit too, and may be lit up by it."
+
+
+def _splinter_note(scores: AllScores, board: Leaderboard) -> str:
+    """Say it of all rows at the headline's budget, those of the lowest seeds."""
+    budget = board.protocol.alarm.headline
+    texts = []
+    for row in board.rows:
+        of_row = [of[0] for (_, number), of in scores.items() if number == row.configuration.number]
+        texts.append(splinter_sentence(of_row, budget, row.configuration.short))
+    said = " ".join(filter(None, texts))
+    return f"At {alarms_text(budget)}: {said}" if said else ""
+
+
 def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
     protocol = board.protocol
     pixels = protocol.alarm.pixels
@@ -235,6 +262,8 @@ def _notes(scores: AllScores, board: Leaderboard) -> list[str]:
         "In each category the threshold is set on the good test images, so that at most so many of them alarm: a fair "
         f"comparison, for it is equal for all methods, but not what the {protocol.threshold.name} would get.",
     ]
+    if text := _splinter_note(scores, board):
+        notes.append(text)
     if any(first.intervals for first, *_ in scores.values()):
         rules = protocol.bootstrap
         notes.append(

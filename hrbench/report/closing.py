@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hrbench.metrics.planning import SHARE, TIMES, good_images_for, number_for_share, number_for_size
 from hrbench.metrics.words import counted, percent_text, range_text, rate_text, seen
 from hrbench.protocol import Protocol
-from hrbench.report.answer import answer_table, sentence
+from hrbench.report.answer import answer_table, sentence, splinter_sentence
 from hrbench.report.operating import Point, point_at
 from hrbench.report.promise import Promise, promises
 from hrbench.report.scores import AllScores, Scores
@@ -37,8 +37,9 @@ def closing(scores: AllScores, board: Leaderboard, category: str) -> Closing | N
     of = scores[category, row.configuration.number][0]
     point = point_at(of, protocol.alarm.headline, protocol.pod)
     interval = seen(of.intervals_at(point.budget).size, of.areas.tolist())
+    found = sentence(name, point, of.areas.tolist(), protocol.pod.probability, interval)
     return Closing(
-        sentence(name, point, of.areas.tolist(), protocol.pod.probability, interval),
+        " ".join(filter(None, (found, splinter_sentence([of], point.budget)))),
         _alarms_sentence(point, dict(promises(board, category)).get(name), protocol),
         needed_sentence(of, point, protocol),
     )

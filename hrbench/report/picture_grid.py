@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from hrbench._util.neighbours import larger_neighbours
 from hrbench.errors import HrbenchError
 from hrbench.metrics import DISJOINT
 from hrbench.metrics.words import alarms_text
 from hrbench.protocol import Protocol
 from hrbench.report.answer import hit_sentence
 from hrbench.report.configurations import printable
+from hrbench.report.scores import BOX
 from hrbench.report.summary import Leaderboard, Row
 from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, HIGHEST, LOWEST, MISSED
 from hrbench.runs.picture_files import Box, Picture, Pictures
+from hrbench.runs.store import Run
 
 __all__ = [
     "MOST_COLUMNS",
@@ -50,12 +53,23 @@ Edge = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class GridColumn:
-    """A row of the leaderboard, with the pictures of its run of the lowest seed that has any, and the protocol."""
+    """A row of the leaderboard, with the pictures of its run of the lowest seed that has any, and the protocol.
+
+    Attributes
+    ----------
+    row : Row
+    seed : int
+    pictures : Pictures
+    protocol : Protocol
+    beside : dict of (str, Box) to int
+        By image and box of a defect, the area of a far larger one beside it that is hit at the pictures' threshold.
+    """
 
     row: Row
     seed: int
     pictures: Pictures
     protocol: Protocol
+    beside: Mapping[tuple[str, Box | None], int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +122,7 @@ def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
                 log.warning("%s; the pictures of this run are left out", error)
                 continue
             if found.items:
-                columns.append(GridColumn(row, counted.seed, found, board.protocol))
+                columns.append(GridColumn(row, counted.seed, found, board.protocol, _beside(counted.run, found)))
                 break
             if found.former and row.configuration.short not in former:
                 former.append(row.configuration.short)
@@ -120,6 +134,25 @@ def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
             "a new folder keeps photograph, map and mask."
         )
     return PictureGrid(tuple(columns), tuple(_lines(columns)), tuple(notes))
+
+
+def _beside(run: Run, pictures: Pictures) -> dict[tuple[str, Box | None], int]:
+    """Return the areas of far larger defects, hit at the pictures' threshold, by image and box of one beside them."""
+    try:
+        table = run.components
+    except HrbenchError:  # told elsewhere
+        return {}
+    table = table[table["protocol"] == pictures.protocol]
+    if pictures.threshold is None or not {*BOX, "critical"} <= set(table) or table["critical"].isna().any():
+        return {}
+    boxes, areas = table[BOX].to_numpy(), table["area"].to_numpy()
+    images, hit = table["image"].tolist(), table["critical"].to_numpy() >= pictures.threshold
+    found: dict[tuple[str, Box | None], int] = {}
+    for number, larger in enumerate(larger_neighbours(images, boxes, areas).tolist()):
+        if larger >= 0 and hit[larger]:
+            top, left, bottom, right = boxes[number].tolist()
+            found[images[number], (top, left, bottom, right)] = int(areas[larger])
+    return found
 
 
 def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list[str]:
@@ -179,13 +212,15 @@ def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
         verdict = "false alarm" if found else "silent"
     kept, pixels = column.pictures.share, column.protocol.alarm.pixels
     share = f"{100 * (column.protocol.pod.share if kept is None else kept):g} %"
+    larger = column.beside.get((picture.image, picture.defect)) if found else None
+    together = f", beside a defect of {larger:,} px that is found too and may light it up" if larger else ""
     if picture.reached is not None:
         part = math.floor(1000 * picture.reached + 1e-9) / 10  # down: what is missed stays below the share of a hit
-        return verdict, f"{part:g} % of it reaches the threshold, a hit takes {share}"
+        return verdict, f"{part:g} % of it reaches the threshold, a hit takes {share}{together}"
     times = column.pictures.relative(picture.score)
     far = f"{times:.2f}" if times < _MOST_TIMES else f"over {_MOST_TIMES}"
     if picture.defect is not None:
-        return verdict, f"{share} of it reaches {far} × threshold"
+        return verdict, f"{share} of it reaches {far} × threshold{together}"
     return verdict, f"{'highest score' if pixels == 1 else f'{pixels} pixels reach'} {far} × threshold"
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hrbench._util.neighbours import larger_neighbours
 from hrbench.metrics import DISJOINT, size_subsets
 from hrbench.metrics.alarms import FalseAlarms, allowed, matched_limits
 from hrbench.metrics.detection import Detection, bootstrap_sizes, fit_detection
@@ -44,6 +45,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Interval = tuple[float, float]
 
+BOX = ["top", "left", "bottom", "right"]
 _STEPS = 60  # more steps of a curve than these are thinned
 _FEWEST = 3  # alarms up to which curves go in any case, however few good images there are
 _WINDOW, _SMALLEST_WINDOW = 0.3, 7  # of a running median: share of the points, and their number
@@ -75,6 +77,9 @@ class Scores:
         By budget, where there is any.
     unmasked : int
         How many of the defective images have no mask.
+    beside : ndarray of int, (K,)
+        Number of a far larger defect beside each, see :func:`hrbench._util.neighbours.larger_neighbours`; empty where
+        that is not known.
     """
 
     seed: int
@@ -87,6 +92,15 @@ class Scores:
     images: tuple[str, ...] = ()
     intervals: Mapping[float, Intervals] = dataclasses.field(default_factory=dict)
     unmasked: int = 0
+    beside: Ints = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def splinters(self, budget: float) -> Bools:
+        """Return which defects are hit together with a far larger one beside them, (K,)."""
+        hit: Bools = self.critical > self.limit(budget)
+        if not self.beside.size:
+            return np.zeros_like(hit)
+        both: Bools = hit & (self.beside >= 0) & hit[self.beside]
+        return both
 
     def members(self, subset: str) -> Bools:
         """Return which defects are of a quarter by area, or of "all", (K,)."""
@@ -155,6 +169,9 @@ def scores_of(run: Run, protocol: Protocol, seed: int = 0) -> Scores | None:
         (*good["image"], *defective["image"]),
         _intervals(run, protocol),
         run.about.dataset.test_unmasked,
+        larger_neighbours(owner.tolist(), components[BOX].to_numpy(), areas)
+        if set(BOX) <= set(components)
+        else np.zeros(0, np.int64),
     )
 
 

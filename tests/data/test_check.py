@@ -334,7 +334,12 @@ def test_stats(tmp_path: Path) -> None:
     assert list(row[["height_min", "height_max", "width_min", "width_max"]]) == [12, 20, 16, 30]
     assert (row["components"], row["slivers"]) == (3, 1)  # 2, 12 and 40 px
     assert (row["area_min"], row["area_median"], row["area_max"]) == (2, 12, 40)
+    assert row["splinters"] == 1  # 2 beside 40 px
     assert row["area_q25"] == pytest.approx(7)
+    (finding,) = check_dataset("folder", root)
+    assert "gear: 1 of 3 components are at most 1/10 of another one whose box is within 10 px" in str(finding)
+    assert "such as 2 px beside 40 px in " in str(finding)
+    assert check_files(load_dataset("folder", root)) == []
     assert row["share_median"] == pytest.approx(12 / 192)
     assert row["defect_share"] == pytest.approx(54 / 384)
 

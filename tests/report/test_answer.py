@@ -24,7 +24,9 @@ from hrbench.report.answer import (
     answer_table,
     best_sentences,
     sentence,
+    splinter_sentence,
 )
+from hrbench.report.closing import closing
 from hrbench.report.latex import latex_tables
 from hrbench.report.operating import Point
 from hrbench.report.scores import read_scores
@@ -284,3 +286,40 @@ def test_the_script_s_data_are_small_and_escaped(page: str) -> None:
     raw = re.findall(r'<script type="application/json" class="operating">(.*?)</script>', page, re.S)
     assert not any("<" in text or "&" in text for text in raw)
     assert "<b>x" in json.dumps(data_of(page))  # the name of a method
+
+
+def test_tiny_defects_that_a_larger_one_may_have_lit_up_are_counted(tmp_path: Path) -> None:
+    """The first two defects lie beside the last one, which is far larger; only hits of both count."""
+    run = scored_run(tmp_path, 0)
+    table = pd.read_parquet(run.folder / "components.parquet").sort_values("area", ignore_index=True)
+    places = 100 * np.arange(len(table))
+    table = table.assign(top=places, left=0, bottom=places + 2, right=2)
+    table.loc[[0, 1, len(table) - 1], ["top", "bottom"]] = [[0, 2], [4, 6], [10, 90]]
+    table.loc[[0, 1, len(table) - 1], "image"] = table.loc[0, "image"]
+    assert table["area"].iloc[-1] >= 10 * table["area"].iloc[1]
+    for critical, expected in (
+        ((1e3, 1e3, 1e3), 2),
+        ((1e3, -1e3, 1e3), 1),
+        ((1e3, 1e3, -1e3), 0),
+        ((-1e3, -1e3, 1e3), 0),
+    ):
+        table.loc[[0, 1, len(table) - 1], "critical"] = critical
+        table.to_parquet(run.folder / "components.parquet")
+        board = board_of([Run(run.folder)], RULES)
+        scores = read_scores(board)
+        (of,) = scores["ballscrew", 0]
+        assert of.splinters(0.05).sum() == expected
+        said = splinter_sentence([of], 0.05)
+        if not expected:
+            assert said == ""
+            continue
+        hit = int((of.members("tiny") & (of.critical > of.limit(0.05))).sum())
+        start = f"Of the {hit} tiny defects hit {expected} lie{'s' * (expected == 1)}"
+        if hit == expected:
+            start = "The one tiny defect hit lies" if hit == 1 else f"All {hit} tiny defects hit lie"
+        assert said == f"{start} beside one at least 10 times as large that is hit too, and may be lit up by it."
+        found = closing(scores, board, "ballscrew")
+        assert found is not None
+        assert found.found.endswith(said)
+        notes = " ".join(answer_table(scores, board).notes)  # type: ignore[union-attr]
+        assert "beside one at least 10 times as large" in notes

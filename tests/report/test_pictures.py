@@ -84,6 +84,13 @@ def test_what_is_missed_is_said_by_its_pixels_as_what_is_hit(runs: list[Run], pr
     assert words(1.0, 0.05226) == "missed, 5.2 % of it reaches the threshold, a hit takes 10 %"
     assert words(1.0, 0.09999) == "missed, 9.9 % of it reaches the threshold, a hit takes 10 %"
     assert words(3.0, 0.1) == "found, 10 % of it reaches the threshold, a hit takes 10 %"
+    beside = dataclasses.replace(column, beside={(picture.image, picture.defect): 4509})
+    assert panel_words(beside, dataclasses.replace(picture, score=3.0, reached=0.21)) == (
+        "found",
+        "21 % of it reaches the threshold, a hit takes 10 %, beside a defect of 4,509 px that is found too and may "
+        "light it up",
+    )
+    assert "4,509" not in str(panel_words(beside, dataclasses.replace(picture, score=1.0, reached=0.05)))
     assert words(3.0, 0.29, 0.25) == "found, 29 % of it reaches the threshold, a hit takes 25 %"
 
 
