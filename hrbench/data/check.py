@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
@@ -24,7 +24,7 @@ from hrbench.data.layouts import LAYOUTS
 from hrbench.data.procedural import missing_files
 from hrbench.data.sample import Category, Dataset, Sample, sample_mask, sample_regions
 from hrbench.errors import HrbenchError
-from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image
+from hrbench.imaging import IMAGE_SUFFIXES, check_image, image_size, read_image, read_mask
 from hrbench.imaging.components import find_components
 
 __all__ = ["Finding", "check_dataset", "check_files", "dataset_stats", "dataset_summary"]
@@ -105,17 +105,15 @@ def check_dataset(
             problems.append(str(error))
         findings += [Finding("error", f"{category}: {problem}") for problem in problems if problem not in told]
         told.update(problems)
-        if problems:  # which have kept folders from being read
-            read += (dataclasses.replace(each, unread=("*",)) for each in loaded)
-        else:
-            read += loaded
+        read += loaded
+        if not problems:
             sound += loaded
     findings += _count_findings(sound, descriptor, whole=categories is None and not findings)
     for each in read:
         findings += _pattern_findings(each, descriptor)
         findings += _differing((each.name, *row) for row in _private_counts(each, descriptor.expected(each.name)))
     findings += _unfinished(root, categories)
-    return findings + _file_findings(read, progress, decode=True)
+    return findings + _file_findings(read, progress, decode=True, told=told)
 
 
 def check_files(
@@ -356,9 +354,14 @@ def _unfinished(root: Path, categories: Sequence[str] | None) -> list[Finding]:
 
 
 def _file_findings(
-    categories: Sequence[Category], progress: Progress | None, *, decode: bool, held_out: bool = True
+    categories: Sequence[Category],
+    progress: Progress | None,
+    *,
+    decode: bool,
+    held_out: bool = True,
+    told: Collection[str] = (),
 ) -> list[Finding]:
-    """Check categories, and all their files side by side."""
+    """Check categories, and all their files side by side; `told` are problems that were found before."""
     pool = ThreadPoolExecutor(_THREADS)
     try:
         samples = [sample for category in categories for sample in (*category.train, *category.test)]
@@ -366,14 +369,14 @@ def _file_findings(
         jobs = [pool.submit(_sample_findings, sample, decode) for sample in (*samples, *private)]
         of_files = [job.result() for job in (progress(jobs) if progress else jobs)]
         sound = [sample for sample, found in zip(samples, of_files[: len(samples)], strict=True) if not found]
-        findings = [finding for category in categories for finding in _category_findings(category, held_out)]
+        findings = [finding for category in categories for finding in _category_findings(category, held_out, told)]
         findings += (finding for found in of_files for finding in found)
         return [*findings, *(_splinter_findings(sound, pool) if decode else ()), *_copies(sound, pool)]
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
 
 
-def _category_findings(category: Category, held_out: bool) -> Iterator[Finding]:
+def _category_findings(category: Category, held_out: bool, told: Collection[str]) -> Iterator[Finding]:
     name, (train, good, defective) = category.name, _numbers(category)
     for text in category.left_out:
         yield Finding("warning", text)
@@ -387,6 +390,8 @@ def _category_findings(category: Category, held_out: bool) -> Iterator[Finding]:
     if category.test and not good:
         yield Finding("warning", f"{name}: no good test image, expected some: false alarms per image are not known")
     for folder, number in _ignored(category):
+        if any(f"{folder}{end}" in text for text in told for end in (os.sep, ":")):
+            continue  # what is wrong there has kept it from being read
         yield Finding("warning", f"{folder}: {number} images in a folder that is not read, expected none there")
 
 
@@ -428,11 +433,27 @@ def _sample_findings(sample: Sample, decode: bool) -> list[Finding]:
         try:
             size = size or image_size(sample.mask)
             with _turn(size):
-                sample_mask(sample, size)
-                sample_regions(sample, size)
+                findings += [Finding("error", problem) for problem in _mask_problems(sample, size)]
         except HrbenchError as error:
             findings.append(Finding("error", str(error)))
     return findings
+
+
+def _mask_problems(sample: Sample, size: tuple[int, int]) -> list[str]:
+    """Return what is wrong with each of a sample's masks, or else with all of them together."""
+    try:
+        sample_mask(sample, size)
+        sample_regions(sample, size)
+    except HrbenchError as error:
+        problems = []
+        for path in sample.masks if sample.more_masks else ():
+            try:
+                read_mask(path, size)
+                sample_regions(dataclasses.replace(sample, mask=path, more_masks=()), size)
+            except HrbenchError as of_one:
+                problems.append(str(of_one))
+        return problems or [str(error)]
+    return []
 
 
 def _turn(size: tuple[int, int]) -> Any:

@@ -171,7 +171,7 @@ class MaskPerRegion(Tree):
             missing = f"{file}: no such file: how much of a region is enough is not known, and sPRO not measured"
             return replace(category, left_out=(*category.left_out, missing))
         try:
-            rules = read_defects_config(file)
+            rules = read_defects_config(file, report)
         except HrbenchError as error:
             report(str(error))
             return category
@@ -238,12 +238,14 @@ class Visa(Tree):
                     continue
                 kind = "good" if row["label"] == "normal" else "bad"
                 split: Split = "train" if row["split"] == "train" else "test"
-                lenient = descriptor.mask.missing == "unknown"
-                sample = _listed(root, where, row["image"], row["mask"], kind, split, row["object"], lenient=lenient)
             except HrbenchError as error:
                 report(str(error))
                 continue
-            if split == "test" or kind == "good":
+            lenient = descriptor.mask.missing == "unknown"
+            sample = _listed(
+                root, where, row["image"], row["mask"], kind, split, row["object"], report, lenient=lenient
+            )
+            if sample and (split == "test" or kind == "good"):
                 samples[row["object"]][split].append(sample)
         return tuple(
             make_category(descriptor.name, name, of["train"], of["test"], f"{table}", table, report)
@@ -309,14 +311,14 @@ class RealIAD(Layout):
             where = f"{file}, {split}[{number}]"
             try:
                 image, kind, mask = _real_iad_row(row, where)
-                kind = "good" if kind == meta["normal_class"] or split == "train" else kind
-                mask = f"{folder}{mask}" if mask and split == "test" else ""
-                lenient = descriptor.mask.missing == "unknown"
-                samples[split].append(
-                    _listed(root, where, f"{folder}{image}", mask, kind, split, name, lenient=lenient)
-                )
             except HrbenchError as error:
                 report(str(error))
+                continue
+            kind = "good" if kind == meta["normal_class"] or split == "train" else kind
+            mask = f"{folder}{mask}" if mask and split == "test" else ""
+            lenient = descriptor.mask.missing == "unknown"
+            if sample := _listed(root, where, f"{folder}{image}", mask, kind, split, name, report, lenient=lenient):
+                samples[split].append(sample)
         return make_category(
             descriptor.name, name, samples["train"], samples["test"], f"{file}", file, report, unread=("*",)
         )
@@ -357,17 +359,41 @@ def _text(file: Path, expected: str) -> str:
 
 
 def _listed(
-    root: Path, where: str, image: str, mask: str, kind: str, split: Split, category: str, *, lenient: bool
-) -> Sample:
-    """Return the sample of a row of a split file, of the kind ``good`` if it is normal; `lenient` if masks may lack."""
-    image_path = inside(root, image, where)
-    mask_path = inside(root, mask, where) if mask else None
-    if kind == "good" and mask_path is not None:
-        raise HrbenchError(f"{where}: normal image {image} with mask {mask}, expected none")
-    if kind != "good" and mask_path is None and not lenient:
-        raise HrbenchError(f"{where}: defective image {image} has no mask")
-    if mask_path is not None and mask_path.stem != image_path.stem:
-        raise HrbenchError(f"{where}: mask {mask} does not carry the stem of its image {image}")
+    root: Path,
+    where: str,
+    image: str,
+    mask: str,
+    kind: str,
+    split: Split,
+    category: str,
+    report: Report,
+    *,
+    lenient: bool,
+) -> Sample | None:
+    """Return the sample of a row of a split file, of the kind ``good`` if it is normal; `lenient` if masks may lack.
+
+    All that is wrong with the row goes to `report`, and nothing is returned.
+    """
+    problems: list[str] = []
+
+    def found(name: str) -> Path | None:
+        try:
+            return inside(root, name, where) if name else None
+        except HrbenchError as error:
+            problems.append(str(error))
+            return None
+
+    image_path, mask_path = found(image), found(mask)
+    if kind == "good" and mask:
+        problems.append(f"{where}: normal image {image} with mask {mask}, expected none")
+    if kind != "good" and not (mask or lenient):
+        problems.append(f"{where}: defective image {image} has no mask")
+    if not problems and mask and Path(mask).stem != Path(image).stem:
+        problems.append(f"{where}: mask {mask} does not carry the stem of its image {image}")
+    for problem in problems:
+        report(problem)
+    if problems or image_path is None:
+        return None
     label: Literal[0, 1] = 0 if kind == "good" else 1
     return Sample(sample_id(root, image_path), image_path, mask_path, label, kind, split, category)
 

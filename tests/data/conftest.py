@@ -195,6 +195,33 @@ def mvtec_loco_ad(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def autovi(tmp_path: Path) -> Path:
+    """RGBA masks, opaque everywhere, of which the first channel has the value of the region's kind."""
+    root = tmp_path / "AutoVI"
+    screw = write_tree(root / "tank_screw", kinds=())
+    write_defects_config(screw, {7: 3})
+    coloured = np.zeros((12, 16, 4), dtype=np.uint8)
+    coloured[..., 3] = 255
+    coloured[:2, :2, :3] = 7
+    for i in range(2):
+        write_image(screw / f"test/missing/{i:03d}.png")
+        path = screw / f"ground_truth/missing/{i:03d}/0000.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(coloured).save(path)
+    return root
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """Anybody's trees: images and masks of several types, one kind of defect without masks."""
+    root = tmp_path / "my parts"
+    write_tree(root / "gear", suffix="", image_suffix=".jpg")
+    write_tree(root / "axle", train="train/ok", good="ok", image_suffix=".tif")
+    write_image(root / "gear/test/stain/000.bmp")
+    return root
+
+
 def write_defects_config(folder: Path, thresholds: dict[int, float]) -> None:
     """Say by the values of masks how much of a region is enough: a share, or whole pixels."""
     rules = [
@@ -257,6 +284,12 @@ def real_iad(tmp_path: Path) -> Path:
     noisy = {"train": [*rows["train"], noise], "test": rows["test"]}
     write_real_iad_split(root / "realiad_jsons/realiad_jsons_fuiad_0.1/usb.json", noisy)
     return root
+
+
+@pytest.fixture
+def real_iad_1024(real_iad: Path) -> Path:
+    (real_iad / "realiad_raw").rename(real_iad / "realiad_1024")
+    return real_iad
 
 
 def real_iad_row(stem: str, kind: str, *, masked: bool) -> dict[str, str | None]:

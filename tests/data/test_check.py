@@ -131,6 +131,7 @@ def test_all_bad_rows_of_a_split_file_are_findings_and_each_is_told_once(visa: P
         "line 14: 'candel'; did you mean 'candle'? Known: candle",
         "line 15: candle",
         "line 16",
+        "line 16: defective image a.JPG has no mask",
     ]
 
 

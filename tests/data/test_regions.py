@@ -124,6 +124,17 @@ def test_wrong_rules_are_one_error(entries: Any, problem: str, mvtec_loco_ad: Pa
     assert [each.text for each in found] == [f"pushpins: {raised.value}"]
 
 
+def test_all_wrong_rules_are_findings(mvtec_loco_ad: Path) -> None:
+    path = mvtec_loco_ad / "pushpins/defects_config.json"
+    path.write_text(json.dumps([entry(), 7, entry(pixel_value=255, saturation_threshold=2), entry()]))
+    found = [each.text for each in check_dataset("mvtec_loco_ad", mvtec_loco_ad) if each.severity == "error"]
+    assert [text.removeprefix(f"pushpins: {path}: ").partition(",")[0] for text in found] == [
+        "entry 1: it is 7",
+        "entry 2: saturation_threshold is 2.0",
+        "entry 3: pixel_value is 236 once more",
+    ]
+
+
 def test_masks_that_are_no_region_of_the_rules_are_found(mvtec_loco_ad: Path) -> None:
     folder = mvtec_loco_ad / LOGICAL
     several = np.asarray(Image.open(folder / "000.png")).copy()
