@@ -38,7 +38,7 @@ LONGEST = 2048  # side of an overlay, in pixels
 SHORT = 512  # longer side of an overlay to which smaller images are enlarged, as far as whole factors go
 BOXES = 60  # of an overlay, at most: of the largest components
 GLOW = 0.25  # of the heat's colour, where an overlay glows most: the defect below stays visible
-OUTLINE = (64, 255, 120)
+OUTLINE, EDGE = (64, 255, 120), (0, 0, 0)  # the edge lets the lines be seen on a bright ground, too
 NORMAL = 2 / 3  # of the colour scale: as far as nearly all normal pixels reach
 _ROWS = 256  # of a photograph that are reduced at once
 
@@ -224,6 +224,7 @@ def overlay(
     share = np.where(inside, 0, GLOW * np.clip(level / NORMAL, 0, 1) ** 2)[..., None]
     heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
     pixels: Image8 = ((1 - share) * _photo(image, size) + share * heat).astype(np.uint8)
+    pixels[_around(inside, width + 1)] = EDGE
     pixels[_around(inside, width)] = OUTLINE
     return _boxed(pixels, boxes, factor, width)
 
@@ -247,11 +248,12 @@ def _boxed(pixels: Image8, boxes: Sequence[Box], factor: float, width: int) -> I
         top, left, bottom, right = boxes[index]
         x, y = max(0, int(left * factor) - gap), max(0, int(top * factor) - gap)
         end_x, end_y = min(right_end - 1, int(right * factor) + gap), min(bottom_end - 1, int(bottom * factor) + gap)
+        draw.rectangle((x - 1, y - 1, end_x + 1, end_y + 1), outline=EDGE)
         draw.rectangle((x, y, end_x, end_y), outline=OUTLINE, width=width)
         across, down = (int(side) + 1 for side in font.getbbox(str(index + 1), stroke_width=width)[2:])
         # Above the box, or below it at the upper border; never beyond the picture.
         place = min(x, right_end - across), y - down if y >= down else min(end_y, bottom_end - down)
-        draw.text(place, str(index + 1), OUTLINE, font, stroke_width=width, stroke_fill=(0, 0, 0))
+        draw.text(place, str(index + 1), OUTLINE, font, stroke_width=width, stroke_fill=EDGE)
     return np.array(picture)
 
 
