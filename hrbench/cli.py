@@ -341,6 +341,9 @@ def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
                 help="write the pictures into a folder beside the page (default: into the page, up to 25 MB)",
             )
             _table_arguments(report)
+        else:
+            formats = ("png", "svg", "pdf")
+            report.add_argument("--format", nargs="+", choices=formats, default=formats, help="(default: all three)")
 
     _verification_arguments(command)
 

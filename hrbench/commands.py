@@ -463,7 +463,8 @@ def plot(args: argparse.Namespace) -> int:
 
     runs, protocol = read_runs(*args.runs), load_protocol(args.protocol)
     summary = summarise(runs, protocol, parse_labels(args.label))
-    print_links(write_plots(runs, args.output or args.runs[0] / "report", protocol, summary=summary))
+    destination = args.output or args.runs[0] / "report"
+    print_links(write_plots(runs, destination, protocol, summary=summary, formats=args.format))
     return 0
 
 

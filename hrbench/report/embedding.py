@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from hrbench.report.drawing import GRID, INK, MUTED, PAPER
 from hrbench.report.marks import WHISKER
 from hrbench.report.plot_marks import tell, write_ids
 
-__all__ = ["inline_svg", "save"]
+__all__ = ["FORMATS", "inline_svg", "save"]
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -28,14 +29,18 @@ _UNDATED: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
+FORMATS = tuple(_UNDATED)
+_DPI = 200
+
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", _XLINK)
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Write ``stem.png``, ``.svg`` and ``.pdf``, and return their paths; the same figure gives the same bytes."""
+    _lay_out(figure)
     paths = []
-    for suffix in _UNDATED:
+    for suffix in formats:
         path = stem.with_name(f"{stem.name}.{suffix}")
         buffer = io.BytesIO()
         _write(figure, buffer, suffix, text_as="path")
@@ -44,6 +49,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             temporary.write_bytes(buffer.getvalue().replace(f' id="{WHISKER}"'.encode(), b""))
         paths.append(path)
     return paths
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place all axes for good: else each format would begin with that, and with drawing everything for nothing."""
+    if (engine := figure.get_layout_engine()) is not None:
+        figure.set_dpi(_DPI)  # letters are of other widths at another
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _write(figure: Figure, target: io.BytesIO, suffix: str, text_as: str, clear: bool = False) -> None:
@@ -56,7 +69,7 @@ def _write(figure: Figure, target: io.BytesIO, suffix: str, text_as: str, clear:
         # Files show boxes for letters that the font lacks; on the page the reader's browser has them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         try:
-            figure.savefig(target, format=suffix, dpi=200, metadata=_UNDATED[suffix], transparent=clear)
+            figure.savefig(target, format=suffix, dpi=_DPI, metadata=_UNDATED[suffix], transparent=clear)
         finally:
             fonts.setLevel(before)
 
@@ -74,6 +87,7 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> str:
     """
     buffer = io.BytesIO()
     tell(figure)
+    _lay_out(figure)
     _write(figure, buffer, "svg", text_as="none", clear=True)
     root = ElementTree.fromstring(buffer.getvalue())
     write_ids(root, figure)

@@ -23,7 +23,8 @@ __all__ = ["draw_panels"]
 
 log = logging.getLogger("hrbench")
 
-_MOST_LINES, _SIDE, _WIDTH = 10, 1.75, 22  # inches of a panel, letters of a heading's line
+_MOST_LINES, _SIDE = 10, 1.75  # inches of a panel
+_WIDTH, _SMALL = 22, 30  # letters of a line of a heading, and below a panel
 
 
 def draw_panels(grid: PictureGrid, title: str) -> Figure | None:
@@ -41,7 +42,7 @@ def draw_panels(grid: PictureGrid, title: str) -> Figure | None:
         return None
     names = ["Photograph", *(printable(column.row.configuration.short) for column in grid.columns)]
     with mpl.rc_context(SETTINGS):
-        wide, tall = _SIDE * (len(names) + 0.6), (_SIDE + 0.05) * len(drawn) + 0.9
+        wide, tall = _SIDE * (len(names) + 0.6), (_SIDE + 0.15) * len(drawn) + 0.9
         figure = Figure(figsize=(wide, tall), layout="constrained")
         axes = figure.subplots(len(drawn), len(names), squeeze=False)
         for ax in axes.flat:
@@ -57,7 +58,10 @@ def draw_panels(grid: PictureGrid, title: str) -> Figure | None:
                     ax.text(0.5, 0.5, "not kept", ha="center", va="center", color=MUTED, transform=ax.transAxes)
                     continue
                 _panel(ax, line.first, photo, mask, grey, contour=column.pictures.threshold is not None)
-                ax.set_xlabel(", ".join(filter(None, panel_words(column, picture))), fontsize=7, color=MUTED)
+                words = ", ".join(filter(None, panel_words(column, picture))).replace(
+                    " × ", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
+                )
+                ax.set_xlabel("\n".join(textwrap.wrap(words, _SMALL)), fontsize=7, color=MUTED)
         for ax, name in zip(axes[0], names, strict=True):
             ax.set_title("\n".join(textwrap.wrap(name, _WIDTH)), loc="center", color=INK, pad=4)
         scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 2), mpl.colormaps["inferno"])

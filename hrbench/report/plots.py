@@ -29,7 +29,7 @@ from hrbench.report.detection_limits import Reliabilities, Reliability
 from hrbench.report.differences import paired_differences
 from hrbench.report.differences_plot import draw_differences
 from hrbench.report.drawing import Bin, Series, draw_bins, draw_curves
-from hrbench.report.embedding import save
+from hrbench.report.embedding import FORMATS, save
 from hrbench.report.operating_plot import draw_froc, draw_limits
 from hrbench.report.panels import draw_panels
 from hrbench.report.picture_grid import picture_grid
@@ -114,7 +114,12 @@ def _mean(pairs: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 
 
 def write_plots(
-    runs: Sequence[Run], destination: Path, protocol: Protocol, *, summary: Summary | None = None
+    runs: Sequence[Run],
+    destination: Path,
+    protocol: Protocol,
+    *,
+    summary: Summary | None = None,
+    formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
     """Write all plots as PNG, SVG and PDF, and return their paths.
 
@@ -136,6 +141,7 @@ def write_plots(
         Whose records count.
     summary : Summary, optional
         Of the runs, if it is there already.
+    formats : sequence of {"png", "svg", "pdf"}
 
     Raises
     ------
@@ -155,7 +161,7 @@ def write_plots(
                 if (shown := draw_panels(picture_grid(board, name), f"{board.dataset} / {name}")) is not None:
                     drawn["pictures"] = shown
             for kind, figure in drawn.items():
-                paths += save(figure, Path(destination) / f"{stem}-{kind}")
+                paths += save(figure, Path(destination) / f"{stem}-{kind}", formats)
     return paths
 
 

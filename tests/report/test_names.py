@@ -99,7 +99,7 @@ def test_no_two_plots_have_one_name(
     monkeypatch.setattr(plots, "gather", lambda board: None)
     monkeypatch.setattr(plots, "figures", lambda *_: {"sizes": Figure()})
     monkeypatch.setattr(plots, "draw_panels", lambda *_: None)
-    monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
+    monkeypatch.setattr(plots, "save", lambda figure, stem, formats: [stem])
     names = {
         "a": ["b", "c"], "a-b": ["x"], "A": ["b", "c"], "a b": ["x"], "a_b": ["x"], "数据集一": ["螺母", "螺栓"],
         "数据集二": ["x"], "y" * 190: ["z" * 190, "z" * 191],

@@ -219,7 +219,7 @@ def test_the_figure_has_the_panels_of_the_page(runs: list[Run], protocol: Protoc
     assert [len(ax.images) for ax in axes] == [
         count for line in grid.lines for count in (1, *(2 if panel else 0 for panel in line.panels))
     ]
-    words = [ax.get_xlabel() for ax in axes]
+    words = [" ".join(ax.get_xlabel().split()) for ax in axes]
     assert "found, 10 % of it reaches 1.35 × threshold" in words
     assert axes[0].get_title(loc="center") == "Photograph"
     assert draw_panels(picture_grid(board_of(runs, protocol), "no such"), "") is None
