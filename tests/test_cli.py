@@ -24,8 +24,8 @@ from hrbench.scaffold import KINDS
 
 def test_run_leaderboard_and_plot(tree, toy, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["run", "--root", str(tree), "--categories", "nut", "--methods", toy, "--view", "whole:32", "tiled:32:8",
-                 "--seeds", "0", "1", "--set", "steps=4", "--output", str(out)]) == 0  # fmt: skip
+    command = ["run", "--root", str(tree), "--categories", "nut", "--methods", toy, "--output", str(out)]
+    assert main([*command, "--view", "whole:32", "tiled:32:8", "--seeds", "0", "1", "--set", "steps=4"]) == 0
     table = capsys.readouterr().out
     assert "Toy" in table
     assert "4 runs" in table

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -37,8 +39,7 @@ NOT_KNOWN = "How far the annotation carries is not known: runs of earlier versio
 _SIZES = ("all", *DISJOINT)
 _WORDS = {"eroded": "one pixel narrower", "annotated": "as annotated", "dilated": "one pixel wider"}
 _MOST_PAIRS = 3
-_ENDS = ["change_low", "change_high"]
-_NUMBERS = ["value", *_ENDS, "components", "vanished"]
+_NUMBERS = ["value", "change_low", "change_high", "components", "vanished"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,26 +86,43 @@ def annotation_values(board: Leaderboard, category: str = "") -> Spans:
     Means over seeds, then over the categories that have enough such defects and a value under all masks. A
     configuration has none if an earlier version measured it in any category, or it lacks one.
     """
-    table = board.once(_means)
-    if category:
-        table = table[table["category"] == category]
     found: dict[tuple[int, str, str], Span] = {}
-    for key, own in table.groupby(["number", "metric", "subset"], sort=False):
-        parts = {str(masks): part.set_index("category") for masks, part in own.groupby("masks")}
-        annotated = parts["annotated"]["components"]
-        if not category and annotated.size < len(board.categories):
+    for key, own in board.once(_by_key).items():
+        if not category and len(own) < len(board.categories):
             continue
-        values = pd.DataFrame({masks: parts[masks]["value"] for masks in MASKS})
-        if annotated.size > 1:
-            enough = (annotated >= MIN_COMPONENTS) | (key[2] == "all")
-            values = values[enough & values.notna().all(axis=1)]
-        single = annotated.size == 1
+        of_categories = [under for name, under in own.items() if category in ("", name)]
+        if not of_categories:
+            continue
+        single = len(of_categories) == 1
+        counted = of_categories if single else [under for under in of_categories if _counts(key[2], under)]
         found[key] = Span(
-            values.mean().to_dict(),
-            {masks: part[_ENDS].iloc[0].tolist() if single else [math.nan] * 2 for masks, part in parts.items()},
-            int(annotated.sum()),
-            int(parts["eroded"]["vanished"].sum()),
+            {masks: fmean(under[masks].value for under in counted) if counted else math.nan for masks in MASKS},
+            {masks: _ends(of_categories[0][masks]) if single else [math.nan] * 2 for masks in MASKS},
+            int(sum(under["annotated"].components for under in of_categories)),
+            int(sum(under["eroded"].vanished for under in of_categories)),
         )
+    return found
+
+
+_Under = Mapping[str, Any]  # rows of a table, by the masks
+
+
+def _counts(subset: str, under: _Under) -> bool:
+    """Tell whether a category counts in an average."""
+    enough = subset == "all" or under["annotated"].components >= MIN_COMPONENTS
+    return enough and not any(math.isnan(under[masks].value) for masks in MASKS)
+
+
+def _ends(row: Any) -> list[float]:
+    return [row.change_low, row.change_high]
+
+
+def _by_key(board: Leaderboard) -> Mapping[tuple[int, str, str], Mapping[str, _Under]]:
+    """Return the rows of :func:`_means` by configuration, metric and subset, then category, then masks."""
+    found: dict[tuple[int, str, str], dict[str, dict[str, Any]]] = {}
+    for row in _means(board).itertuples():
+        of = found.setdefault((row.number, row.metric, row.subset), {})
+        of.setdefault(row.category, {})[row.masks] = row
     return found
 
 

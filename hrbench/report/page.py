@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,17 @@ def _units(summary: Summary) -> str:
     return " or ".join(dict.fromkeys(board.units for board in summary.leaderboards))
 
 
+@cache
+def _template() -> jinja2.Template:
+    """Return the page's template: reading it takes longer than filling it."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["linked"] = linked
+    return environment.get_template("page.html")
+
+
 def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = False) -> str:
     """Return the page: tables, plots, pictures, style and script in one text.
 
@@ -117,11 +128,6 @@ def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = Fa
     assets : bool
         Write pictures into a folder in `folder`.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["linked"] = linked
     anchors, cards = Anchors(), {}
     for name in ("published", "hint"):
         anchors.of(name)
@@ -135,7 +141,7 @@ def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = Fa
     places = [(dataset["anchor"], [part["anchor"] for part in dataset["categories"]]) for dataset in datasets]
     rows = page_rows(summary)
     render = partial(
-        environment.get_template("page.html").render,
+        _template().render,
         datasets=datasets,
         facets=facets(summary),
         explorer={"rows": len(rows), "data": json_text({"rows": rows, "parts": page_parts(summary, places)})},
