@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -19,7 +25,9 @@ from hrbench.report import summarise
 from hrbench.report.conditions import condition_table
 from hrbench.report.page import html_page
 from hrbench.report.text import markdown_page
+from hrbench.runs.record import write_record
 from hrbench.runs.store import Run
+from hrbench.runs.verification import verify_run
 
 PARTS, SIZE = 12, (24, 32)
 LIGHTS = {"regular": 60, "underexposed": 3, "shift_1": 60}  # how far a defect stands out
@@ -149,3 +157,69 @@ def test_the_command_prints_the_headline_and_writes_all(place: Path, runs: list[
     assert main([*command, "--reference", "shift"]) == 2
     assert "unknown condition 'shift'; did you mean 'shift_1'? Known: regular, shift_1, und" in capsys.readouterr().err
     assert math.isnan(kept.loc[("regular", "aupro"), "drop"])
+
+
+def edit(name: str, column: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[Path], None]:
+    """Return what changes a column of a run's table."""
+
+    def tamper(folder: Path) -> None:
+        table = pq.read_table(folder / name)
+        values = pa.array(change(table[column].to_pylist()), table.schema.field(column).type)
+        pq.write_table(table.set_column(table.column_names.index(column), column, values), folder / name)
+
+    return tamper
+
+
+def turned(folder: Path) -> None:
+    """Turn the lights of all images round in the evidence."""
+    lights = dict(zip(sorted(LIGHTS), sorted(LIGHTS, reverse=True), strict=True))
+    (name,) = [path.relative_to(folder) for path in folder.glob("evidence/*/images.parquet")]
+    edit(str(name), "condition", lambda values: [lights[value] for value in values])(folder)
+
+
+def one_left_out(folder: Path) -> None:
+    table = pq.read_table(folder / "conditions.parquet")
+    kept = table.filter(pa.compute.not_equal(table["condition"], "underexposed"))
+    pq.write_table(kept, folder / "conditions.parquet")
+
+
+CAREFUL: dict[str, tuple[Callable[[Path], None], str]] = {
+    "value": (
+        edit("conditions.parquet", "value", lambda v: [v[0] + 1e-6, *v[1:]]),
+        r"conditions under quick: value of regular \S+",
+    ),
+    "drop": (
+        edit("conditions.parquet", "drop", lambda v: [x and x / 2 for x in v]),
+        r"conditions under quick: drop of shift_1 ",
+    ),
+    "interval": (
+        edit("conditions.parquet", "drop_low", lambda v: [x and x + 0.01 for x in v]),
+        r"conditions under quick: drop_low of shift_1 ",
+    ),
+    "a condition left out": (one_left_out, r"conditions under quick: no row of underexposed"),
+    "all left out": (
+        lambda folder: (folder / "conditions.parquet").unlink(),
+        r"conditions under quick: no rows, expected \d+",
+    ),
+    "lights of images": (turned, r"dataset.conditions_sha256 is \w+, the evidence has \w+"),
+}
+
+
+@pytest.mark.parametrize(
+    "kinds", [("value", "drop", "interval", "lights of images"), ("a condition left out",), ("all left out",)]
+)
+def test_what_is_changed_with_care_is_found(runs: list[Run], quick: Protocol, tmp_path: Path, kinds: Any) -> None:
+    run = Run(Path(shutil.copytree(runs[0].folder, tmp_path / runs[0].folder.name)))
+    for kind in kinds:
+        CAREFUL[kind][0](run.folder)
+    files = run.files.recorded(path for path in run.files.own() if path != run.files.record)
+    write_record(dataclasses.replace(run.about, files=files), run.files.record)
+    found = verify_run(Run(run.folder), [quick]).problems
+    for kind in kinds:
+        assert any(re.search(CAREFUL[kind][1], problem) for problem in found), (kind, found)
+
+
+def test_what_is_changed_without_care_is_found(runs: list[Run], quick: Protocol, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(runs[0].folder, tmp_path / runs[0].folder.name)))
+    CAREFUL["value"][0](run.folder)
+    assert any("conditions.parquet: is not as it was" in problem for problem in verify_run(run, [quick]).problems)

@@ -50,8 +50,8 @@ def table_problems(
     name = f"{table} under {protocol.name}"
     said = recorded[recorded["protocol"] == protocol.name].reset_index(drop=True)
     found = found.reset_index(drop=True)
-    if not len(said) and not len(found):
-        return []
+    if not len(said):  # nor columns, where the table is left out
+        return [f"{name}: no rows, expected {len(found)}"] if len(found) else []
     said_keys, found_keys = (_row_names(table, frame) for frame in (said, found))
     problems = [f"{name}: no row of {key}, expected one" for key in found_keys if key not in said_keys]
     problems += [f"{name}: a row of {key}, expected none" for key in said_keys if key not in found_keys]

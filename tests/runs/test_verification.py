@@ -146,6 +146,21 @@ def one_more(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table.slice(0, 1).set_column(column, "metric", new)])
 
 
+def removed(name: str) -> Tamper:
+    """Return what leaves a table out."""
+    return lambda run: (run.folder / name).unlink()
+
+
+def appended(name: str) -> Tamper:
+    """Return what adds a byte to a file."""
+
+    def tamper(run: Run) -> None:
+        path = run.folder / name
+        path.write_bytes(path.read_bytes() + b"x")
+
+    return tamper
+
+
 def swap_labels(run: Run) -> None:
     """Call the last good image defective, which leaves no defect anywhere else."""
     path = run.folder / EVIDENCE / "images.parquet"
@@ -186,6 +201,9 @@ CAREFUL: dict[str, tuple[Tamper, str]] = {
         edit("replicates.parquet", "values", at(0, lambda v: [x + 0.1 for x in v])),
         r"replicates under quick: values of aupro@0.05 all: recorded replicates",
     ),
+    "images left out": (removed("images.parquet"), r"images under quick: no rows, expected 8"),
+    "defects left out": (removed("components.parquet"), r"components under quick: no rows, expected \d+"),
+    "replicates left out": (removed("replicates.parquet"), r"replicates under quick: no rows, expected \d+"),
     "column added": (
         rows("components.parquet", lambda t: t.append_column("extra", pa.array(np.ones(len(t))))),
         r"values of 'extra', which is no column",
@@ -205,6 +223,31 @@ CAREFUL: dict[str, tuple[Tamper, str]] = {
     "under other masks": (
         edit("annotation.parquet", "value", at(0, lambda x: x + 1e-6)),
         r"annotation under quick: value of eroded aupro@0.05 all",
+    ),
+    "change under other masks": (
+        edit("annotation.parquet", "change", at(0, lambda _: 0.0)),
+        r"annotation under quick: change of eroded aupro@0.05 all",
+    ),
+    "interval under other masks": (
+        edit("annotation.parquet", "change_high", at(0, lambda _: 0.9)),
+        r"annotation under quick: change_high of eroded aupro@0.05 all",
+    ),
+    "vanished defects": (
+        edit("annotation.parquet", "vanished", at(0, lambda x: x + 1)),
+        r"annotation under quick: vanished of eroded aupro@0.05 all",
+    ),
+    "row under other masks removed": (
+        rows("annotation.parquet", lambda t: t.slice(1)),
+        r"annotation under quick: no row of eroded aupro@0.05 all",
+    ),
+    "row under other masks added": (
+        rows("annotation.parquet", one_more), r"annotation under quick: a row of eroded best@0.05 all, expected none"
+    ),
+    "nothing under other masks": (removed("annotation.parquet"), r"annotation under quick: no rows, expected \d+"),
+    "no rims": (removed(f"{EVIDENCE}/rims.parquet"), r"annotation under quick: a row of eroded .*, expected none"),
+    "decisions in rims": (
+        edit(f"{EVIDENCE}/rims.parquet", "outer_decided", at(0, lambda _: 900)),
+        r"rims.parquet: a decision on more pixels than there are",
     ),
     "rims": (
         edit(f"{EVIDENCE}/rims.parquet", "inner", at(0, lambda v: [0] * len(v))),
@@ -261,21 +304,26 @@ def test_what_is_changed_with_care_is_found(run: Run, rules: Path, what: str) ->
     assert any(re.search(expected, problem) for problem in found.problems), found.problems
 
 
-@pytest.mark.parametrize(
-    ("tamper", "expected"),
-    [
-        (said(dataset__index_sha256="0" * 64), "run.json: was edited after it was written"),
-        (said(method__options={"steps": 9}), "run.json: was edited"),
-        (said(created="2020-01-01T00:00:00+00:00"), "run.json: was edited"),
-        (said(device="H100"), "run.json: was edited"),
-        (edit("records.parquet", "value", at(3, lambda x: x * (1 + 1e-15))), "records.parquet: is not as it was"),
-        (edit(f"{EVIDENCE}/images.parquet", "seconds", at(0, lambda _: 1e-9)), "images.parquet: is not as it was"),
-        (lambda run: (run.folder / "weights.safetensors").write_bytes(b"x"), "weights.safetensors: is not as run.json"),
-        (lambda run: (run.folder / "pictures" / "77-worst.jpg").write_bytes(b"x"), "77-worst.jpg: run.json does not"),
-        (lambda run: shutil.rmtree(run.folder / EVIDENCE), "its evidence is not kept here: nothing can be"),
-        (lambda run: run.files.record.write_text("{"), "not valid JSON"),
-    ],
-)  # fmt: skip
+# What is changed while ``run.json`` keeps the digests of before.
+CARELESS: list[tuple[Tamper, str]] = [
+    (said(dataset__index_sha256="0" * 64), "run.json: was edited after it was written"),
+    (said(method__options={"steps": 9}), "run.json: was edited"),
+    (said(created="2020-01-01T00:00:00+00:00"), "run.json: was edited"),
+    (said(device="H100"), "run.json: was edited"),
+    (edit("records.parquet", "value", at(3, lambda x: x * (1 + 1e-15))), "records.parquet: is not as it was"),
+    (edit(f"{EVIDENCE}/images.parquet", "seconds", at(0, lambda _: 1e-9)), "images.parquet: is not as it was"),
+    (edit("annotation.parquet", "value", at(0, lambda x: x * (1 + 1e-15))), "annotation.parquet: is not as it was"),
+    (removed("annotation.parquet"), "annotation.parquet: is missing"),
+    (appended(f"{EVIDENCE}/rims.parquet"), "rims.parquet: is not as it was"),
+    (removed(f"{EVIDENCE}/rims.parquet"), "rims.parquet: is missing"),
+    (lambda run: (run.folder / "weights.safetensors").write_bytes(b"x"), "weights.safetensors: is not as run.json"),
+    (lambda run: (run.folder / "pictures" / "77-worst.jpg").write_bytes(b"x"), "77-worst.jpg: run.json does not"),
+    (lambda run: shutil.rmtree(run.folder / EVIDENCE), "its evidence is not kept here: nothing can be"),
+    (lambda run: run.files.record.write_text("{"), "not valid JSON"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tamper", "expected"), CARELESS)
 def test_what_is_changed_without_care_is_found(out: Path, run: Run, rules: Path, tamper: Tamper, expected: str) -> None:
     tamper(run)
     found = verify_runs(out, [load_protocol(rules)])
@@ -349,7 +397,10 @@ def test_rules_of_ones_own_do_not_take_a_name_that_ships(run: Run, tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize("what", ["mask", "photograph", "moved", "index", "view", "options", "rims", "evidence"])
+BESIDE_IMAGES = ["mask", "photograph", "moved", "index", "view", "options", "rims", "evidence"]
+
+
+@pytest.mark.parametrize("what", BESIDE_IMAGES)
 def test_other_images_and_what_only_they_tell_are_found(
     run: Run, rules: Path, toy: str, tmp_path: Path, what: str
 ) -> None:
