@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 MOST_SIZES = 3
+_MOST_NOTED = 2
 """Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
 _NO_GOOD = Cell("–", "no good test image")
 
@@ -248,8 +249,10 @@ def _splinter_note(scores: AllScores, board: Leaderboard) -> str:
     for row in board.rows:
         of_row = [of[0] for (_, number), of in scores.items() if number == row.configuration.number]
         texts.append(splinter_sentence(of_row, budget, row.configuration.short))
-    said = " ".join(filter(None, texts))
-    return f"At {alarms_text(budget)}: {said}" if said else ""
+    said = list(filter(None, texts))
+    if more := said[_MOST_NOTED:]:
+        said[_MOST_NOTED:] = [f"So it is in {len(more)} more row{'s' * (len(more) > 1)}."]
+    return f"At {alarms_text(budget)}: {' '.join(said)}" if said else ""
 
 
 def _notes(scores: AllScores, board: Leaderboard) -> list[str]:

@@ -18,7 +18,7 @@ from hrbench.metrics.alarms import FalseAlarms, matched_limits
 from hrbench.metrics.detection import DetectionLimit, fit_detection
 from hrbench.metrics.words import alarms_text, opening
 from hrbench.protocol import Alarms
-from hrbench.report import write_leaderboard
+from hrbench.report import answer, write_leaderboard
 from hrbench.report.answer import (
     answer_sentences,
     answer_table,
@@ -323,3 +323,16 @@ def test_tiny_defects_that_a_larger_one_may_have_lit_up_are_counted(tmp_path: Pa
         assert found.found.endswith(said)
         notes = " ".join(answer_table(scores, board).notes)  # type: ignore[union-attr]
         assert "beside one at least 10 times as large" in notes
+
+
+def test_of_many_rows_only_two_are_told_with_their_tiny_defects(
+    several: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer, "splinter_sentence", lambda of, budget, name: f"{name} it is.")
+    board = board_of(several, RULES, "weave")
+    (note,) = (text for text in answer_table(read_scores(board), board).notes if "it is." in text)  # type: ignore[union-attr]
+    names = [row.configuration.short for row in board.rows]
+    assert len(names) > 2
+    more = len(names) - 2
+    ending = f"So it is in {more} more row{'s' * (more > 1)}."
+    assert note == f"At {alarms_text(0.05)}: {names[0]} it is. {names[1]} it is. {ending}"
