@@ -113,13 +113,15 @@ def test_averages_are_over_seeds_then_categories(runs: list[Run], quick: Protoco
         if place:
             lost = f"{np.mean([row['drop'] for row in of]):.3f}".replace("-", "−")
             assert table.cells[0][place].small == (f"loses {lost}",)
-    assert "intervals stand with the categories" in table.notes[0]
+    assert "paired within one run: hrbench conditions RUN gives it" in table.notes[0]
     vial = condition_table(board, "vial")
     mean = np.mean([values["vial", seed].loc[("regular", "aupro"), "value"] for seed in (0, 1)])
     assert float(vial.cells[0][0].sort) == pytest.approx(mean)
     assert (
         html_page(summary).count("By condition, mean over seeds") == 6
     )  # captions, and what the tables are called, of three
+    one_seed = condition_table(summarise([run for run in runs if run.about.seed == 0], quick).leaderboards[0])
+    assert "paired within one run: categories below have theirs" in one_seed.notes[0]
     assert condition_table(board, "vial").caption == "By condition, mean over seeds"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -164,11 +164,13 @@ def annotation_table(board: Leaderboard, category: str = "") -> Table | None:
     rows = [row for row in board.rows if (row.configuration.number, "aupro", "all") in spans]
     if not rows:
         return None
-    columns, cells = [], []
+    columns, cells, unset = [], [], []
     for column in _columns(board.protocol):
         of_rows = [spans.get((row.configuration.number, column.metric, column.subset)) for row in rows]
         numbers = [span.components for span in of_rows if span is not None]
-        if any(numbers):
+        if any(numbers) and all(span is None or math.isnan(span.values["annotated"]) for span in of_rows):
+            unset.append(column.group)
+        elif any(numbers):
             columns.append(dataclasses.replace(column, count=f"n = {max(numbers):,}"))
             cells.append([_cell(column, span) for span in of_rows])
     return Table(
@@ -177,7 +179,7 @@ def annotation_table(board: Leaderboard, category: str = "") -> Table | None:
         cells=tuple(zip(*cells, strict=True)),
         kind="annotation",
         caption="As annotated; small: lowest and highest value with masks one pixel narrower, as annotated, and wider",
-        notes=tuple(_notes(board, rows, spans, category)),
+        notes=(*_notes(board, rows, spans, category), *_gaps(dict.fromkeys(unset), cells)),
     )
 
 
@@ -225,6 +227,14 @@ def _cell(column: Column, span: Span | None) -> Cell:
         small=() if math.isnan(span.lowest) else ("–".join(ends),),
         estimate=Estimate(value=value, n=span.components, defined=1, total=1),
     )
+
+
+def _gaps(unset: Collection[str], cells: Sequence[Sequence[Cell]]) -> Iterator[str]:
+    """Say why there are no numbers, in all rows or in some."""
+    if unset:
+        yield f"Left out: {' and '.join(unset)}, for no row has that threshold (too few normal images were held out)."
+    if any(cell.text == "–" for column in cells for cell in column):
+        yield "–: the row has no such threshold (too few normal images were held out), or was not measured so."
 
 
 def _notes(board: Leaderboard, rows: Sequence[Row], spans: Spans, category: str) -> Iterator[str]:

@@ -57,7 +57,9 @@ def condition_table(board: Leaderboard, category: str = "") -> Table | None:
     )
     level = f"{100 * board.protocol.bootstrap.level:g} %"
     intervals = any(len(cell.small) > 1 for line in cells for cell in line)
-    note += f", and its {level} interval, paired by part." if intervals else "; intervals stand with the categories."
+    note += f", and its {level} interval, paired by part." if intervals else f"; {_without_interval(board, place)}"
+    if any(cell.text == "–" for line in cells for cell in line):
+        note += " –: the condition lacks the images that the number takes, defective ones with masks or good ones."
     caption = "By condition, mean over seeds" + ", then over categories" * (not place)
     return Table(tuple(columns), tuple(rows), tuple(cells), "conditions", caption, (note,))
 
@@ -127,6 +129,13 @@ def _of_row(row: Row, board: Leaderboard, category: str) -> pd.DataFrame:
 def _of_run(run: CountedRun, protocol: Protocol) -> pd.DataFrame:
     table = run.run.conditions
     return table[table["protocol"] == protocol.name].assign(category=run.category)
+
+
+def _without_interval(board: Leaderboard, category: str) -> str:
+    """Say why means of what is lost have no interval, and where there are some."""
+    why = "a mean has no interval, for parts are paired within one run:"
+    single = len({run.seed for run in board.runs}) == 1
+    return f"{why} {'categories below have theirs' if single and not category else 'hrbench conditions RUN gives it'}."
 
 
 def _cell(of: pd.DataFrame, metric: str) -> Cell:

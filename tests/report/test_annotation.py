@@ -63,6 +63,20 @@ def test_the_table_has_values_as_annotated_and_their_span(make_run: Factory, pro
     assert table.notes[1].startswith("3 of 92 defects (3 tiny) have no pixel left where masks are one pixel narrower")
 
 
+def test_what_has_no_threshold_is_left_out_or_a_dash_and_notes_say_why(make_run: Factory, protocol: Protocol) -> None:
+    both = [under_masks(make_run(config), 0.31, 0.35, 0.43) for config in CONFIGS[:2]]
+    without = both[0].annotation
+    without.loc[without["metric"] == "miou", ["value", "change", "change_low", "change_high"]] = math.nan
+    alone, beside = (annotation_table(board_of(runs, protocol)) for runs in (both[:1], both))
+    assert alone is not None
+    assert beside is not None
+    assert [name.partition(" at")[0] for name, _ in alone.groups] == ["AUPRO@0.05", "recall"]
+    assert alone.notes[-1].startswith("Left out: mean IoU at the threshold set on normal images, for no row has that")
+    assert len(beside.groups) == 3
+    assert "–" in {cell.text for line in beside.cells for cell in line}
+    assert beside.notes[-1].startswith("–: the row has no such threshold")
+
+
 def test_sentences_say_what_a_pixel_moves_and_whose_order_hangs_on_it(make_run: Factory, protocol: Protocol) -> None:
     first = under_masks(make_run(CONFIGS[0]), 0.31, 0.35, 0.43)
     second = under_masks(make_run(CONFIGS[1]), 0.32, 0.34, 0.36)
