@@ -438,7 +438,7 @@ TREES: dict[str, Tree] = {
 
 REAL = {
     "folder": "yes: BSData, 837 photographs of ball screws, masks made of its polygons, groups by a descriptor of its "
-    "own: nothing found"
+    "own: 4 splinters of 178 components found, nothing else"
 }
 
 
