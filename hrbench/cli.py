@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
 import os
@@ -115,7 +116,17 @@ class _Parser(argparse.ArgumentParser):
         if found := re.match(r"argument (\S+): invalid choice: '(.*?)'.* \(choose from (.*)\)$", message):
             kind, word, known = found.groups()
             raise unknown_name(kind.lower(), word, known.replace("'", "").split(", "))
+        if found := re.match(r"unrecognized arguments: .*?(-{1,2}[a-z][\w-]*)", message):
+            near = difflib.get_close_matches(found[1], sorted(self.known_options()), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ","
+            raise HrbenchError(f"unknown option {found[1]}{hint} --help after a command lists its options")
         super().error(message)
+
+    def known_options(self) -> set[str]:
+        """Return the options of all commands."""
+        below = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        options = (parser.known_options() for choices in below for parser in choices.values())
+        return set(self._option_string_actions).union(*options)
 
 
 def _parser(grid: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:

@@ -81,15 +81,20 @@ def demo(args: argparse.Namespace) -> int:
     return _say_left(study, stopped=stop()) or status
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run all jobs of the grid category x method x view x seed that are not done yet."""
-    _check_given(args, "root", "methods")
-    options = _options(args)
-    for method in args.methods:  # what can be told before torch is imported
+def check_names(args: argparse.Namespace, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise the error of names and folders of a grid that can be told before torch is imported."""
+    for method in args.methods:
         check_method(method, args.preset, options[method])
     for protocol in args.protocol:
         load_protocol(protocol)
     find_categories(args.dataset, args.root, args.categories)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run all jobs of the grid category x method x view x seed that are not done yet."""
+    _check_given(args, "root", "methods")
+    options = _options(args)
+    check_names(args, options)
     with sigterm() as stop:
         study = hrbench.run(
             args.dataset,

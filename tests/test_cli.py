@@ -266,6 +266,12 @@ def test_list_names_what_there_is(capsys):
         (["run", "--root", "{tree}", "--methods", "{toy}", "--batch-size", "most"], "batch size is 'most', expected"),
         (["comapre", "{tree}"], "unknown command 'comapre'; did you mean 'compare'?"),
         (["data", "chekc", "{tree}"], "did you mean 'check'?"),
+        (["show", "{tree}", "--jsno"], "unknown option --jsno; did you mean --json?"),
+        (["leaderboard", "{tree}/nut/tset"], "tset: no such folder; did you mean {tree}/nut/test?"),
+        (
+            ["predict", "{tree}/nut/te", "--images", "{tree}/nut/test/good", "--output", "{out}"],
+            "mean {tree}/nut/test?",
+        ),
         (["evaluate", "--root", "{tree}", "--maps", "{tree}/nowhere"], "nowhere"),
         (["leaderboard", "{tree}"], "no finished run"),
         (["rescore", "{tree}"], "no finished run"),
@@ -281,7 +287,7 @@ def test_mistakes_get_one_line_and_status_two(arguments, message, tree, toy, tmp
         filled += ["--output", str(tmp_path / "out")]
     assert main(filled) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(tree=tree) in error
     assert "Traceback" not in error
 
 

@@ -79,6 +79,7 @@ def test_failures_stand_at_the_end_with_what_repeats_them(
         Failure("of all", KeyError(), "nut", "l2bt", "whole:32", 2),
     )
     monkeypatch.setattr(hrbench, "run", lambda *_, **__: Study((), failures))
+    monkeypatch.setattr("hrbench.commands.check_names", lambda *_: None)  # they are made up
     grid = tmp_path / "grid.toml"
     grid.write_text(
         "root = 'my data'\nweights = 'bundled'\nseeds = [0, 1, 2]\n[set.l2bt]\nsteps = 3\nlayers = [1, 2]\n"

@@ -23,6 +23,12 @@ from hrbench.imaging import image_size, read_mask
 __all__ = ["find_categories", "list_datasets", "load_dataset", "load_descriptor", "present_categories"]
 
 
+_TREE = (
+    "; good images belong into PART/train/good and PART/test/good, defective ones into PART/test/KIND, and their masks "
+    "into PART/ground_truth/KIND"
+)
+
+
 def list_datasets() -> list[str]:
     """Return the names of the built-in descriptors, sorted."""
     return sorted(_builtin())
@@ -243,7 +249,7 @@ def _not_a_dataset(root: Path, descriptor: Descriptor) -> HrbenchError:
     names = [path.name + ("/" if path.is_dir() else "") for path in sorted(root.iterdir())]
     found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "an empty folder"
     near = [path for path in subfolders(root) if layout.present(path, descriptor)] or _outer(root, descriptor)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else _TREE * (descriptor.name == "folder")
     expected = layout.expected(descriptor)
     return HrbenchError(f"{root}: not {_root_of(descriptor)}; looked for {expected}; found {found}{hint}")
 

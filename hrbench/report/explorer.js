@@ -96,8 +96,9 @@ const explorer = (() => {
       const known = paired(data, a, b, key);
       const value = known && known.value !== null ? known.value : x === null || y === null ? null : x - y;
       const label = (list, slug) => list.find(([one]) => one === slug)[1];
-      const where = [metric.name, limit && label(metric.limits, limit), size && `${label(metric.sizes, size)} defects`];
-      return { name: where.filter(Boolean).join(", "), x, y, form: metric.form, least: metric.least, low: null,
+      const sized = `${size ? label(metric.sizes, size) : "all"} defects`;
+      const where = [metric.name, limit && label(metric.limits, limit), metric.sizes.length > 1 && sized];
+      return { key, name: where.filter(Boolean).join(", "), x, y, form: metric.form, least: metric.least, low: null,
         high: null, share: null, why: "no draws", ...known, value };
     });
   }
@@ -109,7 +110,7 @@ const explorer = (() => {
   function sentence(a, b, line) {
     if (!line || line.value === null) return `${a} and ${b} cannot be compared.`;
     const { value, low, high, least } = line, start = `${line.name}: `;
-    if (low === null) return `${start}${a} minus ${b} is ${signed(value)}; no interval can be given.`;
+    if (low === null) return `${start}${a} minus ${b} is ${signed(value)}; which is better cannot be told (${line.why}).`;
     const ends = range(line);
     if (low <= 0 && high >= 0) return `${start}no difference shown between ${a} and ${b} (${ends}).`;
     const better = value > 0 !== least;
@@ -292,8 +293,9 @@ if (typeof document !== "undefined") (() => {
     }
     const [a, b] = of, lines = explorer.compare(data, a.number, b.number);
     make(place, "h4", `${a.name} minus ${b.name}`);
+    const asked = lines.find((line) => line.key === board.key);
     const first = lines.find((line) => line.low !== null) || lines[0];
-    make(place, "p", explorer.sentence(a.name, b.name, first));
+    for (const line of new Set([asked || first, first])) make(place, "p", explorer.sentence(a.name, b.name, line));
     const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": "The two compared" };
     const scroll = make(place, "div", "", region);
     const table = make(scroll, "table", "", { class: "two" });
@@ -325,14 +327,14 @@ if (typeof document !== "undefined") (() => {
   function choose(chosen) {
     for (const board of boards) {
       const wanted = explorer.choice(board.data, chosen.rank || board.data.start), ticks = chosen.tick || "";
-      const retick = ticks !== board.ticks, again = board.key !== null;
+      const retick = ticks !== board.ticks, again = board.key !== null, before = board.key;
       board.ticks = ticks;
       if (wanted && wanted.key !== board.key) {
         board.key = wanted.key;
         rank(board, wanted);
         if (again || wanted.key !== board.data.start) warm(board, wanted);
       }
-      if (retick) two(board);
+      if (retick || board.key !== before) two(board);
     }
   }
 

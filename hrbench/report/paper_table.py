@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hrbench.errors import HrbenchError, unknown_name
+from hrbench.metrics.bootstrap import MIN_IMAGES
 from hrbench.metrics.catalogue import METRICS
 from hrbench.metrics.sizes import SCHEMES
 from hrbench.metrics.spro import KINDS
@@ -194,6 +195,9 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
     how = _how([row.configuration for row in rows])
     said = [f"{board.dataset}: {what}, at native resolution, protocol {protocol.name}@{protocol.version}; {how}"]
     said.append("Best in bold, second underlined")
+    few = [f"{asked[place].head} {n}" for place in kept if 0 < (n := _defects(board, asked[place])) < MIN_IMAGES]
+    if few:
+        said.append(f"None where fewer than {MIN_IMAGES} defects are of that size: {', '.join(few)}")
     if any(cell.tie for place in kept for cell in lines[place]):
         interval = f"{100 * protocol.bootstrap.level:g} % interval of the paired difference over {board.units}"
         said.append(f"{_TIE}: not told from the best by the {interval}")
@@ -210,6 +214,14 @@ def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
         heads=tuple(asked[place].head for place in kept),
         cells=tuple(zip(*(lines[place] for place in kept), strict=True)),
     )
+
+
+def _defects(board: Leaderboard, asked: _Asked) -> int:
+    """Return how many defects of a size a column rests on; 0 where it is of all sizes."""
+    column, numbers = asked.column, [row.configuration.number for row in board.rows]
+    if column.subset == "all":
+        return 0
+    return max(column.estimate(board.estimates, number, asked.category).n for number in numbers)
 
 
 def _other_limits(board: Leaderboard, column: Column) -> str:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Literal
 
 from hrbench.metrics import CUMULATIVE, DISJOINT
+from hrbench.metrics.bootstrap import MIN_IMAGES
 from hrbench.protocol import Protocol
 from hrbench.report.columns import (
     Column,
@@ -159,7 +160,8 @@ def emphasis(
     The one rule for every table and format: a number competes if it was measured under the same rules as the others and
     stands on the same images, which are those of all categories in which any number of the column is defined. So
     neither an average that lacks a category nor one over fewer thresholds wins by what it leaves out. Equal prints
-    share their place, and a single competitor has none.
+    share their place, and a single competitor has none; nor has anybody where so few defects are of a size that no
+    difference of two rows has an interval.
 
     Parameters
     ----------
@@ -177,7 +179,8 @@ def emphasis(
         number_text(column.metric, estimate.shown) if there and names == every else ""
         for estimate, names, there in zip(estimates, covered, present, strict=True)
     ]
-    if not column.contest or len([text for text in texts if text]) < 2:
+    few = column.subset != "all" and max((estimate.n for estimate in estimates), default=0) < MIN_IMAGES
+    if few or not column.contest or len([text for text in texts if text]) < 2:
         return [0] * len(texts)
     ordered = sorted({text for text in texts if text}, key=float, reverse=not metric_facts(column.metric).least)
     return [ordered.index(text) + 1 if text in ordered[:2] else 0 for text in texts]

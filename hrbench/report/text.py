@@ -11,6 +11,7 @@ import pandas as pd
 
 from hrbench._util.spreadsheet import plain_cell
 from hrbench.metrics import CUMULATIVE, DISJOINT, diameter_names
+from hrbench.metrics.bootstrap import MIN_IMAGES
 from hrbench.report.annotation import annotation_sentences, annotation_table
 from hrbench.report.answer import answer_table, best_sentences, first_two_sentence, heading_text
 from hrbench.report.columns import (
@@ -46,7 +47,8 @@ def markdown_page(summary: Summary) -> str:
         f"# Leaderboard, protocol {markdown_text(protocol.name)} version {protocol.version}",
         f"{ranked} by AUPRO up to a false-positive rate of {headline}, at native resolution; "
         f"averages over seeds, then over categories. Tiny to large: AUPRO@{headline} on each quarter "
-        "of the defects, by area. Best in **bold**, second in *italics*.",
+        "of the defects, by area. Best in **bold**, second in *italics*, "
+        f"none of a size with fewer than {MIN_IMAGES} defects.",
     ]
     if not any(map(has_masks, summary.leaderboards)):
         parts[1] = "Averages over seeds, then over categories. Best in **bold**, second in *italics*."

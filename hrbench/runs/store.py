@@ -21,6 +21,7 @@ A dataset or category whose name is no plain file name has a digest of the name 
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import shutil
@@ -478,10 +479,21 @@ def find_runs(output: Path) -> list[Run]:
     HrbenchError
         If there is none.
     """
+    if not Path(output).is_dir():
+        raise _no_folder(Path(output))
     runs = [Run(path.parent) for path in sorted(Path(output).glob("**/run.json"))]
     if not runs:
         raise HrbenchError(f"{output}: no finished run in this folder; `hrbench run` makes them")
     return runs
+
+
+def _no_folder(path: Path) -> HrbenchError:
+    """Return the error for a folder that is not there, with the nearest that is."""
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+    near = [name for name in sorted(beside) if name.startswith(path.name)]
+    near = near or difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ", expected one that holds runs"
+    return HrbenchError(f"{path}: {'is a file' if path.exists() else 'no such folder'}{hint}")
 
 
 def read_runs(output: Path | str, *more: Path | str) -> list[Run]:

@@ -90,7 +90,10 @@ def test_two_ticked_rows_are_compared(visit: Visit) -> None:
         ticks.nth(2).check()
         assert "minus" in ranking.locator("div.two h4").inner_text()
         assert ranking.locator("table.two tbody tr").count() == 5  # all and by size; no draws are kept
-        assert "no interval can be given" in ranking.locator("div.two").inner_text()
+        assert "which is better cannot be told (no draws)" in ranking.locator("div.two").inner_text()
+        assert "0.05, all defects: " in ranking.locator("div.two > p").first.inner_text()
+        ranking.locator("select").nth(2).select_option("_tiny")  # what is ranked by comes first
+        assert "0.05, tiny defects: " in ranking.locator("div.two > p").first.inner_text()
         ticks.nth(1).check()
         assert not ticks.nth(0).is_checked()
         kept = hash_of(page)

@@ -404,7 +404,7 @@ def test_a_folder_inside_a_category_leads_to_it_and_one_beside_it_nowhere(mvtec_
     with pytest.raises(HrbenchError, match=rf"did you mean {mvtec_ad / 'bottle'}\?"):
         load_dataset("folder", mvtec_ad / "bottle/train/good")
     (mvtec_ad / "other").mkdir()
-    with pytest.raises(HrbenchError, match=r"found an empty folder$"):
+    with pytest.raises(HrbenchError, match=r"found an empty folder; good images belong into PART/train/good"):
         load_dataset("folder", mvtec_ad / "other")
 
 

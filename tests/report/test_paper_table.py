@@ -23,7 +23,8 @@ from hrbench.protocol import Protocol
 from hrbench.report import differences
 from hrbench.report.columns import number_text
 from hrbench.report.paper_table import by_category, on_average, paper_tables
-from hrbench.report.summary import Summary, summarise
+from hrbench.report.summary import Estimate, Summary, summarise
+from hrbench.report.table import emphasis
 from hrbench.runs.store import Run
 
 from .conftest import CONFIGS
@@ -175,3 +176,22 @@ def test_a_caption_says_no_weights_that_the_names_say(make_run: Callable[..., Ru
                         by_category(protocol))  # fmt: skip
     assert text.count("resnet18 bundled") == 1
     assert "weights mobilenetv2\\_100 RANDOM (L2BT)" in text
+
+
+def test_nobody_is_best_on_a_handful_of_defects(summary: Summary, protocol: Protocol) -> None:
+    """Where a size has fewer defects than an interval takes, in the table and in its caption."""
+    column = by_category(protocol, "aupro@0.05", "tiny")
+    for few, places in ((9, [0, 0]), (10, [1, 2])):
+        estimates = [Estimate(value=value, n=few, defined=1, total=1) for value in (0.9, 0.8)]
+        assert emphasis(column, estimates, [frozenset("a")] * 2, [True] * 2) == places
+        of_all = dataclasses.replace(column, subset="all")
+        assert emphasis(of_all, estimates, [frozenset("a")] * 2, [True] * 2) == [1, 2]
+    for board in summary.leaderboards:
+        numbers = {
+            name: max(board.estimates[key].n for key in board.estimates if key[1:] == (name, "aupro", "tiny", 0.05))
+            for name in board.categories
+        }
+        scarce = [f"{name} {n}" for name, n in numbers.items() if 3 <= n < 10]  # below 3 there is no column
+        text = paper_tables(Summary(protocol, (board,)), column)
+        told = re.search(r"None where fewer than 10 defects are of that size: ([^.]*)", text)
+        assert [part for part in (told[1].split(", ") if told else []) if not part.startswith("mean")] == scarce
