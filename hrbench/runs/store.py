@@ -492,7 +492,7 @@ def _no_folder(path: Path) -> HrbenchError:
     beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
     near = [name for name in sorted(beside) if name.startswith(path.name)]
     near = near or difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ", expected one that holds runs"
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ", expected one with runs; `hrbench run` makes them"
     return HrbenchError(f"{path}: {'is a file' if path.exists() else 'no such folder'}{hint}")
 
 

@@ -192,7 +192,7 @@ def test_what_is_damaged_or_missing_is_named(run: Run, tmp_path: Path) -> None:
     (copy / "weights.safetensors").unlink()
     with pytest.raises(HrbenchError, match=r"weights\.safetensors: no such file, expected what the method has learnt"):
         Detector.load(copy, method=str(DRAWING))
-    with pytest.raises(HrbenchError, match="no finished run in this folder"):
+    with pytest.raises(HrbenchError, match="nowhere: no such folder, expected one with runs"):
         hrbench.load_run(tmp_path / "nowhere")
     shutil.copytree(copy, tmp_path / "other")
     with pytest.raises(HrbenchError, match="2 runs in this folder, expected that of one"):

@@ -146,9 +146,9 @@ def test_leaderboard_and_plot_of_several_folders(
     assert drawn == [(2, Path("b/report")), (1, Path("plots"))]
     capsys.readouterr()
     assert main(["leaderboard", "a", "nowhere"]) == 2
-    assert "nowhere: no finished run" in capsys.readouterr().err
+    assert "nowhere: no such folder" in capsys.readouterr().err
     assert main(["leaderboard"]) == 2
-    assert "runs: no finished run" in capsys.readouterr().err
+    assert "runs: no such folder, expected one with runs; `hrbench run` makes them" in capsys.readouterr().err
 
 
 def test_output_nests_once_and_runs_in_the_old_place_are_found(tmp_path: Path) -> None:
