@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -113,8 +114,14 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["linked"] = linked
+    environment.filters |= {"linked": linked, "tall": _tall}
     return environment.get_template("page.html")
+
+
+def _tall(svg: str) -> str:
+    """Return how tall a figure is for its width."""
+    found = re.match(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    return f"{float(found[2]) / float(found[1]):.4f}" if found else ""
 
 
 def html_page(summary: Summary, *, folder: Path | None = None, assets: bool = False) -> str:

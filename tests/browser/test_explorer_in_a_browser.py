@@ -118,3 +118,16 @@ def test_without_a_script_the_tables_stand(visit: Visit) -> None:
         assert not page.locator(".ranking").first.is_visible()
         assert page.locator("table.heat").is_visible()
         assert page.locator("[data-of]:visible").count() > 10
+
+
+def test_plots_out_of_sight_take_the_height_that_they_will_have(visit: Visit) -> None:
+    """Else a link lands elsewhere, as what it passes grows or shrinks."""
+    with visit() as page:
+        plots = page.locator(".plot > .scroll:visible")
+        assert plots.count() > 2
+        for number in range(plots.count()):
+            plot = plots.nth(number)
+            kept = plot.evaluate("e => parseFloat(getComputedStyle(e).containIntrinsicHeight.replace('auto', ''))")
+            plot.scroll_into_view_if_needed()
+            page.wait_for_timeout(100)
+            assert abs(plot.locator("svg").bounding_box()["height"] - kept) < 25
