@@ -1,4 +1,4 @@
-"""``hrbench demo``: a small dataset and seven methods on it, in three minutes on two cores."""
+"""``hrbench demo``: a small dataset and seven methods on it, in three to four minutes on two cores."""
 
 from __future__ import annotations
 
