@@ -99,7 +99,7 @@ def moved(base: Measured, rng: np.random.Generator) -> Measured:
     components = base.components.assign(
         critical=base.components["critical"] + 0.3 * rng.normal(size=len(base.components))
     )
-    return Measured(records, components, images, draws)
+    return dataclasses.replace(base, records=records, components=components, images=images, replicates=draws)
 
 
 def write(root: Path, made: Made, category: str, tables: Measured, protocol: Protocol) -> None:
@@ -109,7 +109,7 @@ def write(root: Path, made: Made, category: str, tables: Measured, protocol: Pro
     about = {"run": made.name, "dataset": "made up", "category": category, "method": made.title.lower()}
     about |= {"preset": "native", "view": made.view, "weights": made.weights, "seed": 0}
     tables.records.assign(**about)[list(RECORD_COLUMNS)].to_parquet(folder / "records.parquet")
-    for name in ("components", "images", "replicates"):
+    for name in ("components", "images", "replicates", "annotation"):
         getattr(tables, name).to_parquet(folder / f"{name}.parquet")
     settings = {
         "schema": 1, "run": made.name, "created": "2026-11-20T12:00:00+00:00",

@@ -254,6 +254,7 @@ class Workbench:
         self._folder = folder
         self._setting = setting
         self._device = device
+        self._device_name = device_name(device)  # of the thread that computes; those beside it have one core
         self._workers = workers
         self._stop = stop
         self._batch_sizes = batch_sizes or BatchSizes()
@@ -437,7 +438,7 @@ class Workbench:
 
     def _spent(self, began: float, memory: MemoryPeaks | None = None) -> Spent:
         peaks = memory.record() if memory else {}
-        return Spent(began, time.time(), device_name(self._device), self._workers(), peaks)
+        return Spent(began, time.time(), self._device_name, self._workers(), peaks)
 
     def _native_maps(self, samples: Iterable[Sample], seeds: Mapping[int, int] | None = None) -> Any:
         """Predict samples; `seeds` as in :func:`hrbench.engine.inference.predict`, by default one of their own."""
@@ -492,7 +493,7 @@ class Workbench:
             seed=job.seed,
             batch_size=self._batch_size,
             batch_size_found=self._setting.batch_size_found,
-            device=device_name(self._device),
+            device=self._device_name,
             precision=job.precision,
             compiled=self._compiled,
             fusion=tuple(self._fusion.record()) if self._fusion else None,

@@ -110,6 +110,17 @@ def job(tree, toy):
     return make_job(load_dataset("folder", tree).categories[0], toy, preset="native")
 
 
+def test_the_device_has_one_name_whichever_thread_counts(job, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run = run_job(job, tmp_path, [load_protocol("native")], device=CPU)
+        assert run.about.device == device.device_name(CPU)
+        assert run.about.cost.megapixels_per_second > 0  # left out where parts ran on several devices
+    finally:
+        torch.set_num_threads(before)
+
+
 COST = [
     "fit_seconds", "fit_peak_host_mib", "fit_peak_host_since", "fit_peak_device_mib",
     "timed_images", "predict_seconds", "megapixels_per_second", "ms_median", "ms_p95",
