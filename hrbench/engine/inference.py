@@ -26,7 +26,7 @@ from hrbench._util.guard import call_name, guarded, set_seed
 from hrbench.contract import check_decision, check_prediction, parts_of
 from hrbench.data.sample import ArraySample, Sample
 from hrbench.engine.device_timer import Mark, Span, mark, seconds_of, wait_for
-from hrbench.engine.prefetch import ahead, threads_beside
+from hrbench.engine.prefetch import ahead
 from hrbench.engine.transfers import to_device, to_host
 from hrbench.engine.views import DecisionCanvas, MapCanvas, Placement, View, stack_tiles, to_unit
 from hrbench.errors import HrbenchError
@@ -310,7 +310,7 @@ def predict(
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """Yield threads that begin when they are needed; what they have not begun in the end is dropped."""
-    threads = threads_beside(DECIDING)
+    threads = ThreadPoolExecutor(DECIDING)
     try:
         yield threads
     finally:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Thread
 from typing import TypeVar
 
-import torch
-
-__all__ = ["ahead", "threads_beside"]
+__all__ = ["ahead"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +41,9 @@ def ahead(
         Beside the one in use only so many results may wait that their items, without the last, weigh no more than
         `room`.
     """
-    pool = threads_beside(workers)
+    # With torch.set_num_threads(1) in these threads OpenMP had no team but the caller's, which would spin between
+    # operators instead of sleeping: a tenth quicker on idle cores, but three times slower where other programs compete.
+    pool = ThreadPoolExecutor(workers)
     waiting: deque[tuple[int, Future[R]]] = deque()
     failure: Exception | None = None
     source = iter(items)
@@ -69,21 +68,3 @@ def ahead(
         pool.shutdown(cancel_futures=True)
         if isinstance(source, Generator):
             source.close()
-
-
-def threads_beside(count: int) -> ThreadPoolExecutor:
-    """Return threads that work beside a method, each with one core for torch's operators.
-
-    Else each would start a team of its own. OpenMP lets all teams sleep between operators once there are more threads
-    than cores, that of the method too, which cost it a tenth of its speed (results/bench_fit.md).
-    """
-    return ThreadPoolExecutor(count, initializer=_take_one_core, initargs=(torch.get_num_threads(),))
-
-
-def _take_one_core(others: int) -> None:
-    torch.get_num_threads()  # from now on torch does not set this thread's number by itself
-    torch.set_num_threads(1)
-    # That is also for every thread begun from now on, which may be one of those who use the suite: only here it stays.
-    restored = Thread(target=torch.set_num_threads, args=(others,))
-    restored.start()
-    restored.join()

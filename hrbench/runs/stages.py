@@ -254,7 +254,7 @@ class Workbench:
         self._folder = folder
         self._setting = setting
         self._device = device
-        self._device_name = device_name(device)  # of the thread that computes; those beside it have one core
+        self._device_name = device_name(device)  # asked in the thread that computes
         self._workers = workers
         self._stop = stop
         self._batch_sizes = batch_sizes or BatchSizes()

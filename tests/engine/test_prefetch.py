@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,19 +52,6 @@ def test_items_are_drawn_in_the_callers_thread_and_worked_on_in_others():
     pairs = list(ahead(lambda drawn: (drawn, threading.get_ident()), source()))
     assert {drawn for drawn, _ in pairs} == {here}
     assert here not in {worked for _, worked in pairs}
-
-
-def test_only_these_threads_have_one_core_for_torch():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with closing(ahead(lambda _: torch.get_num_threads(), range(8), workers=4, depth=4)) as inside:
-            assert list(inside) == [1] * 8
-        assert torch.get_num_threads() == 3
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_what_fails_fails_after_the_results_before_it():
