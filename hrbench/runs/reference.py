@@ -104,9 +104,9 @@ def index_problems(about: RunRecord, reference: Reference) -> list[str]:
             f"on disk {reference.index[:12]})"
         )
     if about.dataset.groups_sha256 != reference.groups:
-        problems.append("dataset: other images belong together than the descriptor says")
+        problems.append("dataset: other images belong together than the descriptor says: pass the run's by --dataset")
     if about.dataset.conditions_sha256 != reference.conditions:
-        problems.append("dataset: other conditions of images than the descriptor says")
+        problems.append("dataset: other conditions of images than the descriptor says: pass the run's by --dataset")
     if about.dataset.train != reference.train:
         problems.append(f"run.json: dataset.train is {about.dataset.train}, on disk {reference.train}")
     if method.reference != "maps":

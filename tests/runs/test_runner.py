@@ -605,7 +605,7 @@ def test_conditions_reach_run_and_tables_and_a_done_job_takes_new_ones(tree, toy
     assert "conditions.parquet" in other.about.files
     assert verify_run(other, reference=reference_of(lit.category)).problems == ()
     (problem,) = verify_run(other, reference=reference_of(job.category)).problems
-    assert problem == "dataset: other conditions of images than the descriptor says"
+    assert problem.startswith("dataset: other conditions of images than the descriptor says")
     monkeypatch.setattr(stages, "Fit", None)
     again = run_job(lit, tmp_path, PROTOCOLS, device=CPU)
     assert_same_bits(again.evidence, other.evidence, but=["seconds"])
