@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from hrbench.engine.rehearsal import Expected
+from hrbench.grid.gallery import Gallery
 from hrbench.runs.job import Job
 from hrbench.runs.stages import Setting
 from hrbench.runs.store import Run
@@ -100,3 +101,7 @@ class Engine(ABC):
     @abstractmethod
     def run(self, jobs: Sequence[Job], output: Path, setting: Setting, watch: Watch) -> Iterator[Outcome]:
         """Do the jobs; yield each when it has ended. Those that are not yielded were left, see :class:`Watch`."""
+
+    @abstractmethod
+    def draw(self, gallery: Gallery, output: Path, watch: Watch) -> None:
+        """Draw the pictures that finished runs lack."""

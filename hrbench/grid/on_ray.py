@@ -16,18 +16,22 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from hrbench._util.disk import explaining
 from hrbench.engine.rehearsal import Expected
-from hrbench.errors import HrbenchError
+from hrbench.errors import Halted, HrbenchError
 from hrbench.grid.engine import Engine, Outcome, Watch
 from hrbench.grid.foreman import Call, Foreman
+from hrbench.grid.gallery import Gallery
 from hrbench.grid.worker import Facts, Failed, Needs, StageWorker, needs_of
 from hrbench.runs.job import Job
+from hrbench.runs.more_pictures import Lacking
+from hrbench.runs.parcel import packed, unpack
 from hrbench.runs.stages import Setting
 
 __all__ = ["RayEngine"]
@@ -235,6 +239,11 @@ class RayEngine(Engine):
             for _ in self.drive(foreman, watch):
                 yield from foreman.ended()
 
+    def draw(self, gallery: Gallery, output: Path, watch: Watch) -> None:
+        """Draw the pictures on all workers."""
+        for _ in self.drive(_Drawings(gallery, output.resolve(), self._ray.put, shared=self.shared_output), watch):
+            pass
+
     def drive(self, hands: Hands, watch: Watch) -> Iterator[None]:
         """Give every worker something to do until nothing is left; yield now and then."""
         calls: dict[Any, tuple[_Worker, str]] = {}
@@ -422,6 +431,46 @@ class _Rehearsals:
             yield self._found.pop(0)
 
 
+class _Drawings:
+    """Has the pictures drawn that runs lack."""
+
+    def __init__(self, gallery: Gallery, output: Path, put: Callable[[Any], Any], *, shared: bool) -> None:
+        self._gallery = gallery
+        self._output = output
+        self._put = put
+        self._shared = shared
+        self._at_work: dict[Hashable, Lacking] = {}
+
+    @property
+    def left(self) -> int:
+        return self._gallery.left
+
+    def next(self, worker: Hashable, workers: int, sharing: int) -> Call | None:
+        if (task := self._gallery.next()) is None:
+            return None
+        self._at_work[worker] = task
+        folder = task.job.folder(self._output)
+        files = [] if self._shared else [folder.weights, folder.record]
+        return Call("draw", (task, sharing, [self._put(packed(folder.path, files))]))
+
+    def received(self, worker: Hashable, result: Any) -> None:
+        task = self._at_work.pop(worker)
+        if isinstance(result, Failed):
+            words = f"{result.error} (on node {result.node})"
+            if result.halts:
+                raise Halted(words)
+            self._gallery.failed(task, words)
+            return
+        items, parcel = result
+        folder = task.job.folder(self._output).path
+        with explaining(folder):
+            unpack(parcel, folder)
+            self._gallery.drawn(task, items)
+
+    def lost(self, worker: Hashable, reason: str) -> None:
+        self._gallery.failed(self._at_work.pop(worker), reason)
+
+
 @functools.cache
 def _actor_class() -> type[StageWorker]:
     """Return the worker that fetches parcels from Ray's store when it needs them."""
@@ -433,6 +482,9 @@ def _actor_class() -> type[StageWorker]:
 
         def score(self, job: Job, setting: Setting, workers: int, fitted: Any, shards: Any) -> Any:
             return super().score(job, setting, workers, lambda: ray.get(fitted[0]), lambda: ray.get(shards[0]))
+
+        def draw(self, task: Lacking, workers: int, fitted: Any) -> Any:
+            return super().draw(task, workers, lambda: ray.get(fitted[0]))
 
     return Worker
 

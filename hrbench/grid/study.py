@@ -14,6 +14,7 @@ from hrbench.data import Dataset, Descriptor, check_files, load_dataset, load_de
 from hrbench.engine.batch_size import BatchSize, check_batch_size
 from hrbench.errors import Halted, HrbenchError, unknown_name
 from hrbench.grid.engine import Engine, Outcome, Watch
+from hrbench.grid.gallery import Gallery
 from hrbench.grid.local import LocalEngine
 from hrbench.grid.plan import Plan, make_plan, samples_of, state_of
 from hrbench.grid.progress import GridProgress
@@ -230,6 +231,7 @@ def run(
             try:
                 with explaining(Path(output)):
                     _do(workers, plan, Path(output), setting, stop, outcomes)
+                    _draw(workers, jobs, Path(output), setting, stop, outcomes)
             except Halted as error:
                 halted = error
                 log.error("%s", error)
@@ -300,3 +302,22 @@ def _do(
         for outcome in engine.run(jobs, output, setting, Watch(stop, progress.told)):
             outcomes[outcome.job.name] = outcome
             progress.ended(outcome, before=outcome.job.name in done and outcome.run is not None)
+
+
+def _draw(
+    engine: Engine,
+    jobs: Sequence[Job],
+    output: Path,
+    setting: Setting,
+    stop: Callable[[], bool],
+    outcomes: dict[str, Outcome],
+) -> None:
+    """Draw for all methods what the best have chosen to be seen; let the outcomes have the runs as they are then."""
+    ended = [outcomes[job.name] for job in jobs if job.name in outcomes]
+    done = [(outcome.job, outcome.run) for outcome in ended if outcome.run is not None]
+    with Gallery(done, output, setting) as gallery:
+        if not gallery.left:
+            return
+        engine.draw(gallery, output, Watch(stop))
+    for job, run in done:
+        outcomes[job.name] = Outcome(job, Run(run.folder))

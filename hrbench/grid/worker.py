@@ -30,7 +30,9 @@ from hrbench.registry import load_method, source_digest
 from hrbench.runs.batch_sizes import BatchSizes
 from hrbench.runs.environment import environment
 from hrbench.runs.job import Job, identities
+from hrbench.runs.more_pictures import Lacking
 from hrbench.runs.parcel import Parcel, packed, unpack
+from hrbench.runs.picture_files import Picture
 from hrbench.runs.stages import Setting, Workbench, calibrations, rehearse, shards_of
 from hrbench.runs.store import RunFolder, batch_sizes_folder
 
@@ -251,6 +253,22 @@ class StageWorker:
         parcel = self._tried(stage)
         self.close()
         return parcel
+
+    def draw(
+        self, task: Lacking, workers: int, fitted: Callable[[], Parcel]
+    ) -> tuple[tuple[Picture, ...], Parcel] | Failed:
+        """Draw the pictures that a finished run lacks; return them, and their files."""
+
+        def stage() -> tuple[tuple[Picture, ...], Parcel]:
+            self.close()
+            bench, folder = self._placed(task.job, task.setting, workers, fitted)
+            items = bench.draw(task.numbered, task.scale)
+            files = [path for item in items for path in (item.photo, item.map, item.mask) if path is not None]
+            return items, packed(folder.path, files)
+
+        found = self._tried(stage)
+        self.close()
+        return found
 
     def close(self) -> None:
         """Forget the job, its method and its files."""

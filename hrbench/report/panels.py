@@ -58,9 +58,9 @@ def draw_panels(grid: PictureGrid, title: str) -> Figure | None:
                     ax.text(0.5, 0.5, "not kept", ha="center", va="center", color=MUTED, transform=ax.transAxes)
                     continue
                 _panel(ax, line.first, photo, mask, grey, contour=column.pictures.threshold is not None)
-                words = ", ".join(filter(None, panel_words(column, picture))).replace(
-                    " × ", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
-                )
+                words = ", ".join(filter(None, panel_words(column, picture)))
+                for together in (" × ", " %"):
+                    words = words.replace(together, together.replace(" ", "\N{NO-BREAK SPACE}"))
                 ax.set_xlabel("\n".join(textwrap.wrap(words, _SMALL)), fontsize=7, color=MUTED)
         for ax, name in zip(axes[0], names, strict=True):
             ax.set_title("\n".join(textwrap.wrap(name, _WIDTH)), loc="center", color=INK, pad=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,11 @@ from hrbench.report.answer import hit_sentence
 from hrbench.report.configurations import printable
 from hrbench.report.scores import BOX
 from hrbench.report.summary import Leaderboard, Row
-from hrbench.runs.picture_choice import ALARM, FOUND, GOOD, HIGHEST, LOWEST, MISSED
+from hrbench.runs.picture_choice import ALARM, EXTREMES, FOUND, GOOD, SIDE_BY_SIDE, WITH_EXTREMES
 from hrbench.runs.picture_files import Box, Picture, Pictures
 from hrbench.runs.store import Run
 
 __all__ = [
-    "MOST_COLUMNS",
     "OPACITY",
     "GridColumn",
     "GridLine",
@@ -38,12 +37,9 @@ __all__ = [
 
 log = logging.getLogger("hrbench")
 
-MOST_COLUMNS = 6
-"""Methods, from the best, whose pictures stand side by side."""
 OPACITY = (0.0, 0.1, 0.3, 0.55, 0.75, 0.85, 0.9, 0.9, 0.9)
 """Of a map's colour over the photograph, from grey 0 to 255."""
 _MOST_TIMES = 100  # the threshold: beyond, the exponential score of a likelihood has no more to say
-_OWN_COLUMNS = 3  # whose own extremes have lines
 _CLOSEST, _ROOM = 96, 4  # pixels of a close-up, at least, and sides of the defect that it shows
 _MOST_EDGES = 4000
 _HIGHEST_GOOD = "highest score of all good images"
@@ -81,7 +77,7 @@ class GridLine:
     heading : str
         Why it is shown.
     first : Picture
-        Any of the pictures: photograph and mask are the same in all.
+        That of a method that has chosen it: photograph and mask are the same in all.
     panels : tuple of Picture or None
         One for each column; None where the run did not keep it.
     """
@@ -113,7 +109,7 @@ def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
     columns: list[GridColumn] = []
     former: list[str] = []
     rows = [row for row in board.rows if category not in row.missing]
-    for row in rows[:MOST_COLUMNS]:
+    for row in rows[:SIDE_BY_SIDE]:
         runs = sorted((run for run in row.runs if run.category == category), key=lambda run: run.seed)
         for counted in runs:
             try:
@@ -133,7 +129,13 @@ def picture_grid(board: Leaderboard, category: str) -> PictureGrid:
             f"{who}pictures were kept by an earlier version, in another form; `hrbench run` of this version into "
             "a new folder keeps photograph, map and mask."
         )
-    return PictureGrid(tuple(columns), tuple(_lines(columns)), tuple(notes))
+    lines = tuple(_lines(columns))
+    if any(None in line.panels for line in lines):
+        notes.append(
+            "A run that was made without the others does not know what they have chosen; one `hrbench run` with all "
+            "methods adds those pictures, and does nothing else again."
+        )
+    return PictureGrid(tuple(columns), lines, tuple(notes))
 
 
 def _beside(run: Run, pictures: Pictures) -> dict[tuple[str, Box | None], int]:
@@ -170,17 +172,17 @@ def _notes(board: Leaderboard, columns: Sequence[GridColumn], rows: int) -> list
         other = dict.fromkeys(c.pictures.protocol for c in columns if c.pictures.protocol != board.protocol.name)
         if other:
             notes.append(f"It is that of protocol {', '.join(other)}, by which the runs chose their pictures.")
-    if columns and rows > MOST_COLUMNS:
-        notes.append(f"Pictures are of the best {MOST_COLUMNS} of {rows} rows.")
+    if columns and rows > SIDE_BY_SIDE:
+        notes.append(f"Pictures are of the best {SIDE_BY_SIDE} of {rows} rows.")
     return notes
 
 
-def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
-    """Yield the extremes of the best methods, a defect of each size, and the good images."""
+def _lines(columns: Sequence[GridColumn]) -> list[GridLine]:
+    """Return the extremes of the best methods, a defect of each size, and the good images; last what some lack."""
     kept = [{picture.key: picture for picture in column.pictures.items} for column in columns]
     headings: dict[tuple[str, Box, Box | None], dict[str, list[str]]] = {}  # by kind whose they are
-    for kind in (FOUND, MISSED, ALARM, LOWEST, HIGHEST):
-        for column in columns[:_OWN_COLUMNS]:
+    for kind in EXTREMES:
+        for column in columns[:WITH_EXTREMES]:
             for picture in column.pictures.items:
                 if kind in picture.kinds:
                     silent = kind == ALARM and not column.pictures.found(picture)
@@ -192,11 +194,13 @@ def _lines(columns: Sequence[GridColumn]) -> Iterator[GridLine]:
         if shared:  # the same for all, unless runs saw other images
             what = "a good image" if kind == GOOD else f"a {kind} defect"
             headings.setdefault(shared[0].key, {})[what] = []
+    lines = []
     for key, kinds in headings.items():
         panels = tuple(pictures.get(key) for pictures in kept)
-        first = next(panel for panel in panels if panel is not None)
+        first = next(panel for panel in panels if panel is not None and panel.kinds)  # who has chosen it
         heading = "; ".join(what + " and ".join(names) for what, names in kinds.items())
-        yield GridLine(heading[0].upper() + heading[1:], first, panels)
+        lines.append(GridLine(heading[0].upper() + heading[1:], first, panels))
+    return sorted(lines, key=lambda line: None in line.panels)
 
 
 def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:

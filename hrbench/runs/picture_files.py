@@ -42,7 +42,7 @@ class Picture:
     image : str
         Id of the sample.
     kinds : tuple of str
-        Why it was chosen, see :mod:`hrbench.runs.picture_choice`.
+        Why it was chosen, see :mod:`hrbench.runs.picture_choice`; empty where another run has chosen it.
     label : int
         1 for a defective image.
     height, width : int
@@ -168,12 +168,14 @@ class _Index:
     unknown: dict[str, Any] = field(default_factory=dict)
 
 
-def write_pictures(folder: Path, pictures: Pictures) -> None:
-    """Write ``pictures.json``."""
+def write_pictures(folder: Path, pictures: Pictures) -> Path:
+    """Write ``pictures.json``; return its path."""
     table = asdict(pictures) | {"schema": _SCHEMA}
     del table["former"]
-    with atomic(folder / "pictures.json") as path:
+    index = folder / "pictures.json"
+    with atomic(index) as path:
         path.write_text(json.dumps(table, indent=1, default=lambda file: file.name), encoding="utf-8")
+    return index
 
 
 def read_pictures(index: Path, checked: Callable[[Path], Path]) -> Pictures:

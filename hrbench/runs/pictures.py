@@ -7,7 +7,7 @@ the next is read. So a picture takes no more memory than predicting its image di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import Scores
 from hrbench.imaging import image_size, read_image
 from hrbench.protocol import Protocol
-from hrbench.runs.picture_choice import GOOD, Choice, Scale, choose, scale_of
+from hrbench.runs.picture_choice import GOOD, Choice, Scale, choose, native_box, scale_of
 from hrbench.runs.picture_files import UNIT, Box, Picture, Pictures, write_pictures
 
-__all__ = ["keep_pictures", "overlay"]
+__all__ = ["draw_pictures", "keep_pictures", "overlay"]
 
 log = logging.getLogger("hrbench")
 
@@ -71,24 +71,50 @@ def keep_pictures(
     label : str
         Of the job, for the progress.
     """
-    samples = {sample.id: sample for sample in category.test}
     scale = scale_of(evidence, protocol)
+    chosen = choose(evidence, protocol, scale.threshold)
+    items = draw_pictures(folder, enumerate(chosen), category, scale, anomaly_map, label)
+    facts = scale.low, scale.unit, scale.threshold, scale.budget, protocol.name, protocol.pod.share
+    write_pictures(folder, Pictures(items, *facts))
+
+
+def draw_pictures(
+    folder: Path,
+    numbered: Iterable[tuple[int, Choice]],
+    category: Category,
+    scale: Scale,
+    anomaly_map: Callable[[Sample], Scores],
+    label: str = "",
+) -> tuple[Picture, ...]:
+    """Write photograph, map and mask of each choice, and return what ``pictures.json`` will say of it.
+
+    A picture that cannot be had is left out with a warning, see :func:`keep_pictures`.
+
+    Parameters
+    ----------
+    folder : Path
+    numbered : iterable of (int, Choice)
+        By the number in the names of its files.
+    category : Category
+    scale : Scale
+    anomaly_map : callable
+    label : str
+    """
+    samples = {sample.id: sample for sample in category.test}
     of_image: dict[str, list[tuple[int, Choice]]] = {}
-    for number, choice in enumerate(choose(evidence, protocol, scale.threshold)):
+    for number, choice in numbered:
         of_image.setdefault(choice.image, []).append((number, choice))
     items: dict[int, Picture] = {}
     failures: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)
-    for image, numbered in track(of_image.items(), f"{label} pictures".strip(), total=len(of_image), unit="img"):
+    for image, some in track(of_image.items(), f"{label} pictures".strip(), total=len(of_image), unit="img"):
         try:
-            items |= _keep(folder, samples[image], numbered, scale, anomaly_map)
+            items |= _keep(folder, samples[image], some, scale, anomaly_map)
         except (HrbenchError, MemoryError, OSError, RuntimeError) as error:  # torch's own lack of memory is the last
             failures.append(f"{image}: {str(error) or type(error).__name__}")
     if failures:
         log.warning("%s: pictures of %d of %d images left out, %s", folder, len(failures), len(of_image), failures[0])
-    ordered = tuple(items[number] for number in sorted(items))
-    facts = scale.low, scale.unit, scale.threshold, scale.budget, protocol.name, protocol.pod.share
-    write_pictures(folder, Pictures(ordered, *facts))
+    return tuple(items[number] for number in sorted(items))
 
 
 def _keep(
@@ -106,7 +132,8 @@ def _keep(
     for _, choice in numbered:
         # The middle of a good image is the same for all methods, its highest score is not.
         row, column = (height // 2, width // 2) if choice.kinds == (GOOD,) else highest
-        window = _window(_native(choice.defect, native) or (row, column, row + 1, column + 1), native)
+        box = (row, column, row + 1, column + 1) if choice.defect is None else native_box(choice.defect, native)
+        window = choice.window or _window(box, native)
         windows.append(window)
         greys.append(_grey(_largest(scores[_slices(window)], _stored(window)), scale))
         row, column = divmod(int(np.argmax(scores[_slices(window)])), window[3] - window[1])
@@ -130,7 +157,8 @@ def _keep(
         if mask is not None:
             with atomic(files[2]) as path:
                 Image.fromarray(mask).save(path, format="PNG", optimize=True)
-        facts = sample.id, choice.kinds, int(sample.label), height, width, window, _native(choice.defect, native)
+        defect = None if choice.defect is None else native_box(choice.defect, native)
+        facts = sample.id, choice.kinds, int(sample.label), height, width, window, defect
         found[number] = Picture(
             *facts,
             choice.area,
@@ -142,14 +170,6 @@ def _keep(
             choice.reached,
         )
     return found
-
-
-def _native(shares: tuple[float, float, float, float] | None, native: Size) -> Box | None:
-    """Return a box in pixels."""
-    if shares is None:
-        return None
-    top, left, bottom, right = (round(share * side) for share, side in zip(shares, native * 2, strict=True))
-    return top, left, max(bottom, top + 1), max(right, left + 1)
 
 
 def _window(box: Box, native: Size) -> Box:

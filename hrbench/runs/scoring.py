@@ -179,10 +179,10 @@ def rescored(
     return Run(run.folder)
 
 
-def record_files(run: Run) -> None:
-    """Add to a run's record the files that have come since it was written."""
+def record_files(run: Run, changed: Sequence[Path] = ()) -> None:
+    """Add to a run's record the files that have come since it was written, and those that were written anew."""
     folder, known = run.files, {*run.about.files, run.files.record.name}
-    new = folder.recorded(path for path in folder.own() if folder.name_of(path) not in known)
+    new = folder.recorded(path for path in folder.own() if folder.name_of(path) not in known or path in changed)
     write_record(dataclasses.replace(run.about, files=run.about.files | new), run.files.record)
 
 

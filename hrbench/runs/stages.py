@@ -3,7 +3,7 @@
 Each is a function of the job and of files that earlier stages left in its folder; what it leaves there are files that
 merge. So a stage can be done by any process, any number of times, and on equal devices always leaves the same bits:
 ``fit`` the weights and what held-out normal images tell about them, ``predict`` a shard of evidence per chunk,
-``score`` the records, the pictures and at last ``run.json``.
+``score`` the records, the pictures and at last ``run.json``. Of a finished run ``draw`` makes more pictures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import cache, partial
 from itertools import chain
@@ -50,7 +50,10 @@ from hrbench.registry import load_method, source_digest
 from hrbench.runs.batch_sizes import BatchSizes
 from hrbench.runs.cost import FitRecord, Spent, spent_together
 from hrbench.runs.job import Job
-from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record
+from hrbench.runs.picture_choice import Choice, Scale
+from hrbench.runs.picture_files import Picture
+from hrbench.runs.pictures import draw_pictures
+from hrbench.runs.record import Cost, MethodRecord, RunRecord, ViewedImages, check_record, read_record
 from hrbench.runs.scoring import finish_run
 from hrbench.runs.shards import CHUNK, EvidenceShards
 from hrbench.runs.store import Run, RunFolder, text_of
@@ -335,6 +338,14 @@ class Workbench:
         about = dataclasses.replace(self.about(), device=" and ".join(dict.fromkeys(part.device for part in before)))
         protocols = self._setting.protocols
         return finish_run(self._folder, about, self._job.category, evidence, protocols, self._anomaly_map, cost)
+
+    def draw(self, numbered: Sequence[tuple[int, Choice]], scale: Scale) -> tuple[Picture, ...]:
+        """Draw pictures of a finished run into its folder, see :func:`hrbench.runs.pictures.draw_pictures`."""
+        if (looks := read_record(self._folder.record).fusion) is not None:
+            self._fusion = Fusion.read(looks)
+        self._load()
+        folder, category = self._folder.pictures, self._job.category
+        return draw_pictures(folder, numbered, category, scale, self._anomaly_map, self._job.label)
 
     def _fit(self) -> None:
         job, folder = self._job, self._folder

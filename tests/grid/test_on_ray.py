@@ -18,11 +18,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers import assert_same_bits
+from helpers import assert_same_bits, write_tree
 
 import hrbench
 from hrbench import RayEngine, load_protocol
 from hrbench.protocol import Bootstrap, Protocol
+from hrbench.runs.more_pictures import lacks
 from hrbench.runs.store import Run
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -121,6 +122,25 @@ def test_a_grid_on_a_cluster_gives_the_bits_of_this_process(
     assert not [*(tmp_path / "ray").rglob("*.lease"), *(tmp_path / "ray").rglob("partial")]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_pictures_that_runs_lack_are_drawn_by_the_workers(cluster: Any, toy: str, tmp_path: Path, shared: bool) -> None:
+    root = write_tree(tmp_path / "data", train=8, good=9, bad=14, size=(60, 70))
+    views = ["tiled:32:8", "whole:32", "tiled:16:4"]
+    alone = [run for view in views for run in grid(root, toy, tmp_path / "ray", device="cpu", views=[view]).runs]
+    lacked = [len(lacks(run, alone)) for run in alone]
+    assert any(lacked)
+    engine = RayEngine(cluster.address, device="cpu", shared_output=shared)
+    found = grid(root, toy, tmp_path / "ray", engine=engine, views=views)
+    here = grid(root, toy, tmp_path / "here", device="cpu", views=views)
+    for run, own, count, other in zip(found.runs, alone, lacked, here.runs, strict=True):
+        assert len(run.pictures.items) == len(own.pictures.items) + count
+        assert run.damaged() == []
+        for one, two in zip(run.pictures.items, other.pictures.items, strict=True):
+            assert (one.key, one.score, one.kinds) == (two.key, two.score, two.kinds)
+            assert one.map.read_bytes() == two.map.read_bytes()
+    assert not list((tmp_path / "ray").rglob("*.lease"))
+
+
 @pytest.mark.parametrize("stage", ["fit", "predict"])
 def test_a_grid_survives_a_node(
     cluster: Any, tree: Path, adapter: str, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
@@ -200,5 +220,5 @@ def test_a_failing_method_fails_its_jobs_only(cluster: Any, tree: Path, toy: str
         engine=RayEngine(cluster.address, device="cpu"),
     )  # fmt: skip
     assert [failure.method for failure in study.failures] == [str(broken)] * 2
-    assert all("'no' (on node" in str(failure.error) for failure in study.failures)
+    assert all("KeyError('no') (on node" in str(failure.error) for failure in study.failures)
     assert [type(run) for run in study.runs] == [Run, Run]

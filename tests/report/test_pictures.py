@@ -48,7 +48,7 @@ def test_lines_are_the_same_defects_and_columns_the_methods(runs: list[Run], pro
     for line in grid.lines:
         assert {panel.key for panel in line.panels if panel} == {line.first.key}
     of = {line.first.image: line for line in grid.lines}
-    assert list(of) == ["test/bad/002.png", "test/bad/001.png", "test/bad/000.png", "test/good/000.png"]
+    assert list(of) == ["test/bad/001.png", "test/bad/000.png", "test/good/000.png", "test/bad/002.png"]
     names = [column.row.configuration.short for column in grid.columns]
     kept = [panel is not None for panel in of["test/bad/002.png"].panels]
     whose = " and ".join(name for name, there in zip(names, kept, strict=True) if there)
@@ -56,6 +56,7 @@ def test_lines_are_the_same_defects_and_columns_the_methods(runs: list[Run], pro
     assert sum(kept) == 2
     assert of["test/bad/001.png"].heading.endswith("a large defect")
     assert all(of["test/bad/000.png"].panels)
+    assert "one `hrbench run` with all methods adds those pictures" in grid.notes[-1]
 
 
 def test_a_photograph_stands_in_the_page_once(runs: list[Run], protocol: Protocol, tmp_path: Path) -> None:

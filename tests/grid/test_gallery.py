@@ -1,0 +1,310 @@
+"""Pictures of the same places for all methods of a grid: drawn once all have ended, and never twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_tree
+from PIL import Image
+
+import hrbench
+from hrbench import HrbenchError, LocalEngine, load_protocol
+from hrbench.errors import Halted
+from hrbench.evidence.histograms import Scores
+from hrbench.grid import gallery, local
+from hrbench.grid.engine import Watch
+from hrbench.grid.gallery import Gallery, side_by_side
+from hrbench.grid.worker import Failed, StageWorker
+from hrbench.protocol import Bootstrap
+from hrbench.runs import more_pictures
+from hrbench.runs.job import Job, make_job
+from hrbench.runs.lease import Leases
+from hrbench.runs.more_pictures import Lacking
+from hrbench.runs.parcel import packed, unpack
+from hrbench.runs.picture_choice import EXTREMES
+from hrbench.runs.picture_files import UNIT, Picture
+from hrbench.runs.stages import Setting, Workbench
+from hrbench.runs.store import Run, RunFolder
+
+PROTOCOL = dataclasses.replace(load_protocol("native"), bootstrap=Bootstrap(draws=10))
+SETTING = Setting((PROTOCOL,))
+VIEWS = ("tiled:32:8", "whole:32", "whole:32+tiled:32:8")  # the last one is fused
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More images and defects than those of which pictures are kept anyway."""
+    root = write_tree(tmp_path_factory.mktemp("data"), categories=("nut",), train=8, good=9, bad=14, size=(60, 70))
+    rng = np.random.default_rng(1)
+    for path in (root / "nut" / "test").rglob("*.png"):
+        noise = rng.normal(0, 25, (60, 70, 1))  # so that what one view finds another one misses
+        Image.fromarray(np.clip(np.asarray(Image.open(path)) + noise, 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tree: Path, toy: str, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    output = tmp_path_factory.mktemp("made")
+    return [run for view in VIEWS for run in grid(tree, toy, output, [view]).runs]
+
+
+@pytest.fixture
+def separate(made: list[Run], tmp_path: Path) -> list[Run]:
+    """Runs of the same images, each made without the others."""
+    root = made[0].folder.parents[2]
+    shutil.copytree(root, tmp_path / root.name)
+    return [Run(tmp_path / run.folder.relative_to(root.parent)) for run in made]
+
+
+def grid(tree: Path, toy: str, output: Path, views: Sequence[str] = VIEWS, **options: Any) -> hrbench.Study:
+    return hrbench.run(
+        "folder", [toy], root=tree, output=output, categories=["nut"], views=views, options={toy: {"steps": 2}},
+        protocols=[PROTOCOL], device="cpu", save_maps=True, **options,
+    )  # fmt: skip
+
+
+def jobs_of(tree: Path, toy: str) -> list[Job]:
+    category = hrbench.load_dataset("folder", tree).select(["nut"])[0]
+    return [make_job(category, toy, preset="native", view=view, options={"steps": 2}) for view in VIEWS]
+
+
+def keys(run: Run, *, own: bool = False) -> set[object]:
+    return {p.key for p in run.pictures.items if not own or {*EXTREMES} & {*p.kinds}}
+
+
+def complete(runs: Sequence[Run]) -> list[bool]:
+    """Tell of each run whether it has all extremes, and is whole."""
+    now = [Run(run.folder) for run in runs]
+    wanted = set[object]().union(*(keys(run, own=True) for run in now))
+    return [keys(run) >= wanted and run.damaged() == [] for run in now]
+
+
+def state(runs: list[Run]) -> dict[Path, tuple[int, bytes]]:
+    files = [path for run in runs for path in run.folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_all_methods_have_the_extremes_of_all(tree: Path, toy: str, tmp_path: Path, separate: list[Run]) -> None:
+    before = [run.pictures.items for run in separate]
+    assert not all(complete(separate))
+    study = grid(tree, toy, tmp_path)
+    assert all(complete(study.runs))
+    for run, old in zip(study.runs, before, strict=True):
+        pictures = run.pictures
+        assert pictures.items[: len(old)] == old
+        assert {p.kinds for p in pictures.items[len(old) :]} <= {()}
+        names = [path.name for p in pictures.items for path in (p.photo, p.map)]
+        assert len(set(names)) == len(names)
+        assert {f"pictures/{name}" for name in names} <= run.about.files.keys()
+    again = state(list(study.runs))
+    assert grid(tree, toy, tmp_path).runs == study.runs
+    assert state(list(study.runs)) == again
+
+
+def test_what_is_added_is_what_the_run_itself_has_seen(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run]
+) -> None:
+    old = [len(run.pictures.items) for run in separate]
+    elsewhere = {p.key: p for run in separate for p in run.pictures.items}
+    added = 0
+    for run, first in zip(grid(tree, toy, tmp_path).runs, old, strict=True):
+        pictures, components, images = run.pictures, run.components, run.images.set_index("image")
+        for picture in pictures.items[first:]:
+            added += 1
+            other = elsewhere[picture.key]
+            assert (picture.read_photo() == other.read_photo()).all()
+            mask = picture.read_mask()
+            assert (mask is None) == (picture.label == 0)
+            scores = _map(run, picture)
+            assert pictures.threshold is not None
+            assert ((picture.read_map() >= UNIT) == (scores >= pictures.threshold)).all()
+            if picture.defect is None:
+                assert picture.score == images.loc[picture.image, "alarm"]
+                continue
+            box = components[["top", "left", "bottom", "right"]].apply(tuple, axis=1) == picture.defect
+            (critical,) = components["critical"][box & (components["image"] == picture.image)]
+            assert picture.score == critical
+            assert picture.reached is not None
+            assert (picture.reached >= PROTOCOL.pod.share) == pictures.found(picture)
+    assert added >= 2
+
+
+def _map(run: Run, picture: Picture) -> Scores:
+    import tifffile
+
+    top, left, bottom, right = picture.window
+    found: Scores = tifffile.imread(run.files.map_of(picture.image))[top:bottom, left:right]
+    return found
+
+
+def test_only_the_extremes_of_the_best_are_drawn(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "WITH_EXTREMES", 1)
+    (beside,) = side_by_side(list(zip(jobs_of(tree, toy), separate, strict=True)), PROTOCOL)
+    before = {run.folder: keys(run) for run in separate}
+    study = grid(tree, toy, tmp_path)
+    best = next(run for run in study.runs if run.folder == beside[0][1].folder)
+    assert keys(best) == before[best.folder]
+    for run in study.runs:
+        assert keys(run) == before[run.folder] | keys(best, own=True)
+
+
+def test_methods_stand_as_they_are_ranked_and_by_their_lowest_seed(
+    tree: Path, toy: str, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    later = [(dataclasses.replace(job, seed=7), run) for job, run in done]
+    (beside,) = side_by_side([*later, *done], PROTOCOL)
+    assert {job.seed for job, _ in beside} == {0}
+    values = [_aupro(run) for _, run in beside]
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == len(VIEWS)
+    monkeypatch.setattr(gallery, "SIDE_BY_SIDE", 2)
+    assert side_by_side(done, PROTOCOL) == [beside[:2]]
+    assert side_by_side(done[:1], PROTOCOL) == side_by_side([], PROTOCOL) == []
+
+
+def _aupro(run: Run) -> float:
+    table = run.records.query("metric == 'aupro' and subset == 'all'")
+    (value,) = table["value"][(table["fpr_limit"] - PROTOCOL.headline_fpr).abs() < 1e-9]
+    return float(value)
+
+
+def test_a_run_that_cannot_be_drawn_is_a_warning_and_the_others_are(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    draw, fails = Workbench.draw, complete(separate).index(False)
+    failing, before = separate[fails].folder, state([separate[fails]])
+
+    def sometimes(bench: Workbench, *arguments: Any) -> tuple[Picture, ...]:
+        if bench._folder.path == failing:
+            raise ValueError("not today")
+        return draw(bench, *arguments)
+
+    monkeypatch.setattr(Workbench, "draw", sometimes)
+    study = grid(tree, toy, tmp_path)
+    assert "no more pictures: not today" in caplog.text
+    assert state([separate[fails]]) == before
+    assert not study.failures
+    assert [number for number, whole in enumerate(complete(separate)) if not whole] == [fails]
+    assert not list(tmp_path.rglob("*.lease"))
+
+
+def test_a_full_disk_halts_and_the_same_call_goes_on(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Halted("no space left on the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workbench, "draw", full)
+        study = grid(tree, toy, tmp_path)
+    assert isinstance(study.halted, Halted)
+    assert len(study.runs) == len(separate)
+    assert not list(tmp_path.rglob("*.lease"))
+    assert not all(complete(separate))
+    assert grid(tree, toy, tmp_path).halted is None
+    assert all(complete(separate))
+
+
+def test_who_is_killed_before_the_record_is_written_loses_nothing(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(more_pictures, "record_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grid(tree, toy, tmp_path)
+    with pytest.raises(HrbenchError, match=r"pictures\.json: is not as it was written"):
+        complete(separate)
+    assert not grid(tree, toy, tmp_path).failures
+    assert all(complete(separate))
+
+
+def test_what_another_process_draws_is_waited_for(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = separate[complete(separate).index(False)]
+    leases, waited = Leases(), []
+    leases.take(lacking.files.lease)
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    with LocalEngine("cpu", only=(0, 2)) as engine, Gallery(done, tmp_path, SETTING) as left:
+        engine.draw(left, tmp_path, Watch())
+        assert left.left == 1
+
+    def ends(seconds: float) -> None:
+        waited.append(seconds)
+        leases.give_back(lacking.files.lease)
+
+    monkeypatch.setattr(local.time, "sleep", ends)
+    done = [(job, Run(run.folder)) for job, run in done]
+    with LocalEngine("cpu") as engine, Gallery(done, tmp_path, SETTING) as left:
+        assert left.left == 1
+        engine.draw(left, tmp_path, Watch())
+    assert waited == [local.WAIT_SECONDS]
+    assert all(complete(separate))
+
+
+def test_a_stop_draws_nothing(tree: Path, toy: str, tmp_path: Path, separate: list[Run]) -> None:
+    before = state(separate)
+    with LocalEngine("cpu") as engine:
+        done = list(zip(jobs_of(tree, toy), separate, strict=True))
+        with Gallery(done, tmp_path, SETTING) as left:
+            engine.draw(left, tmp_path, Watch(stop=lambda: True))
+            assert left.left == complete(separate).count(False) > 0
+    assert state(separate) == before
+
+
+def test_pictures_by_another_protocol_stay_as_they_are(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run]
+) -> None:
+    before = [keys(run) for run in separate]
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    renamed = Setting((dataclasses.replace(PROTOCOL, name="other"),))
+    with LocalEngine("cpu") as engine, Gallery(done, tmp_path, renamed) as left:
+        engine.draw(left, tmp_path, Watch())
+        assert left.left == 0
+    assert [keys(Run(run.folder)) for run in separate] == before
+
+
+def test_a_worker_without_the_folder_draws_the_same(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    worker = StageWorker("cpu", torch.get_num_threads())
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    with Gallery(done, tmp_path, SETTING) as left:
+        while (task := left.next()) is not None:
+            folder = task.job.folder(tmp_path)
+            here = draw_here(task, folder)
+            parcel = packed(folder.path, [folder.weights, folder.record])
+            found = worker.draw(task, 1, lambda parcel=parcel: parcel)
+            assert not isinstance(found, Failed)
+            items, files = found
+            assert files == here
+            unpack(files, folder.path)
+            left.drawn(task, items)
+    assert all(complete(separate))
+
+
+def draw_here(task: Lacking, folder: RunFolder) -> Mapping[str, bytes]:
+    """Return the files that this process draws."""
+    before = set(folder.pictures.iterdir())
+    with Workbench(task.job, folder, task.setting, torch.device("cpu")) as bench:
+        bench.draw(task.numbered, task.scale)
+    new = set(folder.pictures.iterdir()) - before
+    files = packed(folder.path, sorted(new))
+    for path in new:
+        path.unlink()
+    return files
