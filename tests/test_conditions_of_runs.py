@@ -91,13 +91,13 @@ def test_the_page_has_a_section_with_values_drops_and_their_intervals(runs: list
     assert float(dark.sort) == kept.loc[("underexposed", "aupro"), "value"]
     lost, low, high = kept.loc[("underexposed", "aupro"), ["drop", "drop_low", "drop_high"]]
     assert 0 < low < lost < high
-    assert dark.small == (f"loses {lost:.3f}", f"[{low:.3f}, {high:.3f}]")
+    assert dark.small == (f"loss {lost:.3f}", f"[{low:.3f}, {high:.3f}]")
     assert table.cells[0][0].small == ()
     page, text = html_page(summary), markdown_page(summary)
     assert re.search('<h3 id="[^"]*conditions">By condition', page)
-    assert f"<small>loses {lost:.3f}</small>" in page
+    assert f"<small>loss {lost:.3f}</small>" in page
     assert "measured on its images alone" in page
-    assert f"loses {lost:.3f}" in text
+    assert f"loss {lost:.3f}" in text
     assert "### By condition\n\n| # | Method | AUPRO@0.05 regular | AUPRO@0.05 shift" in text
 
 
@@ -112,7 +112,7 @@ def test_averages_are_over_seeds_then_categories(runs: list[Run], quick: Protoco
         assert float(table.cells[0][place].sort) == pytest.approx(np.mean([row["value"] for row in of]))
         if place:
             lost = f"{np.mean([row['drop'] for row in of]):.3f}".replace("-", "−")
-            assert table.cells[0][place].small == (f"loses {lost}",)
+            assert table.cells[0][place].small == (f"loss {lost}",)
     assert "paired within one run: hrbench conditions RUN gives it" in table.notes[0]
     vial = condition_table(board, "vial")
     mean = np.mean([values["vial", seed].loc[("regular", "aupro"), "value"] for seed in (0, 1)])
@@ -150,12 +150,12 @@ def test_the_command_prints_the_headline_and_writes_all(place: Path, runs: list[
     kept = runs[0].conditions.set_index(["condition", "metric"])
     lost = kept.loc[("underexposed", "aupro"), "drop"]
     assert re.search(rf"^underexposed +24 +24 +0\.\d+ +{lost:.3f} +\[", said, re.MULTILINE), said
-    assert "Loses: against regular, on the parts that show the same" in said
+    assert "Loss: against regular, on the parts that show the same" in said
     table = pd.read_csv(tmp_path / "all.csv")
     row = table[(table["metric"] == "aupro") & (table["subset"] == "all") & (table["fpr_limit"] == 0.05)]
     assert row.set_index("condition").loc["underexposed", "drop"] == pytest.approx(lost)
     assert main([*command, "--reference", "shift_1"]) == 0
-    assert "Loses: against shift_1" in capsys.readouterr().out
+    assert "Loss: against shift_1" in capsys.readouterr().out
     assert main([*command, "--reference", "shift"]) == 2
     assert "unknown condition 'shift'; did you mean 'shift_1'? Known: regular, shift_1, und" in capsys.readouterr().err
     assert math.isnan(kept.loc[("regular", "aupro"), "drop"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hrbench._util.neighbours import TIMES
 from hrbench.metrics import DISJOINT, equivalent_diameter
@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 MOST_SIZES = 3
+"""Categories whose sizes have a column each; of more it is said in how many a size is found reliably."""
 _MOST_NOTED = 2
-"""Categories whose sizes, the first columns, fit into the width of a terminal or of paper."""
 _NO_GOOD = Cell("–", "no good test image")
 
 
@@ -69,6 +69,7 @@ def answer_table(
     protocol = board.protocol
     budget = protocol.alarm.headline if budget is None else budget
     chosen = [category] if category else board.categories
+    many = len(chosen) > MOST_SIZES
     rows, lines, comparable, covered = [], [], [], []
     for row in board.rows:
         keys = [(name, row.configuration.number) for name in chosen]
@@ -78,6 +79,8 @@ def answer_table(
         points = {name: point_at(first, budget, protocol.pod) for name, first in firsts.items()}
         cells = {name: _category_cells(points[name], first, protocol) for name, first in firsts.items()}
         sizes = [cells[name][0] if name in cells else Cell("–", "no run, or no alarm scores") for name in chosen]
+        if many:
+            sizes = [_reached_cell(dict(zip(chosen, sizes, strict=True)), protocol.pod.probability)]
         one = len(chosen) == 1
         rest = next(iter(cells.values()))[1:] if one else _mean_cells(cells, [*points.values()])
         rows.append(row)
@@ -86,7 +89,7 @@ def answer_table(
         covered.append([{name for name in cells if cells[name][k].sort} for k in range(1, len(rest) + 1)])
     if not rows:
         return None
-    first = len(chosen)
+    first = 1 if many else len(chosen)
     for column in range(len(lines[0]) - 1):
         if column < first:
             competes = comparable
@@ -94,7 +97,8 @@ def answer_table(
             defined = [names[column - first] for names in covered]
             every = set().union(*(names for names, fair in zip(defined, comparable, strict=True) if fair))
             competes = [fair and names == every for names, fair in zip(defined, comparable, strict=True)]
-        for line, place in zip(lines, _places([line[column] for line in lines], competes, column < first), strict=True):
+        places = _places([line[column] for line in lines], competes, least=column < first and not many)
+        for line, place in zip(lines, places, strict=True):
             line[column] = dataclasses.replace(line[column], place=place)
     order, ranks = _ranking([line[first] for line in lines], comparable, rows)
     return Table(
@@ -120,6 +124,11 @@ def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...
                title=f"{reliable}: of defects of this area or more {of} are found" + f" in {name}" * (not single))
         for name in categories
     ]  # fmt: skip
+    if len(categories) > MOST_SIZES:
+        reached = (
+            f"Of all categories, those with an area from which on {of} defects are found; it stands in their tables"
+        )
+        sizes = [Column(f"{reliable}_reached", f"finds {of}", "categories", line=f"{reliable} in", title=reached)]
     recall = [
         Column(f"recall_{subset}", "defects hit", subset, line="recall" if subset == "all" else subset,
                title=f"{size_title(subset, protocol.size_bins)}: share hit, that is at least {share} of their pixels")
@@ -178,6 +187,14 @@ def _size_cell(point: Point, probability: float, interval: Interval | None, leve
         title += f"; {100 * level:g} % interval {range_text(*interval)}"
         small.append(_short(interval))
     return Cell(pixels_text(limit.area), title, sort=repr(limit.area), small=tuple(small))
+
+
+def _reached_cell(sizes: Mapping[str, Cell], probability: float) -> Cell:
+    """Return in how many of many categories a size is found reliably."""
+    reached = [f"{name} {cell.text}" for name, cell in sizes.items() if cell.sort]
+    title = f"{odds_text(probability)} defects are found from: {'; '.join(reached)}"
+    text = f"{len(reached)} / {len(sizes)}"
+    return Cell(text, title if reached else "not reached in any category", sort=repr(float(len(reached))))
 
 
 def _share_cell(hit: int, number: int, what: str, few: int, missing: str) -> Cell:

@@ -89,13 +89,13 @@ def conditions_text(run: Run, protocol: Protocol, reference: str | None = None, 
         of = found[found["metric"] == metric].set_index("condition").reindex(names)
         columns += [
             TerminalColumn(heading(metric, limit), tuple(number_text(metric, value) for value in of["value"])),
-            TerminalColumn("loses", tuple(map(_number, of["drop"]))),
+            TerminalColumn("loss", tuple(map(_number, of["drop"]))),
             TerminalColumn("interval", tuple(map(_interval, of["drop_low"], of["drop_high"])), keep=1),
         ]
     about = run.about
     title = f"{about.method.title or about.method.name}, {about.view}, on {about.dataset.category}, by condition"
     note = (
-        f"Every condition is measured on its images alone. Loses: against {printable(reference)}, on the parts that "
+        f"Every condition is measured on its images alone. Loss: against {printable(reference)}, on the parts that "
         f"show the same under both, with its paired {100 * protocol.bootstrap.level:g} % interval."
     )
     return terminal_lines(title, columns, [note], terminal)
@@ -142,7 +142,7 @@ def _cell(of: pd.DataFrame, metric: str) -> Cell:
     if of.empty or math.isnan(value := float(of["value"].iloc[0])):
         return Cell("–", "not measured under this condition")
     lost, low, high = (float(of[name].iloc[0]) for name in _VALUES[1:])
-    small = [] if math.isnan(lost) else [f"loses {_number(lost)}"]
+    small = [] if math.isnan(lost) else [f"loss {_number(lost)}"]
     small += [] if math.isnan(low) else [_interval(low, high)]
     return Cell(number_text(metric, value), sort=repr(value), small=tuple(small))
 

@@ -15,14 +15,14 @@ from hrbench.report.summary import Leaderboard, Row, Summary
 from hrbench.report.table import Cell, Table, interval_text, overview_table
 from hrbench.report.without_masks import has_masks
 
-__all__ = ["latex_tables", "latex_text"]
+__all__ = ["dataset_labels", "latex_tables", "latex_text"]
 
 
 def latex_tables(summary: Summary) -> str:
     r"""Return the answer, where there is one, and AUPRO of each dataset as a ``table*``; input them with ``\input``."""
     protocol = summary.protocol
     parts = [f"% Protocol {latex_text(protocol.name)} version {protocol.version}; needs \\usepackage{{booktabs}}"]
-    labels = _labels([board.dataset for board in summary.leaderboards])
+    labels = dataset_labels([board.dataset for board in summary.leaderboards])
     for board, label in zip(summary.leaderboards, labels, strict=True):
         parts += [answer] if (answer := _answer(board, label)) else []
         table = overview_table(board)
@@ -47,9 +47,8 @@ def _answer(board: Leaderboard, label: str) -> str:
     table = answer_table(scores, board)
     if table is None or not has_masks(board):
         return ""
-    first, about = len(board.categories), "Area in px, ⌀ diameter of an equal circle."
-    if first > MOST_SIZES:
-        table = _chosen(table, range(first, len(table.columns)))
+    about = "Area in px, ⌀ diameter of an equal circle."
+    if len(board.categories) > MOST_SIZES:
         about = "Sizes that are found reliably belong to categories: see the page."
     at = heading_text(scores, board.protocol.alarm.headline)
     caption = (
@@ -59,7 +58,7 @@ def _answer(board: Leaderboard, label: str) -> str:
     return _latex_table(table, caption, f"{label}-answer")
 
 
-def _labels(datasets: Sequence[str]) -> list[str]:
+def dataset_labels(datasets: Sequence[str]) -> list[str]:
     """Return a label for each dataset; those that would share one, or have none, get a digest of their name."""
     plain = [re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() for name in datasets]
     return [

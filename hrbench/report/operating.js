@@ -224,6 +224,7 @@ const operating = (() => {
 
   // ---- cells of the answer table ------------------------------------------------------------------------------------
 
+  const MOST_SIZES = 3;
   const blank = (text, title) => ({ text, title, value: null, small: [], mark: "", bar: null, place: 0 });
 
   function sizeCell(point, probability, interval, level) {
@@ -243,6 +244,14 @@ const operating = (() => {
       title += `; ${perHundred(level)} % interval ${between(interval)}`;
     }
     return { ...blank(text, title), value: found.area, small };
+  }
+
+  // In how many of many categories a size is found reliably.
+  function reachedCell(entries, sizes, probability) {
+    const reached = entries.flatMap(({ name }, at) => (sizes[at].value === null ? [] : [`${name} ${sizes[at].text}`]));
+    const title = reached.length
+      ? `${odds(probability)} defects are found from: ${reached.join("; ")}` : "not reached in any category";
+    return { ...blank(`${reached.length} / ${sizes.length}`, title), value: reached.length };
   }
 
   function shareCell(hit, n, what, few, missing) {
@@ -333,6 +342,7 @@ const operating = (() => {
   // The table of a category (its index), or of all together (null): the rows in order, with ranks and cells.
   function table(data, category, budget) {
     const chosen = category === null ? data.categories : [data.categories[category]];
+    const many = chosen.length > MOST_SIZES;
     const of = new Map(data.rows.map((row) => [row.number, []]));
     for (const entry of chosen) {
       for (const method of entry.methods) {
@@ -345,21 +355,22 @@ const operating = (() => {
     const comparable = rows.map((row) => row.comparable && of.get(row.number).length === chosen.length);
     const lines = rows.map((row) => {
       const parts = of.get(row.number);
-      const sizes = chosen.map((entry) => {
+      let sizes = chosen.map((entry) => {
         const part = parts.find((one) => one.entry === entry);
         return part ? part.cells[0] : blank("–", "no run, or no alarm scores");
       });
+      if (many) sizes = [reachedCell(chosen, sizes, data.probability)];
       if (category !== null || data.categories.length === 1) return [...sizes, ...parts[0].cells.slice(1)];
       return [...sizes, ...meanCells(parts.map((part) => part.cells), parts.map((part) => part.point))];
     });
+    const first = many ? 1 : chosen.length;
     const columns = lines.length ? lines[0].length : 0, parts = rows.map((row) => of.get(row.number));
     for (let column = 0; column < columns - 1; column++) {
-      const reliable = column < chosen.length;
-      const competes = reliable ? comparable : covering(parts, comparable, column - chosen.length + 1);
-      const marks = places(lines.map((line) => line[column]), competes, reliable);
+      const competes = column < first ? comparable : covering(parts, comparable, column - first + 1);
+      const marks = places(lines.map((line) => line[column]), competes, column < first && !many);
       lines.forEach((line, at) => { line[column] = { ...line[column], place: marks[at] }; });
     }
-    const recall = lines.map((line) => line[chosen.length]);
+    const recall = lines.map((line) => line[first]);
     const { order, ranks } = ranking(recall, comparable, rows.map((row) => row.number));
     return order.map((at) => ({ row: rows[at], rank: ranks[at], cells: lines[at], parts: of.get(rows[at].number) }));
   }

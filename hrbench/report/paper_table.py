@@ -34,7 +34,7 @@ from hrbench.report.columns import (
 )
 from hrbench.report.configurations import Configuration, CountedRun
 from hrbench.report.differences import ties
-from hrbench.report.latex import latex_text
+from hrbench.report.latex import dataset_labels, latex_text
 from hrbench.report.summary import Estimates, Leaderboard, Row, Summary, averages, values_of
 from hrbench.report.table import coverage, emphasis
 from hrbench.report.text import csv_text, markdown_text
@@ -167,7 +167,11 @@ def paper_tables(
     papers = [_paper(board, shown) for board in summary.leaderboards]
     if form == "csv":
         return csv_text(pd.concat([_frame(paper) for paper in papers], ignore_index=True))
-    return "\n\n".join(map(_latex if form == "latex" else _markdown, papers)) + "\n"
+    if form == "latex":
+        of = [shown.key, shown.subset] if isinstance(shown, Column) else ["means"]
+        labels = dataset_labels([" ".join([paper.dataset, *of]) for paper in papers])
+        return "\n\n".join(map(_latex, papers, labels)) + "\n"
+    return "\n\n".join(map(_markdown, papers)) + "\n"
 
 
 def _paper(board: Leaderboard, shown: Column | Sequence[Column]) -> _Paper:
@@ -333,7 +337,7 @@ def _markdown(paper: _Paper) -> str:
     return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def _latex(paper: _Paper) -> str:
+def _latex(paper: _Paper, label: str) -> str:
     def written(cell: _Cell) -> str:
         text = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")[cell.place].format(latex_text(cell.text))
         return text + r"\rlap{$\approx$}" * cell.tie
@@ -347,6 +351,7 @@ def _latex(paper: _Paper) -> str:
             r"\begin{table}[t]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{latex_text(paper.caption)}}}",
+            rf"\label{{tab:hrbench-{label}}}",
             rf"\begin{{tabular}}{{l{'r' * len(paper.heads)}}}",
             r"\toprule",
             rows[0],

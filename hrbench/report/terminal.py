@@ -193,14 +193,14 @@ def _answer(board: Leaderboard, terminal: Terminal) -> str:
     table = answer_table(scores, board)
     if table is None or not has_masks(board):
         return ""
-    columns, first = _heads(table, ranks=False), len(board.categories)
+    columns = _heads(table, ranks=False)
+    first = len(board.categories) if len(board.categories) <= MOST_SIZES else 0
     keep = {"recall": _ALWAYS, "tiny": 8, "small": 4, "medium": 3, "large": 6, "called": 7, "rightly": 5, "alarms": 2}
     for place, (column, cells) in enumerate(zip(table.columns, zip(*table.cells, strict=True), strict=True)):
         size = place < first
-        if not size or first <= MOST_SIZES:
-            brief = tuple(cell.text for cell in cells)
-            head, texts = printable(column.line), tuple(map(_size, cells)) if size else brief
-            columns.append(TerminalColumn(head, texts, 90 if size else keep.get(head, 1), brief=brief if size else ()))
+        brief = tuple(cell.text for cell in cells)
+        head, texts = printable(column.line), tuple(map(_size, cells)) if size else brief
+        columns.append(TerminalColumn(head, texts, 90 if size else keep.get(head, 7), brief=brief if size else ()))
         if column.line == "recall":
             columns += _bars(table, "recall_", terminal)
     title = f"{printable(board.dataset)}, found at {heading_text(scores, board.protocol.alarm.headline)}"

@@ -120,7 +120,8 @@ def _markdown_list(notes: Sequence[str]) -> str:
 def markdown_text(text: str) -> str:
     """Escape what Markdown or the HTML inside it would read as markup, or as an address."""
     text = printable(text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#~$]|:(?=//)|(?<=www)\.)", r"\\\1", text)
+    # An underscore within a word is never markup.
+    return re.sub(r"([\\`*{}\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)", r"\\\1", text)
 
 
 def csv_table(summary: Summary) -> str:

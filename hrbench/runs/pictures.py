@@ -29,7 +29,7 @@ from hrbench.protocol import Protocol
 from hrbench.runs.picture_choice import GOOD, Choice, Scale, choose, native_box, scale_of
 from hrbench.runs.picture_files import UNIT, Box, Picture, Pictures, write_pictures
 
-__all__ = ["draw_pictures", "keep_pictures", "overlay"]
+__all__ = ["captioned", "draw_pictures", "keep_pictures", "overlay"]
 
 log = logging.getLogger("hrbench")
 
@@ -261,7 +261,7 @@ def _boxed(pixels: Image8, boxes: Sequence[Box], factor: float, width: int) -> I
         return pixels
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", 7 + 6 * width)
+    font = _font(7 + 6 * width)
     gap, (right_end, bottom_end) = 4 + 3 * width, picture.size  # the outline has room within the box
     largest = sorted(range(len(boxes)), key=lambda index: -_area(boxes[index]))[:BOXES]
     for index in largest:
@@ -275,6 +275,21 @@ def _boxed(pixels: Image8, boxes: Sequence[Box], factor: float, width: int) -> I
         place = min(x, right_end - across), y - down if y >= down else min(end_y, bottom_end - down)
         draw.text(place, str(index + 1), OUTLINE, font, stroke_width=width, stroke_fill=EDGE)
     return np.array(picture)
+
+
+def captioned(pixels: Image8, text: str) -> Image8:
+    """Return a picture with a line of text below it, in letters that fit its width."""
+    across = pixels.shape[1]
+    font = _font(max(13, across // 60))
+    if (width := font.getlength(text) + font.size) > across:
+        font = _font(max(8, int(font.size * across / width)))
+    strip = Image.new("RGB", (across, round(1.7 * font.size)), EDGE)
+    ImageDraw.Draw(strip).text((font.size // 2, strip.height // 2), text, (255, 255, 255), font, anchor="lm")
+    return np.concatenate([pixels, np.array(strip)])
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", size)
 
 
 def _area(box: Box) -> int:

@@ -5,7 +5,7 @@ It holds ::
     predictions.csv   one row per image: score, verdict, how many components; sorted as they were predicted
     components.csv    one row per component that is called: its number in the image, box, area, highest score
     maps/             native anomaly maps, float32 TIFF
-    overlays/         photographs with an outline around what is called, and its box with its number, PNG
+    overlays/         photographs with an outline around what is called, its box with its number, and the verdict, PNG
     predictions.json  what predicted them, and what its threshold promises: another run or view does not mix
 
 Rows are added chunk by chunk, so that what is interrupted continues with the images that have none, and ends with the
@@ -35,9 +35,10 @@ from hrbench.engine.batch_size import AUTO, check_batch_size
 from hrbench.engine.prefetch import ahead
 from hrbench.errors import HrbenchError
 from hrbench.imaging import read_image, refuse_no_file
+from hrbench.metrics.words import counted
 from hrbench.runs.detector import Detector, Verdict
 from hrbench.runs.lease import Leases
-from hrbench.runs.pictures import overlay
+from hrbench.runs.pictures import captioned, overlay
 from hrbench.runs.shards import CHUNK
 from hrbench.runs.store import file_of
 
@@ -246,7 +247,17 @@ class _Folder:
         with atomic(picture) as path:
             boxes = [(part.top, part.left, part.bottom, part.right) for part in verdict.components]
             pixels = overlay(read_image(sample.image), scores, called, low, high, boxes)
-            Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
+            Image.fromarray(captioned(pixels, _caption(verdict, low))).save(path, format="PNG", compress_level=1)
+
+
+def _caption(verdict: Verdict, low: float) -> str:
+    """Say below an overlay what the method says; `low` is the score of a normal pixel."""
+    highest = float(verdict.anomaly_map.max())
+    if verdict.threshold is None:
+        return f"no threshold, highest score {highest:.4g}"
+    times = (highest - low) / max(verdict.threshold - low, 1e-12)
+    parts = f"{counted(len(verdict.components), 'component')}, " if verdict.called else ""
+    return f"{ALARM if verdict.called else NO_ALARM}: {parts}highest score {times:.2f} × threshold"
 
 
 def _image_row(sample: Sample, verdict: Verdict, without: str) -> Row:

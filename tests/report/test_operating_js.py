@@ -129,7 +129,10 @@ def boards() -> list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]]:
         for n, skill in enumerate((3, 2, 1, 0.2, 2)):
             if (category, n) not in (("nut & <b>", 1), ("pin", 3)):
                 scores[category, n] = [scores_of(rng, good, 20, areas, skill)]
-    return [*made, (scores, board_of(scores, foreign=4))]
+    made.append((scores, board_of(scores, foreign=4)))
+    more = {key: of for key, of in scores.items() if key[0] != "pin"}
+    more |= {(f"{name} {k}", n): of for k in (1, 2) for (name, n), of in scores.items()}
+    return [*made, (more, board_of(more))]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from hrbench.runs.pictures import (
     _levels,
     _photo,
     _window,
+    captioned,
     keep_pictures,
     overlay,
 )
@@ -142,6 +143,20 @@ def test_of_many_components_the_largest_have_boxes_with_numbers_of_their_own() -
     assert not last[480:540, 430:480].any()  # the one before it
     swapped = overlay(image, called.astype(np.float32), called, 0, 1, [boxes[-1], *boxes[:-1]])
     assert (swapped[480:540, 480:540] != last[480:540, 480:540]).any()  # another number
+
+
+@pytest.mark.parametrize("size", [(512, 480), (3, 511), (400, 9), (2048, 2048)])
+def test_a_caption_stands_below_and_within_the_picture(size: tuple[int, int]) -> None:
+    pixels = np.full((*size, 3), 7, np.uint8)
+    text = "alarm: 12 components, highest score 100.00 × threshold"
+    found = captioned(pixels, text)
+    assert np.array_equal(found[: size[0]], pixels)
+    strip = found[size[0] :]
+    assert strip.shape[1] == size[1]
+    assert 12 <= len(strip) <= 60
+    if size[1] > 400:
+        assert strip.max() == 255
+        assert not strip[:, -4:].any()  # no letter is cut
 
 
 def test_a_photograph_is_reduced_like_the_whole_of_it() -> None:

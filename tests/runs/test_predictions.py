@@ -16,8 +16,9 @@ from PIL import Image
 import hrbench
 from hrbench.cli import main
 from hrbench.runs import predictions
+from hrbench.runs.detector import Component, Verdict
 from hrbench.runs.lease import Leases
-from hrbench.runs.predictions import COMPONENT_COLUMNS, IMAGE_COLUMNS
+from hrbench.runs.predictions import COMPONENT_COLUMNS, IMAGE_COLUMNS, _caption
 from hrbench.runs.store import Run
 
 DRAWING = str(Path(__file__).parents[1] / "drawing_adapter.py")  # whose predictions are random
@@ -80,7 +81,18 @@ def test_tables_maps_and_overlays(run: Run, images: Path, tmp_path: Path, capsys
             left, top, right, bottom = (int(part[side]) for side in ("left", "top", "right", "bottom"))
             assert np.float32(part["highest"]) <= scores[top:bottom, left:right].max()
         with Image.open(out / "overlays" / f"{stem}.png") as overlay:
-            assert overlay.size == (11 * 44, 11 * 40)
+            assert overlay.width == 11 * 44
+            assert 11 * 40 < overlay.height < 11 * 44  # the verdict stands below
+            assert np.asarray(overlay)[11 * 40 :].max() == 255
+
+
+def test_a_caption_has_the_verdict_in_units_of_the_threshold() -> None:
+    scores = np.full((4, 5), 3, np.float32)
+    alarms = Verdict("a.png", scores, 3.0, 2.0, True, (Component(0, 0, 5, 4, 20, 3.0),))
+    assert _caption(alarms, 1.0) == "alarm: 1 component, highest score 2.00 × threshold"
+    silent = Verdict("a.png", scores, 3.0, 5.0, False, ())
+    assert _caption(silent, 1.0) == "no alarm: highest score 0.50 × threshold"
+    assert _caption(Verdict("a.png", scores, 3.0, None, None, ()), 1.0) == "no threshold, highest score 3"
 
 
 def test_a_second_call_goes_on_with_what_is_new_or_has_changed(run, images, tmp_path, capsys) -> None:
