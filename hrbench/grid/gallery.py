@@ -58,8 +58,8 @@ class Gallery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for run in self._at_work.values():
-            self._leases.give_back(run.files.lease)
+        for name in list(self._at_work):
+            self._leave(name)
 
     @property
     def left(self) -> int:
@@ -87,18 +87,18 @@ class Gallery:
 
     def drawn(self, task: Lacking, items: Sequence[Picture]) -> None:
         """Take in what was drawn; its files are in the run's folder."""
-        run = self._at_work.pop(task.job.name)
-        try:
-            if not self._leases.lost(run.files.lease):
-                add_pictures(run, items)
-        finally:
-            self._leases.give_back(run.files.lease)
+        run = self._at_work[task.job.name]
+        if not self._leases.lost(run.files.lease):
+            add_pictures(run, items)
+        self._leave(task.job.name)
 
     def failed(self, task: Lacking, why: str) -> None:
         """Leave a run as it is."""
-        run = self._at_work.pop(task.job.name)
-        self._leases.give_back(run.files.lease)
+        self._leave(task.job.name)
         log.warning("%s: no more pictures: %s", task.job.label, why)
+
+    def _leave(self, name: str) -> None:
+        self._leases.give_back(self._at_work.pop(name).files.lease)
 
     @staticmethod
     def _is_open(run: Run, others: Sequence[Run]) -> bool:

@@ -144,15 +144,13 @@ class LocalEngine(Engine):
             folder = task.job.folder(output)
             try:
                 with explaining(folder.path), Workbench(task.job, folder, task.setting, self._device) as bench:
-                    items = bench.draw(task.numbered, task.scale)
+                    gallery.drawn(task, bench.draw(task.numbered, task.scale))
             except Halted:
                 raise
             except BaseException as fault:  # the other runs must not go without
                 if not fails_one_job(fault):
                     raise
                 gallery.failed(task, str(explained(fault)) or type(fault).__name__)
-            else:
-                gallery.drawn(task, items)
 
     def _helps(self, runner: Runner, job: Job, spoilt: set[str]) -> bool:
         """Help with a job; one at which that fails is left to who has begun it, or taken over if that one dies."""

@@ -463,9 +463,12 @@ class _Drawings:
             return
         items, parcel = result
         folder = task.job.folder(self._output).path
-        with explaining(folder):
-            unpack(parcel, folder)
-            self._gallery.drawn(task, items)
+        try:
+            with explaining(folder):
+                unpack(parcel, folder)
+                self._gallery.drawn(task, items)
+        except HrbenchError as error:
+            self._gallery.failed(task, str(error))
 
     def lost(self, worker: Hashable, reason: str) -> None:
         self._gallery.failed(self._at_work.pop(worker), reason)

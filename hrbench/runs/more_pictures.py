@@ -71,7 +71,8 @@ def find_lacking(job: Job, run: Run, others: Sequence[Run], setting: Setting) ->
     if protocol is None or not (wanted and pictures.items):
         return None
     chosen = choose_again(run.load_evidence(protocol), protocol, pictures.threshold, wanted)
-    first = 1 + max(int(picture.photo.name.partition("-")[0]) for picture in pictures.items)
+    starts = (picture.photo.name[:2] for picture in pictures.items)
+    first = 1 + max((int(start) for start in starts if start.isdecimal()), default=-1)
     numbered = tuple(enumerate(chosen, first))[: _MOST + 1 - first]
     done = dataclasses.replace(setting, batch_size=about.batch_size, compiled=about.compiled, save_maps=False)
     scale = Scale(pictures.low, pictures.unit, pictures.threshold, pictures.budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +22,14 @@ from hrbench.evidence.histograms import Scores
 from hrbench.grid import gallery, local
 from hrbench.grid.engine import Watch
 from hrbench.grid.gallery import Gallery, side_by_side
+from hrbench.grid.on_ray import _Drawings
 from hrbench.grid.worker import Failed, StageWorker
 from hrbench.protocol import Bootstrap
 from hrbench.runs import more_pictures
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.lease import Leases
 from hrbench.runs.more_pictures import Lacking
-from hrbench.runs.parcel import packed, unpack
+from hrbench.runs.parcel import packed
 from hrbench.runs.picture_choice import EXTREMES
 from hrbench.runs.picture_files import UNIT, Picture
 from hrbench.runs.stages import Setting, Workbench
@@ -278,24 +280,65 @@ def test_pictures_by_another_protocol_stay_as_they_are(
     assert [keys(Run(run.folder)) for run in separate] == before
 
 
-def test_a_worker_without_the_folder_draws_the_same(
-    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_worker_elsewhere_draws_the_same(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     worker = StageWorker("cpu", torch.get_num_threads())
+    worker.share(tmp_path if shared else None)
     done = list(zip(jobs_of(tree, toy), separate, strict=True))
     with Gallery(done, tmp_path, SETTING) as left:
-        while (task := left.next()) is not None:
-            folder = task.job.folder(tmp_path)
-            here = draw_here(task, folder)
-            parcel = packed(folder.path, [folder.weights, folder.record])
-            found = worker.draw(task, 1, lambda parcel=parcel: parcel)
+        hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=shared)
+        while (call := hands.next("worker", 1, 1)) is not None:
+            assert call.method == "draw"
+            task, sharing, (parcel,) = call.arguments
+            here = draw_here(task, task.job.folder(tmp_path))
+            assert bool(parcel) != shared
+            found = worker.draw(task, sharing, lambda parcel=parcel: parcel)
             assert not isinstance(found, Failed)
-            items, files = found
-            assert files == here
-            unpack(files, folder.path)
-            left.drawn(task, items)
+            assert found[1] == here
+            hands.received("worker", found)
+        assert hands.left == 0
     assert all(complete(separate))
+
+
+def test_a_worker_that_fails_or_dies_costs_the_others_nothing(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = state(separate)
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    with Gallery(done, tmp_path, SETTING) as left:
+        hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=False)
+        for worker in "ab":
+            assert hands.next(worker, 2, 1) is not None
+        assert hands.next("c", 3, 1) is None
+        hands.received("a", Failed("far", "no memory", ""))
+        hands.lost("b", "node is gone")
+        assert hands.left == 0
+    assert "no more pictures: no memory (on node far)" in caplog.text
+    assert "no more pictures: node is gone" in caplog.text
+    assert state(separate) == before
+    with Gallery(done, tmp_path, SETTING) as left:
+        hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=False)
+        hands.next("a", 1, 1)
+        with pytest.raises(Halted, match="disk is full"):
+            hands.received("a", Failed("far", "disk is full", "", halts=True))
+    assert not list(tmp_path.rglob("*.lease"))
+
+
+def test_what_cannot_be_written_is_a_warning(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def refused(run: Run, items: Sequence[Picture]) -> None:
+        raise PermissionError(errno.EACCES, "permission denied", str(run.folder))
+
+    lacking = complete(separate).count(False)
+    monkeypatch.setattr(gallery, "add_pictures", refused)
+    study = grid(tree, toy, tmp_path)
+    assert len(study.runs) == len(separate)
+    assert caplog.text.count("no more pictures: ") == caplog.text.count("permission denied") == lacking
 
 
 def draw_here(task: Lacking, folder: RunFolder) -> Mapping[str, bytes]:
