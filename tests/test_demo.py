@@ -13,7 +13,7 @@ from hrbench import cli, demo
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, toy: str) -> None:
     """Let the demo run a toy method on few images."""
-    monkeypatch.setattr(demo, "METHODS", (toy,))
+    monkeypatch.setattr(demo, "METHODS", {toy: {}})
     monkeypatch.setattr(demo, "CATEGORY", "weave")
     for name, number in (("_TRAIN", 6), ("_GOOD", 3), ("_DEFECTIVE", 4)):
         monkeypatch.setattr(demo, name, number)
@@ -35,4 +35,4 @@ def test_it_says_what_it_does_and_what_each_job_found(tmp_path: Path, capsys: py
 
 
 def test_the_fastest_method_is_first() -> None:
-    assert demo.METHODS[:2] == ("gaussian", "knn")
+    assert list(demo.METHODS)[:2] == ["gaussian", "knn"]
