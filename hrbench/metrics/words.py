@@ -134,18 +134,31 @@ def size_text(area: float) -> str:
 
 
 def seen(interval: tuple[float, float] | None, areas: Sequence[float]) -> tuple[float, float] | None:
-    """Return an interval of sizes, open above if it ends beyond the largest defect: of such sizes nothing is claimed.
+    """Return an interval of sizes, open where it ends beyond the defects that were seen: there nothing is claimed.
 
     Examples
     --------
     >>> seen((857, 16656), [18, 4982])
     (857, inf)
+    >>> seen((0.02, 3000), [18, 4982])
+    (0.0, 3000)
     """
-    return interval if interval is None or interval[1] <= max(areas, default=0) else (interval[0], math.inf)
+    if interval is None:
+        return None
+    low, high = interval
+    return 0.0 if low < min(areas, default=0) else low, high if high <= max(areas, default=0) else math.inf
 
 
 def range_text(low: float, high: float) -> str:
-    """Write an interval of areas, whose upper end may be infinite."""
+    """Write an interval of areas; its lower end may be 0, its upper one infinite.
+
+    Examples
+    --------
+    >>> range_text(0.0, math.inf)
+    'from below the smallest to beyond the largest seen here'
+    """
+    if low <= 0 and not math.isfinite(high):
+        return "from below the smallest to beyond the largest seen here"
     if not math.isfinite(high):
         return f"from {pixels_text(low)} to beyond the largest seen here"
     return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"

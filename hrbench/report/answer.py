@@ -378,5 +378,5 @@ def heading_text(scores: AllScores, budget: float) -> str:
 def _short(interval: Interval) -> str:
     low, high = interval
     if not math.isfinite(high):
-        return f"≥ {pixels_text(low)}"
+        return f"≥ {pixels_text(low)}" if low > 0 else "any size"
     return f"{figure_text(low)}–{pixels_text(high)}" if low > 0 else f"≤ {pixels_text(high)}"

@@ -185,12 +185,12 @@ const operating = (() => {
     Math.abs(10 * p - Math.round(10 * p)) < 1e-9 ? `${Math.round(10 * p)} of 10` : `${perHundred(p)} of 100`;
 
   function between([low, high]) {
-    if (high === null) return `from ${pixels(low)} to beyond the largest seen here`;
+    if (high === null) return `from ${low > 0 ? `${pixels(low)} to` : "below the smallest to"} beyond the largest seen here`;
     return low > 0 ? `${figure(low)} to ${pixels(high)}` : `anything up to ${pixels(high)}`;
   }
 
   function short([low, high]) {
-    if (high === null) return `≥ ${pixels(low)}`;
+    if (high === null) return low > 0 ? `≥ ${pixels(low)}` : "any size";
     return low > 0 ? `${figure(low)}–${pixels(high)}` : `≤ ${pixels(high)}`;
   }
 

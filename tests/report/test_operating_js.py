@@ -87,7 +87,7 @@ def scores_of(rng: np.random.Generator, good: int, bad: int, areas: np.ndarray, 
     parts = np.round(rng.normal(size=good), 1), rng.normal(skill, 1, bad), rng.normal(skill * np.log(areas + 1) / 4)
     low = float(np.exp(rng.normal(6)))
     ends: dict[float, Any] = {0.05: ((low, 3.3 * low), (0.125, 0.625)), 0.1: ((low, math.inf), None)}
-    ends |= {0.01: ((0.0, low), (0.3, 0.4)), 0.2: (None, (0.0, 1.0))}
+    ends |= {0.01: ((0.0, low), (0.3, 0.4)), 0.2: (None, (0.0, 1.0)), 0.0: ((0.0, math.inf), (0.0, 0.9))}
     intervals = {budget: Intervals(*pair) for budget, pair in ends.items()}
     return Scores(0, *parts, areas, owner, quarters(areas, PROTOCOL.size_bins), intervals=intervals)
 
