@@ -38,19 +38,19 @@ class Gallery:
     ----------
     done : sequence of (Job, Run)
         Finished runs.
-    output : Path
     setting : Setting
     """
 
-    def __init__(self, done: Sequence[Done], output: Path, setting: Setting) -> None:
-        self._output = output.absolute()  # a method may change the current folder
+    def __init__(self, done: Sequence[Done], setting: Setting) -> None:
         self._setting = setting
         self._leases = Leases()
-        self._waiting = []
+        self._waiting: list[tuple[Job, Path, list[Path]]] = []
         self._at_work: dict[str, Run] = {}
-        for beside in side_by_side(done, setting.protocols[0]):
+        now = [(job, Run(run.folder)) for job, run in done]  # another process may have drawn since they were read
+        for beside in side_by_side(now, setting.protocols[0]):
             others = [run for _, run in beside[:WITH_EXTREMES]]
-            self._waiting += [(job, run.folder, others) for job, run in beside if self._is_open(run, others)]
+            folders = [run.folder for run in others]
+            self._waiting += [(job, run.folder, folders) for job, run in beside if self._is_open(run, others)]
 
     def __enter__(self) -> Self:
         return self
@@ -74,15 +74,13 @@ class Gallery:
             if not self._leases.take(run.files.lease):
                 self._waiting.append((job, folder, others))
                 continue
-            task = None
+            self._at_work[job.name] = run
             try:
-                task = find_lacking(job, run, others, self._setting)
-            except HrbenchError as error:
-                log.warning("%s: no more pictures: %s", job.label, error)
-            if task is not None:
-                self._at_work[job.name] = run
-                return task
-            self._leases.give_back(run.files.lease)
+                if (task := find_lacking(job, run, list(map(Run, others)), self._setting)) is not None:
+                    return task
+            except Exception as error:  # such as no memory for its evidence: the others must not go without
+                log.warning("%s: no more pictures: %s", job.label, str(error) or type(error).__name__)
+            self._leave(job.name)
         return None
 
     def drawn(self, task: Lacking, items: Sequence[Picture]) -> None:
@@ -112,7 +110,7 @@ def side_by_side(done: Sequence[Done], protocol: Protocol) -> list[list[Done]]:
     """Return for each category the runs that a report will show side by side, best first, as it ranks them.
 
     Of each method with its options and view it is that of the lowest seed. The rank is that over all categories, by
-    AUPRO or, where there is none, image ROC-AUC.
+    AUPRO or, where there is none, image ROC-AUC; who lacks a category stands last.
     """
     methods: dict[str, list[Done]] = {}
     for job, run in done:
@@ -120,7 +118,8 @@ def side_by_side(done: Sequence[Done], protocol: Protocol) -> list[list[Done]]:
         methods.setdefault(json.dumps(text, default=str, sort_keys=True), []).append((job, run))
     metric = "aupro" if any((run.records["metric"] == "aupro").any() for _, run in done) else "image_auroc"
     beside: dict[str, list[Done]] = {}
-    for runs in sorted(methods.values(), key=lambda runs: _standing(runs, protocol, metric), reverse=True):
+    every = {job.category.name for job, _ in done}
+    for runs in sorted(methods.values(), key=lambda runs: _standing(runs, every, protocol, metric), reverse=True):
         first: dict[str, Done] = {}
         for job, run in sorted(runs, key=lambda one: one[0].seed):
             first.setdefault(job.category.name, (job, run))
@@ -129,12 +128,14 @@ def side_by_side(done: Sequence[Done], protocol: Protocol) -> list[list[Done]]:
     return [some[:SIDE_BY_SIDE] for some in beside.values() if len(some) > 1]
 
 
-def _standing(runs: Sequence[Done], protocol: Protocol, metric: str) -> float:
-    """Return the mean of a metric over the runs of a method; nothing is below a method without any."""
-    values: list[float] = []
-    for _, run in runs:
+def _standing(runs: Sequence[Done], every: set[str], protocol: Protocol, metric: str) -> tuple[bool, float]:
+    """Return whether a method has all categories, and its mean over them of a metric; nothing is below no value."""
+    values: dict[str, list[float]] = {}
+    for job, run in runs:
         table = run.records
         limits = table["fpr_limit"].fillna(protocol.headline_fpr) - protocol.headline_fpr
         rows = (table["protocol"] == protocol.name) & (table["metric"] == metric) & (table["subset"] == "all")
-        values += table["value"][rows & (limits.abs() < 1e-9)].dropna().tolist()
-    return sum(values) / len(values) if values else -math.inf
+        found = table["value"][rows & (limits.abs() < 1e-9)].dropna().tolist()
+        values.setdefault(job.category.name, []).extend(found)
+    means = [sum(found) / len(found) for found in values.values() if found]
+    return values.keys() == every, sum(means) / len(means) if means else -math.inf

@@ -16,7 +16,7 @@ import torch
 
 from hrbench._util.disk import explaining
 from hrbench.contract import explained, fails_one_job
-from hrbench.engine.device import check_memory, device_name, pick_device
+from hrbench.engine.device import check_memory, device_identity, device_name, pick_device
 from hrbench.engine.rehearsal import Expected
 from hrbench.errors import Halted, HrbenchError, Stopped
 from hrbench.grid.engine import Engine, Outcome, Watch
@@ -24,8 +24,11 @@ from hrbench.grid.gallery import Gallery
 from hrbench.precision import pick_precision
 from hrbench.runs.failures import FailureNotes
 from hrbench.runs.job import Job
+from hrbench.runs.lease import Presence
+from hrbench.runs.more_pictures import Lacking
 from hrbench.runs.runner import WAIT_SECONDS, Runner
 from hrbench.runs.stages import Setting, Workbench, rehearse
+from hrbench.runs.store import RunFolder
 
 __all__ = ["LocalEngine"]
 
@@ -135,22 +138,25 @@ class LocalEngine(Engine):
     def draw(self, gallery: Gallery, output: Path, watch: Watch) -> None:
         """Draw the pictures of one run after another, those that no other process has begun."""
         output = output.absolute()  # a method may change the current folder
-        while gallery.left and not watch.stop():
-            if (task := gallery.next()) is None:
-                if self.only:
+        with Presence(output, device_identity(self._device)):
+            while gallery.left and not watch.stop():
+                if (task := gallery.next()) is not None:
+                    self._draw(gallery, task, task.job.folder(output))
+                elif self.only:
                     return
-                time.sleep(WAIT_SECONDS * bool(gallery.left))
-                continue
-            folder = task.job.folder(output)
-            try:
-                with explaining(folder.path), Workbench(task.job, folder, task.setting, self._device) as bench:
-                    gallery.drawn(task, bench.draw(task.numbered, task.scale))
-            except Halted:
+                elif gallery.left:
+                    time.sleep(WAIT_SECONDS)
+
+    def _draw(self, gallery: Gallery, task: Lacking, folder: RunFolder) -> None:
+        try:
+            with explaining(folder.path), Workbench(task.job, folder, task.setting, self._device) as bench:
+                gallery.drawn(task, bench.draw(task.numbered, task.scale))
+        except Halted:
+            raise
+        except BaseException as fault:  # the other runs must not go without
+            if not fails_one_job(fault):
                 raise
-            except BaseException as fault:  # the other runs must not go without
-                if not fails_one_job(fault):
-                    raise
-                gallery.failed(task, str(explained(fault)) or type(fault).__name__)
+            gallery.failed(task, str(explained(fault)) or type(fault).__name__)
 
     def _helps(self, runner: Runner, job: Job, spoilt: set[str]) -> bool:
         """Help with a job; one at which that fails is left to who has begun it, or taken over if that one dies."""

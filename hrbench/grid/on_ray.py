@@ -3,6 +3,7 @@
 This process, the driver, decides who does what (see :mod:`hrbench.grid.board`) and is the only one to write the output
 folder, unless the workers share it. A worker is a Ray actor that holds the resources of one job. When it dies, with its
 node or for want of memory, what it was doing is done by another; stages that were finished are not done again.
+Pictures that it was drawing for a finished run are left to the next call.
 
 Jobs go to workers, and answers come back, in Ray's own serialisation, within a cluster that is the user's own; files
 come back as bytes.
@@ -450,8 +451,13 @@ class _Drawings:
             return None
         self._at_work[worker] = task
         folder = task.job.folder(self._output)
-        files = [] if self._shared else [folder.weights, folder.record]
-        return Call("draw", (task, sharing, [self._put(packed(folder.path, files))]))
+        try:
+            parcel = packed(folder.path, [] if self._shared else [folder.weights, folder.record])
+        except OSError as error:
+            del self._at_work[worker]
+            self._gallery.failed(task, str(error))
+            return None
+        return Call("draw", (task, sharing, [self._put(parcel)]))
 
     def received(self, worker: Hashable, result: Any) -> None:
         task = self._at_work.pop(worker)

@@ -315,9 +315,8 @@ def _draw(
     """Draw for all methods what the best have chosen to be seen; let the outcomes have the runs as they are then."""
     ended = [outcomes[job.name] for job in jobs if job.name in outcomes]
     done = [(outcome.job, outcome.run) for outcome in ended if outcome.run is not None]
-    with Gallery(done, output, setting) as gallery:
-        if not gallery.left:
-            return
-        engine.draw(gallery, output, Watch(stop))
+    with Gallery(done, setting) as gallery:
+        if gallery.left:
+            engine.draw(gallery, output, Watch(stop))
     for job, run in done:
         outcomes[job.name] = Outcome(job, Run(run.folder))

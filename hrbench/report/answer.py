@@ -80,7 +80,7 @@ def answer_table(
         cells = {name: _category_cells(points[name], first, protocol) for name, first in firsts.items()}
         sizes = [cells[name][0] if name in cells else Cell("–", "no run, or no alarm scores") for name in chosen]
         if many:
-            sizes = [_reached_cell(dict(zip(chosen, sizes, strict=True)), protocol.pod.probability)]
+            sizes = [_reached_cell(points, len(chosen), protocol.pod.probability)]
         one = len(chosen) == 1
         rest = next(iter(cells.values()))[1:] if one else _mean_cells(cells, [*points.values()])
         rows.append(row)
@@ -189,11 +189,19 @@ def _size_cell(point: Point, probability: float, interval: Interval | None, leve
     return Cell(pixels_text(limit.area), title, sort=repr(limit.area), small=tuple(small))
 
 
-def _reached_cell(sizes: Mapping[str, Cell], probability: float) -> Cell:
-    """Return in how many of many categories a size is found reliably."""
-    reached = [f"{name} {cell.text}" for name, cell in sizes.items() if cell.sort]
+def _reached_cell(points: Mapping[str, Point], categories: int, probability: float) -> Cell:
+    """Return in how many of many categories a size is found reliably, or all that there is."""
+    if not any(point.alarms.good for point in points.values()):
+        return _NO_GOOD
+    reached = []
+    for name, point in points.items():
+        hit, number = point.sizes["all"]
+        if point.reliable.area is not None:
+            reached.append(f"{name} {pixels_text(point.reliable.area)}")
+        elif 0 < number == hit:
+            reached.append(f"{name} the smallest seen")
     title = f"{odds_text(probability)} defects are found from: {'; '.join(reached)}"
-    text = f"{len(reached)} / {len(sizes)}"
+    text = f"{len(reached)} / {categories}"
     return Cell(text, title if reached else "not reached in any category", sort=repr(float(len(reached))))
 
 

@@ -59,7 +59,7 @@ def needed_sentence(scores: Scores, point: Point, protocol: Protocol) -> str:
     """Say how many more defects, and good images, an interval needs that is of use.
 
     That is, an interval of the reliable size whose upper end is twice its lower one; of recall, where that size is not
-    reached, one of five points to either side; of the rate of false alarms, one that ends at twice the rate.
+    reached or could be any, one of five points to either side; of the rate of false alarms, one that ends at twice it.
     """
     hit, number = point.sizes["all"]
     if not number:

@@ -49,7 +49,7 @@ def _answer(board: Leaderboard, label: str) -> str:
         return ""
     about = "Area in px, ⌀ diameter of an equal circle."
     if len(board.categories) > MOST_SIZES:
-        about = "Sizes that are found reliably belong to categories: see the page."
+        about = "Categories: in how many a size is found reliably; which, says the page."
     at = heading_text(scores, board.protocol.alarm.headline)
     caption = (
         f"{latex_text(board.dataset)}: how small a defect is found, and what else, at {latex_text(at)}. "

@@ -246,12 +246,18 @@ const operating = (() => {
     return { ...blank(text, title), value: found.area, small };
   }
 
-  // In how many of many categories a size is found reliably.
-  function reachedCell(entries, sizes, probability) {
-    const reached = entries.flatMap(({ name }, at) => (sizes[at].value === null ? [] : [`${name} ${sizes[at].text}`]));
+  // In how many of many categories a size is found reliably, or all that there is.
+  function reachedCell(parts, categories, probability) {
+    if (!parts.some(({ point }) => point.good)) return blank("–", "no good test image");
+    const reached = [];
+    for (const { entry: { name }, point } of parts) {
+      const { area } = point.reliable, { hit, n } = point.sizes.all;
+      if (area !== null) reached.push(`${name} ${pixels(area)}`);
+      else if (n && hit === n) reached.push(`${name} the smallest seen`);
+    }
     const title = reached.length
       ? `${odds(probability)} defects are found from: ${reached.join("; ")}` : "not reached in any category";
-    return { ...blank(`${reached.length} / ${sizes.length}`, title), value: reached.length };
+    return { ...blank(`${reached.length} / ${categories}`, title), value: reached.length };
   }
 
   function shareCell(hit, n, what, few, missing) {
@@ -359,7 +365,7 @@ const operating = (() => {
         const part = parts.find((one) => one.entry === entry);
         return part ? part.cells[0] : blank("–", "no run, or no alarm scores");
       });
-      if (many) sizes = [reachedCell(chosen, sizes, data.probability)];
+      if (many) sizes = [reachedCell(parts, chosen.length, data.probability)];
       if (category !== null || data.categories.length === 1) return [...sizes, ...parts[0].cells.slice(1)];
       return [...sizes, ...meanCells(parts.map((part) => part.cells), parts.map((part) => part.point))];
     });
@@ -372,7 +378,8 @@ const operating = (() => {
     }
     const recall = lines.map((line) => line[first]);
     const { order, ranks } = ranking(recall, comparable, rows.map((row) => row.number));
-    return order.map((at) => ({ row: rows[at], rank: ranks[at], cells: lines[at], parts: of.get(rows[at].number) }));
+    return order.map((at) => (
+      { row: rows[at], rank: ranks[at], cells: lines[at], recall: lines[at][first], parts: of.get(rows[at].number) }));
   }
 
   // Which comparable rows have this number in every category in which any of them has it.
@@ -591,9 +598,9 @@ if (typeof document !== "undefined") (() => {
     requestAnimationFrame(() => {
       board.waits = false;
       refresh(board);
-      const { row, cells } = board.first, heading = operating.heading(data, data.positions[board.shown]);
+      const { row, recall } = board.first, heading = operating.heading(data, data.positions[board.shown]);
       section.querySelector(".said").textContent =
-        `${heading}: ${row.name} is first, recall ${cells[data.categories.length].text}`;
+        `${heading}: ${row.name} is first, recall ${recall.text}`;
     });
   }
 

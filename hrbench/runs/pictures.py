@@ -71,6 +71,8 @@ def keep_pictures(
     label : str
         Of the job, for the progress.
     """
+    for path in folder.glob("[0-9][0-9]-*"):  # of an earlier attempt
+        path.unlink()
     scale = scale_of(evidence, protocol)
     chosen = choose(evidence, protocol, scale.threshold)
     items = draw_pictures(folder, enumerate(chosen), category, scale, anomaly_map, label)

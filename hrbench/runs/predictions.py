@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ IMAGE_COLUMNS = (
 )
 COMPONENT_COLUMNS = ("image", "number", "left", "top", "right", "bottom", "area", "highest")
 ALARM, NO_ALARM = "alarm", "no alarm"
+_MOST_TIMES = 100  # the threshold: beyond, the score of a likelihood has no more to say
 
 Row = dict[str, str]
 
@@ -255,9 +257,13 @@ def _caption(verdict: Verdict, low: float) -> str:
     highest = float(verdict.anomaly_map.max())
     if verdict.threshold is None:
         return f"no threshold, highest score {highest:.4g}"
-    times = (highest - low) / max(verdict.threshold - low, 1e-12)
     parts = f"{counted(len(verdict.components), 'component')}, " if verdict.called else ""
-    return f"{ALARM if verdict.called else NO_ALARM}: {parts}highest score {times:.2f} × threshold"
+    said = f"{ALARM if verdict.called else NO_ALARM}: {parts}highest score"
+    if verdict.threshold <= low:
+        return f"{said} {highest:.4g}, threshold {verdict.threshold:.4g}"
+    times = math.floor(100 * (highest - low) / (verdict.threshold - low)) / 100  # down: what is below 1 must not read 1
+    times = max(times, 1.0) if verdict.called else times
+    return f"{said} {f'{times:.2f}' if times < _MOST_TIMES else f'over {_MOST_TIMES}'} × threshold"
 
 
 def _image_row(sample: Sample, verdict: Verdict, without: str) -> Row:

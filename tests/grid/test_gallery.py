@@ -18,20 +18,22 @@ from PIL import Image
 import hrbench
 from hrbench import HrbenchError, LocalEngine, load_protocol
 from hrbench.errors import Halted
+from hrbench.evidence import Evidence
 from hrbench.evidence.histograms import Scores
 from hrbench.grid import gallery, local
 from hrbench.grid.engine import Watch
 from hrbench.grid.gallery import Gallery, side_by_side
 from hrbench.grid.on_ray import _Drawings
 from hrbench.grid.worker import Failed, StageWorker
-from hrbench.protocol import Bootstrap
+from hrbench.protocol import Bootstrap, Protocol
 from hrbench.runs import more_pictures
 from hrbench.runs.job import Job, make_job
 from hrbench.runs.lease import Leases
 from hrbench.runs.more_pictures import Lacking
 from hrbench.runs.parcel import packed
 from hrbench.runs.picture_choice import EXTREMES
-from hrbench.runs.picture_files import UNIT, Picture
+from hrbench.runs.picture_files import UNIT, Picture, write_pictures
+from hrbench.runs.scoring import record_files
 from hrbench.runs.stages import Setting, Workbench
 from hrbench.runs.store import Run, RunFolder
 
@@ -99,7 +101,7 @@ def test_all_methods_have_the_extremes_of_all(tree: Path, toy: str, tmp_path: Pa
     study = grid(tree, toy, tmp_path)
     assert all(complete(study.runs))
     for run, old in zip(study.runs, before, strict=True):
-        pictures = run.pictures
+        pictures = Run(run.folder).pictures
         assert pictures.items[: len(old)] == old
         assert {p.kinds for p in pictures.items[len(old) :]} <= {()}
         names = [path.name for p in pictures.items for path in (p.photo, p.map)]
@@ -241,7 +243,7 @@ def test_what_another_process_draws_is_waited_for(
     leases, waited = Leases(), []
     leases.take(lacking.files.lease)
     done = list(zip(jobs_of(tree, toy), separate, strict=True))
-    with LocalEngine("cpu", only=(0, 2)) as engine, Gallery(done, tmp_path, SETTING) as left:
+    with LocalEngine("cpu", only=(0, 2)) as engine, Gallery(done, SETTING) as left:
         engine.draw(left, tmp_path, Watch())
         assert left.left == 1
 
@@ -250,19 +252,81 @@ def test_what_another_process_draws_is_waited_for(
         leases.give_back(lacking.files.lease)
 
     monkeypatch.setattr(local.time, "sleep", ends)
-    done = [(job, Run(run.folder)) for job, run in done]
-    with LocalEngine("cpu") as engine, Gallery(done, tmp_path, SETTING) as left:
+    with LocalEngine("cpu") as engine, Gallery(done, SETTING) as left:
         assert left.left == 1
         engine.draw(left, tmp_path, Watch())
     assert waited == [local.WAIT_SECONDS]
     assert all(complete(separate))
 
 
+def test_runs_that_were_read_before_another_process_changed_them_are_read_anew(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run]
+) -> None:
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    assert not all(complete(separate))
+    for run in separate:
+        assert run.about
+        pictures = Run(run.folder).pictures
+        turned = dataclasses.replace(pictures, items=pictures.items[::-1])
+        record_files(Run(run.folder), [write_pictures(run.files.pictures, turned)])
+    draw(done, tmp_path)
+    assert all(complete(separate))
+
+
+def draw(done: Sequence[tuple[Job, Run]], output: Path) -> None:
+    with LocalEngine("cpu") as engine, Gallery(done, SETTING) as left:
+        engine.draw(left, output, Watch())
+        assert left.left == 0
+
+
+def test_a_run_that_is_made_again_gets_its_pictures_again(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run]
+) -> None:
+    grid(tree, toy, tmp_path)
+    now = [Run(run.folder) for run in separate]
+    again = next(run for run in now if any(not picture.kinds for picture in run.pictures.items))
+    again.pictures.items[0].map.unlink()
+    again.pictures.items[-1].photo.write_bytes(b"of another choice")
+    assert not grid(tree, toy, tmp_path, [again.about.view]).failures
+    assert not grid(tree, toy, tmp_path).failures
+    assert all(complete(separate))
+
+
+def test_evidence_that_does_not_fit_costs_the_others_nothing(
+    tree: Path, toy: str, tmp_path: Path, separate: list[Run], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    fails = separate[complete(separate).index(False)].folder
+    whole = Run.load_evidence
+
+    def load(run: Run, protocol: Protocol) -> Evidence:
+        if run.folder == fails:
+            raise MemoryError
+        return whole(run, protocol)
+
+    monkeypatch.setattr(Run, "load_evidence", load)
+    draw(list(zip(jobs_of(tree, toy), separate, strict=True)), tmp_path)
+    assert "no more pictures: MemoryError" in caplog.text
+    assert [run.folder for run, whole in zip(separate, complete(separate), strict=True) if not whole] == [fails]
+    assert not list(tmp_path.rglob("*.lease"))
+
+
+def test_who_lacks_a_category_stands_last(tree: Path, toy: str, separate: list[Run]) -> None:
+    done = list(zip(jobs_of(tree, toy), separate, strict=True))
+    ((best, *_),) = side_by_side(done, PROTOCOL)
+    other = dataclasses.replace(best[0].category, name="washer")
+    more = [(dataclasses.replace(job, category=other), run) for job, run in done if run is not best[1]]
+    nut, washer = side_by_side([*done, *more], PROTOCOL)
+    assert nut[-1] == best
+    assert len(nut) == 3
+    assert len(washer) == 2
+
+
 def test_a_stop_draws_nothing(tree: Path, toy: str, tmp_path: Path, separate: list[Run]) -> None:
     before = state(separate)
     with LocalEngine("cpu") as engine:
         done = list(zip(jobs_of(tree, toy), separate, strict=True))
-        with Gallery(done, tmp_path, SETTING) as left:
+        with Gallery(done, SETTING) as left:
             engine.draw(left, tmp_path, Watch(stop=lambda: True))
             assert left.left == complete(separate).count(False) > 0
     assert state(separate) == before
@@ -274,7 +338,7 @@ def test_pictures_by_another_protocol_stay_as_they_are(
     before = [keys(run) for run in separate]
     done = list(zip(jobs_of(tree, toy), separate, strict=True))
     renamed = Setting((dataclasses.replace(PROTOCOL, name="other"),))
-    with LocalEngine("cpu") as engine, Gallery(done, tmp_path, renamed) as left:
+    with LocalEngine("cpu") as engine, Gallery(done, renamed) as left:
         engine.draw(left, tmp_path, Watch())
         assert left.left == 0
     assert [keys(Run(run.folder)) for run in separate] == before
@@ -288,7 +352,7 @@ def test_a_worker_elsewhere_draws_the_same(
     worker = StageWorker("cpu", torch.get_num_threads())
     worker.share(tmp_path if shared else None)
     done = list(zip(jobs_of(tree, toy), separate, strict=True))
-    with Gallery(done, tmp_path, SETTING) as left:
+    with Gallery(done, SETTING) as left:
         hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=shared)
         while (call := hands.next("worker", 1, 1)) is not None:
             assert call.method == "draw"
@@ -308,7 +372,7 @@ def test_a_worker_that_fails_or_dies_costs_the_others_nothing(
 ) -> None:
     before = state(separate)
     done = list(zip(jobs_of(tree, toy), separate, strict=True))
-    with Gallery(done, tmp_path, SETTING) as left:
+    with Gallery(done, SETTING) as left:
         hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=False)
         for worker in "ab":
             assert hands.next(worker, 2, 1) is not None
@@ -319,7 +383,7 @@ def test_a_worker_that_fails_or_dies_costs_the_others_nothing(
     assert "no more pictures: no memory (on node far)" in caplog.text
     assert "no more pictures: node is gone" in caplog.text
     assert state(separate) == before
-    with Gallery(done, tmp_path, SETTING) as left:
+    with Gallery(done, SETTING) as left:
         hands = _Drawings(left, tmp_path, lambda parcel: parcel, shared=False)
         hands.next("a", 1, 1)
         with pytest.raises(Halted, match="disk is full"):

@@ -229,7 +229,7 @@ def test_of_many_categories_it_is_said_in_how_many_a_size_is_reached(tmp_path: P
     runs = [run.run for row in board.rows for run in row.runs]
     text = latex_tables(summarise(runs, RULES))
     assert r"Method & categories & all & tiny & small & medium & large & called & rightly & alarm \\" in text
-    assert "see the page" in text
+    assert "in how many a size is found reliably" in text
     assert "| a90 in | recall |" in markdown_page(summarise(runs, RULES))
     assert "a90 in  recall" in terminal_table(runs, RULES)
 

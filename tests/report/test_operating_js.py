@@ -47,6 +47,7 @@ const answer = {
     best: o.best(data, budget),
     heading: o.heading(data, budget),
     overall: o.table(data, null, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
+    recalls: o.table(data, null, budget).map(({ recall }) => recall.text),
     each: data.categories.map((_, at) => ({
       rows: o.table(data, at, budget).map(({ row, rank, cells }) => [row.number, rank, cells]),
       sentences: o.sentences(o.table(data, at, budget), data.probability),
@@ -132,6 +133,9 @@ def boards() -> list[tuple[dict[tuple[str, int], list[Scores]], Leaderboard]]:
     made.append((scores, board_of(scores, foreign=4)))
     more = {key: of for key, of in scores.items() if key[0] != "pin"}
     more |= {(f"{name} {k}", n): of for k in (1, 2) for (name, n), of in scores.items()}
+    for name in {name for name, _ in more}:  # and one that hits all
+        (first,) = more[name, 0]
+        more[name, 5] = [dataclasses.replace(first, critical=first.critical + 100)]
     return [*made, (more, board_of(more))]
 
 
@@ -221,6 +225,10 @@ def test_tables_points_and_sentences_agree(
         for budget, found in zip(BUDGETS, tables, strict=True):
             assert found["best"] == best_sentences(scores, board, budget)
             assert found["heading"] == heading_text(scores, budget)
+            overall = answer_table(scores, board, "", budget)
+            assert overall is not None
+            recall = [column.line for column in overall.columns].index("recall")
+            assert found["recalls"] == [cells[recall].text for cells in overall.cells]
             pairs = [("", found["overall"])]
             pairs += [(name, part["rows"]) for name, part in zip(board.categories, found["each"], strict=True)]
             for category, rows in pairs:

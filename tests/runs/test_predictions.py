@@ -92,6 +92,10 @@ def test_a_caption_has_the_verdict_in_units_of_the_threshold() -> None:
     assert _caption(alarms, 1.0) == "alarm: 1 component, highest score 2.00 × threshold"
     silent = Verdict("a.png", scores, 3.0, 5.0, False, ())
     assert _caption(silent, 1.0) == "no alarm: highest score 0.50 × threshold"
+    barely = Verdict("a.png", scores, 3.0, 3.004, False, ())
+    assert _caption(barely, 1.0) == "no alarm: highest score 0.99 × threshold"
+    assert _caption(alarms, 1.9999) == "alarm: 1 component, highest score over 100 × threshold"
+    assert _caption(alarms, 2.5) == "alarm: 1 component, highest score 3, threshold 2"
     assert _caption(Verdict("a.png", scores, 3.0, None, None, ()), 1.0) == "no threshold, highest score 3"
 
 
