@@ -28,7 +28,10 @@ __all__ = [
     "seen",
     "sentence",
     "size_text",
+    "times_text",
 ]
+
+_MOST_TIMES = 100
 
 
 def sentence(found: Detection, name: str = "it") -> str:
@@ -162,6 +165,20 @@ def range_text(low: float, high: float) -> str:
     if not math.isfinite(high):
         return f"from {pixels_text(low)} to beyond the largest seen here"
     return f"{figure_text(low)} to {pixels_text(high)}" if low > 0 else f"anything up to {pixels_text(high)}"
+
+
+def times_text(times: float, *, reached: bool) -> str:
+    """Write a score in units of a threshold that it reaches or not: rounded down, so that the number agrees with that.
+
+    Examples
+    --------
+    >>> times_text(0.998, reached=False), times_text(1.499, reached=True), times_text(1e9, reached=True)
+    ('0.99 × threshold', '1.49 × threshold', 'over 100 × threshold')
+    """
+    if times >= _MOST_TIMES:  # the exponential score of a likelihood has no more to say
+        return f"over {_MOST_TIMES} × threshold"
+    whole = math.floor(100 * times + 1e-9) / 100
+    return f"{max(1.0, whole) if reached else min(0.99, whole):.2f} × threshold"
 
 
 def detection_limit_text(limit: DetectionLimit) -> str:

@@ -125,9 +125,7 @@ def _columns(protocol: Protocol, categories: Sequence[str]) -> tuple[Column, ...
         for name in categories
     ]  # fmt: skip
     if len(categories) > MOST_SIZES:
-        reached = (
-            f"Of all categories, those with an area from which on {of} defects are found; it stands in their tables"
-        )
+        reached = f"Categories with an area from which on {of} defects are found, or that miss none; see their tables"
         sizes = [Column(f"{reliable}_reached", f"finds {of}", "categories", line=f"{reliable} in", title=reached)]
     recall = [
         Column(f"recall_{subset}", "defects hit", subset, line="recall" if subset == "all" else subset,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hrbench._util.neighbours import larger_neighbours
 from hrbench.errors import HrbenchError
 from hrbench.metrics import DISJOINT
-from hrbench.metrics.words import alarms_text
+from hrbench.metrics.words import alarms_text, times_text
 from hrbench.protocol import Protocol
 from hrbench.report.answer import hit_sentence
 from hrbench.report.configurations import printable
@@ -39,7 +39,6 @@ log = logging.getLogger("hrbench")
 
 OPACITY = (0.0, 0.1, 0.3, 0.55, 0.75, 0.85, 0.9, 0.9, 0.9)
 """Of a map's colour over the photograph, from grey 0 to 255."""
-_MOST_TIMES = 100  # the threshold: beyond, the exponential score of a likelihood has no more to say
 _CLOSEST, _ROOM = 96, 4  # pixels of a close-up, at least, and sides of the defect that it shows
 _MOST_EDGES = 4000
 _HIGHEST_GOOD = "highest score of all good images"
@@ -221,11 +220,10 @@ def panel_words(column: GridColumn, picture: Picture) -> tuple[str, str]:
     if picture.reached is not None:
         part = math.floor(1000 * picture.reached + 1e-9) / 10  # down: what is missed stays below the share of a hit
         return verdict, f"{part:g} % of it reaches the threshold, a hit takes {share}{together}"
-    times = column.pictures.relative(picture.score)
-    far = f"{times:.2f}" if times < _MOST_TIMES else f"over {_MOST_TIMES}"
+    far = times_text(column.pictures.relative(picture.score), reached=found)
     if picture.defect is not None:
-        return verdict, f"{share} of it reaches {far} × threshold{together}"
-    return verdict, f"{'highest score' if pixels == 1 else f'{pixels} pixels reach'} {far} × threshold"
+        return verdict, f"{share} of it reaches {far}{together}"
+    return verdict, f"{'highest score' if pixels == 1 else f'{pixels} pixels reach'} {far}"
 
 
 def subject(picture: Picture) -> str:

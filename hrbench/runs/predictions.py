@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from hrbench.engine.batch_size import AUTO, check_batch_size
 from hrbench.engine.prefetch import ahead
 from hrbench.errors import HrbenchError
 from hrbench.imaging import read_image, refuse_no_file
-from hrbench.metrics.words import counted
+from hrbench.metrics.words import counted, times_text
 from hrbench.runs.detector import Detector, Verdict
 from hrbench.runs.lease import Leases
 from hrbench.runs.pictures import captioned, overlay
@@ -59,7 +58,6 @@ IMAGE_COLUMNS = (
 )
 COMPONENT_COLUMNS = ("image", "number", "left", "top", "right", "bottom", "area", "highest")
 ALARM, NO_ALARM = "alarm", "no alarm"
-_MOST_TIMES = 100  # the threshold: beyond, the score of a likelihood has no more to say
 
 Row = dict[str, str]
 
@@ -261,9 +259,8 @@ def _caption(verdict: Verdict, low: float) -> str:
     said = f"{ALARM if verdict.called else NO_ALARM}: {parts}highest score"
     if verdict.threshold <= low:
         return f"{said} {highest:.4g}, threshold {verdict.threshold:.4g}"
-    times = math.floor(100 * (highest - low) / (verdict.threshold - low)) / 100  # down: what is below 1 must not read 1
-    times = max(times, 1.0) if verdict.called else times
-    return f"{said} {f'{times:.2f}' if times < _MOST_TIMES else f'over {_MOST_TIMES}'} × threshold"
+    times = (highest - low) / (verdict.threshold - low)
+    return f"{said} {times_text(times, reached=bool(verdict.called))}"
 
 
 def _image_row(sample: Sample, verdict: Verdict, without: str) -> Row:
