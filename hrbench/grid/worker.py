@@ -263,8 +263,7 @@ class StageWorker:
             self.close()
             bench, folder = self._placed(task.job, task.setting, workers, fitted)
             items = bench.draw(task.numbered, task.scale)
-            files = [path for item in items for path in (item.photo, item.map, item.mask) if path is not None]
-            return items, packed(folder.path, files)
+            return items, packed(folder.path, [path for item in items for path in item.files])
 
         found = self._tried(stage)
         self.close()

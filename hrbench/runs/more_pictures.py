@@ -86,5 +86,4 @@ def add_pictures(run: Run, items: Sequence[Picture]) -> None:
     """
     folder, pictures = run.files.pictures, run.pictures
     index = write_pictures(folder, dataclasses.replace(pictures, items=(*pictures.items, *items)))
-    files = [path for item in items for path in (item.photo, item.map, item.mask) if path is not None]
-    record_files(run, [index, *(folder / path.name for path in files)])
+    record_files(run, [index, *(folder / path.name for item in items for path in item.files)])

@@ -84,6 +84,11 @@ class Picture:
         """Equal for pictures of the same defect or place, by whatever method; small images have windows in common."""
         return self.image, self.window, self.defect
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that are there."""
+        return [path for path in (self.photo, self.map, self.mask) if path is not None]
+
     def read_photo(self) -> npt.NDArray[np.uint8]:
         """Return the photograph, (h, w, 3)."""
         return _read(self.photo, "JPEG", "RGB")
